@@ -1,0 +1,82 @@
+"""Networks built from the model specification."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from napari_addm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from napari_addm.checkpoint import Checkpoint, NetworkSpecification
+
+
+class PackedUNet(nn.Module):
+    """MONAI's diffusion U-Net on an image folded by pixel-unshuffle.
+
+    Folding 2 x 2 pixels into channels quarters the positions that every
+    layer works on; at equal width the network is three to four times cheaper.
+
+    Maps an image (B, 1, H, W) and timesteps (B,) to a predicted noise
+    (B, 1, H, W).
+    """
+
+    def __init__(self, specification: NetworkSpecification) -> None:
+        super().__init__()
+        self.pack = specification.pack
+        folded = specification.pack**2
+        self.unet = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=folded,
+            out_channels=folded,
+            channels=specification.channels,
+            num_res_blocks=specification.res_blocks,
+            attention_levels=specification.attention,
+            num_head_channels=specification.head_channels,
+            norm_num_groups=specification.norm_groups,
+        )
+
+    def forward(self, image: Tensor, timesteps: Tensor) -> Tensor:
+        folded = pixel_unshuffle(image, self.pack).contiguous(memory_format=torch.channels_last)
+        return pixel_shuffle(self.unet(folded, timesteps), self.pack)
+
+
+def build_network(specification: NetworkSpecification) -> PackedUNet:
+    """An untrained network, in the channels-last layout that convolutions prefer."""
+    network = PackedUNet(specification)
+    return network.to(memory_format=torch.channels_last)
+
+
+def load_network(checkpoint: Checkpoint) -> PackedUNet:
+    """The trained network of a checkpoint, on the CPU, float32, for inference.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights do not fit the specification; the differences are listed.
+    """
+    with torch.device("meta"):
+        network = PackedUNet(checkpoint.specification.network)
+    expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in checkpoint.weights.items()}
+    differences = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    differences += [f"{name} is unknown" for name in found.keys() - expected.keys()]
+    differences += [
+        f"{name} is {found[name]} instead of {expected[name]}"
+        for name in expected.keys() & found.keys()
+        if found[name] != expected[name]
+    ]
+    if differences:
+        shown = "; ".join(sorted(differences)[:5])
+        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise CheckpointError(
+            f"{checkpoint.path}: the weights do not fit the specified network ({shown}{more}); "
+            "use the checkpoint as it was written."
+        )
+    weights = {name: tensor.float() for name, tensor in checkpoint.weights.items()}
+    network.load_state_dict(weights, assign=True)
+    return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
