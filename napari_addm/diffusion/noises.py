@@ -20,7 +20,9 @@ COARSE_GROWTH = 1.25
 
 SIMPLEX_OCTAVES = 6
 SIMPLEX_PERSISTENCE = 0.8
-SIMPLEX_PERIOD = 64.0
+# AnoDDPM's 64 pixels are a unit of OpenSimplex, whose triangles have edges of sqrt(2) units where
+# those of simplex noise have sqrt(2/3).
+SIMPLEX_PERIOD = 64.0 * math.sqrt(3.0)
 # Skewing the plane turns its equilateral triangles into halves of unit squares;
 # unskewing is the way back.
 SIMPLEX_SKEW = (math.sqrt(3.0) - 1.0) / 2.0
@@ -74,7 +76,7 @@ def coarse(shape: Shape, generator: torch.Generator) -> Tensor:
         field = rows @ knots @ columns.T
         total += weight * field / (row_spread[:, None] * column_spread[None, :])
         power += weight**2
-    return total / power**0.5
+    return total / math.sqrt(power)
 
 
 def _interpolation(size: int, stride: int, offset: int) -> tuple[Tensor, Tensor]:
@@ -93,8 +95,8 @@ def simplex(shape: Shape, generator: torch.Generator) -> Tensor:
     """Octaves of two-dimensional simplex noise, variance 1 at every pixel.
 
     Perlin's simplex noise as explained by Gustavson [1]_, with the octaves of
-    AnoDDPM [2]_: periods of 64, 32 .. 2 pixels, each octave .8 times the
-    coarser one. Every octave of every field has its own gradients, rotation
+    AnoDDPM [2]_: triangles with edges of 91, 45 .. 2.8 pixels, each octave .8
+    times the coarser one. Every octave of every field has its own gradients, rotation
     and place, so that no pixel is favoured. Not Gaussian pixel by pixel.
 
     Parameters
@@ -153,7 +155,8 @@ def _simplex_octave(shape: Shape, period: float, generator: torch.Generator) -> 
     for corner_i, corner_j in ((0, 0), (lower, 1 - lower), (1, 1)):
         dy, dx = y - corner_i, x - corner_j
         # (2/3)(dy^2 - dy dx + dx^2) is the squared distance before skewing.
-        falloff = (0.5 - (dy * dy - dy * dx + dx * dx) * (2.0 / 3.0)).clamp_(min=0.0).pow_(4)
+        falloff = (0.5 - (dy * dy - dy * dx + dx * dx) * (2.0 / 3.0)).clamp_(min=0.0)
+        falloff = falloff.square_().square_()
         corner = (cell_i + corner_i) * columns + (cell_j + corner_j)
         total += falloff * (gradient_y[:, corner] * dy + gradient_x[:, corner] * dx)
     return total
