@@ -1,0 +1,74 @@
+"""Unsupervised anomaly detection in brain MRI with adversarial denoising diffusion models.
+
+The names below load on first use, so that importing the package, and reading
+a scan with it, costs no import of torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_addm.checkpoint import load_checkpoint, read_specification
+    from napari_addm.detection import Detection, DetectionSettings, Progress, detect, run
+    from napari_addm.errors import AddmError
+    from napari_addm.findings import Finding, label_anomalies, measure_findings
+    from napari_addm.io import read_labels, read_volume, write_volume
+    from napari_addm.metrics import Metrics, evaluate
+    from napari_addm.volume import Volume, volume_from_array
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AddmError",
+    "Detection",
+    "DetectionSettings",
+    "Finding",
+    "Metrics",
+    "Progress",
+    "Volume",
+    "detect",
+    "evaluate",
+    "label_anomalies",
+    "load_checkpoint",
+    "measure_findings",
+    "read_labels",
+    "read_specification",
+    "read_volume",
+    "run",
+    "volume_from_array",
+    "write_volume",
+]
+
+_HOME = {
+    "AddmError": "errors",
+    "Detection": "detection",
+    "DetectionSettings": "detection",
+    "Finding": "findings",
+    "Metrics": "metrics",
+    "Progress": "detection",
+    "Volume": "volume",
+    "detect": "detection",
+    "evaluate": "metrics",
+    "label_anomalies": "findings",
+    "load_checkpoint": "checkpoint",
+    "measure_findings": "findings",
+    "read_labels": "io",
+    "read_specification": "checkpoint",
+    "read_volume": "io",
+    "run": "detection",
+    "volume_from_array": "volume",
+    "write_volume": "io",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
