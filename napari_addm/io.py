@@ -1,49 +1,810 @@
-"""Reading and writing volumes; the faults a file can have."""
+"""Reading and writing volumes; the faults a file can have.
+
+Formats are known by their content, not by their name. A compressed file is
+decompressed once, to its very end, so that its checksum is always checked.
+Nothing is allocated before the header's claim is held against the bytes that
+the file can hold and the memory that is free.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import math
 import os
+import uuid
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import psutil  # type: ignore[import-untyped]
+from nibabel.filebasedimages import SerializableImage
+from nibabel.freesurfer.mghformat import MGHHeader, MGHImage
+from scipy import ndimage
 
-from .errors import InputError
-from .volume import Volume, volume_from_native
+from napari_addm.errors import AddmError, InputError, MissingExtraError
+from napari_addm.volume import (
+    Volume,
+    affine_is_sheared,
+    displacement,
+    volume_from_native,
+)
 
+READABLE = (
+    ".nii",
+    ".nii.gz",
+    ".hdr",
+    ".hdr.gz",
+    ".img",
+    ".img.gz",
+    ".mgh",
+    ".mgz",
+    ".nrrd",
+)
+WRITABLE = (".nii.gz", ".nii", ".mgz", ".mgh")
 
-def read_volume(path: str | os.PathLike[str]) -> Volume:
-    """Read a scan as float32 voxels in S, A, R order."""
-    path = Path(path)
-    image = nib.load(path)
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    return volume_from_native(
-        np.nan_to_num(data, posinf=0, neginf=0), image.affine, header=image.header, path=path
+# Deflate cannot do better than this (zlib's technical notes), so a larger claim is a lie.
+DEFLATE_LIMIT = 1032
+MGH_DATA_OFFSET = 284
+# Random-looking float maps hardly compress; a higher level costs seconds and saves a few percent.
+COMPRESSION_LEVEL = 4
+
+FORMS_TOLERANCE_MM = 0.1
+THICK_SLICE_MM = 3.0
+TINY_AXIS = 16
+HUGE_VOXELS = 512**3
+# Peak bytes per voxel beyond the stored ones while reading: the float32 voxels and one copy.
+WORKING_BYTES = 8
+
+UNKNOWN_SIDES = "The file does not say how it lies in the world: left/right unknown."
+# The spaces of the NRRD format that are anatomical, as signs of the RAS+ axes.
+NRRD_SPACES = {
+    name: signs
+    for names, signs in (
+        (("right-anterior-superior", "ras"), (1.0, 1.0, 1.0)),
+        (("left-anterior-superior", "las"), (-1.0, 1.0, 1.0)),
+        (("left-posterior-superior", "lps"), (-1.0, -1.0, 1.0)),
     )
+    for name in names
+}
 
 
-def read_labels(path: str | os.PathLike[str]) -> Volume:
-    """Read a mask or label file as int32 voxels in S, A, R order."""
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """One frame as the file has it, with what is needed to give its numbers their meaning."""
+
+    data: np.ndarray  # (i, j, k), stored dtype
+    slope: float
+    inter: float
+    affine: np.ndarray
+    header: nib.spatialimages.SpatialHeader | None
+    path: Path
+    warnings: tuple[str, ...]
+
+    def to_volume(self) -> Volume:
+        """Reorder first: the stored dtype is the smallest to move."""
+        return volume_from_native(
+            self.data, self.affine, header=self.header, path=self.path, warnings=self.warnings
+        )
+
+
+def read_volume(path: str | os.PathLike[str], *, frame: int | None = None) -> Volume:
+    """Read a scan.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI-1 or -2 (``.nii``, ``.nii.gz``, ``.hdr`` + ``.img``), MGH/MGZ,
+        or NRRD (with the extra ``nrrd``).
+    frame : int, optional
+        Which frame of a 4D file; needed only where there is more than one.
+
+    Returns
+    -------
+    Volume
+        float32 voxels, shape (S, A, R), with the file's scale slope and
+        intercept applied. NaN and infinite voxels are 0. Oddities that were
+        put right or that weaken a result are in ``warnings``.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged, is no volume, or holds no picture.
+    """
+    stored = _read(Path(path), frame)
+    volume = stored.to_volume()
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is counted
+        data = volume.data.astype(np.float32, copy=False)
+    if stored.slope != 1.0:
+        data *= np.float32(stored.slope)
+    if stored.inter != 0.0:
+        data += np.float32(stored.inter)
+    data, warnings = _zero_non_finite(data, stored.path)
+    if data.min() == data.max():
+        raise InputError(
+            f"{stored.path} holds the same value in every voxel, so there is no picture in it: "
+            "export the scan again."
+        )
+    return volume.with_data(data, volume.warnings + warnings)
+
+
+def read_labels(path: str | os.PathLike[str], *, frame: int | None = None) -> Volume:
+    """Read a mask or a label file.
+
+    Parameters
+    ----------
+    path, frame
+        As for `read_volume`. Whole numbers may be stored as floats.
+
+    Returns
+    -------
+    Volume
+        int32 voxels (int64 where the labels need it), shape (S, A, R). A
+        mask may be empty.
+
+    Raises
+    ------
+    InputError
+        As for `read_volume`, and when values are not whole numbers.
+    """
+    stored = _read(Path(path), frame)
+    volume = stored.to_volume()
+    data, warnings = volume.data, volume.warnings
+    scaled = stored.slope != 1.0 or stored.inter != 0.0
+    if scaled or not np.issubdtype(data.dtype, np.integer):
+        values = data.astype(np.float64) * stored.slope + stored.inter
+        values, more = _zero_non_finite(values, stored.path)
+        data = np.rint(values)
+        if np.abs(values - data).max() > 1e-3 or np.abs(data).max() > 2**53:
+            raise InputError(
+                f"{stored.path} holds fractions, so it is no mask: threshold it, or choose the "
+                "file with whole-number labels."
+            )
+        warnings += more
+    low, high = int(data.min()), int(data.max())
+    if high > np.iinfo(np.int64).max:
+        raise InputError(
+            f"{stored.path} holds labels beyond 64-bit signed integers: renumber them from 1."
+        )
+    fits = np.iinfo(np.int32).min <= low and high <= np.iinfo(np.int32).max
+    return volume.with_data(data.astype(np.int32 if fits else np.int64), warnings)
+
+
+def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: bool = False) -> Path:
+    """Write a volume on its source's own grid, with the source's header and affine.
+
+    Floats are stored as float32, whole numbers and booleans as the smallest
+    of uint8, int16, int32 and int64, all without a scale slope. Free-text
+    header fields and NIfTI extensions, which may name a patient, are not
+    written. The file appears at once and whole, or not at all.
+
+    Parameters
+    ----------
+    path : path
+        ``.nii.gz``, ``.nii``, ``.mgz`` or ``.mgh``, in a folder that exists.
+    volume : Volume
+        Voxels of any real dtype.
+    overwrite : bool
+        Replace a file of that name. The file that the volume was read from
+        is never replaced.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    AddmError
+        When it cannot or must not be written.
+    """
     path = Path(path)
-    image = nib.load(path)
-    data = np.asarray(image.dataobj)
-    return volume_from_native(
-        np.rint(data).astype(np.int32), image.affine, header=image.header, path=path
-    )
-
-
-def write_volume(
-    path: str | os.PathLike[str], volume: Volume, *, overwrite: bool = False
-) -> Path:
-    """Write a volume on its source's own grid."""
-    path = Path(path)
+    suffix = _suffix(path, WRITABLE)
+    if suffix is None:
+        raise AddmError(f"{path} cannot be written: give it a name that ends in .nii.gz.")
+    if _is_same_file(path, volume.source.path):
+        raise AddmError(
+            f"{path} is the file that the voxels come from and is not overwritten: choose "
+            "another name."
+        )
+    if path.is_dir():
+        raise AddmError(f"{path} is a folder: give a file name inside it.")
     if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already: choose another name or allow overwriting.")
-    data = volume.to_native()
-    if data.dtype == bool:
-        data = data.astype(np.uint8)
-    elif not np.issubdtype(data.dtype, np.integer):
-        data = data.astype(np.float32)
-    image = nib.Nifti1Image(data, volume.source.affine, dtype=data.dtype)
-    nib.save(image, path)
+        raise AddmError(f"{path} exists already: choose another name, or allow overwriting.")
+
+    data = _smallest(volume.to_native())
+    if suffix in (".mgz", ".mgh"):
+        if data.dtype == np.int64:
+            raise AddmError(
+                f"{path} cannot hold labels beyond 32 bits: give it a name that ends in .nii.gz."
+            )
+        image: SerializableImage = MGHImage(data, volume.source.affine)
+    else:
+        image = _nifti_image(data, volume)
+    with open_atomic(path) as file:
+        if suffix in (".nii.gz", ".mgz"):
+            # No file name and no time in the gzip header: neither a patient's name nor the hour
+            # of the run belongs there, and equal voxels give equal bytes.
+            with gzip.GzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) as compressed:
+                image.to_stream(compressed)
+        else:
+            image.to_stream(file)
     return path
+
+
+@contextlib.contextmanager
+def open_atomic(path: Path) -> Iterator[BufferedIOBase]:
+    """A binary file that takes its name only when the block ends without an error.
+
+    Raises
+    ------
+    AddmError
+        When the folder is missing or not writable, or the disk is full; no
+        partial file is left.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise AddmError(
+            f"{path} cannot be written ({error.strerror or error}): choose a folder that exists, "
+            "is writable and has free space."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # the folder itself may be what is missing
+            temporary.unlink(missing_ok=True)
+
+
+def check_same_grid(labels: Volume, like: Volume) -> None:
+    """Refuse a mask or a ground truth that does not lie on the scan's voxels.
+
+    Raises
+    ------
+    InputError
+        Names both grids and the mend, `resample_labels`.
+    """
+    if labels.same_grid(like):
+        return
+    what = labels.source.path or "the labels"
+    if labels.shape != like.shape:
+        how = (
+            f"has {_times(labels.shape)} voxels (S x A x R) where the scan has {_times(like.shape)}"
+        )
+    else:
+        apart = displacement(labels.affine, like.affine, like.shape)
+        how = f"lies up to {apart:.3g} mm beside the scan's voxels"
+    raise InputError(
+        f"{what} {how}: resample it onto the scan's grid first "
+        "(napari_addm.io.resample_labels does that)."
+    )
+
+
+def resample_labels(labels: Volume, like: Volume) -> Volume:
+    """Labels on another volume's grid, each voxel from its nearest neighbour in the world.
+
+    Parameters
+    ----------
+    labels : Volume
+        Integer or boolean voxels.
+    like : Volume
+        Gives the grid and the source.
+
+    Returns
+    -------
+    Volume
+        dtype of `labels`; 0 where they do not reach.
+    """
+    return resample_like(labels, like, order=0)
+
+
+def resample_like(volume: Volume, like: Volume, order: int = 1) -> Volume:
+    """Voxels on another volume's grid by spline interpolation in the world.
+
+    Parameters
+    ----------
+    volume : Volume
+        Real voxels. Nothing is smoothed first: fine voxels on a coarse grid
+        are picked, not averaged.
+    like : Volume
+        Gives the grid and the source.
+    order : int
+        Spline order: 0 nearest, 1 linear, 3 cubic.
+
+    Returns
+    -------
+    Volume
+        dtype of `volume`; 0 outside its field of view.
+    """
+    to_index = np.linalg.inv(volume.affine) @ like.affine
+    data = volume.data
+    if data.dtype == bool:
+        data = data.view(np.uint8)
+    moved = ndimage.affine_transform(
+        data, to_index[:3, :3], to_index[:3, 3], output_shape=like.shape, order=order
+    )
+    note = f"resampled from a grid of {_times(volume.shape)} to {_times(like.shape)} (S x A x R)"
+    return like.with_data(
+        moved.astype(volume.data.dtype, copy=False), (*volume.warnings, note + ".")
+    )
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _read(path: Path, frame: int | None) -> _Stored:
+    _check_path(path)
+    if _suffix(path, (".nrrd",)):
+        return _read_nrrd(path, frame)
+    if (suffix := _suffix(path, (".img.gz", ".img"))) is not None:
+        path = _sibling(path, suffix, (".hdr", ".hdr.gz"))
+        _check_path(path)
+    with _decompressed(path) as (stream, compressed):
+        head = stream.read(nib.Nifti2Header.template_dtype.itemsize)
+        sizes = (head[:4] == b"\x5c\x01\x00\x00", head[:4] == b"\x00\x00\x01\x5c")
+        sizes2 = (head[:4] == b"\x1c\x02\x00\x00", head[:4] == b"\x00\x00\x02\x1c")
+        warnings = _name_warnings(path, compressed)
+        if any(sizes) or any(sizes2):
+            return _read_nifti(path, stream, head, any(sizes2), frame, warnings)
+        if head[:4] == b"\x00\x00\x00\x01" and len(head) >= MGH_DATA_OFFSET:
+            return _read_mgh(path, stream, head, frame, warnings)
+    raise InputError(f"{path} {_what_it_is(head)}")
+
+
+def _check_path(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: choose the scan in it.")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty: copy or download the file again.")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist: check the name and the folder.") from error
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be opened ({error.strerror}): check the permissions."
+        ) from error
+
+
+def _what_it_is(head: bytes) -> str:
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
+        return "is a web page, not a scan: the download failed, so fetch the file again."
+    if head[128:132] == b"DICM":
+        return "is a DICOM image: convert its series to NIfTI first, for example with dcm2niix."
+    if head.startswith(b"NRRD"):
+        return "is an NRRD file: give it a name that ends in .nrrd."
+    return "is no NIfTI, MGZ or NRRD file: choose another, or convert it to NIfTI."
+
+
+@contextlib.contextmanager
+def _decompressed(path: Path) -> Iterator[tuple[BufferedIOBase, bool]]:
+    """The bytes of a file, decompressed if its first two bytes say so; its faults in words."""
+    try:
+        with open(path, "rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if compressed:
+                with gzip.GzipFile(fileobj=file) as stream:
+                    yield stream, True
+            else:
+                yield file, False
+    except EOFError as error:
+        raise InputError(
+            f"{path} is cut short, its compressed data end early: copy or download it again."
+        ) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"{path} is damaged, its compressed data fail their checksum: copy or download it "
+            "again."
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): copy it again.") from error
+
+
+def _read_nifti(
+    path: Path,
+    stream: BufferedIOBase,
+    head: bytes,
+    is_nifti2: bool,
+    frame: int | None,
+    warnings: list[str],
+) -> _Stored:
+    kind = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
+    size = kind.template_dtype.itemsize
+    if len(head) < size:
+        raise InputError(f"{path} is cut short inside its header: copy or download it again.")
+    header = kind(head[:size], check=False)
+    magic = bytes(head[4:8] if is_nifti2 else head[344:348])
+    if magic[:2] not in (b"n+", b"ni"):
+        raise InputError(
+            f"{path} is an Analyze 7.5 file, which does not say left from right: convert it to "
+            "NIfTI."
+        )
+
+    dim = header["dim"].astype(np.int64).tolist()
+    if not 1 <= dim[0] <= 7 or any(n < 1 for n in dim[1 : dim[0] + 1]):
+        raise InputError(
+            f"{path} has a damaged header (dimensions {dim[1:]}): copy or export it again."
+        )
+    offset = int(header["vox_offset"]) if np.isfinite(header["vox_offset"]) else -1
+    try:
+        dtype = header.get_data_dtype()
+    except (nib.spatialimages.HeaderDataError, KeyError):
+        dtype = np.dtype("V")
+    _check_dtype(path, dtype, int(header["datatype"]))
+    shape, frames = _spatial(path, dim[1 : dim[0] + 1], frame, warnings)
+
+    # From here on the header tells the truth about what is kept: one 3D frame.
+    header.set_data_shape(shape)
+    affine = _nifti_affine(path, header, shape, warnings)
+    _grid_warnings(affine, shape, warnings)
+    header["vox_offset"] = 0
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite(slope) or slope == 0.0:
+        slope, inter = 1.0, 0.0  # the standard: no scaling then
+    inter = inter if np.isfinite(inter) else 0.0
+
+    if magic[:2] == b"n+":
+        # A single file's voxels begin after header and extension flag, whatever it claims.
+        skip = max(offset, size + 4)
+        data = _read_frame(path, stream, head, skip, shape, frames, frame, dtype)
+    else:
+        suffix = _suffix(path, (".hdr.gz", ".hdr")) or path.suffix
+        image_path = _sibling(path, suffix, (".img", ".img.gz"))
+        _check_path(image_path)
+        with _decompressed(image_path) as (voxels, _):
+            data = _read_frame(image_path, voxels, b"", max(offset, 0), shape, frames, frame, dtype)
+    return _Stored(data, slope, inter, affine, header, path, tuple(warnings))
+
+
+def _read_mgh(
+    path: Path, stream: BufferedIOBase, head: bytes, frame: int | None, warnings: list[str]
+) -> _Stored:
+    has_geometry = head[28:30] == b"\x00\x01"
+    header = MGHHeader(head[:90], check=False)
+    dims = header["dims"].astype(np.int64).tolist()
+    if any(n < 1 for n in dims):
+        raise InputError(f"{path} has a damaged header (dimensions {dims}): copy it again.")
+    try:
+        dtype = header.get_data_dtype().newbyteorder(">")
+    except KeyError:
+        dtype = np.dtype("V")
+    _check_dtype(path, dtype, int(header["type"]))
+    shape, frames = _spatial(path, dims, frame, warnings)
+    header.set_data_shape(shape)
+    # set_data_shape forgets the spacing; the block read from the file has it.
+    header["delta"] = MGHHeader(head[:90], check=False)["delta"]
+    if not has_geometry:
+        warnings.append(UNKNOWN_SIDES)
+    affine = header.get_affine()
+    _check_affine(path, affine)
+    _grid_warnings(affine, shape, warnings)
+    data = _read_frame(path, stream, head, MGH_DATA_OFFSET, shape, frames, frame, dtype)
+    return _Stored(data, 1.0, 0.0, affine, header, path, tuple(warnings))
+
+
+def _read_nrrd(path: Path, frame: int | None) -> _Stored:
+    try:
+        import nrrd
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{path} is an NRRD file: run `pip install pynrrd` to read it, or convert it to NIfTI."
+        ) from error
+    try:
+        header = nrrd.read_header(str(path))
+        # A detached header could name any file of this machine as its data.
+        if "data file" in header or "datafile" in header:
+            raise InputError(f"{path} keeps its voxels in another file: save it as one .nrrd file.")
+        sizes = [int(n) for n in header["sizes"]]
+        on_disk = path.stat().st_size
+        limit = on_disk * (1 if header["encoding"] == "raw" else DEFLATE_LIMIT)
+        if any(n < 1 for n in sizes) or math.prod(sizes) > limit:
+            raise InputError(
+                f"{path} is cut short or its header is damaged: {_times(sizes)} voxels do not fit "
+                f"into {_size(on_disk)}; copy it again."
+            )
+        _check_memory(path, math.prod(sizes), 8)
+        data, header = nrrd.read(str(path), index_order="F")
+    except (nrrd.NRRDError, OSError, EOFError, KeyError, ValueError, zlib.error) as error:
+        raise InputError(f"{path} is damaged or no NRRD file: export it again.") from error
+    _check_dtype(path, data.dtype, 0)
+    warnings: list[str] = []
+    if data.ndim > 3:
+        # Which axis is not space differs between writers.
+        raise InputError(
+            f"{path} has {data.ndim} dimensions ({_times(sizes)}): export one 3D scan."
+        )
+    shape, _ = _spatial(path, sizes, frame, warnings)
+    space = str(header.get("space", "")).lower()
+    to_ras = NRRD_SPACES.get(space)
+    if to_ras is not None and "space directions" in header:
+        linear = np.asarray(header["space directions"], dtype=np.float64).T
+        origin = np.asarray(header.get("space origin", (0.0, 0.0, 0.0)), dtype=np.float64)
+        affine = np.diag([*to_ras, 1.0]) @ nib.affines.from_matvec(linear, origin)
+    else:
+        affine = np.diag([*header.get("spacings", (1.0, 1.0, 1.0)), 1.0])
+        warnings.append(UNKNOWN_SIDES)
+    _check_affine(path, affine)
+    _grid_warnings(affine, shape, warnings)
+    return _Stored(data, 1.0, 0.0, affine, None, path, tuple(warnings))
+
+
+def _read_frame(
+    path: Path,
+    stream: BufferedIOBase,
+    head: bytes,
+    offset: int,
+    shape: tuple[int, int, int],
+    frames: int,
+    frame: int | None,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """One frame's voxels; `stream` stands right behind `head`. Reads to the end of the file."""
+    voxels = math.prod(shape)
+    frame_bytes = voxels * dtype.itemsize
+    total = offset + frame_bytes * frames
+    on_disk = path.stat().st_size
+    if total > on_disk * (DEFLATE_LIMIT if isinstance(stream, gzip.GzipFile) else 1):
+        raise InputError(
+            f"{path} is cut short or its header is damaged: {_times(shape)} voxels need "
+            f"{_size(total)}, and the file of {_size(on_disk)} cannot hold them; copy it again."
+        )
+    _check_memory(path, voxels, dtype.itemsize)
+
+    start = offset + (frame or 0) * frame_bytes
+    buffer = np.empty(frame_bytes, dtype=np.uint8)
+    view = buffer.data
+    # The first bytes may already have been read together with the header.
+    early = head[start : start + frame_bytes]
+    view[: len(early)] = early
+    filled = len(early)
+    _skip(stream, start + filled - len(head))
+    while filled < frame_bytes:
+        count = stream.readinto(view[filled:])
+        if not count:
+            raise InputError(
+                f"{path} is cut short: it holds {filled} of {frame_bytes} bytes of voxels; copy or "
+                "download it again."
+            )
+        filled += count
+    while stream.read(2**20):  # to the end: only there gzip compares its checksum
+        pass
+    return buffer.view(dtype).reshape(shape, order="F")
+
+
+def _skip(stream: BufferedIOBase, count: int) -> None:
+    while count > 0 and (chunk := stream.read(min(count, 2**20))):
+        count -= len(chunk)
+
+
+def _check_dtype(path: Path, dtype: np.dtype, code: int) -> None:
+    if np.issubdtype(dtype, np.complexfloating) or code == 2048:
+        raise InputError(f"{path} holds complex numbers: export the magnitude image.")
+    if dtype.fields is not None:
+        raise InputError(f"{path} holds a colour picture: export the scan itself, in grey.")
+    if not np.issubdtype(dtype, np.integer) and not np.issubdtype(dtype, np.floating):
+        raise InputError(f"{path} has an unknown voxel type ({code}): export it again.")
+
+
+def _spatial(
+    path: Path, dim: list[int], frame: int | None, warnings: list[str]
+) -> tuple[tuple[int, int, int], int]:
+    """The (i, j, k) shape and the number of frames, where there is one scan to choose."""
+    i, j, k = [*dim, 1, 1][:3]
+    frames = math.prod(dim[3:])
+    if min(i, j, k) == 1:
+        raise InputError(
+            f"{path} is a single 2D picture ({_times(dim)} voxels): choose the whole 3D scan."
+        )
+    if any(n > 1 for n in dim[4:]):
+        raise InputError(
+            f"{path} has {sum(n > 1 for n in dim)} dimensions ({_times(dim)}): export one 3D scan."
+        )
+    if frame is not None and not 0 <= frame < frames:
+        raise InputError(f"{path} has no frame {frame}: choose one from 0 to {frames - 1}.")
+    if frames > 1 and frame is None:
+        raise InputError(
+            f"{path} is 4D with {frames} frames: choose one (frame=0 to {frames - 1}), or export "
+            "it as a 3D file."
+        )
+    if frames > 1:
+        warnings.append(f"Frame {frame} of {frames} was used.")
+    elif len(dim) > 3:
+        warnings.append(f"The file is {len(dim)}D with one frame, which was used.")
+    return (i, j, k), frames
+
+
+def _nifti_affine(
+    path: Path,
+    header: nib.Nifti1Header,
+    shape: tuple[int, int, int],
+    warnings: list[str],
+) -> np.ndarray:
+    """World affine by the NIfTI rules; repairs spacing and qfac in `header` in place."""
+    sform, sform_code = header.get_sform(coded=False), int(header["sform_code"])
+    qform_code = int(header["qform_code"])
+    if sform_code > 0:
+        _check_affine(path, sform)
+
+    pixdim = header["pixdim"]
+    broken = ~(np.isfinite(pixdim[1:4]) & (pixdim[1:4] > 0))
+    if broken.any():
+        spacing = np.linalg.norm(sform[:3, :3], axis=0) if sform_code > 0 else np.ones(3)
+        negative = np.isfinite(pixdim[1:4]) & (pixdim[1:4] < 0)
+        mended = np.where(negative, -pixdim[1:4], np.where(broken, spacing, pixdim[1:4]))
+        header["pixdim"][1:4] = mended
+        warnings.append(
+            "The header has no valid voxel size; "
+            + " x ".join(f"{n:.3g}" for n in mended)
+            + (" mm was taken from its sform." if sform_code > 0 else " mm was assumed.")
+        )
+    if pixdim[0] not in (-1, 1):
+        header["pixdim"][0] = 1  # what the standard says of 0
+
+    qform = None
+    if qform_code > 0:
+        try:
+            qform = header.get_qform()
+        except (ValueError, nib.spatialimages.HeaderDataError):
+            qform = np.full((4, 4), np.nan)
+        if sform_code <= 0:
+            _check_affine(path, qform)
+            return qform
+    if sform_code > 0:
+        if qform is not None:
+            apart = displacement(sform, qform, shape)
+            if not apart <= FORMS_TOLERANCE_MM:
+                by = f"by up to {apart:.3g} mm" if np.isfinite(apart) else "(the qform is damaged)"
+                warnings.append(f"qform and sform disagree {by}; the sform was used.")
+        return sform
+    warnings.append(UNKNOWN_SIDES)
+    return header.get_base_affine()
+
+
+def _check_affine(path: Path, affine: np.ndarray) -> None:
+    mend = "repair its orientation, or convert it from DICOM again."
+    if not np.isfinite(affine).all():
+        raise InputError(f"{path} has an affine with NaN or infinite entries: {mend}")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not spacing.all() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
+        raise InputError(f"{path} has a singular affine, which flattens the volume: {mend}")
+
+
+def _grid_warnings(affine: np.ndarray, shape: tuple[int, int, int], warnings: list[str]) -> None:
+    if affine_is_sheared(affine):
+        warnings.append(
+            "The grid is sheared; it is resampled to right angles for the model, and results are "
+            "brought back."
+        )
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing.max() > THICK_SLICE_MM:
+        warnings.append(
+            f"Slices are {spacing.max():.3g} mm apart (more than {THICK_SLICE_MM:g} mm): findings "
+            "between them are missed, and volumes are rough."
+        )
+    if min(shape) < TINY_AXIS:
+        warnings.append(f"The volume is tiny ({_times(shape)} voxels).")
+    voxels = math.prod(shape)
+    if voxels > HUGE_VOXELS:
+        warnings.append(
+            f"The volume is huge ({_times(shape)} voxels): one float32 copy takes "
+            f"{_size(4 * voxels)} of memory, and a run needs several."
+        )
+
+
+def _check_memory(path: Path, voxels: int, itemsize: int) -> None:
+    need, free = voxels * (itemsize + WORKING_BYTES), psutil.virtual_memory().available
+    if need > free:
+        raise InputError(
+            f"{path} needs about {_size(need)} of memory to be read and {_size(free)} is free: "
+            "crop or resample it, or use a larger machine."
+        )
+
+
+def _name_warnings(path: Path, compressed: bool) -> list[str]:
+    named_compressed = path.name.lower().endswith((".gz", ".mgz"))
+    if named_compressed and not compressed:
+        return ["The file is named as compressed and is not; it was read as it is."]
+    if compressed and not named_compressed:
+        return ["The file is compressed although its name does not say so."]
+    return []
+
+
+def _zero_non_finite(data: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    finite = np.isfinite(data)
+    bad = data.size - int(np.count_nonzero(finite))
+    if bad == 0:
+        return data, ()
+    if bad == data.size:
+        raise InputError(f"{path} holds no number in any voxel (all NaN): export the scan again.")
+    data[~finite] = 0
+    return data, (f"{bad} voxels ({bad / data.size:.2%}) were NaN or infinite and are 0 now.",)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _smallest(data: np.ndarray) -> np.ndarray:
+    if data.dtype == bool:
+        return data.astype(np.uint8)
+    if not np.issubdtype(data.dtype, np.integer):
+        return data.astype(np.float32)
+    low, high = int(data.min()), int(data.max())
+    for dtype in (np.uint8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return data.astype(dtype)
+    return data.astype(np.int64)
+
+
+def _nifti_image(data: np.ndarray, volume: Volume) -> nib.Nifti1Image:
+    source = volume.source
+    if not isinstance(source.header, nib.Nifti1Header):  # Nifti2Header is one, too
+        image = nib.Nifti1Image(data, source.affine, dtype=data.dtype)
+        image.header.set_xyzt_units("mm")
+        image.set_sform(source.affine, code="scanner")
+        # A quaternion cannot say a shear; two forms that disagree would only confuse readers.
+        sheared = affine_is_sheared(source.affine)
+        image.set_qform(source.affine, code="unknown" if sheared else "scanner")
+        return image
+
+    header = source.header.copy()
+    for text in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
+        if text in header:
+            header[text] = b""
+    for number in ("cal_max", "cal_min", "glmax", "glmin", "intent_code", "vox_offset"):
+        if number in header:
+            header[number] = 0
+    for number in ("intent_p1", "intent_p2", "intent_p3"):
+        header[number] = 0
+    header["pixdim"][4:] = 0
+    header.set_data_dtype(data.dtype)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    # The header's own affine, so that nibabel leaves both forms and their codes as they are.
+    return kind(data, header.get_best_affine(), header)
+
+
+def _is_same_file(path: Path, source: Path | None) -> bool:
+    if source is None:
+        return False
+    if path.exists() and source.exists():
+        return path.samefile(source)
+    return path.resolve() == source.resolve()
+
+
+# --- names and numbers ---------------------------------------------------------------------------
+
+
+def _suffix(path: Path, suffixes: tuple[str, ...]) -> str | None:
+    name = path.name.lower()
+    return next((suffix for suffix in suffixes if name.endswith(suffix)), None)
+
+
+def _sibling(path: Path, suffix: str, wanted: tuple[str, ...]) -> Path:
+    """The other file of a .hdr/.img pair."""
+    base = path.name[: len(path.name) - len(suffix)]
+    siblings = [path.with_name(base + other) for other in wanted]
+    for sibling in siblings:
+        if sibling.exists():
+            return sibling
+    raise InputError(f"{path} lacks its other half {siblings[0].name}: put both in one folder.")
+
+
+def _times(shape: tuple[int, ...] | list[int]) -> str:
+    return " x ".join(str(n) for n in shape)
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -9,13 +9,25 @@ import nibabel as nib
 import numpy as np
 
 # Suffixes that are stripped together: the stem of "scan.nii.gz" is "scan".
-SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img.gz", ".hdr.gz", ".img", ".hdr")
+SUFFIXES = (
+    ".nii.gz",
+    ".nii",
+    ".mgz",
+    ".mgh",
+    ".hdr.gz",
+    ".img.gz",
+    ".hdr",
+    ".img",
+    ".nrrd",
+    ".nhdr",
+)
 
 # An axis less than this from a world axis (radians, a tenth of a degree) counts as aligned.
 ALIGNED = 1.75e-3
 
 
-@dataclass(frozen=True)
+# eq=False: arrays have no single truth value, so comparison and hash go by identity.
+@dataclass(frozen=True, eq=False)
 class Source:
     """How a file stored a volume: what is needed to write voxels back onto its own grid.
 
@@ -43,7 +55,7 @@ class Source:
     flips: tuple[bool, bool, bool]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels that grow to Superior, Anterior, Right, with their place in the world.
 
@@ -123,14 +135,9 @@ class Volume:
 
         The default forgives what 32-bit headers and quaternions round away.
         """
-        if self.shape != other.shape:
-            return False
-        # The distance is convex in the index, so the corners are the worst voxels.
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
-        distance = nib.affines.apply_affine(self.affine, corners) - nib.affines.apply_affine(
-            other.affine, corners
+        return self.shape == other.shape and (
+            displacement(self.affine, other.affine, self.shape) <= atol
         )
-        return bool(np.linalg.norm(distance, axis=1).max() <= atol)
 
     def to_native(self) -> np.ndarray:
         """The voxels in the file's own (i, j, k) order: the exact inverse of reading.
@@ -230,6 +237,14 @@ def affine_is_sheared(affine: np.ndarray) -> bool:
     """Whether the columns of an affine are more than 0.1 degrees off right angles."""
     unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return bool(np.abs(unit.T @ unit - np.eye(3)).max() > ALIGNED)
+
+
+def displacement(one: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -> float:
+    """How far (mm) two affines put the same voxel apart, at the worst voxel of a grid."""
+    # The distance is convex in the index, so the worst voxel is a corner.
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
+    apart = nib.affines.apply_affine(one - other, corners)
+    return float(np.linalg.norm(apart, axis=1).max())
 
 
 def _flip_index(flips: tuple[bool, bool, bool]) -> tuple[slice, ...]:
