@@ -1,0 +1,124 @@
+"""The functions that the manifest ``napari.yaml`` names: reader, writers, sample data."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_addm.errors import InputError
+from napari_addm.io import READABLE, read_labels, read_volume, write_volume
+from napari_addm.volume import Volume, stem
+from napari_addm.widgets.layers import LayerTuple, volume_from_layer_data, volume_to_layer
+
+SAMPLE_DATA = Path(__file__).parent.parent / "sample_data"
+
+# Words that name a label file in BIDS, nnU-Net, BraTS, FreeSurfer and our own outputs, and words
+# that name a scan; where a file name has several, the last one decides.
+LABEL_WORDS = {
+        "annotation",
+        "aparc",
+        "aseg",
+        "dseg",
+        "label",
+        "labels",
+        "lesion",
+        "lesions",
+        "mask",
+        "roi",
+        "seg",
+        "segmentation",
+        "truth",
+    ,}
+SCAN_WORDS = {
+        "anomaly",
+        "flair",
+        "pd",
+        "recon",
+        "t1",
+        "t1c",
+        "t1ce",
+        "t1gd",
+        "t1w",
+        "t2",
+        "t2w",
+        "uncertainty",
+    ,}
+
+PathOrPaths = str | Sequence[str]
+
+
+def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
+    """The reader for files whose names end like a brain scan's, else None."""
+    paths = _paths(path)
+    if not paths or not all(p.name.lower().endswith(READABLE) for p in paths):
+        return None
+    return read_layers
+
+
+def read_layers(path: PathOrPaths) -> list[LayerTuple]:
+    """Layer data tuples of one or more files; a scan's warnings are shown.
+
+    A file becomes a labels layer when its voxels are whole numbers and its
+    name says so (``mask``, ``seg``, ``labels``, ``lesion`` ...), else an
+    image layer: ``lesion_mask.nii.gz`` is labels, ``lesion_T1w.nii.gz`` is
+    not.
+    """
+    from napari.utils.notifications import show_warning
+
+    layers: list[LayerTuple] = []
+    for file in _paths(path):
+        labels = _read_if_labels(file)
+        volume = read_volume(file) if labels is None else labels
+        layers.append(volume_to_layer(volume, "image" if labels is None else "labels"))
+        if volume.warnings:
+            show_warning(f"{volume.name}: {' '.join(volume.warnings)}")
+    return layers
+
+
+def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save an image layer's voxels as they are now, on the scan's own grid.
+
+    Parameters
+    ----------
+    path : str
+        napari has asked before an existing file is replaced. The file that
+        the layer was read from is never replaced.
+    data : array-like, shape (S, A, R)
+        Voxels of the layer.
+    meta : dict
+        The layer's other arguments; they give the geometry.
+
+    Returns
+    -------
+    list of str
+        The file.
+    """
+    return [str(write_volume(path, volume_from_layer_data(data, meta), overwrite=True))]
+
+
+def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Save a labels layer's voxels, edits and all: `write_image` for labels."""
+    return write_image(path, data, meta)
+
+
+def demo_case() -> list[LayerTuple]:
+    """Layers of the bundled case: a T1 of a healthy brain with a simulated lesion, and its mask."""
+    return read_layers([str(SAMPLE_DATA / f"demo_{what}.nii.gz") for what in ("T1w", "lesion")])
+
+
+def _paths(path: PathOrPaths) -> list[Path]:
+    return [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
+
+
+def _read_if_labels(path: Path) -> Volume | None:
+    words = re.split(r"[^a-z0-9]+", stem(path).lower())
+    telling = [word for word in words if word in LABEL_WORDS | SCAN_WORDS]
+    if telling and telling[-1] in LABEL_WORDS:
+        # A probability map may be named so, too; any other fault shows when it is read as a scan.
+        with contextlib.suppress(InputError):
+            return read_labels(path)
+    return None

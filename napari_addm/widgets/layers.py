@@ -1,0 +1,214 @@
+"""Volumes as napari layers, and layers as volumes.
+
+A layer shows the voxels in S, A, R order with a diagonal scale and a
+translation in mm: napari slices along data axes, so a rotating or permuting
+layer affine would slice the wrong way. What the layer cannot say (an oblique
+or sheared grid, the file's header) stays in its metadata.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_addm.errors import InputError
+from napari_addm.volume import Source, Volume, volume_from_native
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+AXIS_LABELS = ("S", "A", "R")
+METADATA_KEY = "napari_addm"
+
+LayerKind = Literal["image", "labels"]
+LayerTuple = tuple[np.ndarray, dict[str, Any], LayerKind]
+
+# Voxels are subsampled for the display range: percentiles of all of them would take a second.
+DISPLAY_STEP = 4
+DISPLAY_PERCENTILES = (0.1, 99.9)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGeometry:
+    """What a layer keeps in its metadata so that it can be saved where it came from.
+
+    Attributes
+    ----------
+    affine : ndarray, shape (4, 4)
+        Index (s, a, r, 1) to world RAS+ mm: `Volume.affine`.
+    source : Source
+        `Volume.source`.
+    warnings : tuple of str
+        `Volume.warnings`.
+    shape : tuple of int
+        Shape (S, A, R) for which the affine holds.
+    """
+
+    affine: np.ndarray
+    source: Source
+    warnings: tuple[str, ...]
+    shape: tuple[int, int, int]
+
+
+def layer_geometry(volume: Volume) -> dict[str, Any]:
+    """Keyword arguments that put a layer where the volume lies.
+
+    Parameters
+    ----------
+    volume : Volume
+        Its voxels are not looked at.
+
+    Returns
+    -------
+    dict
+        ``scale`` and ``translate`` (mm, S A R), ``units``, ``axis_labels``
+        and ``metadata``, as every layer type takes them. An oblique grid is
+        turned upright about its centre.
+    """
+    scale, translate = _upright(volume.affine, volume.shape)
+    kept = LayerGeometry(volume.affine, volume.source, volume.warnings, volume.shape)
+    return {
+        "scale": scale,
+        "translate": translate,
+        "units": ("mm",) * 3,
+        "axis_labels": AXIS_LABELS,
+        "metadata": {METADATA_KEY: kept},
+    }
+
+
+def volume_to_layer(
+    volume: Volume, kind: LayerKind = "image", *, name: str | None = None, **options: Any
+) -> LayerTuple:
+    """A layer data tuple of a volume.
+
+    Parameters
+    ----------
+    volume : Volume
+        The voxels are shared, not copied; booleans become uint8.
+    kind : {"image", "labels"}
+        Labels need whole numbers.
+    name : str, optional
+        Of the layer; the file's without it.
+    **options
+        Further arguments of the layer, for example ``colormap``.
+
+    Returns
+    -------
+    tuple
+        (data, arguments, kind), as ``napari.layers.Layer.create`` takes it.
+    """
+    data = volume.data.view(np.uint8) if volume.data.dtype == bool else volume.data
+    arguments = {"name": name or volume.name, **layer_geometry(volume)}
+    if kind == "image" and "contrast_limits" not in options:
+        # napari would sort all voxels to find them.
+        sample = data[::DISPLAY_STEP, ::DISPLAY_STEP, ::DISPLAY_STEP]
+        low, high = np.percentile(sample, DISPLAY_PERCENTILES).tolist()
+        if low == high:
+            low, high = float(data.min()), float(data.max())
+        if low < high:
+            arguments["contrast_limits"] = (low, high)
+    return data, {**arguments, **options}, kind
+
+
+def layer_to_volume(layer: Layer) -> Volume:
+    """The volume that a layer shows, whoever made the layer.
+
+    A layer of ours, or one that took over its metadata, gives its grid
+    exactly. Any other layer, and one that was moved or cropped since, is
+    placed by its own scale, translation and affine, with its axes taken as
+    S, A, R; a warning of the volume says so.
+
+    Parameters
+    ----------
+    layer : napari Image or Labels layer
+        Three axes, one channel.
+
+    Raises
+    ------
+    InputError
+        When it is no 3D grey image or labels layer.
+    """
+    data, meta, _ = layer.as_layer_data_tuple()
+    return volume_from_layer_data(data, meta)
+
+
+def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
+    """`layer_to_volume` for the (data, meta) that napari hands to a writer.
+
+    The voxels are always `data`: what the metadata keeps is the geometry, so
+    edits are saved.
+
+    Parameters
+    ----------
+    data : array-like, shape (S, A, R)
+        Voxels of the layer.
+    meta : dict
+        Arguments of the layer; any of them may be absent.
+    """
+    name = f"layer '{meta.get('name', 'without a name')}'"
+    if meta.get("rgb") or meta.get("multiscale") or np.ndim(data) != 3:
+        raise InputError(f"{name} is not a 3D grey image or labels layer: choose one that is.")
+    data = np.asarray(data)
+    kept = meta.get("metadata", {}).get(METADATA_KEY)
+    to_world = _layer_to_world(meta, name)
+    if isinstance(kept, LayerGeometry) and kept.shape == data.shape:
+        scale, translate = _upright(kept.affine, kept.shape)
+        if np.allclose(to_world, _matrix(scale, translate), rtol=1e-5, atol=1e-4):
+            return Volume(data, kept.affine, kept.source, kept.warnings)
+    if not np.isfinite(to_world).all() or abs(np.linalg.det(to_world)) < 1e-9:
+        raise InputError(f"{name} has a singular transform: give it a scale in mm.")
+    # napari's world axes are S, A, R; the world of a volume is R, A, S.
+    to_ras = to_world[[2, 1, 0, 3]]
+    warning = (
+        "The grid was taken from the layer's scale and translation, with its axes as superior, "
+        "anterior, right: check left and right."
+    )
+    return volume_from_native(data, to_ras, warnings=(warning,))
+
+
+def _upright(
+    affine: np.ndarray, shape: tuple[int, int, int]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Diagonal scale and translation (S, A, R) that keep the volume's centre in its place."""
+    scale = np.linalg.norm(affine[:3, :3], axis=0)
+    centre = (np.asarray(shape) - 1) / 2
+    world = (affine[:3, :3] @ centre + affine[:3, 3])[::-1]
+    return tuple(scale.tolist()), tuple((world - scale * centre).tolist())
+
+
+def _matrix(scale: tuple[float, ...], translate: tuple[float, ...]) -> np.ndarray:
+    matrix = np.diag([*scale, 1.0])
+    matrix[:3, 3] = translate
+    return matrix
+
+
+def _layer_to_world(meta: dict[str, Any], name: str) -> np.ndarray:
+    """(4, 4): layer index to napari world, in mm where the layer has a unit of length."""
+    from napari.utils.transforms import Affine
+
+    parts = {key: meta[key] for key in ("scale", "translate", "rotate", "shear") if key in meta}
+    matrix = np.asarray(Affine(**parts, ndim=3).affine_matrix, dtype=np.float64)
+    if meta.get("affine") is not None:
+        matrix = np.asarray(meta["affine"], dtype=np.float64) @ matrix
+    return np.diag([*_units_in_mm(meta.get("units"), name), 1.0]) @ matrix
+
+
+def _units_in_mm(units: Any, name: str) -> tuple[float, ...]:
+    import pint
+
+    registry = pint.get_application_registry()
+    if units is None:
+        return (1.0,) * 3
+    units = (units,) * 3 if isinstance(units, str) else tuple(units)
+    factors = []
+    for unit in units:
+        if str(unit) == "pixel":
+            factors.append(1.0)  # napari's default, so it says nothing
+            continue
+        try:
+            factors.append(float(registry.Quantity(1, str(unit)).to("mm").magnitude))
+        except (pint.DimensionalityError, pint.UndefinedUnitError) as error:
+            raise InputError(f"{name} has an axis in {unit}: give it units of length.") from error
+    return tuple(factors)
