@@ -1,0 +1,214 @@
+"""Findings: components, sizes, places, and the CSV."""
+
+import csv
+import io
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from napari_addm.findings import (
+    CSV_COLUMNS,
+    Finding,
+    describe_position,
+    findings_csv,
+    label_anomalies,
+    measure_findings,
+)
+from napari_addm.volume import volume_from_array
+
+SPACING = (1.0, 1.0, 1.0)
+
+
+def two_lesions() -> np.ndarray:
+    anomaly = np.zeros((20, 24, 28), dtype=np.float32)
+    anomaly[2:4, 3:6, 5:9] = 1.0  # 24 voxels
+    anomaly[10:15, 10:15, 20:25] = 2.0  # 125 voxels
+    anomaly[12, 11, 22] = 5.0
+    return anomaly
+
+
+def test_ids_fall_with_volume():
+    labels = label_anomalies(two_lesions(), 0.5, spacing=SPACING, minimum_ml=0)
+    assert labels.dtype == np.int32
+    assert (labels == 1).sum() == 125
+    assert (labels == 2).sum() == 24
+    assert labels.max() == 2
+
+
+def test_threshold_is_strict():
+    anomaly = two_lesions()
+    assert label_anomalies(anomaly, 1.0, spacing=SPACING, minimum_ml=0).max() == 1
+    assert not label_anomalies(anomaly, 5.0, spacing=SPACING, minimum_ml=0).any()
+
+
+def test_minimum_size_is_in_ml_and_inclusive():
+    anomaly = two_lesions()
+    assert label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0.024).max() == 2
+    assert label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0.025).max() == 1
+    assert label_anomalies(anomaly, 0.5, spacing=(2.0, 1.0, 1.0), minimum_ml=0.048).max() == 2
+    assert label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=1.0).max() == 0
+
+
+def test_hundred_voxels_are_a_tenth_of_a_millilitre():
+    anomaly = np.zeros((12, 12, 12))
+    anomaly[1:5, 1:6, 1:6] = 1.0
+    assert label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0.1).max() == 1
+
+
+def test_corners_connect_and_gaps_do_not():
+    anomaly = np.zeros((6, 6, 6))
+    anomaly[1, 1, 1] = anomaly[2, 2, 2] = anomaly[4, 4, 4] = 1.0
+    labels = label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0)
+    assert labels[1, 1, 1] == labels[2, 2, 2] == 1
+    assert labels[4, 4, 4] == 2
+
+
+def test_mask_limits_and_splits():
+    anomaly = np.ones((5, 5, 9))
+    mask = np.ones(anomaly.shape, dtype=np.uint8)
+    mask[:, :, 4] = 0
+    mask[0] = 0
+    labels = label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0, mask=mask)
+    assert labels.max() == 2
+    np.testing.assert_array_equal(labels > 0, mask > 0)
+
+
+def test_not_a_number_is_not_anomalous():
+    anomaly = np.full((4, 4, 4), np.nan, dtype=np.float32)
+    assert not label_anomalies(anomaly, -1.0, spacing=SPACING, minimum_ml=0).any()
+
+
+def test_more_components_than_sixteen_bits_can_name():
+    anomaly = np.zeros((90, 90, 90), dtype=np.float32)
+    anomaly[::2, ::2, ::2] = 1.0
+    labels = label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0)
+    assert labels.max() == 45**3 > 65_535
+    assert np.unique(labels).size == 45**3 + 1
+
+
+@given(
+    hnp.arrays(np.float32, (6, 7, 8), elements=st.integers(0, 3).map(float)),
+    st.integers(0, 3),
+    st.integers(0, 6),
+)
+def test_equals_plain_labelling_of_the_whole_grid(anomaly, threshold, fewest):
+    labels = label_anomalies(anomaly, threshold, spacing=SPACING, minimum_ml=fewest / 1000)
+    plain, count = ndimage.label(anomaly > threshold, np.ones((3, 3, 3)))
+    big = [n for n in range(1, count + 1) if (plain == n).sum() >= fewest]
+    np.testing.assert_array_equal(labels > 0, np.isin(plain, big))
+    sizes = np.bincount(labels.ravel())[1:]
+    assert len(sizes) == len(big)
+    assert (np.diff(sizes) <= 0).all()
+    for n in big:
+        assert np.unique(labels[plain == n]).size == 1
+
+
+def test_whole_grid_is_fast_enough_for_a_slider():
+    rng = np.random.default_rng(0)
+    shape = (155, 240, 240)
+    anomaly = np.zeros(shape, dtype=np.float32)
+    noise = rng.standard_normal((130, 170, 130)).astype(np.float32)
+    smooth = ndimage.gaussian_filter(noise, 3)
+    anomaly[10:140, 35:205, 55:185] = smooth / smooth.std()
+    seconds = []
+    for threshold in (1.0, 1.5, 2.0):
+        start = time.perf_counter()
+        label_anomalies(anomaly, threshold, spacing=SPACING)
+        seconds.append(time.perf_counter() - start)
+    # some 50 ms each on two cores; the bound leaves room for a busy machine
+    assert min(seconds) < 0.5
+
+
+def test_measures_by_hand():
+    anomaly = two_lesions()
+    volume = volume_from_array(
+        anomaly, np.array([[0, 0, 1.0, -10], [0, 1.5, 0, -20], [2.0, 0, 0, -30], [0, 0, 0, 1]])
+    )
+    labels = label_anomalies(anomaly, 0.5, spacing=volume.spacing, minimum_ml=0)
+    uncertainty = np.where(labels == 1, 0.25, 0.5)
+    first, second = measure_findings(labels, anomaly, volume, uncertainty)
+    assert first.id == 1
+    assert first.voxels == 125
+    assert first.volume_ml == pytest.approx(125 * 3 / 1000)
+    # centre (s, a, r) = (12, 12, 22)
+    assert first.centroid_mm == pytest.approx((22 - 10, 12 * 1.5 - 20, 12 * 2 - 30))
+    assert first.peak == 5
+    assert first.mean == pytest.approx((124 * 2 + 5) / 125)
+    assert first.slice == 12
+    assert (first.uncertainty, second.uncertainty) == (0.25, 0.5)
+    assert second.slice == 2  # of equal peaks the first
+    assert measure_findings(labels, anomaly, volume)[0].uncertainty is None
+
+
+def test_centroid_follows_an_oblique_sheared_affine():
+    rng = np.random.default_rng(3)
+    affine = np.eye(4)
+    affine[:3] = rng.standard_normal((3, 4)) * 3
+    anomaly = (rng.random((9, 8, 7)) > 0.8).astype(np.float32)
+    volume = volume_from_array(anomaly, affine)
+    labels = label_anomalies(anomaly, 0.5, spacing=volume.spacing, minimum_ml=0)
+    for finding in measure_findings(labels, anomaly, volume):
+        index = np.argwhere(labels == finding.id)
+        world = nib.affines.apply_affine(affine, index).mean(0)
+        np.testing.assert_allclose(finding.centroid_mm, world)
+        assert finding.volume_ml == pytest.approx(len(index) * volume.voxel_ml)
+
+
+@given(hnp.arrays(np.int16, (5, 6, 7), elements=st.integers(0, 5)))
+def test_labels_with_gaps_as_a_person_leaves_them(labels):
+    anomaly = np.arange(labels.size, dtype=np.float32).reshape(labels.shape) % 17
+    volume = volume_from_array(anomaly)
+    findings = measure_findings(labels, anomaly, volume)
+    assert [f.id for f in findings] == [n for n in np.unique(labels) if n > 0]
+    for finding in findings:
+        values = anomaly[labels == finding.id]
+        assert finding.voxels == values.size
+        assert finding.peak == values.max()
+        assert finding.mean == pytest.approx(values.mean())
+        at_peak = np.argwhere((labels == finding.id) & (anomaly == finding.peak))
+        assert finding.slice == at_peak[0, 0]
+
+
+def test_no_findings():
+    volume = volume_from_array(np.zeros((3, 4, 5), dtype=np.float32))
+    assert measure_findings(np.zeros(volume.shape, np.int32), volume.data, volume) == []
+    assert findings_csv([]) == ",".join(CSV_COLUMNS) + "\n"
+
+
+def test_another_grid_is_refused():
+    volume = volume_from_array(np.zeros((3, 4, 5), dtype=np.float32))
+    with pytest.raises(ValueError, match="grid"):
+        measure_findings(np.zeros((3, 4, 4), np.int32), volume.data, volume)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ((-31.2, -22.0, 30.6), "L 31  P 22  S 31 mm"),
+        ((31.2, 22.0, -30.6), "R 31  A 22  I 31 mm"),
+        ((-0.2, 0.0, 0.4), "R 0  A 0  S 0 mm"),
+    ],
+)
+def test_position_in_words(place, words):
+    assert describe_position(place) == words
+
+
+def test_csv_reads_back():
+    findings = [
+        Finding(1, 12.3456, (-31.24, -22.0, 30.6), 2.5, 1.25, 0.125, 77, 12346),
+        Finding(2, 0.5, (4.0, 5.0, -6.0), 1.5, 1.1, None, 3, 500),
+    ]
+    rows = list(csv.DictReader(io.StringIO(findings_csv(findings))))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert rows[0]["volume_ml"] == "12.346"
+    assert (rows[0]["x_mm"], rows[0]["y_mm"], rows[0]["z_mm"]) == ("-31.2", "-22.0", "30.6")
+    assert rows[0]["position"] == "L 31  P 22  S 31 mm"
+    assert rows[0]["uncertainty"] == "0.125"
+    assert rows[1]["uncertainty"] == ""
+    assert rows[1]["slice"] == "3"
