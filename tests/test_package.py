@@ -54,7 +54,7 @@ def test_help_is_light(arguments: list[str]) -> None:
     "statement",
     [
         "import napari_addm; napari_addm.read_volume(sys.argv[1])",
-        "from napari_addm.widgets.contributions import get_reader as r; r(sys.argv[1])(sys.argv[1])",
+        "import napari_addm.widgets.contributions as c; c.get_reader(sys.argv[1])(sys.argv[1])",
     ],
     ids=["core", "napari reader"],
 )
