@@ -1,0 +1,1 @@
+"""One file per method: its training loss and its reconstruction."""
