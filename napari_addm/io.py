@@ -479,7 +479,8 @@ def _read_mgh(
     except KeyError:
         dtype = np.dtype("V")
     _check_dtype(path, dtype, int(header["type"]))
-    shape, frames = _spatial(path, dims, frame, warnings)
+    # Every MGH file has four dimensions; a single frame is not worth a word.
+    shape, frames = _spatial(path, dims if dims[3] > 1 else dims[:3], frame, warnings)
     header.set_data_shape(shape)
     # set_data_shape forgets the spacing; the block read from the file has it.
     header["delta"] = MGHHeader(head[:90], check=False)["delta"]

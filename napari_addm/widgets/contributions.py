@@ -19,34 +19,34 @@ SAMPLE_DATA = Path(__file__).parent.parent / "sample_data"
 # Words that name a label file in BIDS, nnU-Net, BraTS, FreeSurfer and our own outputs, and words
 # that name a scan; where a file name has several, the last one decides.
 LABEL_WORDS = {
-        "annotation",
-        "aparc",
-        "aseg",
-        "dseg",
-        "label",
-        "labels",
-        "lesion",
-        "lesions",
-        "mask",
-        "roi",
-        "seg",
-        "segmentation",
-        "truth",
-    ,}
+    "annotation",
+    "aparc",
+    "aseg",
+    "dseg",
+    "label",
+    "labels",
+    "lesion",
+    "lesions",
+    "mask",
+    "roi",
+    "seg",
+    "segmentation",
+    "truth",
+}
 SCAN_WORDS = {
-        "anomaly",
-        "flair",
-        "pd",
-        "recon",
-        "t1",
-        "t1c",
-        "t1ce",
-        "t1gd",
-        "t1w",
-        "t2",
-        "t2w",
-        "uncertainty",
-    ,}
+    "anomaly",
+    "flair",
+    "pd",
+    "recon",
+    "t1",
+    "t1c",
+    "t1ce",
+    "t1gd",
+    "t1w",
+    "t2",
+    "t2w",
+    "uncertainty",
+}
 
 PathOrPaths = str | Sequence[str]
 
