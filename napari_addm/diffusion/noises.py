@@ -138,15 +138,15 @@ def _simplex_octave(shape: Shape, period: float, generator: torch.Generator) -> 
     # The place is drawn in skewed coordinates, where it covers one cell evenly.
     skew = SIMPLEX_SKEW * (x + y)
     y, x = y + skew + place_i, x + skew + place_j
-    cell_i, cell_j = y.floor(), x.floor()
+    y, x = y - math.floor(y.min()), x - math.floor(x.min())
+    cell_i, cell_j = y.long(), x.long()
     y, x = y - cell_i, x - cell_j
-    cell_i = (cell_i - cell_i.min()).long()
-    cell_j = (cell_j - cell_j.min()).long()
 
     # One unit gradient per corner, unskewed once here instead of every offset later.
     rows, columns = int(cell_i.max()) + 2, int(cell_j.max()) + 2
-    angle = 2.0 * math.pi * torch.rand(channels, rows * columns, generator=generator)
-    gradient_y, gradient_x = angle.sin(), angle.cos()
+    gradient_y, gradient_x = torch.randn(2, channels, rows * columns, generator=generator)
+    length = torch.hypot(gradient_y, gradient_x)
+    gradient_y, gradient_x = gradient_y / length, gradient_x / length
     unskew = SIMPLEX_UNSKEW * (gradient_y + gradient_x)
     gradient_y, gradient_x = gradient_y - unskew, gradient_x - unskew
 
@@ -157,8 +157,10 @@ def _simplex_octave(shape: Shape, period: float, generator: torch.Generator) -> 
         # (2/3)(dy^2 - dy dx + dx^2) is the squared distance before skewing.
         falloff = (0.5 - (dy * dy - dy * dx + dx * dx) * (2.0 / 3.0)).clamp_(min=0.0)
         falloff = falloff.square_().square_()
-        corner = (cell_i + corner_i) * columns + (cell_j + corner_j)
-        total += falloff * (gradient_y[:, corner] * dy + gradient_x[:, corner] * dx)
+        corner = ((cell_i + corner_i) * columns + (cell_j + corner_j)).flatten()
+        slope_y = gradient_y.index_select(1, corner).view(shape)
+        slope_x = gradient_x.index_select(1, corner).view(shape)
+        total += falloff * (slope_y * dy + slope_x * dx)
     return total
 
 
