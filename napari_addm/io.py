@@ -50,9 +50,20 @@ WRITABLE = (".nii.gz", ".nii", ".mgz", ".mgh")
 # Deflate cannot do better than this (zlib's technical notes), so a larger claim is a lie.
 DEFLATE_LIMIT = 1032
 MGH_DATA_OFFSET = 284
+# NIfTI-2 ends its signature with bytes that a text-mode transfer changes; some writers leave 0.
+TRANSFER_CHECKS = (b"\r\n\x1a\n", bytes(4))
+MAGICS = (
+    b"n+1\0",
+    b"ni1\0",
+    *(magic + check for magic in (b"n+2\0", b"ni2\0") for check in TRANSFER_CHECKS),
+)
 # Random-looking float maps hardly compress; a higher level costs seconds and saves a few percent.
 COMPRESSION_LEVEL = 4
 
+# Beyond these an affine is damage, and its arithmetic loses the millimetre.
+FARTHEST_MM = 1e6
+LARGEST_SPACING_MM = 1e3
+SMALLEST_SPACING_MM = 1e-4
 FORMS_TOLERANCE_MM = 0.1
 THICK_SLICE_MM = 3.0
 TINY_AXIS = 16
@@ -92,6 +103,8 @@ class _Stored:
         )
 
 
+# Numbers too large for their type become infinite and are found so; numpy's warning adds nothing.
+@np.errstate(over="ignore", invalid="ignore")
 def read_volume(path: str | os.PathLike[str], *, frame: int | None = None) -> Volume:
     """Read a scan.
 
@@ -117,8 +130,7 @@ def read_volume(path: str | os.PathLike[str], *, frame: int | None = None) -> Vo
     """
     stored = _read(Path(path), frame)
     volume = stored.to_volume()
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is counted
-        data = volume.data.astype(np.float32, copy=False)
+    data = volume.data.astype(np.float32, copy=False)
     if stored.slope != 1.0:
         data *= np.float32(stored.slope)
     if stored.inter != 0.0:
@@ -132,6 +144,7 @@ def read_volume(path: str | os.PathLike[str], *, frame: int | None = None) -> Vo
     return volume.with_data(data, volume.warnings + warnings)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def read_labels(path: str | os.PathLike[str], *, frame: int | None = None) -> Volume:
     """Read a mask or a label file.
 
@@ -423,12 +436,14 @@ def _read_nifti(
     if len(head) < size:
         raise InputError(f"{path} is cut short inside its header: copy or download it again.")
     header = kind(head[:size], check=False)
-    magic = bytes(head[4:8] if is_nifti2 else head[344:348])
-    if magic[:2] not in (b"n+", b"ni"):
+    magic = head[4:12] if is_nifti2 else head[344:348]
+    if magic == bytes(4):
         raise InputError(
             f"{path} is an Analyze 7.5 file, which does not say left from right: convert it to "
             "NIfTI."
         )
+    if magic not in MAGICS:
+        raise InputError(f"{path} has a damaged header (no NIfTI signature): copy it again.")
 
     dim = header["dim"].astype(np.int64).tolist()
     if not 1 <= dim[0] <= 7 or any(n < 1 for n in dim[1 : dim[0] + 1]):
@@ -631,6 +646,10 @@ def _nifti_affine(
     warnings: list[str],
 ) -> np.ndarray:
     """World affine by the NIfTI rules; repairs spacing and qfac in `header` in place."""
+    for form in ("sform_code", "qform_code"):
+        # Readers differ about codes outside the standard: below 0 says nothing, above 5 something.
+        if not 0 <= header[form] <= 5:
+            header[form] = int(header[form] > 0)
     sform, sform_code = header.get_sform(coded=False), int(header["sform_code"])
     qform_code = int(header["qform_code"])
     if sform_code > 0:
@@ -676,7 +695,9 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
     if not np.isfinite(affine).all():
         raise InputError(f"{path} has an affine with NaN or infinite entries: {mend}")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not spacing.all() or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
+    if np.abs(affine).max() > FARTHEST_MM or spacing.max() > LARGEST_SPACING_MM:
+        raise InputError(f"{path} has an affine with impossibly large entries: {mend}")
+    if spacing.min() < SMALLEST_SPACING_MM or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
         raise InputError(f"{path} has a singular affine, which flattens the volume: {mend}")
 
 

@@ -622,6 +622,22 @@ def rgb(folder: Path) -> Path:
     return folder / "scan.nii"
 
 
+def absurd_affine(folder: Path) -> Path:
+    return patch(save(folder / "scan.nii"), srow_x=[1e17, 0, 0, 0])
+
+
+def foreign_magic(folder: Path) -> Path:
+    return patch(save(folder / "scan.nii"), magic=b"n+7")
+
+
+def newlines_changed(folder: Path) -> Path:
+    """A NIfTI-2 file that went through a text-mode transfer."""
+    nib.save(nib.Nifti2Image(make_data(), make_affine("LAS")), folder / "scan.nii")
+    raw = (folder / "scan.nii").read_bytes()
+    (folder / "scan.nii").write_bytes(raw[:8] + b"\n\n\x1a\n" + raw[12:])
+    return folder / "scan.nii"
+
+
 def unknown_type(folder: Path) -> Path:
     return patch(save(folder / "scan.nii"), datatype=999)
 
@@ -702,6 +718,9 @@ def missing(folder: Path) -> Path:
         (wild_quaternion, "NaN or infinite entries"),
         (singular_sform, "singular affine"),
         (zero_sform, "singular affine"),
+        (absurd_affine, "impossibly large"),
+        (foreign_magic, "no NIfTI signature"),
+        (newlines_changed, "no NIfTI signature"),
         (complex_voxels, "complex"),
         (rgb, "colour"),
         (unknown_type, "unknown voxel type"),
@@ -744,6 +763,31 @@ def test_a_giant_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"needs about 9 TB of memory"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "nifti2.nii", "scan.mgh"])
+def test_a_damaged_header_is_refused_or_harmless(name: str, tmp_path: Path) -> None:
+    """Random bytes in the header: either one sentence, or a volume that survives a round trip."""
+    kind = {"nifti2.nii": nib.Nifti2Image, "scan.mgh": MGHImage}.get(name, nib.Nifti1Image)
+    path, out = tmp_path / name, tmp_path / "out.nii.gz"
+    nib.save(kind(make_data(), make_affine("LAS", TILT)), path)
+    whole, size = path.read_bytes(), 90 if name.endswith("mgh") else 352
+    random = np.random.default_rng(7)
+    refused = 0
+    for _ in range(100):
+        raw = bytearray(whole)
+        for position in random.integers(0, size, 3):
+            raw[position] = random.integers(256)
+        path.write_bytes(raw)
+        try:
+            volume = read_volume(path)
+        except InputError:
+            refused += 1
+            continue
+        again = read_volume(write_volume(out, volume, overwrite=True))
+        assert_array_equal(again.data, volume.data)
+        assert again.same_grid(volume)
+    assert 0 < refused < 100
 
 
 def test_huge_volume_is_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
