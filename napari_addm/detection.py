@@ -1,0 +1,572 @@
+"""Detection: one generator that the dock widget, the command line and Python drive.
+
+:func:`detect` yields progress after every call of the network. Closing the
+generator cancels within one step, and what is finished stays finished.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_addm.checkpoint import Checkpoint, ModelSpecification, ScoreKind, ScoreSpecification
+from napari_addm.errors import AddmError
+from napari_addm.preparation import Slices, prepare
+from napari_addm.scoring import anomaly_map
+from napari_addm.volume import Volume
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+BATCH_SIZES = {"cpu": 8, "cuda": 64, "mps": 16}
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class DetectionSettings:
+    """What a detection does; None means the checkpoint's own default.
+
+    Attributes
+    ----------
+    steps : int, optional
+        Sampling steps: calls of the network from the noise level to the clean image.
+    level : int, optional
+        Noise level, a timestep t in 1..T of the checkpoint's chain.
+    sampler : str, optional
+        ``"ddim"`` or ``"ddpm"``.
+    eta : float, optional
+        Of the DDIM sampler: 0 is deterministic, 1 as random as DDPM.
+    seed : int
+        Same seed, scan and settings: same result.
+    draws : int, optional
+        Independent noise draws; their mean is the result, their spread the uncertainty.
+    device : str
+        ``"auto"`` takes CUDA, else MPS, else the CPU.
+    precision : str
+        Of the network; states and updates are float32 always. ``"auto"`` takes
+        bfloat16 where the device computes in it, else float16 on CUDA, else float32.
+    batch_size : int, optional
+        Slices at once; halved when memory runs out.
+    slices : tuple of int, optional
+        Only these slices of the scan (indices along S); all of them by default.
+    score : str, optional
+        See :data:`napari_addm.scoring.SCORE_MEANINGS`.
+    smoothing_mm : float, optional
+        Standard deviation of the Gaussian that smooths the residual.
+    """
+
+    steps: int | None = None
+    level: int | None = None
+    sampler: Literal["ddim", "ddpm"] | None = None
+    eta: float | None = None
+    seed: int = 0
+    draws: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    slices: tuple[int, ...] | None = None
+    score: ScoreKind | None = None
+    smoothing_mm: float | None = None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Maps on the scan's own grid, and how they came about.
+
+    Attributes
+    ----------
+    anomaly : Volume of float32
+        The score (smoothed residual), in shares of the brain's intensity range;
+        0 outside the brain.
+    reconstruction : Volume of float32
+        In the scan's intensities; 0 outside the brain.
+    uncertainty : Volume of float32 or None
+        Standard deviation of the score over the draws; None for a single draw.
+    brain_mask : Volume of bool
+    done : ndarray of bool, shape (S,)
+        Which slices of the scan are finished.
+    seconds : dict of str to float
+        Spent in ``prepare``, ``load``, ``network`` and ``score``.
+    settings : DetectionSettings
+        With every default filled in.
+    specification : ModelSpecification
+    device, precision : str
+        What the network ran on.
+    warnings : tuple of str
+    """
+
+    anomaly: Volume
+    reconstruction: Volume
+    uncertainty: Volume | None
+    brain_mask: Volume
+    done: NDArray[np.bool_]
+    seconds: dict[str, float]
+    settings: DetectionSettings
+    specification: ModelSpecification
+    device: str
+    precision: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a detection is.
+
+    Attributes
+    ----------
+    stage : str
+        ``"prepare"``, ``"reconstruct"`` or ``"finish"``.
+    done, total : int
+        Calls of the network.
+    seconds : float
+        Since the start.
+    eta : float or None
+        Seconds left, from the measured time per call; None while unknown.
+    slices : tuple of int
+        Slices of the scan that became finished with this progress.
+    result : Detection or None
+        The result so far, when slices became finished; whole in the last progress.
+    """
+
+    stage: Literal["prepare", "reconstruct", "finish"]
+    done: int
+    total: int
+    seconds: float
+    eta: float | None = None
+    slices: tuple[int, ...] = ()
+    result: Detection | None = None
+
+
+def resolve(settings: DetectionSettings, specification: ModelSpecification) -> DetectionSettings:
+    """Fill in the checkpoint's defaults and check the settings against it.
+
+    Raises
+    ------
+    AddmError
+        One sentence that names the setting and what it may be.
+    """
+    default = specification.detection
+    length = specification.diffusion.length
+    level = default.level if settings.level is None else settings.level
+    if not 1 <= level <= length:
+        raise AddmError(f"The noise level {level} is not within 1..{length} of this checkpoint.")
+    steps = min(default.steps, level) if settings.steps is None else settings.steps
+    if not 1 <= steps <= level:
+        raise AddmError(f"{steps} sampling steps do not fit a noise level of {level}: 1..{level}.")
+    draws = default.draws if settings.draws is None else settings.draws
+    if draws < 1:
+        raise AddmError(f"{draws} noise draws are too few; it takes at least 1.")
+    sampler = settings.sampler or default.sampler
+    if sampler not in ("ddim", "ddpm"):
+        raise AddmError(f"There is no sampler {sampler!r}; choose ddim or ddpm.")
+    eta = default.eta if settings.eta is None else settings.eta
+    if not 0.0 <= eta <= 1.0:
+        raise AddmError(f"eta is {eta:g}, and has to be between 0 and 1.")
+    score = settings.score or default.score.kind
+    if score not in get_args(ScoreKind):
+        raise AddmError(f"There is no score {score!r}; choose {', '.join(get_args(ScoreKind))}.")
+    smoothing = settings.smoothing_mm
+    if smoothing is None:
+        smoothing = default.score.smoothing_mm
+    if not 0.0 <= smoothing <= 100.0:
+        raise AddmError(f"A smoothing of {smoothing:g} mm is not between 0 and 100 mm.")
+    if settings.device not in DEVICES:
+        raise AddmError(f"There is no device {settings.device!r}; choose {', '.join(DEVICES)}.")
+    if settings.precision not in PRECISIONS:
+        raise AddmError(
+            f"There is no precision {settings.precision!r}; choose {', '.join(PRECISIONS)}."
+        )
+    if settings.batch_size is not None and settings.batch_size < 1:
+        raise AddmError(f"A batch of {settings.batch_size} slices is too small; it takes 1.")
+    if settings.seed < 0:
+        raise AddmError(f"The seed is {settings.seed}, and has to be 0 or more.")
+    return DetectionSettings(
+        steps=steps,
+        level=level,
+        sampler=sampler,
+        eta=eta,
+        seed=settings.seed,
+        draws=draws,
+        device=settings.device,
+        precision=settings.precision,
+        batch_size=settings.batch_size,
+        slices=settings.slices,
+        score=score,
+        smoothing_mm=smoothing,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for a setting; ``"auto"`` takes CUDA, else MPS, else the CPU.
+
+    Raises
+    ------
+    AddmError
+        If the named device is not there.
+    """
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, available in there.items() if available)
+    if not there.get(name, False):
+        usable = ", ".join(device for device, available in there.items() if available)
+        raise AddmError(f"This machine has no device {name}; usable here: {usable}.")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The network's number format for a setting on a device."""
+    import torch
+
+    if name != "auto":
+        dtype = getattr(torch, name)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu":
+        capable = torch.cpu.get_capabilities()
+        if capable.get("avx512_bf16") or capable.get("amx_bf16"):
+            return torch.bfloat16
+    return torch.float32
+
+
+@dataclass
+class _Engine:
+    """A network on a device, kept between runs."""
+
+    key: tuple[str, str, str]
+    network: Any
+
+    def __call__(self, image: Tensor, timesteps: Tensor) -> Tensor:
+        dtype = next(self.network.parameters()).dtype
+        return self.network(image.to(dtype), timesteps).float()  # type: ignore[no-any-return]
+
+
+_kept: list[_Engine] = []
+
+
+def _engine(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> _Engine:
+    from napari_addm.networks import load_network
+
+    key = (checkpoint.sha256, str(device), str(dtype))
+    if not _kept or _kept[0].key != key:
+        free_memory()
+        _kept.append(_Engine(key, load_network(checkpoint).to(device, dtype)))
+    return _kept[0]
+
+
+def free_memory() -> None:
+    """Forget the network that is kept between runs, and give its memory back."""
+    import torch
+
+    _kept.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@dataclass
+class _State:
+    """Reconstructions on the model grid while they come in."""
+
+    slices: Slices
+    settings: DetectionSettings
+    score: ScoreSpecification
+    specification: ModelSpecification
+    device: str
+    precision: str
+    seconds: dict[str, float]
+    warnings: list[str]
+    images: NDArray[np.float32] = field(init=False)
+    finished: NDArray[np.bool_] = field(init=False)
+    shown: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.settings.draws is not None
+        self.images = np.full(
+            (self.settings.draws, *self.slices.images.shape), -1.0, dtype=np.float32
+        )
+        self.finished = np.zeros(len(self.slices.images), bool)
+        self.shown = np.zeros(self.slices.volume.shape[0], bool)
+        self.maps = {
+            name: np.zeros(self.slices.volume.shape, np.float32)
+            for name in ("anomaly", "reconstruction", "uncertainty")
+        }
+
+    def take(self) -> tuple[Detection, tuple[int, ...]]:
+        """Score what is finished and bring it to the scan's grid; also the new slices."""
+        started = time.perf_counter()
+        slices = self.slices
+        valid = self.finished
+        mask = slices.masks & valid[:, None, None]
+        scan = slices.on_grid((slices.images + 1.0) / 2.0)
+        drawn = np.stack([slices.on_grid((r + 1.0) / 2.0) for r in self.images])
+        anomaly, uncertainty = anomaly_map(
+            scan, drawn, slices.on_grid(mask), self.score, slices.spacing_mm
+        )
+        reconstruction = slices.intensity.inverse(drawn.mean(axis=0).clip(0.0, 1.0))
+
+        complete = slices.complete_native(valid)
+        wanted = self.settings.slices
+        if wanted is not None:
+            asked = np.zeros_like(complete)
+            asked[list(wanted)] = True
+            complete &= asked
+        new = np.flatnonzero(complete & ~self.shown)
+        # Smoothing reaches into neighbouring slices, so what is shown already changes too.
+        touched = np.flatnonzero(complete)
+        if len(touched):
+            span = (int(touched[0]), int(touched[-1]) + 1)
+            grids = {"anomaly": anomaly, "reconstruction": reconstruction}
+            if uncertainty is not None:
+                grids["uncertainty"] = uncertainty
+            for name, grid in grids.items():
+                native = slices.to_native(grid, native_slices=span, valid=valid)
+                self.maps[name][touched] = native[touched]
+        self.shown |= complete
+        self.seconds["score"] += time.perf_counter() - started
+        volume = slices.volume
+        result = Detection(
+            anomaly=volume.with_data(self.maps["anomaly"].copy()),
+            reconstruction=volume.with_data(self.maps["reconstruction"].copy()),
+            uncertainty=(
+                volume.with_data(self.maps["uncertainty"].copy())
+                if uncertainty is not None
+                else None
+            ),
+            brain_mask=volume.with_data(slices.brain_mask),
+            done=self.shown.copy(),
+            seconds=dict(self.seconds),
+            settings=self.settings,
+            specification=self.specification,
+            device=self.device,
+            precision=self.precision,
+            warnings=tuple(self.warnings),
+        )
+        return result, tuple(new.tolist())
+
+
+def detect(
+    volume: Volume,
+    checkpoint: Checkpoint,
+    settings: DetectionSettings | None = None,
+    brain_mask: NDArray[np.bool_] | None = None,
+    *,
+    first_slice: int | None = None,
+    partial: bool = True,
+) -> Iterator[Progress]:
+    """Reconstruct a scan as if it were healthy, and score the difference.
+
+    Parameters
+    ----------
+    volume : Volume
+    checkpoint : Checkpoint
+    settings : DetectionSettings, optional
+    brain_mask : ndarray of bool, shape (S, A, R), optional
+        On the scan's grid; found by :func:`napari_addm.preparation.prepare` if missing.
+    first_slice : int, optional
+        Slices are reconstructed from this slice of the scan outward; else from the middle.
+    partial : bool
+        Whether to yield results while slices finish, or only the last.
+
+    Yields
+    ------
+    Progress
+        After every call of the network; the last one holds the whole result.
+
+    Raises
+    ------
+    AddmError
+        If the scan, the settings or the checkpoint cannot be used.
+    """
+    import torch
+
+    from napari_addm.diffusion.noises import SliceNoise
+    from napari_addm.diffusion.samplers import sampling_levels
+    from napari_addm.diffusion.schedules import LinearSchedule
+    from napari_addm.methods.addm import reconstruct
+
+    started = time.perf_counter()
+    specification = checkpoint.specification
+    settings = resolve(settings or DetectionSettings(), specification)
+    assert settings.level and settings.steps and settings.draws
+    assert settings.score and settings.smoothing_mm is not None
+    assert settings.sampler and settings.eta is not None
+    device = choose_device(settings.device)
+    dtype = choose_precision(settings.precision, device)
+
+    def elapsed() -> float:
+        return time.perf_counter() - started
+
+    yield Progress("prepare", 0, 0, elapsed())
+    slices = prepare(volume, specification.preparation, brain_mask)
+    seconds = {"prepare": elapsed(), "load": 0.0, "network": 0.0, "score": 0.0}
+    loading = time.perf_counter()
+    engine = _engine(checkpoint, device, dtype)
+    seconds["load"] = time.perf_counter() - loading
+
+    state = _State(
+        slices,
+        settings,
+        ScoreSpecification(
+            kind=settings.score,
+            smoothing_mm=settings.smoothing_mm,
+            erosion_mm=specification.detection.score.erosion_mm,
+        ),
+        specification,
+        str(device),
+        str(dtype).removeprefix("torch."),
+        seconds,
+        list(slices.warnings),
+    )
+    levels = sampling_levels(settings.level, settings.steps)
+    schedule = LinearSchedule(specification.diffusion.length)
+    noise = SliceNoise(specification.diffusion.noise, settings.seed)
+    queue = _order(slices, settings.slices, first_slice)
+    shape = (1, *slices.images.shape[1:])
+    batch_size = settings.batch_size or BATCH_SIZES[device.type]
+    # Equal batches: a small last one would cost nearly as much as a full one.
+    rounds = max(1, -(-len(queue) // batch_size))
+    batch_size = max(1, -(-len(queue) // rounds))
+    calls, slice_calls = 0, 0
+    per_slice = settings.draws * settings.steps
+
+    while queue:
+        batch = queue[:batch_size]
+        ids = slices.indices[batch]
+        clean = torch.from_numpy(slices.images[batch])[:, None].to(device)
+        total = calls + per_slice * -(-len(queue) // batch_size)
+        before = calls
+        try:
+            for draw in range(settings.draws):
+
+                def fresh(step: int, draw: int = draw, ids: Any = ids) -> Tensor:
+                    return noise.sample(ids, shape, draw, step).to(device)
+
+                ticking = time.perf_counter()
+                chain = reconstruct(
+                    engine,
+                    schedule,
+                    clean,
+                    levels,
+                    fresh,
+                    sampler=settings.sampler,
+                    eta=settings.eta,
+                )
+                for image in chain:
+                    seconds["network"] += time.perf_counter() - ticking
+                    calls += 1
+                    slice_calls += len(batch)
+                    left = per_slice * len(queue) - (calls - before) * len(batch)
+                    eta = left * seconds["network"] / slice_calls
+                    yield Progress("reconstruct", calls, total, elapsed(), eta)
+                    ticking = time.perf_counter()
+                state.images[draw, batch] = image[:, 0].cpu().numpy()
+        except (RuntimeError, MemoryError, NotImplementedError) as error:
+            calls = before
+            device, batch_size = _retreat(error, device, batch_size, state)
+            state.device = str(device)
+            if str(device) != engine.key[1]:
+                dtype = choose_precision(settings.precision, device)
+                state.precision = str(dtype).removeprefix("torch.")
+                engine = _engine(checkpoint, device, dtype)
+            continue
+        state.finished[batch] = True
+        queue = queue[batch_size:]
+        if queue and partial:
+            result, new = state.take()
+            yield Progress("reconstruct", calls, total, elapsed(), eta, new, result)
+
+    result, new = state.take()
+    yield Progress("finish", calls, calls, elapsed(), 0.0, new, result)
+
+
+def _order(
+    slices: Slices, wanted: Sequence[int] | None, first_slice: int | None
+) -> list[int]:
+    """Positions of the model slices to reconstruct, from the first slice outward."""
+    count = slices.volume.shape[0]
+    if wanted is None:
+        positions = np.arange(len(slices.images))
+    else:
+        if not wanted or any(not 0 <= s < count for s in wanted):
+            raise AddmError(
+                f"{slices.volume.name}: the slices have to be within 0..{count - 1} of the scan."
+            )
+        positions = slices.needed_for(wanted)
+        if not len(positions):
+            raise AddmError(
+                f"{slices.volume.name}: there is no brain in the chosen slice; choose another."
+            )
+    if first_slice is None:
+        first_slice = count // 2 if wanted is None else wanted[len(wanted) // 2]
+    near = slices.needed_for([min(max(first_slice, 0), count - 1)])
+    centre = near.mean() if len(near) else positions.mean()
+    order = np.argsort(np.abs(positions - centre), kind="stable")
+    return [int(p) for p in positions[order]]
+
+
+def _retreat(
+    error: Exception, device: torch.device, batch_size: int, state: _State
+) -> tuple[torch.device, int]:
+    """Where to go on after a failed batch: half of it, then the CPU; else raise."""
+    import torch
+
+    memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "out of memory" in str(error) or "can't allocate memory" in str(error)
+    )
+    unsupported = isinstance(error, NotImplementedError) and device.type == "mps"
+    if not memory and not unsupported:
+        raise error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if memory and batch_size > 1:
+        state.warnings.append(
+            f"out of memory at {batch_size} slices at once: went on with {batch_size // 2}"
+        )
+        return device, batch_size // 2
+    if device.type != "cpu":
+        reason = "out of memory" if memory else "an operation is not supported"
+        state.warnings.append(f"{reason} on {device.type}: went on on the CPU")
+        return torch.device("cpu"), BATCH_SIZES["cpu"]
+    raise AddmError(
+        "Out of memory with a single slice; close other programs, or use a smaller checkpoint."
+    ) from error
+
+
+def run(
+    volume: Volume,
+    checkpoint: Checkpoint,
+    settings: DetectionSettings | None = None,
+    brain_mask: NDArray[np.bool_] | None = None,
+    *,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> Detection:
+    """Drive :func:`detect` to its end and return the result.
+
+    Parameters
+    ----------
+    on_progress : callable, optional
+        Called with every :class:`Progress`.
+    """
+    result = None
+    for progress in detect(volume, checkpoint, settings, brain_mask, partial=False):
+        if on_progress is not None:
+            on_progress(progress)
+        result = progress.result
+    assert result is not None  # the last progress always carries it
+    return result
