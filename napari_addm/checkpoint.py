@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,13 +26,25 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MAX_HEADER_BYTES = 4 * 2**20
-MAX_WEIGHTS_BYTES = 4 * 2**30
+MAX_FILE_BYTES = 4 * 2**30
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
+# How files begin that people take for checkpoints, so that the refusal can say what they are.
+FOREIGN_BEGINNINGS = {
+    b"PK\x03\x04": "a zip archive, as pickled .pt and .ckpt files are",
+    b"\x80": "a Python pickle, as .pt, .ckpt and .pkl files are",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "a gzip file",
+    b"<": "a web page",
+    b"version ": "a Git LFS pointer in place of the file",
+}
 DEMO_CHECKPOINT = Path(__file__).parent / "sample_data" / "demo_addm.safetensors"
 
 ScoreKind = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim"]
 SamplerKind = Literal["ddim", "ddpm"]
-Positive = Annotated[float, Field(gt=0)]
+Millimetres = Annotated[float, Field(ge=0.1, le=20)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
+Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class _Part(BaseModel):
@@ -53,7 +68,7 @@ class PreparationSpecification(_Part):
     """
 
     orientation: Literal["axial"] = "axial"
-    spacing_mm: tuple[Positive, Positive, Positive]
+    spacing_mm: tuple[Millimetres, Millimetres, Millimetres]
     size: tuple[Annotated[int, Field(ge=8, le=1024)], Annotated[int, Field(ge=8, le=1024)]]
     percentiles: tuple[float, ...]
     landmarks: tuple[float, ...]
@@ -64,7 +79,7 @@ class PreparationSpecification(_Part):
             values = getattr(self, name)
             if not 2 <= len(values) <= 101:
                 raise ValueError(f"{name} needs 2 to 101 values")
-            if any(b <= a for a, b in zip(values, values[1:], strict=False)):
+            if any(b <= a for a, b in pairwise(values)):
                 raise ValueError(f"{name} must rise")
         if len(self.percentiles) != len(self.landmarks):
             raise ValueError("percentiles and landmarks differ in number")
@@ -142,7 +157,7 @@ class DetectionSpecification(_Part):
     draws: Annotated[int, Field(ge=1, le=1000)] = 1
     score: ScoreSpecification
     threshold: float
-    threshold_source: str
+    threshold_source: Line
     minimum_ml: Annotated[float, Field(ge=0)] = 0.5
 
 
@@ -162,16 +177,16 @@ class ModelSpecification(_Part):
 
     schema_version: Literal[1] = 1
     method: Literal["addm"] = "addm"
-    name: str
-    description: str = ""
-    licence: str = "unspecified"
+    name: Line
+    description: Annotated[str, Field(max_length=20_000)] = ""
+    licence: Line = "unspecified"
     network: NetworkSpecification
     diffusion: DiffusionSpecification
     preparation: PreparationSpecification
     detection: DetectionSpecification
     training: dict[str, Any] = Field(default_factory=dict)
     evaluation: dict[str, Any] = Field(default_factory=dict)
-    weights_sha256: str = ""
+    weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpecification:
@@ -195,42 +210,195 @@ class Checkpoint:
     sha256: str
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The safetensors header and the offset of the tensor bytes; nothing else is read."""
+def _refusal(path: Path, fault: str, mend: str) -> CheckpointError:
+    return CheckpointError(f"{path}: {fault}; {mend}.")
+
+
+def _printable(text: object, length: int = 60) -> str:
+    """Text from a file as it may stand in a message: one line, no control characters."""
+    text = str(text)
+    shown = "".join(c if c.isprintable() else "?" for c in text[:length])
+    return shown if len(text) <= length else f"{shown}.."
+
+
+def _parse_json(text: str) -> Any:
+    """JSON by the letter: no key twice, no NaN.
+
+    Raises
+    ------
+    ValueError
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"the key {_printable(key)} stands there twice")
+            found[key] = value
+        return found
+
+    def no_constant(name: str) -> Any:
+        raise ValueError(f"{name} is no JSON")
+
     try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The safetensors header, checked against the file's size, and where the tensors begin.
+
+    Nothing else of the file is read, and nothing that it declares is allocated.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise _refusal(path, "not a file", "choose a .safetensors file")
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(8)
-            if len(start) < 8:
-                raise CheckpointError(
-                    f"{path}: not a safetensors checkpoint ({size} bytes); "
-                    "choose a .safetensors file written by napari-addm train."
+            start = file.read(9)
+            (length,) = struct.unpack("<Q", start[:8].ljust(8, b"\xff"))
+            if length > MAX_HEADER_BYTES or start[8:] != b"{":
+                kind = next(
+                    (kind for first, kind in FOREIGN_BEGINNINGS.items() if start.startswith(first)),
+                    "not a safetensors file" if size else "an empty file",
                 )
-            (length,) = struct.unpack("<Q", start)
-            if length > MAX_HEADER_BYTES or start[:2] in (b"PK", b"\x80\x02"):
-                raise CheckpointError(
-                    f"{path}: not a safetensors checkpoint (pickled .pt and .ckpt files are "
-                    "not opened, because they can run code); choose a .safetensors file."
+                raise _refusal(
+                    path,
+                    f"this is {kind}, and no checkpoint of napari-addm",
+                    "choose a .safetensors file (nothing else is opened, because other formats "
+                    "can run code)",
                 )
             if 8 + length > size:
-                raise CheckpointError(
-                    f"{path}: the file is cut short within its header; copy it again."
-                )
+                raise _refusal(path, "the file is cut short within its header", "copy it again")
+            file.seek(8)
             raw = file.read(length)
     except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions."
+        raise _refusal(
+            path, f"cannot be read ({error.strerror})", "check the path and its permissions"
         ) from error
+    if size > MAX_FILE_BYTES:
+        raise _refusal(
+            path, "larger than 4 GiB, so no checkpoint of napari-addm", "choose another file"
+        )
     try:
-        header = json.loads(raw.decode("utf-8"))
-        if not isinstance(header, dict):
-            raise ValueError("no JSON object")
+        header = _parse_json(raw.decode("utf-8"))
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise ValueError("__metadata__ is not an object")
+        declared = _declared_bytes(header)
     except ValueError as error:
-        raise CheckpointError(
-            f"{path}: the header is not JSON; the file is damaged or no safetensors checkpoint, "
-            "copy it again."
+        raise _refusal(
+            path,
+            f"the header is not that of a safetensors file ({_printable(error, 200)})",
+            "the file is damaged, copy it again",
         ) from error
-    return header, 8 + length
+    if declared != size - 8 - length:
+        raise _refusal(
+            path,
+            f"its header declares {declared} bytes of weights, the file holds {size - 8 - length}",
+            "the file is cut short or damaged, copy it again",
+        )
+    return metadata, 8 + length
+
+
+def _declared_bytes(tensors: dict[str, Any]) -> int:
+    """How many bytes the tensors of a header fill, end to end.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not what safetensors defines, or does not agree with itself.
+    """
+    spans = []
+    for name, entry in tensors.items():
+        if not TENSOR_NAME.fullmatch(name):
+            raise ValueError(f"a tensor is named {_printable(name)}")
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"the entry of {name} is not dtype, shape and data_offsets")
+        shape, offsets = entry["shape"], entry["data_offsets"]
+        if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+            raise ValueError(f"{name} has no shape or no place")
+        if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPE_BYTES:
+            raise ValueError(f"{name} has the type {_printable(entry['dtype'])}")
+        if math.prod(shape) * DTYPE_BYTES[entry["dtype"]] != offsets[1] - offsets[0]:
+            raise ValueError(f"shape and place of {name} differ in size")
+        spans.append((*offsets, name))
+    end = 0
+    for first, last, name in sorted(spans):
+        if first != end:
+            raise ValueError(f"{name} does not follow the tensor before it")
+        end = last
+    return end
+
+
+def _are_sizes(values: object) -> bool:
+    """Whether this is a short list of plain integers from 0 to 2^53."""
+    return (
+        isinstance(values, list)
+        and len(values) <= 8
+        and all(type(value) is int and 0 <= value <= 2**53 for value in values)
+    )
+
+
+def _read(path: Path) -> tuple[ModelSpecification, int]:
+    """The specification and where the tensors begin."""
+    metadata, offset = _read_header(path)
+    text = metadata.get("specification")
+    if not isinstance(text, str):
+        raise _refusal(
+            path,
+            "the header has no model specification",
+            "only checkpoints written by napari-addm train can be used",
+        )
+    unknown = sorted(metadata.keys() - {"specification", "format"})
+    if unknown:
+        names = ", ".join(_printable(name) for name in unknown[:5])
+        raise _refusal(
+            path, f"unknown keys in the header ({names})", "use the checkpoint as it was written"
+        )
+    try:
+        found = _parse_json(text)
+    except ValueError as error:
+        raise _refusal(
+            path,
+            f"its model specification is not JSON ({_printable(error, 200)})",
+            "the file is damaged, copy it again",
+        ) from error
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise _refusal(
+            path,
+            f"its specification has version {_printable(version)}, this program knows "
+            f"{SCHEMA_VERSION}",
+            "update napari-addm",
+        )
+    try:
+        # Strict: a number in quotes is not a number.
+        specification = ModelSpecification.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _refusal(
+            path,
+            f"its model specification is not valid ({_list_faults(error)})",
+            "use the checkpoint as it was written, or train it again",
+        ) from error
+    return specification, offset
+
+
+def _list_faults(error: ValidationError, most: int = 5) -> str:
+    faults = []
+    for fault in error.errors(include_url=False, include_input=False)[:most]:
+        where = _printable(".".join(map(str, fault["loc"])) or "the whole")
+        if fault["type"] == "extra_forbidden":
+            faults.append(f"{where} is unknown")
+        elif fault["type"] == "missing":
+            faults.append(f"{where} is missing")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            faults.append(f"{where}: {_printable(message, 120)}")
+    if error.error_count() > most:
+        faults.append(f"{error.error_count() - most} more")
+    return "; ".join(faults)
 
 
 def read_specification(path: str | os.PathLike[str]) -> ModelSpecification:
@@ -239,75 +407,54 @@ def read_specification(path: str | os.PathLike[str]) -> ModelSpecification:
     Raises
     ------
     CheckpointError
-        If the file is no checkpoint, or its specification is not valid.
+        If the file is no checkpoint or cut short, or its specification is not valid.
     """
-    path = Path(path)
-    header, _ = _read_header(path)
-    metadata = header.get("__metadata__")
-    text = metadata.get("specification") if isinstance(metadata, dict) else None
-    if not isinstance(text, str):
-        raise CheckpointError(
-            f"{path}: the header has no model specification; only checkpoints written by "
-            "napari-addm train can be used."
-        )
-    try:
-        found = json.loads(text)
-        version = found.get("schema_version") if isinstance(found, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{path}: its specification has version {version}, this program knows "
-                f"{SCHEMA_VERSION}; update napari-addm."
-            )
-        return ModelSpecification.model_validate(found)
-    except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, e['loc'])) or 'specification'}: {e['msg']}"
-            for e in error.errors()[:5]
-        ]
-        raise CheckpointError(
-            f"{path}: its model specification is not valid ({'; '.join(faults)}); "
-            "train or export the checkpoint again."
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path}: its model specification is not JSON; the file is damaged, copy it again."
-        ) from error
+    specification, _ = _read(Path(path))
+    return specification
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read and check a checkpoint: specification, weights hash, finite values.
+
+    Whether the weights fit the network is checked where the network is
+    built, by :func:`napari_addm.networks.load_network`.
 
     Raises
     ------
     CheckpointError
         One sentence that names the file, the fault and the mend.
     """
+    path = Path(path)
+    specification, offset = _read(path)
+
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path = Path(path)
-    specification = read_specification(path)
-    _, offset = _read_header(path)
-    if path.stat().st_size > MAX_WEIGHTS_BYTES:
-        raise CheckpointError(f"{path}: larger than 4 GiB; this is no checkpoint of napari-addm.")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _refusal(path, f"cannot be read ({error.strerror})", "copy it again") from error
     if hashlib.sha256(memoryview(content)[offset:]).hexdigest() != specification.weights_sha256:
-        raise CheckpointError(
-            f"{path}: the weights do not have the hash that the header names; the file is "
-            "damaged or was changed, copy it again."
+        raise _refusal(
+            path,
+            "the weights do not have the hash that the header names",
+            "the file is damaged or was changed, copy it again",
         )
     try:
         weights = load(content)
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: the tensors cannot be read ({error}); the file is damaged, copy it again."
+        raise _refusal(
+            path,
+            f"the tensors cannot be read ({_printable(error, 200)})",
+            "the file is damaged, copy it again",
         ) from error
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"{path}: the weights {name} hold NaN or infinity; the training diverged, "
-                "use an earlier checkpoint."
+            raise _refusal(
+                path,
+                f"the weights {name} hold NaN or infinity",
+                "the training diverged, use an earlier checkpoint",
             )
     return Checkpoint(specification, weights, path, hashlib.sha256(content).hexdigest())
 
@@ -317,7 +464,13 @@ def save_checkpoint(
     specification: ModelSpecification,
     weights: dict[str, Tensor],
 ) -> Path:
-    """Write a checkpoint atomically; the weights' hash is put into its header."""
+    """Write a checkpoint atomically; the weights' hash is put into its header.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written. A file that was there before stays.
+    """
     from safetensors.torch import save
 
     path = Path(path)
@@ -327,11 +480,18 @@ def save_checkpoint(
     digest = hashlib.sha256(memoryview(plain)[8 + length :]).hexdigest()
     specification = specification.model_copy(update={"weights_sha256": digest})
     content = save(weights, {"specification": specification.model_dump_json()})
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refusal(
+            path,
+            f"the checkpoint cannot be written ({error.strerror})",
+            "choose another place or free some space",
+        ) from error
     return path
