@@ -343,7 +343,7 @@ def resample_like(volume: Volume, like: Volume, order: int = 1) -> Volume:
     moved = ndimage.affine_transform(
         data, to_index[:3, :3], to_index[:3, 3], output_shape=like.shape, order=order
     )
-    note = f"resampled from a grid of {_times(volume.shape)} to {_times(like.shape)} (S x A x R)"
+    note = f"Resampled from a grid of {_times(volume.shape)} to {_times(like.shape)} (S x A x R)"
     return like.with_data(
         moved.astype(volume.data.dtype, copy=False), (*volume.warnings, note + ".")
     )
@@ -361,12 +361,12 @@ def _read(path: Path, frame: int | None) -> _Stored:
         _check_path(path)
     with _decompressed(path) as (stream, compressed):
         head = stream.read(nib.Nifti2Header.template_dtype.itemsize)
-        sizes = (head[:4] == b"\x5c\x01\x00\x00", head[:4] == b"\x00\x00\x01\x5c")
-        sizes2 = (head[:4] == b"\x1c\x02\x00\x00", head[:4] == b"\x00\x00\x02\x1c")
+        # NIfTI begins with the size of its header in either byte order, MGH with version 1.
+        little, big = (int.from_bytes(head[:4], order) for order in ("little", "big"))
         warnings = _name_warnings(path, compressed)
-        if any(sizes) or any(sizes2):
-            return _read_nifti(path, stream, head, any(sizes2), frame, warnings)
-        if head[:4] == b"\x00\x00\x00\x01" and len(head) >= MGH_DATA_OFFSET:
+        if {little, big} & {348, 540}:
+            return _read_nifti(path, stream, head, 540 in (little, big), frame, warnings)
+        if big == 1 and len(head) >= MGH_DATA_OFFSET:
             return _read_mgh(path, stream, head, frame, warnings)
     raise InputError(f"{path} {_what_it_is(head)}")
 
@@ -476,6 +476,7 @@ def _read_nifti(
         suffix = _suffix(path, (".hdr.gz", ".hdr")) or path.suffix
         image_path = _sibling(path, suffix, (".img", ".img.gz"))
         _check_path(image_path)
+        _drain(stream)
         with _decompressed(image_path) as (voxels, _):
             data = _read_frame(image_path, voxels, b"", max(offset, 0), shape, frames, frame, dtype)
     return _Stored(data, slope, inter, affine, header, path, tuple(warnings))
@@ -592,14 +593,19 @@ def _read_frame(
                 "download it again."
             )
         filled += count
-    while stream.read(2**20):  # to the end: only there gzip compares its checksum
-        pass
+    _drain(stream)
     return buffer.view(dtype).reshape(shape, order="F")
 
 
 def _skip(stream: BufferedIOBase, count: int) -> None:
     while count > 0 and (chunk := stream.read(min(count, 2**20))):
         count -= len(chunk)
+
+
+def _drain(stream: BufferedIOBase) -> None:
+    """Read to the end: only there gzip compares its checksum."""
+    while stream.read(2**20):
+        pass
 
 
 def _check_dtype(path: Path, dtype: np.dtype, code: int) -> None:

@@ -431,7 +431,7 @@ def test_a_truth_on_another_grid_is_refused_and_resampled(tmp_path: Path) -> Non
     expected[5:10, 6:12, 10:15] = 3
     assert_array_equal(moved.to_native(), expected)
     assert moved.data.dtype == truth.data.dtype
-    assert "resampled" in moved.warnings[-1]
+    assert "Resampled" in moved.warnings[-1]
 
 
 def test_a_shifted_truth_is_refused(tmp_path: Path) -> None:
