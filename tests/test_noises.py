@@ -14,6 +14,15 @@ from napari_addm.diffusion.noises import NOISES, SliceNoise
 KINDS = list(NOISES)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads waiting for each other on a busy machine cost far more than these small sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 

@@ -20,6 +20,15 @@ from napari_addm.diffusion.schedules import LinearSchedule
 MEAN = 0.3
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads waiting for each other on a busy machine cost far more than these small sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class PixelModel:
     """Independent pixels, x0 ~ N(MEAN, variance): the network that knows this."""
