@@ -495,9 +495,7 @@ def detect(
     yield Progress("finish", calls, calls, elapsed(), 0.0, new, result)
 
 
-def _order(
-    slices: Slices, wanted: Sequence[int] | None, first_slice: int | None
-) -> list[int]:
+def _order(slices: Slices, wanted: Sequence[int] | None, first_slice: int | None) -> list[int]:
     """Positions of the model slices to reconstruct, from the first slice outward."""
     count = slices.volume.shape[0]
     if wanted is None:

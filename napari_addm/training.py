@@ -592,9 +592,7 @@ class SavePictures(Callback):
         restored = module.schedule.clean_from_noise(
             noisy, module.average(noisy, levels).float(), levels
         )
-        rows = [
-            torch.cat([i[0].flip(0) for i in part], dim=1) for part in (clean, noisy, restored)
-        ]
+        rows = [torch.cat([i[0].flip(0) for i in part], dim=1) for part in (clean, noisy, restored)]
         picture = (torch.cat(rows).clamp(-1, 1) * 127.5 + 127.5).byte().cpu().numpy()
         self.folder.mkdir(parents=True, exist_ok=True)
         imsave(

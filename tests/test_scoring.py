@@ -1,0 +1,108 @@
+"""Scores against closed forms and scikit-image."""
+
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+from napari_addm.checkpoint import ScoreSpecification
+from napari_addm.scoring import SCORE_MEANINGS, _ssim, anomaly_map, erode, residual, smooth
+
+SPACING = (2.0, 1.5, 1.0)
+
+
+@pytest.fixture
+def ball() -> np.ndarray:
+    z, y, x = np.indices((24, 32, 48))
+    return (2 * (z - 11.5)) ** 2 + (1.5 * (y - 15.5)) ** 2 + (x - 23.5) ** 2 < 20**2
+
+
+@pytest.fixture
+def scan() -> np.ndarray:
+    return np.random.default_rng(0).random((24, 32, 48)).astype(np.float32)
+
+
+def test_erosion_takes_millimetres_off_in_every_direction(ball):
+    inner = erode(ball, 5.0, SPACING)
+    z, y, x = np.indices(ball.shape)
+    radius = np.sqrt((2 * (z - 11.5)) ** 2 + (1.5 * (y - 15.5)) ** 2 + (x - 23.5) ** 2)
+    assert radius[inner].max() < 15.5
+    assert inner[radius < 13].all()
+    np.testing.assert_array_equal(erode(ball, 0, SPACING), ball)
+
+
+def test_erosion_works_from_the_grids_edge_too():
+    inner = erode(np.ones((9, 9, 9), bool), 2.5, (1, 1, 1))
+    assert inner.sum() == 5**3
+
+
+def test_smoothing_keeps_a_constant_up_to_the_masks_edge(ball):
+    values = np.where(ball, 0.7, 100).astype(np.float32)
+    smoothed = smooth(values, ball, 4.0, SPACING)
+    np.testing.assert_allclose(smoothed[ball], 0.7, rtol=1e-5)
+    assert (smoothed[~ball] == 0).all()
+
+
+def test_smoothing_has_the_width_in_millimetres():
+    values = np.zeros((41, 61, 81), np.float32)
+    values[20, 30, 40] = 1
+    smoothed = smooth(values, np.ones_like(values, bool), 3.0, SPACING)
+    for axis, spacing in enumerate(SPACING):
+        place = (np.arange(values.shape[axis]) - values.shape[axis] // 2) * spacing
+        share = smoothed.sum(axis=tuple(a for a in range(3) if a != axis))
+        assert np.sqrt((share * place**2).sum() / share.sum()) == pytest.approx(3.0, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", SCORE_MEANINGS)
+def test_a_perfect_reconstruction_scores_zero(kind, scan, ball):
+    assert np.abs(residual(kind, scan, scan, ball, SPACING)[ball]).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "dark", "bright"),
+    [
+        ("signed", 0.2, -0.2),
+        ("darker", 0.2, 0.0),
+        ("brighter", 0.0, 0.2),
+        ("absolute", 0.2, 0.2),
+        ("squared", 0.04, 0.04),
+    ],
+)
+def test_signs(kind, dark, bright, ball):
+    healthy = np.full(ball.shape, 0.5, np.float32)
+    for value, expected in ((0.3, dark), (0.7, bright)):
+        scan = np.full_like(healthy, value)
+        assert residual(kind, scan, healthy, ball, SPACING)[ball] == pytest.approx(
+            expected, abs=1e-6
+        )
+
+
+def test_ssim_equals_scikit_image_where_no_mask_is_near(scan):
+    other = scan + 0.2 * np.random.default_rng(1).random(scan.shape).astype(np.float32)
+    everywhere = np.ones(scan.shape, bool)
+    ours = _ssim(scan, other, everywhere, 1.5, (1, 1, 1))
+    _, theirs = structural_similarity(
+        scan,
+        other,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        truncate=3.0,
+        use_sample_covariance=False,
+        full=True,
+    )
+    inner = (slice(7, -7),) * 3
+    np.testing.assert_allclose(ours[inner], theirs[inner], atol=2e-3)
+
+
+def test_draws_are_averaged_and_their_spread_is_the_uncertainty(ball):
+    rng = np.random.default_rng(2)
+    scan = np.full(ball.shape, 0.5, np.float32)
+    drawn = (0.5 + 0.1 * rng.standard_normal((40, *ball.shape))).astype(np.float32)
+    score = ScoreSpecification(kind="signed", smoothing_mm=0, erosion_mm=3)
+    anomaly, uncertainty = anomaly_map(scan, drawn, ball, score, SPACING)
+    inner = erode(ball, 3, SPACING)
+    np.testing.assert_allclose(anomaly[inner], (drawn - scan).mean(axis=0)[inner], atol=1e-6)
+    assert uncertainty is not None
+    assert uncertainty[inner].mean() == pytest.approx(0.1, rel=0.02)
+    assert (anomaly[~inner] == 0).all() and (uncertainty[~inner] == 0).all()
+    assert anomaly_map(scan, drawn[:1], ball, score, SPACING)[1] is None
