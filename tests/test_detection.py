@@ -1,0 +1,239 @@
+"""The detection generator, on a real network, driven as its users drive it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_addm import detection
+from napari_addm.checkpoint import Checkpoint, load_checkpoint
+from napari_addm.detection import DetectionSettings, detect, free_memory, resolve, run
+from napari_addm.errors import AddmError
+from napari_addm.volume import Volume, volume_from_native
+
+EXACT = DetectionSettings(device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
+    return load_checkpoint(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def scan(make_brain) -> Volume:
+    affine = np.diag([-3.0, 3.0, 4.0, 1.0])
+    affine[:3, 3] = [80, -95, -70]
+    return make_brain(affine, (54, 64, 36), ((25.0, -20.0, 15.0, 14.0),))
+
+
+@pytest.fixture(scope="module")
+def whole(scan, checkpoint):
+    return run(scan, checkpoint, EXACT)
+
+
+def test_the_result_lies_on_the_scans_grid(scan, whole):
+    for volume in (whole.anomaly, whole.reconstruction, whole.brain_mask):
+        assert volume.same_grid(scan)
+        assert volume.source is scan.source
+    assert whole.done.all()
+    assert whole.uncertainty is None
+    brain = scan.data > 0
+    assert (whole.anomaly.data[~brain] == 0).all()
+    assert np.abs(whole.anomaly.data[brain]).max() > 0
+    inside = whole.reconstruction.data[brain]
+    assert scan.data[brain].min() * 0.5 < inside.min() < inside.max() < scan.data.max() * 1.5
+
+
+def test_every_call_of_the_network_is_reported(scan, checkpoint):
+    progress = list(detect(scan, checkpoint, replace(EXACT, batch_size=6)))
+    calls = [p.done for p in progress if p.stage == "reconstruct" and p.result is None]
+    assert calls == list(range(1, progress[-1].total + 1))
+    assert progress[0].stage == "prepare" and progress[-1].stage == "finish"
+    eta = [p.eta for p in progress if p.eta is not None]
+    assert eta[0] > 0 and eta[-1] == 0
+    fresh = [s for p in progress for s in p.slices]
+    assert sorted(fresh) == list(range(scan.shape[0]))  # each slice once
+    assert progress[-1].result.seconds["network"] > 0
+
+
+def test_slices_fill_outward_from_the_visible_one(scan, checkpoint):
+    brain = np.flatnonzero((scan.data > 0).any(axis=(1, 2)))
+    visible = int(brain[6])
+    for p in detect(scan, checkpoint, replace(EXACT, batch_size=4), first_slice=visible):
+        if p.result is not None:
+            assert visible in p.slices
+            assert p.result.done[visible]
+            assert not p.result.done.all()
+            break
+
+
+def test_finished_slices_of_a_cancelled_run_stay(scan, checkpoint):
+    """Smoothing looks at what is finished; the reconstruction itself does not change."""
+    generator = detect(scan, checkpoint, replace(EXACT, batch_size=4))
+    result = next(p.result for p in generator if p.result is not None)
+    generator.close()
+    rest = run(scan, checkpoint, EXACT)
+    done = result.done
+    np.testing.assert_allclose(
+        result.reconstruction.data[done], rest.reconstruction.data[done], rtol=1e-3, atol=1e-2
+    )
+
+
+def test_cancel_comes_within_one_step(scan, checkpoint, monkeypatch):
+    called = []
+    original = detection._Engine.__call__
+
+    def counting(self, image, timesteps):
+        called.append(len(image))
+        return original(self, image, timesteps)
+
+    monkeypatch.setattr(detection._Engine, "__call__", counting)
+    generator = detect(scan, checkpoint, EXACT)
+    while not called:
+        next(generator)
+    generator.close()
+    assert len(called) == 1
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_the_result_does_not_depend_on_batches_or_order(scan, checkpoint, sampler):
+    settings = replace(EXACT, sampler=sampler, eta=0.5, draws=2, seed=3)
+    a = run(scan, checkpoint, replace(settings, batch_size=64))
+    b = run(scan, checkpoint, replace(settings, batch_size=5))
+    np.testing.assert_allclose(a.reconstruction.data, b.reconstruction.data, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(a.anomaly.data, b.anomaly.data, atol=1e-5)
+    np.testing.assert_allclose(a.uncertainty.data, b.uncertainty.data, atol=1e-5)
+    assert a.uncertainty.data.max() > 0
+
+
+def test_one_slice_alone_is_reconstructed_as_within_the_volume(scan, checkpoint, whole):
+    index = scan.shape[0] // 2
+    alone = run(scan, checkpoint, replace(EXACT, slices=(index,)))
+    assert np.flatnonzero(alone.done).tolist() == [index]
+    np.testing.assert_allclose(
+        alone.reconstruction.data[index], whole.reconstruction.data[index], rtol=1e-4, atol=1e-2
+    )
+    other = np.arange(scan.shape[0]) != index
+    assert (alone.reconstruction.data[other] == 0).all()
+
+
+def test_the_same_run_gives_the_same_numbers_and_another_seed_others(scan, checkpoint, whole):
+    again = run(scan, checkpoint, EXACT)
+    np.testing.assert_array_equal(again.anomaly.data, whole.anomaly.data)
+    other = run(scan, checkpoint, replace(EXACT, seed=1))
+    assert np.abs(other.anomaly.data - whole.anomaly.data).max() > 1e-3
+
+
+def test_an_oblique_scan_gets_its_map_on_its_own_grid(make_brain, checkpoint):
+    import nibabel as nib
+
+    linear = nib.eulerangles.euler2mat(0.2, -0.15, 0.3) @ np.diag([-3.0, -3.0, 4.0])
+    shape = (70, 80, 56)
+    affine = nib.affines.from_matvec(linear, -linear @ ((np.array(shape) - 1) / 2))
+    scan = make_brain(affine, shape)
+    result = run(scan, checkpoint, EXACT)
+    assert result.anomaly.same_grid(scan) and result.done.all()
+    some = result.reconstruction.data[result.brain_mask.data]
+    assert (some != 0).mean() > 0.99
+
+
+def test_half_the_batch_is_taken_when_memory_runs_out(scan, checkpoint, whole, monkeypatch):
+    original = detection._Engine.__call__
+
+    def scarce(self, image, timesteps):
+        if len(image) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, image, timesteps)
+
+    monkeypatch.setattr(detection._Engine, "__call__", scarce)
+    result = run(scan, checkpoint, EXACT)
+    assert any("out of memory" in w for w in result.warnings)
+    np.testing.assert_allclose(result.anomaly.data, whole.anomaly.data, atol=1e-5)
+
+
+def test_no_memory_at_all_is_said_in_words(scan, checkpoint, monkeypatch):
+    def none(self, image, timesteps):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(detection._Engine, "__call__", none)
+    with pytest.raises(AddmError, match="single slice"):
+        run(scan, checkpoint, EXACT)
+
+
+def test_other_errors_of_the_network_are_not_swallowed(scan, checkpoint, monkeypatch):
+    def broken(self, image, timesteps):
+        raise RuntimeError("a fault in the code")
+
+    monkeypatch.setattr(detection._Engine, "__call__", broken)
+    with pytest.raises(RuntimeError, match="a fault in the code"):
+        run(scan, checkpoint, EXACT)
+
+
+def test_grad_mode_of_the_caller_is_left_alone(scan, checkpoint):
+    for _ in detect(scan, checkpoint, EXACT):
+        assert torch.is_grad_enabled()
+
+
+def test_bfloat16_stays_close_to_float32(scan, checkpoint, whole):
+    half = run(scan, checkpoint, replace(EXACT, precision="bfloat16"))
+    assert half.precision == "bfloat16"
+    brain = whole.brain_mask.data
+    difference = np.abs(half.anomaly.data - whole.anomaly.data)[brain]
+    assert difference.mean() < 0.05 * np.abs(whole.anomaly.data[brain]).mean()
+
+
+def test_the_network_is_kept_between_runs_and_can_be_freed(scan, checkpoint):
+    run(scan, checkpoint, replace(EXACT, slices=(18,)))
+    again = run(scan, checkpoint, replace(EXACT, slices=(18,)))
+    assert again.seconds["load"] < 0.01
+    free_memory()
+    assert not detection._kept
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"level": 1001}, "within 1..1000"),
+        ({"level": 0}, "within 1..1000"),
+        ({"level": 10, "steps": 11}, "do not fit"),
+        ({"steps": 0}, "do not fit"),
+        ({"draws": 0}, "at least 1"),
+        ({"sampler": "euler"}, "no sampler"),
+        ({"score": "magic"}, "no score"),
+        ({"device": "abacus"}, "no device"),
+        ({"precision": "int8"}, "no precision"),
+        ({"eta": 2.0}, "between 0 and 1"),
+        ({"batch_size": 0}, "too small"),
+        ({"seed": -1}, "0 or more"),
+        ({"smoothing_mm": -1.0}, "not between"),
+        ({"slices": (99,)}, "within 0..35"),
+        ({"slices": (0,)}, "no brain"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_words(scan, checkpoint, change, words):
+    with pytest.raises(AddmError, match=words):
+        run(scan, checkpoint, replace(EXACT, **change))
+
+
+def test_a_level_below_the_default_steps_takes_fewer_steps(checkpoint):
+    resolved = resolve(DetectionSettings(level=2), checkpoint.specification)
+    assert (resolved.level, resolved.steps) == (2, 2)
+
+
+def test_weights_that_do_not_fit_the_specification_are_listed(scan, checkpoint):
+    weights = dict(checkpoint.weights)
+    name = next(n for n in weights if n.endswith("conv_in.conv.weight"))
+    weights[name] = weights[name][:4]
+    free_memory()
+    with pytest.raises(AddmError, match=r"conv_in.*instead of"):
+        run(scan, replace(checkpoint, weights=weights), EXACT)
+
+
+def test_a_scan_without_structure_is_a_valid_input_of_the_core(checkpoint):
+    data = np.zeros((50, 60, 40), np.float32)
+    data[5:45, 5:55, 5:35] = 100.0
+    volume = volume_from_native(data, np.diag([3.0, 3.0, 4.0, 1.0]))
+    result = run(volume, checkpoint, EXACT)
+    assert np.isfinite(result.anomaly.data).all()
