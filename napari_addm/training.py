@@ -56,6 +56,7 @@ from napari_addm.preparation import find_brain, prepare, strip_skull
 SCAN_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh")
 PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 LANDMARK_ENDS = (0.05, 0.95)
+LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -442,11 +443,10 @@ def augment(values: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[T
 class AddmModule(lightning.LightningModule):
     """Denoiser, its moving average, and the discriminator, as Lightning wants them."""
 
-    def __init__(self, settings: TrainingSettings, log_every: int = 50) -> None:
+    def __init__(self, settings: TrainingSettings) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.settings = settings
-        self.log_every = log_every
         self.schedule = LinearSchedule(settings.diffusion.length)
         self.denoiser = build_network(settings.network)
         self.average = AveragedModel(
@@ -503,9 +503,10 @@ class AddmModule(lightning.LightningModule):
             self.discriminator.requires_grad_(True)
             logged["train/adversarial"] = adversarial.detach()
             weighted = settings.adversarial.weight * adversarial
-            if int(self.iterations) % self.log_every == 0:
+            if batch_index == 0:  # once an epoch: each takes a backward pass of its own
                 for name, part in (("l2", sample.l2), ("adversarial", weighted)):
-                    logged[f"gradient_norm/{name}"] = self._gradient_norm(part)
+                    norm = self._gradient_norm(part)
+                    self.log(f"gradient_norm/{name}", norm, on_step=False, on_epoch=True)
             loss = loss + weighted
         by_denoiser.zero_grad()
         self.manual_backward(loss)
@@ -737,7 +738,7 @@ def train(
         limit_train_batches=None,
         check_val_every_n_epoch=validate_every,
         num_sanity_val_steps=0,
-        log_every_n_steps=module.log_every,
+        log_every_n_steps=LOG_EVERY,
         logger=CSVLogger(run, name="", version="log"),
         default_root_dir=run,
         callbacks=[
