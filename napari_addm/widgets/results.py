@@ -1,0 +1,157 @@
+"""The layers that show a detection, exactly over the scan."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image, Labels, Layer
+
+from napari_addm.detection import Detection
+from napari_addm.widgets.layers import METADATA_KEY
+from napari_addm.widgets.worker import LayerData, Placed
+
+if TYPE_CHECKING:
+    import napari
+
+OUTPUT_KEY = "napari_addm_output"
+
+GEOMETRY = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+TITLES = {
+    "reconstruction": "reconstruction",
+    "anomaly": "anomaly map",
+    "uncertainty": "uncertainty",
+    "labels": "anomalies",
+}
+
+
+def is_output(layer: Layer) -> bool:
+    """Whether a layer was made by a run."""
+    return OUTPUT_KEY in layer.metadata
+
+
+class ResultLayers:
+    """The output layers of one run on one scan.
+
+    They know their scan by its `unique_id`, so that renaming does no harm and
+    the next run on the same scan takes them over. One that the user deletes
+    stays deleted until the next run.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    scan : LayerData
+        The scan's layer when the run began.
+    scan_id : hashable
+        Its `unique_id`.
+    placed : Placed
+        Its volume.
+    """
+
+    def __init__(
+        self,
+        viewer: napari.viewer.Viewer,
+        scan: LayerData,
+        scan_id: Hashable,
+        placed: Placed,
+    ) -> None:
+        self._viewer = viewer
+        self._scan = scan
+        self._scan_id = scan_id
+        self.placed = placed
+        self._begun = False
+
+    def layer(self, role: str) -> Layer | None:
+        """The layer of a role (a key of `TITLES`), if it is there."""
+        for layer in self._viewer.layers:
+            if layer.metadata.get(OUTPUT_KEY) == (self._scan_id, role):
+                return layer
+        return None
+
+    def show(self, detection: Detection, threshold: float) -> None:
+        """Show a result, partial or whole; the first call makes or takes over the layers."""
+        maps = {
+            "reconstruction": detection.reconstruction.data,
+            "anomaly": detection.anomaly.data,
+        }
+        if detection.uncertainty is not None:
+            maps["uncertainty"] = detection.uncertainty.data
+        if not self._begun:
+            self._begin(maps, threshold)
+            return
+        for role, array in maps.items():
+            self._write(role, array)
+
+    def show_labels(self, labels: np.ndarray) -> None:
+        """Write the labels in place."""
+        self._write("labels", labels)
+
+    def labels(self) -> np.ndarray | None:
+        """The labels as they are now, edits and all, in the volume's voxel order."""
+        layer = self.layer("labels")
+        return None if layer is None else self.placed.from_layer(np.asarray(layer.data))
+
+    def _write(self, role: str, array: np.ndarray) -> None:
+        layer = self.layer(role)
+        if layer is not None:
+            layer.data[...] = self.placed.to_layer(array)
+            layer.refresh()
+
+    def _begin(self, maps: dict[str, np.ndarray], threshold: float) -> None:
+        self._begun = True
+        active = self._viewer.layers.selection.active
+        # A layer of an earlier run that this one does not make would belong to other maps.
+        stale = self.layer("uncertainty")
+        if stale is not None and "uncertainty" not in maps:
+            self._viewer.layers.remove(stale)
+        for role, array in (*maps.items(), ("labels", np.zeros(self.placed.volume.shape, int))):
+            dtype = np.int32 if role == "labels" else np.float32
+            data = np.array(self.placed.to_layer(array), dtype, order="C")
+            layer = self.layer(role)
+            if layer is not None:
+                layer.data = data
+            else:
+                self._viewer.add_layer(self._create(role, data, threshold))
+        if active is not None:
+            self._viewer.layers.selection.active = active
+
+    def _create(self, role: str, data: np.ndarray, threshold: float) -> Layer:
+        arguments: dict[str, Any] = {
+            key: self._scan.meta[key] for key in GEOMETRY if key in self._scan.meta
+        }
+        arguments["name"] = f"{self._scan.name} {TITLES[role]}"
+        metadata = {OUTPUT_KEY: (self._scan_id, role)}
+        if METADATA_KEY in self._scan.meta.get("metadata", {}):
+            metadata[METADATA_KEY] = self._scan.meta["metadata"][METADATA_KEY]
+        arguments["metadata"] = metadata
+        if role == "labels":
+            layer = Labels(data, opacity=0.9, **arguments)
+            layer.contour = 2
+            return layer
+        if role == "reconstruction":
+            # It would hide the scan; the eye in the layer list shows it.
+            return Image(
+                data,
+                colormap="gray",
+                contrast_limits=self._scan.meta.get("contrast_limits"),
+                visible=False,
+                **arguments,
+            )
+        top = 2 * threshold if threshold > 0 else 1.0
+        if role == "uncertainty":
+            return Image(
+                data,
+                colormap="viridis",
+                blending="additive",
+                contrast_limits=(0.0, top / 2),
+                visible=False,
+                **arguments,
+            )
+        return Image(
+            data,
+            colormap="inferno",
+            blending="additive",
+            contrast_limits=(0.0, top),
+            **arguments,
+        )

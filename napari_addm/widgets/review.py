@@ -1,0 +1,106 @@
+"""What a person looks at after a run: findings under a threshold, and agreement with a truth.
+
+Free of Qt and napari.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from napari_addm.detection import Detection
+from napari_addm.findings import Finding, label_anomalies, measure_findings
+from napari_addm.metrics import Metrics, evaluate
+
+
+@dataclass(frozen=True, eq=False)
+class Marked:
+    """A detection under a threshold.
+
+    Attributes
+    ----------
+    labels : ndarray of int32, shape (S, A, R)
+    findings : list of Finding
+    threshold, minimum_ml : float
+    """
+
+    labels: np.ndarray
+    findings: list[Finding]
+    threshold: float
+    minimum_ml: float
+
+    @property
+    def total_ml(self) -> float:
+        """Volume of all findings together, mL."""
+        return sum(finding.volume_ml for finding in self.findings)
+
+
+def mark(detection: Detection, threshold: float, minimum_ml: float) -> Marked:
+    """Label and measure the findings of a detection, as far as it is done."""
+    anomaly = detection.anomaly
+    labels = label_anomalies(
+        anomaly.data,
+        threshold,
+        spacing=anomaly.spacing,
+        minimum_ml=minimum_ml,
+        mask=detection.done[:, None, None],
+    )
+    return measure(detection, labels, threshold, minimum_ml)
+
+
+def measure(
+    detection: Detection, labels: np.ndarray, threshold: float, minimum_ml: float
+) -> Marked:
+    """Measure labels that are there already, such as those that a person edited."""
+    uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
+    anomaly = detection.anomaly
+    findings = measure_findings(labels, anomaly.data, anomaly, uncertainty)
+    return Marked(labels, findings, threshold, minimum_ml)
+
+
+class Agreement:
+    """Agreement of a detection with a ground truth while the threshold moves.
+
+    Parameters
+    ----------
+    detection : Detection
+    truth : ndarray, shape (S, A, R)
+        Nonzero = anomalous.
+
+    Raises
+    ------
+    InputError
+        When nothing of the brain is done yet.
+
+    Notes
+    -----
+    Measured inside the brain mask, in finished slices. AUROC, AUPRC and the
+    best Dice need all scores sorted; they do not depend on the threshold and
+    are computed here, once.
+    """
+
+    def __init__(self, detection: Detection, truth: np.ndarray) -> None:
+        self.detection = detection
+        region = detection.brain_mask.data & detection.done[:, None, None]
+        self._region = region
+        self._truth = np.asarray(truth) != 0
+        self._voxel_ml = detection.anomaly.voxel_ml
+        self._ranked = self._evaluate(detection.anomaly.data)
+
+    def at(self, marked: Marked) -> Metrics:
+        """The metrics of some findings."""
+        # Ranking two values instead of a million scores is quick enough for a dragged slider.
+        found = self._evaluate(marked.labels != 0)
+        return replace(
+            found,
+            auroc=self._ranked.auroc,
+            auprc=self._ranked.auprc,
+            best_dice=self._ranked.best_dice,
+            best_threshold=self._ranked.best_threshold,
+        )
+
+    def _evaluate(self, scores: np.ndarray) -> Metrics:
+        return evaluate(
+            scores, self._truth, threshold=0.5, mask=self._region, voxel_ml=self._voxel_ml
+        )

@@ -1,0 +1,104 @@
+"""Labels and tooltips of the widgets, all in one place."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Text(NamedTuple):
+    """How a field is called, and what it does."""
+
+    label: str
+    tip: str
+
+
+RESEARCH_USE_ONLY = "Research use only, not a medical device"
+
+SCAN = Text("Scan", "The T1-weighted brain scan to look at: a 3D image layer.")
+TRUTH = Text(
+    "Ground truth",
+    "Optional labels layer; every label but 0 counts as anomaly. With it, agreement is measured.",
+)
+BRAIN_MASK = Text(
+    "Brain mask",
+    "Optional labels layer that marks the brain. 'Automatic' takes what is not background of a "
+    "stripped scan, and strips the skull of a whole head with deepbet.",
+)
+OPEN_DEMO = Text("Open the demo case", "Colin27, a healthy brain, with a simulated lesion.")
+RESAMPLE = Text(
+    "Resample onto the scan",
+    "Adds a copy of the labels on the scan's voxels (nearest neighbour) and chooses it.",
+)
+CHECKPOINT = Text(
+    "Checkpoint",
+    "The trained model. The bundled one is small and made to show how everything works; others "
+    "come from napari-addm train.",
+)
+LEVEL = Text(
+    "Noise level",
+    "How much noise is added before the scan is rebuilt: a timestep t of the checkpoint's T. "
+    "More removes larger anomalies, and more of the healthy detail.",
+)
+STEPS = Text(
+    "Sampling steps",
+    "Calls of the network per slice. More is slower and a little sharper.",
+)
+SAMPLER = Text(
+    "Sampler",
+    "DDIM needs few steps and is repeatable to the voxel; DDPM draws new noise at every step.",
+)
+SEED = Text("Seed", "Of the noise. The same seed, scan and settings give the same result.")
+DRAWS = Text(
+    "Noise draws",
+    "Reconstructions with different noise that are averaged; from two on, their spread is shown "
+    "as an uncertainty map. Time grows with them.",
+)
+DEVICE = Text(
+    "Device",
+    "Where the network runs. 'auto' takes CUDA, else MPS (Apple), else the CPU.",
+)
+SCOPE = Text("Scope", "This slice: the axial slice that the viewer is at, for a quick look.")
+THIS_SLICE = "This slice"
+WHOLE_VOLUME = "Whole volume"
+
+ADVANCED = "Advanced"
+SCORE = Text("Score", "How scan and reconstruction are compared.")
+SMOOTHING = Text(
+    "Smoothing", "Standard deviation of the Gaussian that smooths the anomaly map, in mm."
+)
+ETA = Text("DDIM eta", "0 is deterministic, 1 as random as DDPM.")
+PRECISION = Text(
+    "Precision",
+    "Number format of the network. 'auto' takes half precision where the device computes in it.",
+)
+BATCH_SIZE = Text("Batch size", "Slices at once. It is halved by itself when memory runs out.")
+
+RUN = Text("Run", "Reconstruct the scan as if it were healthy, and show the difference.")
+CANCEL = Text("Cancel", "Stops within one step of the network; finished slices stay.")
+
+THRESHOLD = Text(
+    "Threshold", "Voxels whose anomaly score is above it become findings, while you drag."
+)
+MINIMUM = Text("Smallest finding", "Smaller findings are dropped, in mL.")
+SAVE = Text(
+    "Save...",
+    "Writes the anomaly map, labels, reconstruction, uncertainty, table of findings and run "
+    "record into a folder, on the scan's own grid.",
+)
+VIEW = Text(
+    "View",
+    "Turns the slice view. The patient's right is on the left of the screen (radiological).",
+)
+
+METRICS = {
+    "dice": Text("Dice", "Overlap of findings and ground truth, 0 to 1."),
+    "iou": Text("IoU", "Intersection over union of findings and ground truth."),
+    "precision": Text("Precision", "Share of the findings that is ground truth."),
+    "recall": Text("Recall", "Share of the ground truth that is found."),
+    "auroc": Text("AUROC", "Over all thresholds, inside the brain mask; chance is 0.5."),
+    "auprc": Text(
+        "AUPRC",
+        "Average precision over all thresholds, inside the brain mask; chance is the share of the "
+        "brain that is anomalous.",
+    ),
+}

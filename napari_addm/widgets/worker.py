@@ -1,0 +1,330 @@
+"""Work off the GUI thread: from layers as they were at the press of a button to results.
+
+Nothing here touches a layer or a widget; the panel takes pictures of the
+layers on the main thread (:class:`LayerData`) and hears back by Qt signals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from superqt.utils import WorkerBase
+
+from napari_addm.checkpoint import Checkpoint, load_checkpoint
+from napari_addm.detection import DetectionSettings, Progress, detect
+from napari_addm.errors import InputError
+from napari_addm.io import check_same_grid
+from napari_addm.volume import Volume
+from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry, volume_from_layer_data
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+
+@dataclass(frozen=True, eq=False)
+class LayerData:
+    """A layer's voxels and arguments at one moment, to be used in another thread.
+
+    Attributes
+    ----------
+    data : array-like
+        Whatever the layer holds: numpy, dask, zarr ...
+    meta : dict
+        The layer's other arguments, the name among them.
+    """
+
+    data: Any
+    meta: dict[str, Any]
+
+    @classmethod
+    def of(cls, layer: Layer) -> LayerData:
+        """Take the picture; main thread only."""
+        data, meta, _ = layer.as_layer_data_tuple()
+        return cls(data, meta)
+
+    @property
+    def name(self) -> str:
+        return str(self.meta["name"])
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A layer's volume, and the way from the volume's voxel order back to the layer's.
+
+    The two orders are one for layers that our reader made. A layer of another
+    reader may count an axis the other way, or in another order.
+
+    Attributes
+    ----------
+    volume : Volume
+        The voxels as S, A, R.
+    in_layer_order : bool
+        Whether the layer's voxels have that order, too.
+    """
+
+    volume: Volume
+    in_layer_order: bool
+
+    def to_layer(self, array: np.ndarray) -> np.ndarray:
+        """An array of the volume's shape in the layer's voxel order (a view)."""
+        return array if self.in_layer_order else self.volume.with_data(array).to_native()
+
+    def from_layer(self, array: np.ndarray) -> np.ndarray:
+        """The inverse of `to_layer` (a view)."""
+        if self.in_layer_order:
+            return array
+        source = self.volume.source
+        steps = tuple(slice(None, None, -1 if flip else 1) for flip in source.flips)
+        return array.transpose(source.axes)[steps]
+
+    def slice_at(self, index: tuple[float, ...]) -> int:
+        """The volume's slice along S that holds a position given in the layer's voxels."""
+        source, count = self.volume.source, self.volume.shape[0]
+        position = index[0] if self.in_layer_order else index[source.axes[0]]
+        nearest = int(np.clip(np.round(position), 0, count - 1))
+        return count - 1 - nearest if not self.in_layer_order and source.flips[0] else nearest
+
+
+def place(layer: LayerData) -> Placed:
+    """The volume that a layer shows; voxels as they are.
+
+    Raises
+    ------
+    InputError
+        When it is no 3D grey image or labels layer.
+    """
+    volume = volume_from_layer_data(layer.data, layer.meta)
+    kept = layer.meta.get("metadata", {}).get(METADATA_KEY)
+    return Placed(volume, isinstance(kept, LayerGeometry) and volume.source is kept.source)
+
+
+def place_grid(layer: LayerData) -> Volume:
+    """Only the grid of a layer: its voxels (which dask may yet have to compute) are not read.
+
+    Raises
+    ------
+    InputError
+        As `place`.
+    """
+    shape = np.shape(layer.data)
+    empty = np.broadcast_to(np.uint8(0), shape)
+    return volume_from_layer_data(empty, layer.meta)
+
+
+def place_scan(layer: LayerData) -> Placed:
+    """The scan that a layer shows, float32 and finite.
+
+    Raises
+    ------
+    InputError
+        When it is no 3D grey image, or holds no number at all.
+    """
+    placed = place(layer)
+    volume = placed.volume
+    if not (np.issubdtype(volume.data.dtype, np.number) or volume.data.dtype == bool) or (
+        np.iscomplexobj(volume.data)
+    ):
+        raise InputError(
+            f"layer '{layer.name}' has voxels of type {volume.data.dtype}: choose a grey image."
+        )
+    data = np.asarray(volume.data, np.float32)
+    finite = np.isfinite(data)
+    if finite.all():
+        return replace(placed, volume=volume.with_data(data))
+    if not finite.any():
+        raise InputError(f"layer '{layer.name}' holds no number in any voxel: choose another.")
+    bad = data.size - int(np.count_nonzero(finite))
+    warning = f"{bad} voxels ({bad / data.size:.2%}) were NaN or infinite and are taken as 0."
+    data = np.where(finite, data, np.float32(0))
+    return replace(placed, volume=volume.with_data(data, (*volume.warnings, warning)))
+
+
+def place_labels(layer: LayerData, scan: Volume) -> Volume:
+    """A labels layer on the scan's voxels.
+
+    Raises
+    ------
+    InputError
+        When it lies on others.
+    """
+    labels = place(layer).volume
+    check_same_grid(labels, scan)
+    return labels
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """All that a run needs, taken when Run was pressed.
+
+    Attributes
+    ----------
+    scan : LayerData
+    checkpoint : Path
+    settings : DetectionSettings
+        Their ``slices`` are set here from the scope.
+    brain_mask : LayerData or None
+    position : tuple of float
+        Where the viewer stands, in the scan layer's voxels.
+    this_slice : bool
+        Only the slice at `position`; else the whole volume, from there outward.
+    """
+
+    scan: LayerData
+    checkpoint: Path
+    settings: DetectionSettings
+    brain_mask: LayerData | None
+    position: tuple[float, ...]
+    this_slice: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is being done now, in words."""
+
+    words: str
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """Everything is read; the network comes next.
+
+    Attributes
+    ----------
+    scan : Placed
+    checkpoint : Checkpoint
+        Without its weights, which the panel need not keep.
+    brain_mask : Volume or None
+    devices : tuple of str
+        That torch finds on this machine.
+    """
+
+    scan: Placed
+    checkpoint: Checkpoint
+    brain_mask: Volume | None
+    devices: tuple[str, ...]
+
+
+def work(request: Request) -> Iterator[Stage | Begun | Progress]:
+    """Carry out a request; a generator for :class:`Job`.
+
+    Raises
+    ------
+    AddmError
+        When layers, checkpoint or settings cannot be used.
+    """
+    yield Stage("Reading the scan")
+    scan = place_scan(request.scan)
+    mask = None
+    if request.brain_mask is not None:
+        mask = place_labels(request.brain_mask, scan.volume)
+    # The first import of torch takes seconds.
+    yield Stage("Loading the checkpoint")
+    checkpoint = load_checkpoint(request.checkpoint)
+    yield Begun(scan, replace(checkpoint, weights={}), mask, _devices())
+    here = scan.slice_at(request.position)
+    settings = request.settings
+    if request.this_slice:
+        settings = replace(settings, slices=(here,))
+    yield from detect(
+        scan.volume,
+        checkpoint,
+        settings,
+        None if mask is None else mask.data != 0,
+        first_slice=here,
+    )
+
+
+def _devices() -> tuple[str, ...]:
+    import torch
+
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    return tuple(name for name, available in there.items() if available)
+
+
+class JobSignals(QObject):
+    """What a `Job` tells; every one of superqt's worker signals, and two more."""
+
+    started = Signal()
+    finished = Signal()
+    _finished = Signal(object)
+    returned = Signal(object)
+    errored = Signal(object)
+    warned = Signal(tuple)
+    yielded = Signal(object)
+    aborted = Signal()
+
+
+class Job(WorkerBase):
+    """Drives a generator in a thread of Qt's pool.
+
+    superqt's own ``GeneratorWorker`` would not do: it takes every RuntimeError
+    (torch raises many) for a deleted worker and keeps silent, and leaves the
+    generator of a cancelled run to the garbage collector of another thread.
+    """
+
+    def __init__(self, generate: Callable[..., Generator[Any, None, None]], *args: Any) -> None:
+        super().__init__(SignalsClass=JobSignals)  # type: ignore[arg-type]
+        self._generate = generate
+        self._args = args
+
+    def work(self) -> None:
+        """Until the end, or until `quit` was called, whichever comes first."""
+        with closing(self._generate(*self._args)) as items:
+            for item in items:
+                self.yielded.emit(item)
+                if self.abort_requested:
+                    self.aborted.emit()
+                    return
+
+
+class _Named(partial[Any]):
+    """A function with a name for people: napari shows it when its window is closed mid-run."""
+
+    def __str__(self) -> str:
+        return f"'{self.keywords['name']}'"
+
+
+def _call(generate: Callable[..., Any], *args: Any, name: str) -> Generator[Any, None, None]:
+    yield from generate(*args)
+
+
+def start_job(
+    name: str,
+    generate: Callable[..., Iterator[Any]],
+    *args: Any,
+    yielded: Callable[[Any], object],
+    errored: Callable[[Exception], object],
+    finished: Callable[[], object],
+) -> Job:
+    """Run a generator off the GUI thread.
+
+    Parameters
+    ----------
+    name : str
+        For people.
+    generate : callable
+        A generator function, called with `args` in the other thread.
+    yielded, errored, finished : callable
+        Methods of a living QObject, so that Qt calls them in its thread, and
+        no longer once it is deleted.
+    """
+    from napari.qt.threading import create_worker
+
+    return create_worker(
+        _Named(_call, generate, name=name),
+        *args,
+        _worker_class=Job,
+        _ignore_errors=True,
+        _connect={"yielded": yielded, "errored": errored, "finished": finished},
+    )
