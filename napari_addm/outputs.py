@@ -39,7 +39,30 @@ ENDINGS = {
     "uncertainty": "_uncertainty.nii.gz",
     "findings": "_findings.csv",
     "record": "_record.json",
+    "overlay": "_overlay.png",
 }
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Make sure that a folder can be written to, whether it exists yet or not; creates nothing.
+
+    Raises
+    ------
+    AddmError
+        When it cannot.
+    """
+    folder = Path(folder)
+    parent = folder
+    try:
+        while not parent.exists() and parent != parent.parent:
+            parent = parent.parent
+        # Trying is surer than asking: permissions, read-only disks and full ones all show.
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise AddmError(
+            f"{folder} cannot be written to ({error.strerror}): choose another output folder."
+        ) from error
 
 
 def check_outputs(
@@ -47,6 +70,8 @@ def check_outputs(
     stem: str,
     overwrite: bool = False,
     volume: Volume | None = None,
+    *,
+    keep: Sequence[Path | None] = (),
 ) -> dict[str, Path]:
     """Make sure, before any computation, that a case can be written; nothing is created.
 
@@ -60,6 +85,8 @@ def check_outputs(
         Whether files of an earlier run may be replaced.
     volume : Volume, optional
         The scan; its file is never replaced.
+    keep : sequence of Path
+        Further input files (ground truth, brain mask) that are never replaced.
 
     Returns
     -------
@@ -69,26 +96,17 @@ def check_outputs(
     Raises
     ------
     AddmError
-        When the folder cannot be written to, a file is there already, or the
-        scan itself would be replaced.
+        When the folder cannot be written to, a file is there already, or an
+        input would be replaced.
     """
     folder = Path(folder)
     paths = {key: folder / f"{stem}{ending}" for key, ending in ENDINGS.items()}
-    parent = folder
-    try:
-        while not parent.exists() and parent != parent.parent:
-            parent = parent.parent
-        # Trying is surer than asking: permissions, read-only disks and full ones all show.
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        raise AddmError(
-            f"{folder} cannot be written to ({error.strerror}): choose another output folder."
-        ) from error
-    source = volume.source.path.resolve() if volume and volume.source.path else None
+    check_folder(folder)
+    inputs = [volume.source.path if volume else None, *keep]
+    kept = {path.resolve() for path in inputs if path is not None}
     for path in paths.values():
-        if path.resolve() == source:
-            raise AddmError(f"{path} is the scan itself: choose another output folder.")
+        if path.resolve() in kept:
+            raise AddmError(f"{path} is an input of this run: choose another output folder.")
         if path.is_dir():
             raise AddmError(f"{path} is a folder: remove it, or choose another output folder.")
         if path.exists() and not overwrite:
@@ -160,7 +178,7 @@ def save_detection(
     """
     folder = Path(folder)
     stem = stem or volume.name
-    paths = check_outputs(folder, stem, overwrite, volume)
+    paths = check_outputs(folder, stem, overwrite, volume, keep=(truth, mask))
     maps = {
         "anomaly": detection.anomaly,
         "labels": volume.with_data(labels),
@@ -195,9 +213,9 @@ def save_detection(
                 staged[key].write_text(text, encoding="utf-8")
             for key, path in staged.items():
                 os.replace(path, paths[key])
-        # An earlier run with several draws must not leave its map beside this one's.
-        if "uncertainty" not in staged:
-            paths["uncertainty"].unlink(missing_ok=True)
+        # What an earlier run wrote and this one did not must not lie beside this one's.
+        for key in paths.keys() - staged.keys():
+            paths[key].unlink(missing_ok=True)
     except OSError as error:
         raise AddmError(
             f"{folder} cannot be written to ({error.strerror}): choose another output folder, or "
@@ -267,13 +285,16 @@ def run_record(
             for stage, spent in (detection.seconds if seconds is None else seconds).items()
         },
         "findings": [asdict(finding) for finding in findings],
-        "metrics": None if metrics is None else metrics_record(metrics),
+        "metrics": None if metrics is None else metrics_record(metrics, detection),
     }
 
 
-def metrics_record(metrics: Metrics) -> dict[str, Any]:
+def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:
     """Metrics that were computed inside the brain mask, ready for JSON; says so in ``region``."""
-    return {"region": "brain mask, on the scan's grid", **asdict(metrics)}
+    region = "brain mask, on the scan's grid"
+    if not detection.done.all():
+        region = f"{region}, {int(detection.done.sum())} of {len(detection.done)} slices"
+    return {"region": region, **asdict(metrics)}
 
 
 def _file(path: Path | None) -> dict[str, str] | None:

@@ -1,0 +1,847 @@
+"""The command line: ``napari-addm detect | train | info | demo``.
+
+Whatever is heavy is imported inside the commands, so that ``--help`` is quick.
+Results go to stdout, progress and everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
+
+import typer
+
+from napari_addm import __version__
+from napari_addm.errors import AddmError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from napari_addm.checkpoint import ModelSpecification
+    from napari_addm.detection import Detection, DetectionSettings, Progress
+    from napari_addm.findings import Finding
+    from napari_addm.metrics import Metrics
+    from napari_addm.training import TrainingSettings
+    from napari_addm.volume import Volume
+
+# The modules that define these choices are slow to import; a test holds the two together.
+SamplerChoice = Literal["ddim", "ddpm"]
+ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim"]
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16"]
+PresetChoice = Literal["small", "paper"]
+LengthChoice = Literal["300", "500", "1000"]
+NoiseChoice = Literal["gaussian", "coarse", "simplex"]
+TrainingPrecision = Literal["auto", "32", "bf16-mixed", "16-mixed"]
+AcceleratorChoice = Literal["auto", "cpu", "gpu", "mps"]
+
+SAMPLE_DATA = Path(__file__).parent / "sample_data"
+INTERRUPTED = 130  # what a shell expects after Ctrl-C
+
+app = typer.Typer(
+    name="napari-addm",
+    help="Find what does not belong in a brain MRI. For research, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_debug = False
+
+P = ParamSpec("P")
+
+
+def main() -> None:
+    """The console script ``napari-addm``."""
+    app(prog_name="napari-addm")
+
+
+def _plain_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """One line on stderr and an exit code for whatever a command raises."""
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except KeyboardInterrupt:
+            _fail("Stopped; nothing was written.", INTERRUPTED)
+        except AddmError as error:
+            _fail(f"Error: {error}")
+        except MemoryError:
+            _fail("Error: Out of memory: close other programs, or use a larger machine.")
+        except Exception as error:
+            _fail(
+                f"Error: {type(error).__name__}: {error} (this is a bug in napari-addm; "
+                "napari-addm --debug COMMAND shows where, please report it)"
+            )
+
+    return guarded
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    if _debug:
+        traceback.print_exc()
+    print(" ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"napari-addm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", envvar="NAPARI_ADDM_DEBUG", help="Show tracebacks of errors."),
+    ] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+# --- detect ---------------------------------------------------------------------------------
+
+
+@app.command()
+@_plain_errors
+def detect(
+    scan: Annotated[Path, typer.Argument(help="T1-weighted scan: NIfTI, MGZ or NRRD.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Model (.safetensors); the bundled demo model if missing.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Ground truth, nonzero = anomalous; gives metrics.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Brain mask, nonzero = brain; found if missing.")
+    ] = None,
+    resample_truth: Annotated[
+        bool, typer.Option("--resample-truth", help="Bring the truth to the scan's grid.")
+    ] = False,
+    resample_mask: Annotated[
+        bool, typer.Option("--resample-mask", help="Bring the mask to the scan's grid.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    level: Annotated[
+        int | None, typer.Option(help="Noise level, a timestep t of the model's chain.")
+    ] = None,
+    sampler: Annotated[SamplerChoice | None, typer.Option(help="Sampler.")] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="Randomness of DDIM: 0 none, 1 like DDPM.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise; same seed, same result.")] = 0,
+    draws: Annotated[
+        int | None, typer.Option(help="Noise draws to average; 2 or more give an uncertainty map.")
+    ] = None,
+    score: Annotated[
+        ScoreChoice | None, typer.Option(help="How scan and reconstruction are compared.")
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="Standard deviation of the score's smoothing, mm.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Voxels with a higher score belong to findings.")
+    ] = None,
+    minimum_ml: Annotated[
+        float | None, typer.Option("--minimum-ml", help="Smallest finding, mL.")
+    ] = None,
+    slices: Annotated[
+        list[int] | None,
+        typer.Option("--slice", help="Only this slice (from 0, inferior to superior); repeatable."),
+    ] = None,
+    device: Annotated[DeviceChoice, typer.Option(help="Where the network runs.")] = "auto",
+    precision: Annotated[PrecisionChoice, typer.Option(help="The network's numbers.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Slices at once.")] = None,
+    png: Annotated[bool, typer.Option("--png", help="Also write a montage picture.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files of an earlier run.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
+    ] = False,
+) -> None:
+    """Find anomalies in a scan and write maps, labels, findings and a run record.
+
+    What is not given comes from the checkpoint; `napari-addm info` shows it.
+    """
+    from napari_addm.detection import DetectionSettings
+
+    settings = DetectionSettings(
+        steps=steps,
+        level=level,
+        sampler=sampler,
+        eta=eta,
+        seed=seed,
+        draws=draws,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        slices=tuple(slices) if slices else None,
+        score=score,
+        smoothing_mm=smoothing,
+    )
+    case = _detect_case(
+        scan,
+        output,
+        settings,
+        checkpoint=checkpoint,
+        truth=truth,
+        mask=mask,
+        resample_truth=resample_truth,
+        resample_mask=resample_mask,
+        threshold=threshold,
+        minimum_ml=minimum_ml,
+        overlay=f"{_stem(scan)}_overlay.png" if png else None,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print(json.dumps(case.summary(), indent=2, allow_nan=False))
+    else:
+        case.show()
+
+
+@dataclass
+class _Case:
+    """A finished detection and where it was written."""
+
+    scan: Path
+    detection: Detection
+    findings: list[Finding]
+    threshold: float
+    minimum_ml: float
+    metrics: Metrics | None
+    paths: dict[str, Path]
+    seconds: dict[str, float]
+
+    def summary(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        from napari_addm.outputs import metrics_record
+
+        summary: dict[str, Any] = {
+            "scan": str(self.scan),
+            "paths": {key: str(path) for key, path in self.paths.items()},
+            "threshold": self.threshold,
+            "minimum_ml": self.minimum_ml,
+            "device": self.detection.device,
+            "precision": self.detection.precision,
+            "findings": [asdict(finding) for finding in self.findings],
+            "seconds": {stage: round(spent, 3) for stage, spent in self.seconds.items()},
+            "warnings": list(self.detection.warnings),
+        }
+        if self.metrics is not None:
+            summary["metrics"] = metrics_record(self.metrics, self.detection)
+        return summary
+
+    def show(self) -> None:
+        """Print the findings, the metrics and the files for a person."""
+        from rich.table import Table
+
+        console = _console()
+        for warning in self.detection.warnings:
+            console.print(f"Warning: {warning}", style="yellow", markup=False)
+        table = Table("finding", "mL", "place", "peak", "slice", title=self.scan.name)
+        for f in self.findings:
+            place, peak = f.position, f"{f.peak:.3f}"
+            table.add_row(str(f.id), f"{f.volume_ml:.2f}", place, peak, str(f.slice))
+        if self.findings:
+            console.print(table)
+        else:
+            console.print(
+                f"{self.scan.name}: no finding of {self.minimum_ml:g} mL or more above a score of "
+                f"{self.threshold:g}.",
+                markup=False,
+            )
+        if self.metrics is not None:
+            console.print(_metrics_table(self.metrics))
+            for note in self.metrics.notes:
+                console.print(note, markup=False)
+        network = self.seconds["network"]
+        console.print(
+            f"{self.seconds['total']:.1f} s, of which {network:.1f} s in the network "
+            f"({self.detection.device}, {self.detection.precision})",
+            markup=False,
+        )
+        for path in self.paths.values():
+            print(path)
+
+
+@dataclass
+class _Stopwatch:
+    """Seconds per stage, in the order in which the stages came."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextlib.contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        spent = time.perf_counter() - started
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+
+    def total(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def _detect_case(
+    scan: Path,
+    output: Path,
+    settings: DetectionSettings,
+    *,
+    checkpoint: Path | None = None,
+    truth: Path | None = None,
+    mask: Path | None = None,
+    resample_truth: bool = False,
+    resample_mask: bool = False,
+    threshold: float | None = None,
+    minimum_ml: float | None = None,
+    overlay: str | None = None,
+    overwrite: bool = False,
+) -> _Case:
+    """Read, detect, find, measure and write; what can be refused is refused before the run."""
+    from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint, read_specification
+    from napari_addm.detection import resolve, run
+    from napari_addm.findings import label_anomalies, measure_findings
+    from napari_addm.io import read_volume
+    from napari_addm.metrics import evaluate
+    from napari_addm.outputs import check_outputs, save_detection
+
+    watch = _Stopwatch()
+    checkpoint = checkpoint or DEMO_CHECKPOINT
+    specification = read_specification(checkpoint)
+    settings = resolve(settings, specification)
+    threshold = specification.detection.threshold if threshold is None else threshold
+    minimum_ml = specification.detection.minimum_ml if minimum_ml is None else minimum_ml
+    if not abs(threshold) < float("inf") or not 0 <= minimum_ml < float("inf"):
+        raise AddmError("The threshold has to be a number, and the smallest finding 0 mL or more.")
+    check_outputs(output, _stem(scan), overwrite, keep=(scan, truth, mask))
+    with watch.time("read"):
+        volume = read_volume(scan)
+        brain = _read_beside(mask, volume, "--resample-mask", resample_mask)
+        lesion = _read_beside(truth, volume, "--resample-truth", resample_truth)
+    with watch.time("import"):
+        import napari_addm.methods.addm
+        import napari_addm.networks  # noqa: F401 - so that this time is not counted elsewhere
+    with watch.time("load"):
+        loaded = load_checkpoint(checkpoint)
+    with _progress_bar(scan.name) as on_progress:
+        detection = run(volume, loaded, settings, brain, on_progress=on_progress)
+    for stage in ("load", "prepare", "network", "score"):
+        watch.seconds[stage] = watch.seconds.get(stage, 0.0) + detection.seconds[stage]
+
+    anomaly = detection.anomaly.data
+    region = detection.brain_mask.data & detection.done[:, None, None]
+    with watch.time("findings"):
+        labels = label_anomalies(
+            anomaly, threshold, spacing=volume.spacing, minimum_ml=minimum_ml, mask=region
+        )
+        uncertainty = detection.uncertainty.data if detection.uncertainty else None
+        findings = measure_findings(labels, anomaly, volume, uncertainty)
+    metrics = None
+    if lesion is not None:
+        with watch.time("metrics"):
+            metrics = evaluate(
+                anomaly,
+                lesion,
+                threshold=threshold,
+                mask=region,
+                voxel_ml=volume.voxel_ml,
+                prediction=labels,
+            )
+    with watch.time("write"):
+        paths = save_detection(
+            output,
+            volume,
+            detection,
+            labels,
+            findings,
+            checkpoint=loaded,
+            threshold=threshold,
+            minimum_ml=minimum_ml,
+            metrics=metrics,
+            truth=truth,
+            mask=mask,
+            seconds=dict(watch.seconds),
+            overwrite=overwrite,
+        )
+        if overlay is not None:
+            from napari_addm.overlay import overlay_png
+
+            reconstruction = detection.reconstruction.data
+            paths["overlay"] = overlay_png(
+                output / overlay, volume, anomaly, labels, lesion, reconstruction
+            )
+    seconds = {**watch.seconds, "total": watch.total()}
+    return _Case(scan, detection, findings, threshold, minimum_ml, metrics, paths, seconds)
+
+
+def _stem(scan: Path) -> str:
+    from napari_addm.volume import stem
+
+    return stem(scan)
+
+
+def _read_beside(
+    path: Path | None, volume: Volume, option: str, resample: bool
+) -> np.ndarray | None:
+    """A mask or a ground truth as booleans on the scan's grid."""
+    if path is None:
+        return None
+    from napari_addm.io import read_labels, resample_labels
+
+    labels = read_labels(path)
+    if not labels.same_grid(volume):
+        if not resample:
+            shapes = [" x ".join(map(str, v.source.shape)) for v in (labels, volume)]
+            raise InputError(
+                f"{path} ({shapes[0]} voxels) does not lie on the voxels of the scan "
+                f"{volume.name} ({shapes[1]}): add {option} to bring it there."
+            )
+        labels = resample_labels(labels, volume)
+    return labels.data != 0
+
+
+@contextlib.contextmanager
+def _progress_bar(name: str) -> Iterator[Callable[[Progress], object]]:
+    """Show the progress on stderr, if a person is there to see it."""
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = _console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %  {task.fields[left]}"),
+    )
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"{name}: preparing", total=None, left="")
+
+        def show(progress: Progress) -> None:
+            if progress.stage == "prepare":
+                return
+            left = "" if progress.eta is None else f"about {_duration(progress.eta)} left"
+            bar.update(
+                task,
+                description=f"{name}: reconstructing",
+                completed=progress.done,
+                total=progress.total,
+                left=left,
+            )
+
+        yield show
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _metrics_table(metrics: Metrics) -> Any:
+    from rich.table import Table
+
+    table = Table("metric", "value", title="Against the ground truth, inside the brain mask")
+    for name, value in (
+        ("Dice", metrics.dice),
+        ("IoU", metrics.iou),
+        ("precision", metrics.precision),
+        ("recall", metrics.recall),
+        ("AUROC", metrics.auroc),
+        ("AUPRC", metrics.auprc),
+        ("AUPRC of chance", metrics.prevalence),
+        ("best Dice (oracle threshold)", metrics.best_dice),
+        ("ground truth, mL", metrics.truth_ml),
+        ("predicted, mL", metrics.predicted_ml),
+    ):
+        table.add_row(name, "not defined" if value is None else f"{value:.3f}")
+    return table
+
+
+# --- train ----------------------------------------------------------------------------------
+
+
+@app.command()
+@_plain_errors
+def train(
+    healthy: Annotated[
+        Path, typer.Argument(metavar="HEALTHY_DIR", help="Folder of healthy scans.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors to write.")],
+    preset: Annotated[
+        PresetChoice,
+        typer.Option(help="small trains on a CPU; paper is the published configuration."),
+    ] = "small",
+    timesteps: Annotated[LengthChoice, typer.Option(help="T, the length of the chain.")] = "1000",
+    split: Annotated[
+        Path | None,
+        typer.Option(help="JSON with the subjects in train and validation; a random tenth if not."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs.")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Stop after the epoch that reaches so many.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Stop after so many minutes.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Slices per iteration.")
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option("--lambda", min=0, help="Weight of the adversarial loss.")
+    ] = None,
+    noise: Annotated[NoiseChoice | None, typer.Option(help="Kind of noise.")] = None,
+    augment: Annotated[
+        bool | None,
+        typer.Option("--augment/--no-augment", help="Random geometry, contrast and bias field."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    precision: Annotated[
+        TrainingPrecision, typer.Option(help="auto: bf16-mixed where the hardware computes in it.")
+    ] = "auto",
+    accelerator: Annotated[AcceleratorChoice, typer.Option(help="Where to train.")] = "auto",
+    devices: Annotated[
+        str, typer.Option(help="How many of them, or which (0,1), or auto.")
+    ] = "auto",
+    nodes: Annotated[int, typer.Option(min=1, help="Machines of a cluster.")] = 1,
+    name: Annotated[str | None, typer.Option(help="Of the model, for its card.")] = None,
+    description: Annotated[str, typer.Option(help="For the model's card.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the weights.")] = "unspecified",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw an earlier training of OUTPUT away.")
+    ] = False,
+) -> None:
+    """Train a model on healthy scans; run it again to go on where it stopped.
+
+    Needs the extra: pip install "napari-addm\\[train]". What is not given comes
+    from the preset. Logs and sample pictures go to OUTPUT.training.
+    """
+    from napari_addm.checkpoint import read_specification
+    from napari_addm.outputs import check_folder
+
+    _check_card(name, description, licence)
+    run = output.with_name(f"{output.stem}.training")
+    check_folder(output.parent)
+    if output.exists() and not restart and not (run / "last.ckpt").is_file():
+        raise AddmError(
+            f"{output} exists already and its training cannot be resumed: use --restart to "
+            "replace it, or choose another output."
+        )
+    with _quiet_lightning():
+        try:
+            from napari_addm import training
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] != "lightning":
+                raise
+            raise MissingExtraError(
+                "Training needs the package lightning, which is not installed: run "
+                'pip install "napari-addm[train]".'
+            ) from error
+        settings = _training_settings(
+            training.PRESETS[preset](int(timesteps)),
+            epochs=epochs,
+            batch_size=batch_size,
+            weight=weight,
+            noise=noise,
+            augment=augment,
+            seed=seed,
+        )
+        person = sys.stderr.isatty()
+        with _preparation_bar() as report:
+            training.train(
+                healthy,
+                output,
+                settings,
+                split=split,
+                name=name,
+                description=description,
+                licence=licence,
+                iterations=iterations,
+                minutes=minutes,
+                restart=restart,
+                report=report,
+                callbacks=[] if person else [_progress_lines()],
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=nodes,
+                precision=_training_precision(precision, accelerator),
+                enable_progress_bar=person,
+            )
+    record = read_specification(output).training
+    print(f"{record['iterations']} iterations in {_duration(record['seconds'])}")
+    for path in (output, run / "log" / "metrics.csv", run / "pictures"):
+        print(path)
+
+
+def _check_card(name: str | None, description: str, licence: str) -> None:
+    """Refuse now what the checkpoint's schema would refuse after hours of training."""
+    for option, text, most in (
+        ("--name", name or "", 1000),
+        ("--licence", licence, 1000),
+        ("--description", description, 20_000),
+    ):
+        if len(text) > most or (option != "--description" and not text.isprintable()):
+            raise AddmError(f"The text of {option} has to be one line of at most {most} letters.")
+
+
+def _training_settings(
+    settings: TrainingSettings,
+    *,
+    epochs: int | None,
+    batch_size: int | None,
+    weight: float | None,
+    noise: NoiseChoice | None,
+    augment: bool | None,
+    seed: int,
+) -> TrainingSettings:
+    """A preset with what was given on the command line."""
+    from dataclasses import replace
+
+    changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "augment": augment}
+    if weight is not None:
+        changes["adversarial"] = replace(settings.adversarial, weight=weight)
+    if noise is not None:
+        changes["diffusion"] = settings.diffusion.model_copy(update={"noise": noise})
+    given = {key: value for key, value in changes.items() if value is not None}
+    return replace(settings, seed=seed, **given)
+
+
+def _training_precision(precision: TrainingPrecision, accelerator: AcceleratorChoice) -> str:
+    if precision != "auto":
+        return precision
+    import torch
+
+    from napari_addm.detection import choose_device, choose_precision
+
+    device = choose_device("cuda" if accelerator == "gpu" else accelerator)
+    return "bf16-mixed" if choose_precision("auto", device) == torch.bfloat16 else "32"
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep hints about the hardware and the data loader away; turn its Ctrl-C into ours."""
+    import logging
+    import warnings
+
+    for logger in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # Lightning catches Ctrl-C, cleans up and exits with 1.
+            if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            _fail("Stopped; run the same command again to go on.", INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _preparation_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show the preparation of the scans on stderr, if a person is there to see it."""
+    from rich.progress import Progress as Bar
+
+    console = _console(stderr=True)
+    with contextlib.ExitStack() as stack:
+        bar: Bar | None = None
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = Bar(console=console, transient=True, disable=not console.is_terminal)
+                stack.enter_context(bar)
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            # It is reported before each scan, so with the last one the bar makes way for training.
+            bar.update(tasks[stage], completed=done)
+            if stage == "Slices" and done == total - 1:
+                bar.stop()
+
+        yield report
+
+
+def _progress_lines() -> Any:
+    """A Lightning callback that prints a line per validation, for logs of unattended runs."""
+    from lightning.pytorch.callbacks import Callback
+
+    class ProgressLines(Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.is_global_zero:
+                logged = trainer.callback_metrics
+                figures = ", ".join(
+                    f"{key} {float(logged[key]):.4f}"
+                    for key in ("train/l2", "validation/l2")
+                    if key in logged
+                )
+                spent = _duration(float(pl_module.seconds))
+                line = f"epoch {trainer.current_epoch + 1}, iteration {int(pl_module.iterations)}"
+                print(f"{line}, {spent}: {figures}", file=sys.stderr, flush=True)
+
+    return ProgressLines()
+
+
+# --- info -----------------------------------------------------------------------------------
+
+
+@app.command()
+@_plain_errors
+def info(
+    model: Annotated[
+        Path | None, typer.Argument(help="The .safetensors; the bundled demo model if missing.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole specification as JSON.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also check the weights (needs a few seconds).")
+    ] = False,
+) -> None:
+    """Show a model's card: what it is, what it was trained on, how it is used."""
+    from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint, read_specification
+
+    path = model or DEMO_CHECKPOINT
+    specification = read_specification(path)
+    if check:
+        from napari_addm.networks import load_network
+
+        load_network(load_checkpoint(path))
+    if as_json:
+        print(json.dumps(specification.model_dump(mode="json"), indent=2))
+    else:
+        _console().print(_card(path, specification))
+        if check:
+            print("The weights have their hash, are finite and fit the network.")
+
+
+def _card(path: Path, specification: ModelSpecification) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    network, diffusion = specification.network, specification.diffusion
+    preparation, detection = specification.preparation, specification.detection
+    height, width = preparation.size
+    z, y, x = preparation.spacing_mm
+    share = detection.level / diffusion.length
+    rows = {
+        "file": f"{path.name}, {path.stat().st_size / 1e6:.1f} MB",
+        "description": specification.description,
+        "licence": specification.licence,
+        "method": f"{specification.method}, T = {diffusion.length}, {diffusion.noise} noise",
+        "network": f"{network.kind}, channels {' '.join(map(str, network.channels))}, "
+        f"packed {network.pack} x {network.pack}",
+        "model grid": f"{preparation.orientation}, {height} x {width} pixels of "
+        f"{y:g} x {x:g} mm, slices {z:g} mm apart",
+        "detection": f"noise level {detection.level} ({share:.0%}), {detection.steps} "
+        f"{detection.sampler.upper()} steps, eta {detection.eta:g}, {detection.draws} draw(s)",
+        "score": f"{detection.score.kind}, smoothed by {detection.score.smoothing_mm:g} mm, "
+        f"{detection.score.erosion_mm:g} mm inside the brain",
+        "threshold": f"{detection.threshold:g} ({detection.threshold_source}), findings from "
+        f"{detection.minimum_ml:g} mL",
+    }
+    table = Table(title=Text(specification.name), show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for key, value in rows.items():
+        if value:
+            table.add_row(key, Text(value))
+    for title, entries in (
+        ("training", specification.training),
+        ("evaluation", specification.evaluation),
+    ):
+        table.add_section()
+        if not entries:
+            table.add_row(title, "nothing recorded")
+        for key, value in entries.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            if key == "seconds" and isinstance(value, int | float):
+                text = f"{value:.0f} ({_duration(value)})"
+            table.add_row(f"{title}: {key}", Text(text))
+    return table
+
+
+# --- demo -----------------------------------------------------------------------------------
+
+
+@app.command()
+@_plain_errors
+def demo(
+    headless: Annotated[
+        bool, typer.Option("--headless", help="Detect and write files; open no window.")
+    ] = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the files when headless.")
+    ] = Path("demo_output"),
+    steps: Annotated[int | None, typer.Option(help="Sampling steps when headless.")] = None,
+) -> None:
+    """Show the main job on a brain with a simulated lesion: in napari, or headless.
+
+    Headless, files of an earlier demo in the output folder are replaced.
+    """
+    if not headless and not _has_display():
+        print("There is no display, so the demo runs headless.", file=sys.stderr)
+        headless = True
+    if not headless:
+        _open_demo()
+        return
+    from napari_addm.detection import DetectionSettings
+
+    case = _detect_case(
+        SAMPLE_DATA / "demo_T1w.nii.gz",
+        output,
+        DetectionSettings(steps=steps),
+        truth=SAMPLE_DATA / "demo_lesion.nii.gz",
+        overlay="demo_overlay.png",
+        overwrite=True,
+    )
+    case.show()
+
+
+def _has_display() -> bool:
+    if not sys.platform.startswith("linux"):
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _open_demo() -> None:
+    try:
+        import napari
+
+        viewer = napari.Viewer(title="napari-addm demo")
+    except ImportError as error:
+        raise MissingExtraError(
+            "napari or its Qt binding is not installed: run pip install "
+            '"napari-addm[all]", or use --headless.'
+        ) from error
+    viewer.open_sample("napari-addm", "demo")
+    viewer.window.add_plugin_dock_widget("napari-addm", "Detect anomalies")
+    napari.run()
