@@ -10,6 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial as partial_of
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -24,6 +25,8 @@ from napari_addm.volume import Volume
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from napari_addm.diffusion.noises import SliceNoise
 
 BATCH_SIZES = {"cpu": 8, "cuda": 64, "mps": 16}
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -253,7 +256,7 @@ class _Engine:
 
     def __call__(self, image: Tensor, timesteps: Tensor) -> Tensor:
         dtype = next(self.network.parameters()).dtype
-        return self.network(image.to(dtype), timesteps).float()  # type: ignore[no-any-return]
+        return self.network(image.to(dtype), timesteps).float()
 
 
 _kept: list[_Engine] = []
@@ -403,9 +406,14 @@ def detect(
     started = time.perf_counter()
     specification = checkpoint.specification
     settings = resolve(settings or DetectionSettings(), specification)
-    assert settings.level and settings.steps and settings.draws
-    assert settings.score and settings.smoothing_mm is not None
-    assert settings.sampler and settings.eta is not None
+    # resolve() has filled these in; the type checker cannot know
+    assert settings.level is not None
+    assert settings.steps is not None
+    assert settings.draws is not None
+    assert settings.score is not None
+    assert settings.smoothing_mm is not None
+    assert settings.sampler is not None
+    assert settings.eta is not None
     device = choose_device(settings.device)
     dtype = choose_precision(settings.precision, device)
 
@@ -437,7 +445,6 @@ def detect(
     schedule = LinearSchedule(specification.diffusion.length)
     noise = SliceNoise(specification.diffusion.noise, settings.seed)
     queue = _order(slices, settings.slices, first_slice)
-    shape = (1, *slices.images.shape[1:])
     batch_size = settings.batch_size or BATCH_SIZES[device.type]
     # Equal batches: a small last one would cost nearly as much as a full one.
     rounds = max(1, -(-len(queue) // batch_size))
@@ -453,21 +460,17 @@ def detect(
         before = calls
         try:
             for draw in range(settings.draws):
-
-                def fresh(step: int, draw: int = draw, ids: Any = ids) -> Tensor:
-                    return noise.sample(ids, shape, draw, step).to(device)
-
                 ticking = time.perf_counter()
                 chain = reconstruct(
                     engine,
                     schedule,
                     clean,
                     levels,
-                    fresh,
+                    partial_of(_fresh_noise, noise, ids, draw, clean),
                     sampler=settings.sampler,
                     eta=settings.eta,
                 )
-                for image in chain:
+                for image in chain:  # noqa: B007 - the last one is used below
                     seconds["network"] += time.perf_counter() - ticking
                     calls += 1
                     slice_calls += len(batch)
@@ -493,6 +496,13 @@ def detect(
 
     result, new = state.take()
     yield Progress("finish", calls, calls, elapsed(), 0.0, new, result)
+
+
+def _fresh_noise(
+    noise: SliceNoise, ids: NDArray[np.int64], draw: int, like: Tensor, step: int
+) -> Tensor:
+    shape = (like.shape[1], like.shape[2], like.shape[3])
+    return noise.sample(ids.tolist(), shape, draw, step).to(like.device)
 
 
 def _order(slices: Slices, wanted: Sequence[int] | None, first_slice: int | None) -> list[int]:

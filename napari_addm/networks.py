@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
@@ -13,6 +13,8 @@ from napari_addm.errors import CheckpointError
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint import Checkpoint, NetworkSpecification
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class PackedUNet(nn.Module):
@@ -47,8 +49,14 @@ class PackedUNet(nn.Module):
 
 def build_network(specification: NetworkSpecification) -> PackedUNet:
     """An untrained network, in the channels-last layout that convolutions prefer."""
-    network = PackedUNet(specification)
-    return network.to(memory_format=torch.channels_last)
+    return channels_last(PackedUNet(specification))
+
+
+def channels_last(network: Network) -> Network:
+    """The same network with its weights in the channels-last layout, in place."""
+    # torch's type stubs do not know this argument of Module.to
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def load_network(checkpoint: Checkpoint) -> PackedUNet:
@@ -79,4 +87,4 @@ def load_network(checkpoint: Checkpoint) -> PackedUNet:
         )
     weights = {name: tensor.float() for name, tensor in checkpoint.weights.items()}
     network.load_state_dict(weights, assign=True)
-    return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    return channels_last(network).eval().requires_grad_(False)

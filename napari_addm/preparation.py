@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_addm.volume import Volume
 
 Affine = NDArray[np.float64]
+Scalar = TypeVar("Scalar", bound=np.generic)
 Box = tuple[slice, slice, slice]
 
 PLAUSIBLE_BRAIN_ML = (500.0, 2200.0)
@@ -112,7 +113,7 @@ class Slices:
         z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(z), float(y), float(x)
 
-    def on_grid(self, slices: NDArray[np.float32], fill: float = 0.0) -> NDArray[np.float32]:
+    def on_grid(self, slices: NDArray[Scalar], fill: float = 0.0) -> NDArray[Scalar]:
         """Put N slices into the whole model grid, shape (depth, H, W)."""
         grid = np.full((self.depth, *slices.shape[1:]), fill, slices.dtype)
         grid[self.indices] = slices
@@ -227,7 +228,7 @@ def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np
     diagonal = np.diag(linear)
     # scipy's separable path, ten times faster, when the grids are parallel
     parallel = np.allclose(linear, np.diag(diagonal), atol=1e-6)
-    return ndimage.affine_transform(
+    samples: NDArray[np.float32] = ndimage.affine_transform(
         np.asarray(data, np.float32),
         diagonal if parallel else linear,
         offset,
@@ -235,6 +236,7 @@ def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np
         order=1,
         mode="grid-constant",
     )
+    return samples
 
 
 def find_brain(volume: Volume) -> NDArray[np.bool_] | None:
@@ -370,8 +372,8 @@ def prepare(
     if outside > 0.05:
         warnings.append(
             f"{outside:.0%} of the brain mask lies outside the model's field of "
-            f"{height * specification.spacing_mm[1]:.0f} x {width * specification.spacing_mm[2]:.0f}"
-            " mm and has no map"
+            f"{height * specification.spacing_mm[1]:.0f} x "
+            f"{width * specification.spacing_mm[2]:.0f} mm and has no map"
         )
     pixel_cm2 = specification.spacing_mm[1] * specification.spacing_mm[2] / 100.0
     indices = np.flatnonzero(masks.sum(axis=(1, 2)) * pixel_cm2 >= SMALLEST_SLICE_CM2)
@@ -436,6 +438,6 @@ def _to_model(
     shift[:3, 3] = [-s.start for s in box]
     whole = tuple(slice(0, n) for n in shape)
     matrix = shift @ to_volume
-    values = _resample(values, matrix, whole)  # type: ignore[arg-type]
-    weight = _resample(weight, matrix, whole)  # type: ignore[arg-type]
-    return values / np.maximum(weight, 1e-3), weight > 0.5
+    total = _resample(values, matrix, whole)  # type: ignore[arg-type]
+    share = _resample(weight, matrix, whole)  # type: ignore[arg-type]
+    return np.asarray(total / np.maximum(share, 1e-3), np.float32), share > 0.5

@@ -272,7 +272,7 @@ def prepare_training_data(
                 name,
             )
 
-    masks: list[NDArray[np.bool_]] = []
+    masks: list[NDArray[np.uint8]] = []
     standard = []
     for n, scan in enumerate(scans):
         report("Brain masks and intensities", n, len(scans))
@@ -455,6 +455,8 @@ class AddmModule(lightning.LightningModule):
         self.adversarial = settings.adversarial.weight > 0
         if self.adversarial:
             self.discriminator = build_discriminator(settings.adversarial)
+        self.seconds: Tensor
+        self.iterations: Tensor
         self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 
@@ -492,9 +494,8 @@ class AddmModule(lightning.LightningModule):
             settings.adversarial,
         )
         logged = {"train/l2": sample.l2.detach()}
-        optimizers = self.optimizers()
-        assert isinstance(optimizers, list) or not self.adversarial
-        by_denoiser = optimizers[0] if isinstance(optimizers, list) else optimizers
+        optimizers: Any = self.optimizers()
+        by_denoiser = optimizers[0] if self.adversarial else optimizers
         loss = sample.l2
         if sample.fake is not None and sample.real is not None:
             by_discriminator = optimizers[1]
@@ -541,7 +542,7 @@ class AddmModule(lightning.LightningModule):
         return torch.stack([g.norm() for g in gradients if g is not None]).norm()
 
     def on_train_epoch_end(self) -> None:
-        schedulers = self.lr_schedulers()
+        schedulers: Any = self.lr_schedulers()
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             scheduler.step()
 

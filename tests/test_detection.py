@@ -50,9 +50,11 @@ def test_every_call_of_the_network_is_reported(scan, checkpoint):
     progress = list(detect(scan, checkpoint, replace(EXACT, batch_size=6)))
     calls = [p.done for p in progress if p.stage == "reconstruct" and p.result is None]
     assert calls == list(range(1, progress[-1].total + 1))
-    assert progress[0].stage == "prepare" and progress[-1].stage == "finish"
+    assert progress[0].stage == "prepare"
+    assert progress[-1].stage == "finish"
     eta = [p.eta for p in progress if p.eta is not None]
-    assert eta[0] > 0 and eta[-1] == 0
+    assert eta[0] > 0
+    assert eta[-1] == 0
     fresh = [s for p in progress for s in p.slices]
     assert sorted(fresh) == list(range(scan.shape[0]))  # each slice once
     assert progress[-1].result.seconds["network"] > 0
@@ -134,7 +136,8 @@ def test_an_oblique_scan_gets_its_map_on_its_own_grid(make_brain, checkpoint):
     affine = nib.affines.from_matvec(linear, -linear @ ((np.array(shape) - 1) / 2))
     scan = make_brain(affine, shape)
     result = run(scan, checkpoint, EXACT)
-    assert result.anomaly.same_grid(scan) and result.done.all()
+    assert result.anomaly.same_grid(scan)
+    assert result.done.all()
     some = result.reconstruction.data[result.brain_mask.data]
     assert (some != 0).mean() > 0.99
 

@@ -248,4 +248,5 @@ def test_deepbet_finds_the_brain_of_a_whole_head(shared_data):
     top = np.flatnonzero(head.any(axis=(1, 2)))[-1]
     # the brain is in the head's upper part, and not mirrored into its lower one
     assert np.argwhere(mask).mean(axis=0)[0] > head.shape[0] * 0.4
-    assert np.isfinite(centre).all() and mask[top - 40 : top].any()
+    assert np.isfinite(centre).all()
+    assert mask[top - 40 : top].any()

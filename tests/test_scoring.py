@@ -104,5 +104,6 @@ def test_draws_are_averaged_and_their_spread_is_the_uncertainty(ball):
     np.testing.assert_allclose(anomaly[inner], (drawn - scan).mean(axis=0)[inner], atol=1e-6)
     assert uncertainty is not None
     assert uncertainty[inner].mean() == pytest.approx(0.1, rel=0.02)
-    assert (anomaly[~inner] == 0).all() and (uncertainty[~inner] == 0).all()
+    assert (anomaly[~inner] == 0).all()
+    assert (uncertainty[~inner] == 0).all()
     assert anomaly_map(scan, drawn[:1], ball, score, SPACING)[1] is None

@@ -52,7 +52,8 @@ def test_the_l2_is_the_error_of_the_predicted_noise(batch):
         lambda x, t: torch.zeros_like(x), SCHEDULE, clean, levels, draw, AdversarialSettings(0.0)
     )
     assert sample.l2 == pytest.approx(drawn[0].square().mean().item())
-    assert sample.fake is None and sample.real is None
+    assert sample.fake is None
+    assert sample.real is None
 
 
 def test_a_perfect_denoiser_makes_fakes_that_are_posterior_samples(batch):
@@ -112,7 +113,8 @@ def test_the_losses_are_those_of_the_papers_equation():
     )
     judged = discriminator_loss(identity, real, fake, saturating)
     torch.testing.assert_close(judged.loss, -(torch.log(d_real) + torch.log(1 - d_fake)))
-    assert judged.accuracy_real == 1 and judged.accuracy_fake == 1
+    assert judged.accuracy_real == 1
+    assert judged.accuracy_fake == 1
     with_r1 = discriminator_loss(identity, real, fake, replace(saturating, r1=2.0))
     # the logit's gradient is 1 at each of 64 pixels
     torch.testing.assert_close(with_r1.loss, judged.loss + 64.0)
@@ -129,7 +131,8 @@ def test_a_discriminator_learns_to_tell_and_its_gradient_moves_the_denoiser():
         optimizer.zero_grad()
         judged.loss.backward()
         optimizer.step()
-    assert judged.accuracy_real > 0.9 and judged.accuracy_fake > 0.9
+    assert judged.accuracy_real > 0.9
+    assert judged.accuracy_fake > 0.9
     fake.requires_grad_(True)
     adversarial_loss(critic, fake, AdversarialSettings()).backward()
     assert fake.grad.abs().max() > 0
@@ -141,10 +144,14 @@ def test_a_discriminator_learns_to_tell_and_its_gradient_moves_the_denoiser():
 def test_the_papers_preset_is_what_the_paper_states():
     for length in (300, 500, 1000):
         preset = training.PRESETS["paper"](length)
-        assert preset.size == (256, 256) and preset.batch_size == 4 and preset.epochs == 3000
+        assert preset.size == (256, 256)
+        assert preset.batch_size == 4
+        assert preset.epochs == 3000
         assert (preset.learning_rate, preset.decay, preset.decay_epochs) == (1e-4, 0.999, 200)
-        assert preset.adversarial.weight == 0.05 and preset.diffusion.noise == "gaussian"
-        assert preset.slices_per_volume == 1 and preset.detection_level == length // 4
+        assert preset.adversarial.weight == 0.05
+        assert preset.diffusion.noise == "gaussian"
+        assert preset.slices_per_volume == 1
+        assert preset.detection_level == length // 4
 
 
 def test_augmentation_keeps_the_brain_a_brain():
@@ -153,13 +160,16 @@ def test_augmentation_keeps_the_brain_a_brain():
     mask = (((y - 56) / 45) ** 2 + ((x - 48) / 35) ** 2 < 1).expand(12, 1, 112, 96)
     values = torch.where(mask, 0.5 + 0.3 * torch.sin(x / 8), 0.0).float()
     changed, moved = training.augment(values, mask, generator)
-    assert changed.shape == values.shape and moved.dtype == torch.bool
+    assert changed.shape == values.shape
+    assert moved.dtype == torch.bool
     assert ((changed >= 0) & (changed <= 1)).all()
     area = moved.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))
-    assert ((area > 0.75) & (area < 1.25)).all() and area.std() > 0.01
+    assert ((area > 0.75) & (area < 1.25)).all()
+    assert area.std() > 0.01
     inside = [changed[n][moved[n]] for n in range(12)]
     means = torch.stack([v.mean() for v in inside])
-    assert (means - 0.5).abs().max() < 0.25 and means.std() > 0.01
+    assert (means - 0.5).abs().max() < 0.25
+    assert means.std() > 0.01
     again, _ = training.augment(values, mask, torch.Generator().manual_seed(0))
     torch.testing.assert_close(again, changed)
 
@@ -261,7 +271,8 @@ def test_train_interrupt_resume_and_detect(cohort, tmp_path):
     # the checkpoint does its work on a scan
     scan = read_volume(next(cohort.glob("*.nii.gz")))
     result = run(scan, b, DetectionSettings(steps=2, device="cpu"))
-    assert result.done.all() and np.isfinite(result.anomaly.data).all()
+    assert result.done.all()
+    assert np.isfinite(result.anomaly.data).all()
 
     # other settings on the same state are refused, and named
     with pytest.raises(AddmError, match="seed"):

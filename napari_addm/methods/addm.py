@@ -17,6 +17,7 @@ from torch.nn.functional import softplus
 
 from napari_addm.diffusion.samplers import ddim, ddpm
 from napari_addm.diffusion.schedules import LinearSchedule
+from napari_addm.networks import channels_last
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Discriminator = Callable[[Tensor], Tensor]
@@ -184,7 +185,7 @@ class PatchCritic(nn.Module):
 def build_discriminator(settings: AdversarialSettings) -> nn.Module:
     """An untrained discriminator for one-channel images."""
     critic = PatchCritic(in_channels=2 if settings.conditioned else 1)
-    return critic.to(memory_format=torch.channels_last)
+    return channels_last(critic)
 
 
 def reconstruct(
