@@ -81,11 +81,16 @@ def run(widget: DetectWidget) -> None:
 def save_planes(viewer: napari.Viewer, widget: DetectWidget, path: Path) -> None:
     """The canvas in each plane, side by side."""
     pictures = []
+    low, high = viewer.layers.extent.world
     for name in PLANES:
         widget.show_plane(name)
         wait(300)
-        picture = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
+        picture = viewer.screenshot(canvas_only=True, flash=False)
         side = min(picture.shape[:2])
+        # One scale in all planes; the longest side of the scan fills the picture.
+        viewer.scene.camera.zoom = side / float((high - low).max())
+        wait(300)
+        picture = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
         top, left = ((n - side) // 2 for n in picture.shape[:2])
         pictures.append(picture[top : top + side, left : left + side])
     imsave(path, np.hstack(pictures), check_contrast=False)
@@ -106,9 +111,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
 
-    viewer = napari.Viewer(show=False)
-    viewer.window.resize(*WINDOW)
-    viewer.window.show()
+    viewer = napari.Viewer()
+    viewer.window.set_geometry(0, 0, *WINDOW)
     _, widget = viewer.window.add_plugin_dock_widget("napari-addm", "Detect anomalies")
     assert isinstance(widget, DetectWidget)
     wait(500)

@@ -20,7 +20,7 @@ def card_lines(specification: ModelSpecification) -> list[str]:
     ]
     figures = list(_figures(specification.evaluation))[:MOST_FIGURES]
     lines.append("Measured: " + ", ".join(figures) if figures else "No figures measured.")
-    lines.append(f"Threshold: {detection.threshold:g} ({detection.threshold_source})")
+    lines.append(f"Threshold {detection.threshold:g}: {detection.threshold_source}")
     lines.append(f"Licence: {specification.licence}")
     return [line for line in lines if line]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
 from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
@@ -84,6 +84,7 @@ DEFAULT_ORIENTATION = ("towards", "down", "right")
 RADIOLOGICAL = ("away", "up", "left")
 
 LIVE_MS = 30
+LABEL_WIDTH = 104
 SMALL = "font-size: 11px;"
 ERROR = "color: #f0616d;"
 WARNING = "color: #d9a441;"
@@ -200,6 +201,7 @@ class DetectWidget(QWidget):
         self.level_slider.setRange(1, 1000)
         self.level_percent = QLabel()
         self.level_percent.setMinimumWidth(34)
+        self.level.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
         self.level_percent.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.level.valueChanged.connect(self._on_level)
         self.level_slider.valueChanged.connect(self.level.setValue)
@@ -219,10 +221,15 @@ class DetectWidget(QWidget):
         scope.addButton(self.this_slice)
         scope.addButton(self.whole_volume)
         _row(form, texts.LEVEL, self.level_slider, self.level, self.level_percent)
-        _row(form, texts.STEPS, self.steps)
-        _row(form, texts.SAMPLER, self.sampler)
-        _row(form, texts.SEED, self.seed)
-        _row(form, texts.DRAWS, self.draws)
+        _row(form, texts.SAMPLER, self.sampler, self.steps)
+        self.steps.setToolTip(texts.STEPS.tip)
+        self.steps.setSuffix(" steps")
+        draws_label = QLabel(texts.DRAWS.label)
+        _row(form, texts.SEED, self.seed, draws_label, self.draws)
+        draws_label.setToolTip(texts.DRAWS.tip)
+        self.draws.setToolTip(texts.DRAWS.tip)
+        for field in (self.sampler, self.steps, self.seed, self.draws):
+            field.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         _row(form, texts.DEVICE, self.device)
         _row(form, texts.SCOPE, self.this_slice, self.whole_volume)
 
@@ -246,8 +253,15 @@ class DetectWidget(QWidget):
         advanced_content.setLayout(inner)
         self.advanced = QCollapsible(texts.ADVANCED, expandedIcon="▾", collapsedIcon="▸")
         self.advanced.setDuration(0)
-        self.advanced.setContent(advanced_content)
+        self.advanced.toggleButton().setStyleSheet(
+            "text-align: left; border: none; background: transparent; padding: 0;"
+        )
+        self.advanced.addWidget(advanced_content)
         self.advanced.collapse(animate=False)
+        for layout in (self.advanced.layout(), self.advanced.content().layout()):
+            if layout is not None:
+                layout.setContentsMargins(0, 0, 0, 0)
+                layout.setSpacing(4)
 
         self.run_button = _button(texts.RUN, self.run)
         self.cancel_button = _button(texts.CANCEL, self.cancel)
@@ -258,6 +272,10 @@ class DetectWidget(QWidget):
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(6)
+        policy = self.progress.sizePolicy()
+        policy.setRetainSizeWhenHidden(True)
+        self.progress.setSizePolicy(policy)
+        self.progress.hide()
         self.status = _message("")
         self.error = _message(ERROR)
         self.details = QPlainTextEdit()
@@ -324,11 +342,7 @@ class DetectWidget(QWidget):
         for widget in (self.status, self.error, self.details, self.warnings, self.results):
             body.addWidget(widget)
         body.addStretch()
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(content)
+        scroll = _Column(content)
         notice = QLabel(texts.RESEARCH_USE_ONLY)
         notice.setStyleSheet(SMALL)
         notice.setAlignment(Qt.AlignmentFlag.AlignCenter)
@@ -341,7 +355,6 @@ class DetectWidget(QWidget):
         footer.addLayout(planes)
         footer.addWidget(notice)
         whole.addLayout(footer)
-        self.setMinimumWidth(330)
 
     # --- settings --------------------------------------------------------------------------------
 
@@ -533,6 +546,7 @@ class DetectWidget(QWidget):
         self._cancelled = False
         self._started = time.perf_counter()
         self.progress.setRange(0, 0)
+        self.progress.show()
         self._job = start_job(
             "Detect anomalies",
             work,
@@ -592,21 +606,19 @@ class DetectWidget(QWidget):
 
     def _on_finished(self) -> None:
         self._job = None
-        self.progress.setRange(0, 1)
+        self.progress.hide()
         detection = None if self.outcome is None else self.outcome.detection
         failed = bool(self.error.text())
-        self.progress.setValue(0 if failed or self._cancelled or detection is None else 1)
         words = ""
         if detection is not None:
             done, count = int(detection.done.sum()), len(detection.done)
-            words = f"{detection.device}, {detection.precision}"
             took = _duration(time.perf_counter() - self._started, about=False)
-            if self._cancelled:
-                words = f"Cancelled after {took}; {done} of {count} slices are done ({words})"
-            elif failed:
-                words = f"Stopped after {took}; {done} of {count} slices are done ({words})"
+            where = f"on {detection.device}, in {detection.precision}"
+            if self._cancelled or failed:
+                words = "Cancelled" if self._cancelled else "Stopped"
+                words += f" after {took} {where}; {done} of {count} slices are done"
             else:
-                words = f"Done in {took} ({words})"
+                words = f"Done in {took} {where}"
             _say(self.warnings, "\n".join(detection.warnings))
             highest = float(detection.anomaly.data.max())
             self.threshold.setMaximum(max(highest, 1.2 * self.threshold.value(), 1e-3))
@@ -816,6 +828,31 @@ def _save(
     )
 
 
+class _Column(QScrollArea):
+    """Scrolls up and down only: it is never narrower than what it holds."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(content)
+
+    def minimumSizeHint(self) -> QSize:
+        """Qt's, but as wide as the content and the scroll bar."""
+        content, bar = self.widget(), self.verticalScrollBar()
+        assert content is not None
+        assert bar is not None
+        width = content.minimumSizeHint().width() + bar.sizeHint().width()
+        return QSize(width, super().minimumSizeHint().height())
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Hear when the content's size changes, as when napari's style comes over it."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
+
+
 # --- small helpers -------------------------------------------------------------------------------
 
 
@@ -848,6 +885,7 @@ def _duration(seconds: float, about: bool = True) -> str:
 def _whole(low: int, high: int) -> QSpinBox:
     box = QSpinBox()
     box.setRange(low, high)
+    box.setMinimumWidth(60)  # the largest value would ask for more
     return box
 
 
@@ -871,6 +909,7 @@ def _form() -> QFormLayout:
 def _row(form: QFormLayout, text: texts.Text, *fields: QWidget) -> None:
     label = QLabel(text.label)
     label.setToolTip(text.tip)
+    label.setMinimumWidth(LABEL_WIDTH)
     row: QWidget | QHBoxLayout = fields[0]
     if len(fields) > 1:
         row = QHBoxLayout()

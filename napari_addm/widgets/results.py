@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
+from napari.utils.colormaps import Colormap, CyclicLabelColormap
 
 from napari_addm.detection import Detection
 from napari_addm.widgets.layers import METADATA_KEY
@@ -24,6 +25,14 @@ TITLES = {
     "uncertainty": "uncertainty",
     "labels": "anomalies",
 }
+# Clear where nothing is, so that the scan shows through; half of it lies below the threshold.
+GLOW = Colormap(
+    [[0.8, 0.0, 0.2, 0.0], [0.95, 0.25, 0.1, 0.35], [1.0, 0.65, 0.1, 0.7], [1.0, 0.95, 0.5, 0.8]],
+    name="anomaly",
+    display_name="anomaly",
+)
+# Far from grey and from the glow, and from one to the next.
+FINDING_COLORS = ("#35e0ff", "#7dff5c", "#ff7bf2", "#ffffff", "#9d9bff", "#ffe14d", "#4dffc3")
 
 
 def is_output(layer: Layer) -> bool:
@@ -126,8 +135,10 @@ class ResultLayers:
             metadata[METADATA_KEY] = self._scan.meta["metadata"][METADATA_KEY]
         arguments["metadata"] = metadata
         if role == "labels":
-            layer = Labels(data, opacity=0.9, **arguments)
-            layer.contour = 2
+            colors = [(0, 0, 0, 0), *FINDING_COLORS]
+            layer = Labels(data, colormap=CyclicLabelColormap(colors=colors), **arguments)
+            layer.contour = 1
+            layer.opacity = 1.0
             return layer
         if role == "reconstruction":
             # It would hide the scan; the eye in the layer list shows it.
@@ -148,10 +159,4 @@ class ResultLayers:
                 visible=False,
                 **arguments,
             )
-        return Image(
-            data,
-            colormap="inferno",
-            blending="additive",
-            contrast_limits=(0.0, top),
-            **arguments,
-        )
+        return Image(data, colormap=GLOW, contrast_limits=(0.0, top), **arguments)

@@ -49,7 +49,7 @@ SAMPLER = Text(
 )
 SEED = Text("Seed", "Of the noise. The same seed, scan and settings give the same result.")
 DRAWS = Text(
-    "Noise draws",
+    "Draws",
     "Reconstructions with different noise that are averaged; from two on, their spread is shown "
     "as an uncertainty map. Time grows with them.",
 )
