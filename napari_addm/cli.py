@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import sys
 import time
@@ -566,6 +567,9 @@ def train(
                 "Training needs the package lightning, which is not installed: run "
                 'pip install "napari-addm[train]".'
             ) from error
+        # Lightning sets these levels when it is imported.
+        for logger in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(logger).setLevel(logging.ERROR)
         settings = _training_settings(
             training.PRESETS[preset](int(timesteps)),
             epochs=epochs,
@@ -588,6 +592,7 @@ def train(
                 iterations=iterations,
                 minutes=minutes,
                 restart=restart,
+                validate_every=min(10, settings.epochs),
                 report=report,
                 callbacks=[] if person else [_progress_lines()],
                 accelerator=accelerator,
@@ -599,7 +604,8 @@ def train(
     record = read_specification(output).training
     print(f"{record['iterations']} iterations in {_duration(record['seconds'])}")
     for path in (output, run / "log" / "metrics.csv", run / "pictures"):
-        print(path)
+        if path.exists():  # the first pictures come with the first validation
+            print(path)
 
 
 def _check_card(name: str | None, description: str, licence: str) -> None:
@@ -649,11 +655,8 @@ def _training_precision(precision: TrainingPrecision, accelerator: AcceleratorCh
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Keep hints about the hardware and the data loader away; turn its Ctrl-C into ours."""
-    import logging
     import warnings
 
-    for logger in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         try:
@@ -691,12 +694,15 @@ def _preparation_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _progress_lines() -> Any:
-    """A Lightning callback that prints a line per validation, for logs of unattended runs."""
+    """A Lightning callback that prints a line every half minute, for logs of unattended runs."""
     from lightning.pytorch.callbacks import Callback
 
     class ProgressLines(Callback):
-        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-            if trainer.is_global_zero:
+        printed = -float("inf")
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.is_global_zero and time.monotonic() - self.printed > 30:
+                self.printed = time.monotonic()
                 logged = trainer.callback_metrics
                 figures = ", ".join(
                     f"{key} {float(logged[key]):.4f}"
@@ -770,7 +776,7 @@ def _card(path: Path, specification: ModelSpecification) -> Any:
     }
     table = Table(title=Text(specification.name), show_header=False)
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in rows.items():
         if value:
             table.add_row(key, Text(value))
