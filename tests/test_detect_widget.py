@@ -1,0 +1,476 @@
+"""The dock widget in a real viewer, with a real (tiny) network in a real thread."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dask.array
+import nibabel as nib
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from numpy.testing import assert_allclose, assert_array_equal
+
+from napari_addm.io import read_labels, read_volume, write_volume
+from napari_addm.volume import Volume
+from napari_addm.widgets import detect as module
+from napari_addm.widgets.contributions import write_image, write_labels
+from napari_addm.widgets.detect import DetectWidget
+from napari_addm.widgets.layers import METADATA_KEY, layer_to_volume, volume_to_layer
+from napari_addm.widgets.results import is_output
+
+LESION = (25.0, -20.0, 15.0, 20.0)
+AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
+SHAPE = (33, 39, 29)
+MINUTE = 60_000
+
+
+@pytest.fixture(scope="module")
+def scan_file(make_brain, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scan")
+    return write_volume(folder / "head.nii.gz", make_brain(AFFINE, SHAPE, (LESION,)))
+
+
+@pytest.fixture(scope="module")
+def scan(scan_file) -> Volume:
+    return read_volume(scan_file)
+
+
+def truth_of(volume: Volume) -> Volume:
+    """The planted lesion on a volume's grid."""
+    index = np.indices(volume.shape).reshape(3, -1)
+    world = nib.affines.apply_affine(volume.affine, index.T)
+    inside = np.linalg.norm(world - LESION[:3], axis=1) < LESION[3]
+    return volume.with_data(inside.reshape(volume.shape).astype(np.uint8))
+
+
+@pytest.fixture
+def viewer(make_napari_viewer_proxy, monkeypatch):
+    monkeypatch.setenv("NAPARI_ENSURE_PLUGIN_MAIN_THREAD", "1")
+    return make_napari_viewer_proxy()
+
+
+def prepared(panel: DetectWidget, checkpoint: Path) -> DetectWidget:
+    panel.checkpoint_chooser.choose(checkpoint)
+    panel.device.setCurrentText("cpu")
+    panel.precision.setCurrentText("float32")
+    # An untrained network finds something everywhere.
+    panel.threshold.setValue(0.01)
+    return panel
+
+
+@pytest.fixture
+def panel(viewer, tiny_checkpoint) -> DetectWidget:
+    """The panel in a real viewer with its window."""
+    widget = DetectWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    return prepared(widget, tiny_checkpoint)
+
+
+@pytest.fixture
+def model() -> ViewerModel:
+    """All of a viewer but its window, which takes seconds to open."""
+    return ViewerModel()
+
+
+@pytest.fixture
+def alone(model, tiny_checkpoint, qtbot) -> DetectWidget:
+    """The panel beside `model`."""
+    widget = DetectWidget(model)
+    qtbot.addWidget(widget)
+    return prepared(widget, tiny_checkpoint)
+
+
+def add(viewer, volume: Volume, kind: str = "image", **options) -> Layer:
+    data, arguments, kind = volume_to_layer(volume, kind, **options)
+    layer = (Image if kind == "image" else Labels)(data, **arguments)
+    viewer.add_layer(layer)
+    return layer
+
+
+def finish(qtbot, panel: DetectWidget) -> None:
+    qtbot.waitUntil(lambda: not panel.running, timeout=MINUTE)
+    qtbot.waitUntil(lambda: panel._aside is None or not panel._aside.is_running, timeout=MINUTE)
+    qtbot.wait(50)
+
+
+def run(qtbot, panel: DetectWidget) -> None:
+    panel.run()
+    assert panel.running
+    finish(qtbot, panel)
+
+
+def slowly(panel: DetectWidget) -> None:
+    """Settings with which a run takes seconds and has results between."""
+    panel.batch_size.setValue(1)
+    panel.draws.setValue(8)
+
+
+def output(viewer, title: str) -> Layer | None:
+    found = [layer for layer in viewer.layers if is_output(layer) and layer.name.endswith(title)]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def test_opens_from_the_plugins_menu(viewer):
+    _, widget = viewer.window.add_plugin_dock_widget("napari-addm", "Detect anomalies")
+    assert isinstance(widget, DetectWidget)
+    assert widget.checkpoint_chooser.currentText() == "Demo (bundled)"
+    assert not widget.run_button.isEnabled()  # nothing is open
+    assert not widget.demo_button.isHidden()
+
+
+def test_creating_it_imports_no_torch():
+    code = (
+        "import sys\n"
+        "from qtpy.QtWidgets import QApplication\n"
+        "app = QApplication([])\n"
+        "from napari.components import ViewerModel\n"
+        "from napari_addm.widgets.detect import DetectWidget\n"
+        "widget = DetectWidget(ViewerModel())\n"
+        "heavy = {'torch', 'monai', 'lightning'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_whole_volume(viewer, panel, qtbot, scan):
+    layer = add(viewer, scan)
+    add(viewer, truth_of(scan), "labels", name="lesion")
+    panel.truth_chooser.choose(viewer.layers["lesion"])
+    panel.draws.setValue(2)
+    run(qtbot, panel)
+
+    assert panel.error.text() == ""
+    assert panel.status.text().startswith("Done in")
+    assert "cpu" in panel.status.text()
+    detection = panel.outcome.detection
+    assert detection.done.all()
+    for title, expected in {
+        "reconstruction": detection.reconstruction.data,
+        "anomaly map": detection.anomaly.data,
+        "uncertainty": detection.uncertainty.data,
+        "anomalies": panel.outcome.marked.labels,
+    }.items():
+        made = output(viewer, title)
+        assert made.name == f"head {title}"
+        assert_array_equal(made.data, expected)
+        assert_array_equal(made.scale, layer.scale)
+        assert_array_equal(made.translate, layer.translate)
+        assert made.units == layer.units
+        assert made.axis_labels == layer.axis_labels
+        assert made.metadata[METADATA_KEY] is layer.metadata[METADATA_KEY]
+    assert output(viewer, "reconstruction").contrast_limits == layer.contrast_limits
+    assert not output(viewer, "uncertainty").visible
+    assert np.any(output(viewer, "anomalies").data)
+    # Outputs are never offered as inputs, and the choice stays.
+    assert panel.scan_chooser.count() == 1
+    assert panel.truth_chooser.count() == 2
+    # Agreement is there, and follows the threshold; the areas do not move.
+    before = {key: label.text() for key, label in panel.figures.items()}
+    assert not panel.metrics.isHidden()
+    assert all(float(text) >= 0 for text in before.values())
+    panel.threshold.setValue(0.5 * detection.anomaly.data.max())
+    qtbot.wait(200)
+    after = {key: label.text() for key, label in panel.figures.items()}
+    assert after["recall"] != before["recall"]
+    assert (after["auroc"], after["auprc"]) == (before["auroc"], before["auprc"])
+    # Only what this machine has is offered now.
+    offered = [panel.device.itemText(n) for n in range(panel.device.count())]
+    assert offered[:2] == ["auto", "cpu"]
+    import torch
+
+    assert ("cuda" in offered) == torch.cuda.is_available()
+
+
+def test_threshold_writes_in_place(model, alone, qtbot, scan):
+    add(model, scan)
+    run(qtbot, alone)
+    labels = output(model, "anomalies")
+    memory, before = labels.data, labels.data.copy()
+    alone.threshold.setValue(0.5 * alone.outcome.detection.anomaly.data.max())
+    qtbot.wait(200)
+    assert labels.data is memory
+    assert 0 < np.count_nonzero(labels.data) < np.count_nonzero(before)
+    assert_array_equal(labels.data > 0, alone.outcome.marked.labels > 0)
+    alone.minimum.setValue(900)
+    qtbot.wait(200)
+    assert not labels.data.any()
+    assert alone.count.text() == "No findings"
+
+
+@pytest.mark.parametrize("plane", ["Axial", "Coronal"])
+def test_this_slice_is_the_axial_one(viewer, panel, qtbot, scan, plane):
+    add(viewer, scan)
+    panel.show_plane(plane)
+    viewer.dims.set_current_step(0, 17)
+    viewer.dims.set_current_step(1, 9)
+    panel.this_slice.setChecked(True)
+    run(qtbot, panel)
+    assert panel.error.text() == ""
+    assert_array_equal(np.flatnonzero(panel.outcome.detection.done), [17])
+    made = output(viewer, "reconstruction").data
+    assert made[17].any()
+    assert not np.delete(made, 17, axis=0).any()
+    assert output(viewer, "anomaly map").data[17].any()
+
+
+def test_a_second_run_takes_the_layers_over(model, alone, qtbot, scan):
+    layer = add(model, scan)
+    alone.draws.setValue(2)
+    alone.this_slice.setChecked(True)
+    run(qtbot, alone)
+    count = len(model.layers)
+    anomalies = output(model, "anomaly map")
+    layer.name = "renamed"
+    assert alone.scan_chooser.currentText() == "renamed"
+    alone.draws.setValue(1)
+    alone.whole_volume.setChecked(True)
+    run(qtbot, alone)
+    assert output(model, "anomaly map") is anomalies
+    assert alone.outcome.detection.done.all()
+    # One draw has no uncertainty, so the other run's map is gone.
+    assert len(model.layers) == count - 1
+    assert output(model, "uncertainty") is None
+
+
+def test_cancel_keeps_finished_slices(viewer, panel, qtbot, scan):
+    add(viewer, scan)
+    slowly(panel)
+    viewer.dims.set_current_step(0, 14)
+    panel.run()
+    qtbot.waitUntil(
+        lambda: panel.outcome is not None and panel.outcome.detection is not None, timeout=MINUTE
+    )
+    job = panel._job
+    panel.cancel()
+    finish(qtbot, panel)
+    assert not job.is_running
+    done = panel.outcome.detection.done
+    assert done[14]
+    assert not done.all()
+    assert panel.status.text().startswith("Cancelled after")
+    shown = output(viewer, "reconstruction").data
+    assert shown[14].any()
+    assert_array_equal(shown, panel.outcome.detection.reconstruction.data)
+    assert panel.run_button.isEnabled()
+    assert not panel.cancel_button.isEnabled()
+
+
+def test_deleted_layer_stays_deleted(viewer, panel, qtbot, scan):
+    add(viewer, scan)
+    panel.batch_size.setValue(1)
+    panel.run()
+    qtbot.waitUntil(lambda: output(viewer, "anomalies") is not None, timeout=MINUTE)
+    viewer.layers.remove(output(viewer, "anomaly map"))
+    viewer.layers.remove(output(viewer, "anomalies"))
+    finish(qtbot, panel)
+    assert panel.error.text() == ""
+    assert panel.outcome.detection.done.all()
+    assert output(viewer, "anomaly map") is None
+    assert output(viewer, "anomalies") is None
+    assert output(viewer, "reconstruction").data.any()
+    panel.threshold.setValue(0.02)
+    qtbot.wait(100)
+    panel.this_slice.setChecked(True)
+    run(qtbot, panel)
+    assert output(viewer, "anomaly map").data.any()  # a new run makes it again
+
+
+def test_deleting_the_scan_ends_the_run(viewer, panel, qtbot, scan):
+    layer = add(viewer, scan)
+    slowly(panel)
+    panel.run()
+    qtbot.waitUntil(lambda: output(viewer, "anomalies") is not None, timeout=MINUTE)
+    viewer.layers.remove(layer)
+    finish(qtbot, panel)
+    assert not panel.outcome.detection.done.all()
+    assert panel.error.text() == ""
+
+
+def test_closing_the_viewer_ends_the_run(make_napari_viewer, tiny_checkpoint, qtbot, scan):
+    viewer = make_napari_viewer()
+    panel = DetectWidget(viewer)
+    viewer.window.add_dock_widget(panel)
+    panel.checkpoint_chooser.choose(tiny_checkpoint)
+    add(viewer, scan)
+    slowly(panel)
+    panel.draws.setValue(500)  # minutes
+    panel.run()
+    job = panel._job
+    qtbot.waitUntil(lambda: job.is_running, timeout=MINUTE)
+    viewer.close()
+    qtbot.waitUntil(lambda: not job.is_running, timeout=MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (np.zeros((20, 30), np.float32), {}),
+        (np.zeros((9, 20, 30, 3), np.uint8), {"rgb": True}),
+        (np.zeros((2, 9, 20, 30), np.float32), {}),
+        (np.full((9, 20, 30), np.nan, np.float32), {"contrast_limits": (0, 1)}),
+        (np.ones((9, 20, 30), np.float32), {}),
+    ],
+    ids=["2D", "RGB", "4D", "NaN", "constant"],
+)
+def test_wrong_layers_are_refused_in_words(model, alone, qtbot, data, options):
+    model.add_layer(Image(data, name="wrong", **options))
+    run(qtbot, alone)
+    assert "wrong" in alone.error.text() or "volume" in alone.error.text()
+    assert "bug" not in alone.error.text()
+    assert alone.details.isHidden()
+    assert alone.run_button.isEnabled()
+    assert not any(is_output(layer) for layer in model.layers)
+
+
+def test_a_bug_is_never_swallowed(model, alone, qtbot, scan, monkeypatch):
+    def broken(request):
+        yield module.Stage("Reading the scan")
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(module, "work", broken)
+    add(model, scan)
+    run(qtbot, alone)
+    assert "This is a bug" in alone.error.text()
+    assert "mat1 and mat2" in alone.error.text()
+    assert "Traceback" in alone.details.toPlainText()
+    assert not alone.details.isHidden()
+
+
+def test_damaged_checkpoint(model, alone, scan, tmp_path):
+    add(model, scan)
+    assert alone.run_button.isEnabled()
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"PK\x03\x04 not a checkpoint")
+    alone.checkpoint_chooser.choose(damaged)
+    assert "damaged.safetensors" in alone.card.text()
+    assert not alone.run_button.isEnabled()
+
+
+def test_checkpoint_sets_its_defaults(alone):
+    assert "tiny" in alone.card.text()
+    assert alone.settings.level == 200
+    assert alone.settings.steps == 3
+    assert alone.level_percent.text() == "20%"
+    alone.level_slider.setValue(2)
+    assert alone.level.value() == 2
+    assert alone.steps.value() == 2  # no more steps than levels
+    alone.sampler.setCurrentIndex(alone.sampler.findData("ddpm"))
+    assert alone.settings.sampler == "ddpm"
+    assert not alone.eta.isEnabled()
+
+
+def test_choosers_follow_the_layers(model, alone, scan):
+    first = add(model, scan, name="first")
+    second = add(model, scan, name="second")
+    mask = add(model, truth_of(scan), "labels", name="mask")
+    assert alone.demo_button.isHidden()
+    alone.scan_chooser.choose(second)
+    alone.mask_chooser.choose(mask)
+    second.name = "other"
+    model.layers.remove(first)
+    assert alone.scan_chooser.currentText() == "other"
+    model.layers.remove(second)
+    model.layers.remove(mask)
+    assert alone.scan_chooser.layer_id is None
+    assert alone.mask_chooser.currentText() == "Automatic"
+    assert not alone.run_button.isEnabled()
+
+
+def test_truth_on_another_grid(model, alone, qtbot, scan, make_brain):
+    add(model, scan)
+    fine = AFFINE.copy()
+    fine[:3, :3] *= 0.7
+    other = truth_of(make_brain(fine, (47, 55, 41)))
+    alone.truth_chooser.choose(add(model, other, "labels", name="fine"))
+    assert "fine" in alone.grid_message.text()
+    alone.resample_button.click()
+    assert alone.grid_message.text() == ""
+    assert alone.truth_chooser.currentText() == "fine on head"
+    resampled = model.layers["fine on head"]
+    expected = truth_of(scan).data
+    overlap = 2 * np.sum((resampled.data > 0) & (expected > 0))
+    assert overlap / (np.sum(resampled.data > 0) + expected.sum()) > 0.85
+    alone.this_slice.setChecked(True)
+    model.dims.set_current_step(0, 17)
+    run(qtbot, alone)
+    assert not alone.metrics.isHidden()
+
+
+def test_brain_mask_layer(model, alone, qtbot, scan):
+    add(model, scan)
+    mask = scan.with_data((scan.data > 0).astype(np.uint8))
+    mask.data[:15] = 0
+    alone.mask_chooser.choose(add(model, mask, "labels", name="mask"))
+    run(qtbot, alone)
+    assert_array_equal(alone.outcome.detection.brain_mask.data, mask.data > 0)
+    assert alone.warnings.text() == "" or "brain" in alone.warnings.text()
+
+
+@pytest.mark.parametrize("form", ["plain", "dask", "flipped", "integers"])
+def test_layers_of_other_readers(model, alone, qtbot, scan, form):
+    """No metadata of ours: the grid is the layer's own, and the outputs have its voxel order."""
+    data, scale = scan.data, scan.spacing
+    if form == "dask":
+        data = dask.array.from_array(data, chunks=(4, -1, -1))
+    elif form == "flipped":
+        data, scale = data[::-1, :, ::-1], (-scale[0], scale[1], -scale[2])
+    elif form == "integers":
+        data = data.astype(np.uint16)
+    layer = Image(data, name="foreign", scale=scale, contrast_limits=(0, 140))
+    model.add_layer(layer)
+    model.dims.set_current_step(0, 12)
+    run(qtbot, alone)
+    assert alone.error.text() == ""
+    assert "left and right" in alone.warnings.text()
+    made = output(model, "reconstruction")
+    assert_allclose(made.scale, scale)
+    brain = np.asarray(data) > 0
+    assert not made.data[~brain].any()
+    assert np.mean(made.data[brain] > 0) > 0.99
+    labels = output(model, "anomalies")
+    assert_array_equal(alone.outcome.layers.labels(), alone.outcome.marked.labels)
+    assert_array_equal(layer_to_volume(labels).data, alone.outcome.marked.labels)
+
+
+def test_save(model, alone, qtbot, scan, scan_file, tmp_path):
+    add(model, scan)
+    run(qtbot, alone)
+    labels = output(model, "anomalies")
+    labels.data[16, 20:24, 14:18] = 99  # a person's edit
+    alone.save(tmp_path / "out")
+    finish(qtbot, alone)
+    assert alone.error.text() == ""
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {
+        "head_anomaly.nii.gz",
+        "head_labels.nii.gz",
+        "head_recon.nii.gz",
+        "head_findings.csv",
+        "head_record.json",
+    }
+    saved = read_labels(tmp_path / "out" / "head_labels.nii.gz")
+    assert_array_equal(saved.data, labels.data)
+    assert "\n99," in (tmp_path / "out" / "head_findings.csv").read_text()
+    alone.save(tmp_path / "out")
+    finish(qtbot, alone)
+    assert "exists already" in alone.error.text()
+    # napari's own File > Save, through our writers.
+    native = nib.load(scan_file).affine
+    for title, write in (("anomaly map", write_image), ("anomalies", write_labels)):
+        data, meta, _ = output(model, title).as_layer_data_tuple()
+        (path,) = write(str(tmp_path / "saved.nii.gz"), data, meta)
+        assert_array_equal(nib.load(path).affine, native)
+        assert_allclose(read_volume(path).data, data, atol=1e-6)
+
+
+def test_the_demo_case(viewer, panel):
+    panel.demo_button.click()
+    assert panel.scan_chooser.currentText() == "demo_T1w"
+    assert panel.truth_chooser.currentText() == "demo_lesion"
+    assert panel.grid_message.text() == ""
+    assert tuple(map(str, viewer.scene.camera.orientation)) == module.RADIOLOGICAL
