@@ -353,6 +353,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_train_resume_detect_info(tmp_path: Path, healthy: Path, scans: Path) -> None:
     model = tmp_path / "model.safetensors"
     command = ("train", healthy, "-o", model, "--batch-size", 10, "--precision", 32)
@@ -466,3 +467,21 @@ def test_demo_without_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"demo_overlay.png", "demo_T1w_labels.nii.gz", "demo_T1w_record.json"}
     assert nib.load(tmp_path / "demo_T1w_anomaly.nii.gz").get_fdata().any()
+
+
+def test_demo_opens_napari() -> None:
+    if not cli._has_display():
+        pytest.skip("needs a display, for example under xvfb-run")
+    done = run_python(
+        "import napari\n"
+        "def look():\n"
+        "    viewer = napari.current_viewer()\n"
+        "    print([layer.name for layer in viewer.layers], list(viewer.window.dock_widgets))\n"
+        "    viewer.close()\n"
+        "napari.run = look\n"
+        "from napari_addm.cli import main; main()",
+        "demo",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "demo_T1w" in done.stdout
+    assert "Detect anomalies" in done.stdout
