@@ -174,7 +174,7 @@ def test_whole_volume(viewer, panel, qtbot, scan):
     assert not panel.metrics.isHidden()
     assert all(float(text) >= 0 for text in before.values())
     panel.threshold.setValue(0.5 * detection.anomaly.data.max())
-    qtbot.wait(200)
+    qtbot.wait(400)
     after = {key: label.text() for key, label in panel.figures.items()}
     assert after["recall"] != before["recall"]
     assert (after["auroc"], after["auprc"]) == (before["auroc"], before["auprc"])
@@ -192,12 +192,12 @@ def test_threshold_writes_in_place(model, alone, qtbot, scan):
     labels = output(model, "anomalies")
     memory, before = labels.data, labels.data.copy()
     alone.threshold.setValue(0.5 * alone.outcome.detection.anomaly.data.max())
-    qtbot.wait(200)
+    qtbot.wait(400)
     assert labels.data is memory
     assert 0 < np.count_nonzero(labels.data) < np.count_nonzero(before)
     assert_array_equal(labels.data > 0, alone.outcome.marked.labels > 0)
     alone.minimum.setValue(900)
-    qtbot.wait(200)
+    qtbot.wait(400)
     assert not labels.data.any()
     assert alone.count.text() == "No findings"
 

@@ -83,7 +83,9 @@ DEFAULT_ORIENTATION = ("towards", "down", "right")
 # Superior or anterior up, the patient's right on the left of the screen; right-handed in 3D.
 RADIOLOGICAL = ("away", "up", "left")
 
+# A dragged threshold shows findings this soon, and metrics when it has rested for this long.
 LIVE_MS = 30
+SETTLED_MS = 120
 LABEL_WIDTH = 104
 SMALL = "font-size: 11px;"
 ERROR = "color: #f0616d;"
@@ -160,6 +162,10 @@ class DetectWidget(QWidget):
         self._live.setSingleShot(True)
         self._live.setInterval(LIVE_MS)
         self._live.timeout.connect(self._mark)
+        self._settled = QTimer(self)
+        self._settled.setSingleShot(True)
+        self._settled.setInterval(SETTLED_MS)
+        self._settled.timeout.connect(self._show_metrics)
 
         self._build()
         for chooser in (self.scan_chooser, self.truth_chooser, self.mask_chooser):
@@ -646,7 +652,7 @@ class DetectWidget(QWidget):
         total = f", {outcome.marked.total_ml:.1f} mL together" if number else ""
         self.count.setText(f"{found}{total}")
         self.results.show()
-        self._show_metrics()
+        self._settled.start()
 
     def _measure(self) -> None:
         """Compare with the ground truth, if there is one: all that needs sorting, aside."""

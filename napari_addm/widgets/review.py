@@ -82,25 +82,33 @@ class Agreement:
 
     def __init__(self, detection: Detection, truth: np.ndarray) -> None:
         self.detection = detection
-        region = detection.brain_mask.data & detection.done[:, None, None]
-        self._region = region
-        self._truth = np.asarray(truth) != 0
+        truth = np.asarray(truth) != 0
+        self._region = detection.brain_mask.data & detection.done[:, None, None]
+        self._truth = truth[self._region]
         self._voxel_ml = detection.anomaly.voxel_ml
-        self._ranked = self._evaluate(detection.anomaly.data)
+        self._ranked = evaluate(
+            detection.anomaly.data,
+            truth,
+            threshold=0.0,
+            mask=self._region,
+            voxel_ml=self._voxel_ml,
+            prediction=truth,  # so that the notes are about the truth alone
+        )
 
     def at(self, marked: Marked) -> Metrics:
         """The metrics of some findings."""
         # Ranking two values instead of a million scores is quick enough for a dragged slider.
-        found = self._evaluate(marked.labels != 0)
+        found = evaluate(
+            marked.labels[self._region] != 0,
+            self._truth,
+            threshold=0.5,
+            voxel_ml=self._voxel_ml,
+        )
         return replace(
             found,
             auroc=self._ranked.auroc,
             auprc=self._ranked.auprc,
             best_dice=self._ranked.best_dice,
             best_threshold=self._ranked.best_threshold,
-        )
-
-    def _evaluate(self, scores: np.ndarray) -> Metrics:
-        return evaluate(
-            scores, self._truth, threshold=0.5, mask=self._region, voxel_ml=self._voxel_ml
+            notes=tuple(dict.fromkeys((*self._ranked.notes, *found.notes))),
         )
