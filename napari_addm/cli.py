@@ -603,7 +603,7 @@ def train(
             )
     record = read_specification(output).training
     print(f"{record['iterations']} iterations in {_duration(record['seconds'])}")
-    for path in (output, run / "log" / "metrics.csv", run / "pictures"):
+    for path in (output, run / "log", run / "pictures"):
         if path.exists():  # the first pictures come with the first validation
             print(path)
 

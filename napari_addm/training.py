@@ -70,6 +70,8 @@ class TrainingSettings:
     spacing_mm, size : tuple
         Model grid: (z, y, x) in mm, and (height, width) of a slice.
     network, diffusion : specification
+    detection_level, detection_steps, score
+        The checkpoint's defaults for :func:`napari_addm.detect`.
     adversarial : AdversarialSettings
     highest_level : int
         Noise levels are drawn from 1..highest_level in training.
@@ -92,6 +94,8 @@ class TrainingSettings:
     network: NetworkSpecification
     diffusion: DiffusionSpecification
     detection_level: int
+    detection_steps: int
+    score: ScoreSpecification
     adversarial: AdversarialSettings = field(default_factory=AdversarialSettings)
     highest_level: int = 1000
     epochs: int = 3000
@@ -124,7 +128,10 @@ def paper_settings(length: int = 1000) -> TrainingSettings:
             norm_groups=32,
         ),
         diffusion=DiffusionSpecification(length=length, noise="gaussian"),
+        # the level, and the squared error, are AnoDDPM's
         detection_level=length // 4,
+        detection_steps=length // 4,
+        score=ScoreSpecification(kind="squared", smoothing_mm=0.0, erosion_mm=0.0),
         highest_level=length,
     )
 
@@ -145,6 +152,8 @@ def small_settings(length: int = 1000) -> TrainingSettings:
         ),
         diffusion=DiffusionSpecification(length=length, noise="coarse"),
         detection_level=length // 4,
+        detection_steps=1,
+        score=ScoreSpecification(kind="ssim", smoothing_mm=6.0, erosion_mm=4.0),
         # above half of the chain little is left of the image to reconstruct from
         highest_level=length // 2,
         epochs=300,
@@ -740,7 +749,7 @@ def train(
         check_val_every_n_epoch=validate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
-        logger=CSVLogger(run, name="", version="log"),
+        logger=CSVLogger(run / "log", name=""),  # a new version_N at every resumption
         default_root_dir=run,
         callbacks=[
             ModelCheckpoint(
@@ -765,6 +774,7 @@ def train(
         ckpt_path=state if state.is_file() else None,
         weights_only=True,
     )
+    trainer.save_checkpoint(state)
     if trainer.is_global_zero:
         exporter.export(module)
     return output
@@ -788,6 +798,9 @@ def _plain(settings: TrainingSettings) -> dict[str, Any]:
     plain = asdict(replace(settings))
     plain["network"] = settings.network.model_dump()
     plain["diffusion"] = settings.diffusion.model_dump()
+    # what is done with the trained network is no part of its training
+    for detection in ("detection_level", "detection_steps", "score"):
+        plain.pop(detection)
     return plain
 
 
@@ -795,7 +808,7 @@ def _specification(
     settings: TrainingSettings, data: TrainingData, train: int, validation: int
 ) -> ModelSpecification:
     plain = _plain(settings)
-    for elsewhere in ("network", "diffusion", "spacing_mm", "size", "detection_level"):
+    for elsewhere in ("network", "diffusion", "spacing_mm", "size"):
         plain.pop(elsewhere)
     return ModelSpecification(
         name="untitled",
@@ -809,8 +822,8 @@ def _specification(
         ),
         detection=DetectionSpecification(
             level=settings.detection_level,
-            steps=min(25, settings.detection_level),
-            score=ScoreSpecification(kind="signed", smoothing_mm=8.0, erosion_mm=4.0),
+            steps=settings.detection_steps,
+            score=settings.score,
             threshold=0.1,
             threshold_source="not calibrated",
         ),
@@ -829,7 +842,11 @@ def _specification(
 
 
 def read_log(output: str | Path) -> list[dict[str, str]]:
-    """The rows that training has logged so far for a checkpoint path."""
+    """The rows that training has logged so far for a checkpoint path, oldest first."""
     run = Path(output).with_name(Path(output).stem + ".training")
-    with (run / "log" / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    parts = sorted((run / "log").glob("version_*/metrics.csv"), key=lambda p: p.stat().st_mtime)
+    rows: list[dict[str, str]] = []
+    for part in parts:
+        with part.open(newline="") as file:
+            rows.extend(csv.DictReader(file))
+    return rows

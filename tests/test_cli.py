@@ -362,7 +362,7 @@ def test_train_resume_detect_info(tmp_path: Path, healthy: Path, scans: Path) ->
     assert first.exit_code == 0, first.output
     assert "epoch 1, iteration 2" in first.stderr
     run = tmp_path / "model.training"
-    for path in (model, run / "log" / "metrics.csv", run / "pictures"):
+    for path in (model, run / "log", run / "pictures"):
         assert str(path) in first.stdout
         assert path.exists()
     card = json.loads(addm("info", model, "--json").stdout)

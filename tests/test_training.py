@@ -254,8 +254,8 @@ def test_train_interrupt_resume_and_detect(cohort, tmp_path):
         cohort, tmp_path / "whole.safetensors", settings, iterations=12, validate_every=2, **QUIET
     )
     part = tmp_path / "part.safetensors"
-    training.train(cohort, part, settings, iterations=6, validate_every=2, **QUIET)
-    assert load_checkpoint(part).specification.training["iterations"] == 6
+    training.train(cohort, part, settings, iterations=3, validate_every=2, **QUIET)
+    assert load_checkpoint(part).specification.training["iterations"] == 3
     training.train(cohort, part, settings, iterations=12, validate_every=2, **QUIET)
 
     a, b = load_checkpoint(whole), load_checkpoint(part)
