@@ -53,6 +53,8 @@ def open_case(viewer: napari.Viewer, widget: DetectWidget, arguments: argparse.N
         if isinstance(layer, Labels):
             widget.truth_chooser.choose(layer)
             layer.visible = False
+        else:
+            viewer.layers.selection.active = layer
 
 
 def stand_at(viewer: napari.Viewer, widget: DetectWidget) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QButtonGroup,
     QComboBox,
@@ -178,6 +179,7 @@ class DetectWidget(QWidget):
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.connect(self._on_layers)
         self._on_layers()
+        self._check_grids()
         self.destroyed.connect(_Farewell(self))
 
     # --- what it looks like ----------------------------------------------------------------------
@@ -257,7 +259,10 @@ class DetectWidget(QWidget):
         _row(inner, texts.BATCH_SIZE, self.batch_size)
         advanced_content = QWidget()
         advanced_content.setLayout(inner)
-        self.advanced = QCollapsible(texts.ADVANCED, expandedIcon="▾", collapsedIcon="▸")
+        # The arrow is text: superqt draws its icons before napari's theme gives the colours.
+        self.advanced = QCollapsible(expandedIcon=QIcon(), collapsedIcon=QIcon())
+        self.advanced.toggled.connect(self._on_advanced)
+        self._on_advanced(False)
         self.advanced.setDuration(0)
         self.advanced.toggleButton().setStyleSheet(
             "text-align: left; border: none; background: transparent; padding: 0;"
@@ -419,6 +424,9 @@ class DetectWidget(QWidget):
         self.level_percent.setText(f"{level / self.level.maximum():.0%}")
         self.steps.setMaximum(level)
 
+    def _on_advanced(self, expanded: bool) -> None:
+        self.advanced.setText(f"{'▾' if expanded else '▸'} {texts.ADVANCED}")
+
     def _on_sampler(self) -> None:
         self.eta.setEnabled(self.sampler.currentData() == "ddim")
 
@@ -452,6 +460,7 @@ class DetectWidget(QWidget):
         self._viewer.open_sample("napari-addm", "demo")
         for layer in self._viewer.layers:
             if isinstance(layer, Labels) and not is_output(layer):
+                layer.contour = 1
                 self.truth_chooser.choose(layer)
 
     def _on_scan(self) -> None:

@@ -44,7 +44,7 @@ def mark(detection: Detection, threshold: float, minimum_ml: float) -> Marked:
         threshold,
         spacing=anomaly.spacing,
         minimum_ml=minimum_ml,
-        mask=detection.done[:, None, None],
+        mask=detection.brain_mask.data & detection.done[:, None, None],
     )
     return measure(detection, labels, threshold, minimum_ml)
 
