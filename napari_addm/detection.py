@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from napari_addm.checkpoint import Checkpoint, ModelSpecification, ScoreKind, ScoreSpecification
 from napari_addm.errors import AddmError
 from napari_addm.preparation import Slices, prepare
-from napari_addm.scoring import anomaly_map
+from napari_addm.scoring import anomaly_map, erode
 from napari_addm.volume import Volume
 
 if TYPE_CHECKING:
@@ -305,6 +305,10 @@ class _State:
         )
         self.finished = np.zeros(len(self.slices.images), bool)
         self.shown = np.zeros(self.slices.volume.shape[0], bool)
+        slices = self.slices
+        self.scan = slices.on_grid((slices.images + 1.0) / 2.0)
+        self.mask = slices.on_grid(slices.masks)
+        self.inner = erode(self.mask, self.score.erosion_mm, slices.spacing_mm)
         self.maps = {
             name: np.zeros(self.slices.volume.shape, np.float32)
             for name in ("anomaly", "reconstruction", "uncertainty")
@@ -315,11 +319,15 @@ class _State:
         started = time.perf_counter()
         slices = self.slices
         valid = self.finished
-        mask = slices.masks & valid[:, None, None]
-        scan = slices.on_grid((slices.images + 1.0) / 2.0)
+        finished = slices.on_grid(valid[:, None, None])
         drawn = np.stack([slices.on_grid((r + 1.0) / 2.0) for r in self.images])
         anomaly, uncertainty = anomaly_map(
-            scan, drawn, slices.on_grid(mask), self.score, slices.spacing_mm
+            self.scan,
+            drawn,
+            self.mask & finished,
+            self.inner & finished,
+            self.score,
+            slices.spacing_mm,
         )
         reconstruction = slices.intensity.inverse(drawn.mean(axis=0).clip(0.0, 1.0))
 

@@ -158,6 +158,7 @@ def anomaly_map(
     scan: Grid,
     reconstructions: Grid,
     mask: Mask,
+    inner: Mask,
     score: ScoreSpecification,
     spacing_mm: Spacing,
 ) -> tuple[Grid, Grid | None]:
@@ -170,24 +171,22 @@ def anomaly_map(
     reconstructions : ndarray of float32, shape (draws, D, H, W)
     mask : ndarray of bool, shape (D, H, W)
         Where scan and reconstruction hold values.
+    inner : ndarray of bool, shape (D, H, W)
+        Where the map is wanted: the brain mask after :func:`erode`. It is eroded
+        before slices are left out, or a slice alone would have no inside.
     score : ScoreSpecification
     spacing_mm : (z, y, x)
 
     Returns
     -------
     anomaly : ndarray of float32, shape (D, H, W)
-        0 outside the eroded mask.
+        0 outside ``inner``.
     uncertainty : ndarray of float32, shape (D, H, W), or None
         Standard deviation over the draws; None for a single draw.
     """
-    inner = erode(mask, score.erosion_mm, spacing_mm)
+    mean = MaskedMean(inner, score.smoothing_mm, spacing_mm)
     maps = [
-        smooth(
-            residual(score.kind, scan, reconstruction, mask, spacing_mm),
-            inner,
-            score.smoothing_mm,
-            spacing_mm,
-        )
+        mean(residual(score.kind, scan, reconstruction, mask, spacing_mm))
         for reconstruction in reconstructions
     ]
     if len(maps) == 1:

@@ -121,6 +121,19 @@ def test_one_slice_alone_is_reconstructed_as_within_the_volume(scan, checkpoint,
     assert (alone.reconstruction.data[other] == 0).all()
 
 
+def test_a_slice_thinner_than_the_erosion_still_has_a_map(scan, checkpoint):
+    detection_ = checkpoint.specification.detection
+    score = detection_.score.model_copy(update={"erosion_mm": 10.0})  # slices are 6 mm apart
+    specification = checkpoint.specification.model_copy(
+        update={"detection": detection_.model_copy(update={"score": score})}
+    )
+    index = scan.shape[0] // 2
+    alone = run(
+        scan, replace(checkpoint, specification=specification), replace(EXACT, slices=(index,))
+    )
+    assert (alone.anomaly.data[index] != 0).sum() > 0.5 * (scan.data[index] > 0).sum()
+
+
 def test_the_same_run_gives_the_same_numbers_and_another_seed_others(scan, checkpoint, whole):
     again = run(scan, checkpoint, EXACT)
     np.testing.assert_array_equal(again.anomaly.data, whole.anomaly.data)

@@ -117,11 +117,11 @@ def test_draws_are_averaged_and_their_spread_is_the_uncertainty(ball):
     scan = np.full(ball.shape, 0.5, np.float32)
     drawn = (0.5 + 0.1 * rng.standard_normal((40, *ball.shape))).astype(np.float32)
     score = ScoreSpecification(kind="signed", smoothing_mm=0, erosion_mm=3)
-    anomaly, uncertainty = anomaly_map(scan, drawn, ball, score, SPACING)
     inner = erode(ball, 3, SPACING)
+    anomaly, uncertainty = anomaly_map(scan, drawn, ball, inner, score, SPACING)
     np.testing.assert_allclose(anomaly[inner], (drawn - scan).mean(axis=0)[inner], atol=1e-6)
     assert uncertainty is not None
     assert uncertainty[inner].mean() == pytest.approx(0.1, rel=0.02)
     assert (anomaly[~inner] == 0).all()
     assert (uncertainty[~inner] == 0).all()
-    assert anomaly_map(scan, drawn[:1], ball, score, SPACING)[1] is None
+    assert anomaly_map(scan, drawn[:1], ball, inner, score, SPACING)[1] is None

@@ -13,10 +13,17 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 
-from napari_addm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from napari_addm.checkpoint import (
+    Checkpoint,
+    ScoreKind,
+    ScoreSpecification,
+    load_checkpoint,
+    save_checkpoint,
+)
 from napari_addm.detection import Detection, DetectionSettings, run
 from napari_addm.evaluation import intensity_baselines
 from napari_addm.findings import label_anomalies
@@ -33,15 +40,27 @@ def main() -> None:
     parser.add_argument("--level", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--draws", type=int)
+    parser.add_argument("--score", choices=get_args(ScoreKind))
+    parser.add_argument("--smoothing-mm", type=float)
+    parser.add_argument("--erosion-mm", type=float)
     options = parser.parse_args()
 
     checkpoint = load_checkpoint(options.checkpoint)
-    chosen = {
+    chosen: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("level", "steps", "draws")
         if getattr(options, name) is not None
     }
     specification = checkpoint.specification
+    score = specification.detection.score.model_dump()
+    for name, value in (
+        ("kind", options.score),
+        ("smoothing_mm", options.smoothing_mm),
+        ("erosion_mm", options.erosion_mm),
+    ):
+        if value is not None:
+            score[name] = value
+    chosen["score"] = ScoreSpecification.model_validate(score)
     default = specification.detection.model_copy(update=chosen)
     checkpoint = replace(
         checkpoint, specification=specification.model_copy(update={"detection": default})
