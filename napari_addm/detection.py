@@ -345,9 +345,9 @@ class _State:
             grids = {"anomaly": anomaly, "reconstruction": reconstruction}
             if uncertainty is not None:
                 grids["uncertainty"] = uncertainty
-            for name, grid in grids.items():
-                native = slices.to_native(grid, native_slices=span, valid=valid)
-                self.maps[name][touched] = native[touched]
+            native = slices.to_native(*grids.values(), native_slices=span, valid=valid)
+            for name, map_ in zip(grids, native, strict=True):
+                self.maps[name][touched] = map_[touched - span[0]]
         self.shown |= complete
         self.seconds["score"] += time.perf_counter() - started
         volume = slices.volume

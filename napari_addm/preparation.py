@@ -177,46 +177,44 @@ class Slices:
 
     def to_native(
         self,
-        grid: NDArray[np.float32],
-        *,
-        out: NDArray[np.float32] | None = None,
+        *grids: NDArray[np.float32],
         native_slices: tuple[int, int] | None = None,
         valid: NDArray[np.bool_] | None = None,
-    ) -> NDArray[np.float32]:
-        """Bring a map from the model grid to the scan's own grid.
+    ) -> list[NDArray[np.float32]]:
+        """Bring maps from the model grid to the scan's own grid.
 
         Trilinear, normalised by the model's brain mask so that air does not
         bleed in at the brain's edge; 0 outside the native brain mask.
 
         Parameters
         ----------
-        grid : ndarray of float32, shape (depth, H, W)
-        out : ndarray of float32, shape (S, A, R), optional
-            Written into, and returned.
+        *grids : ndarray of float32, shape (depth, H, W)
         native_slices : (start, stop), optional
-            Only this range of the scan's slices is computed.
+            Only this range of the scan's slices; all of them by default.
         valid : ndarray of bool, shape (N,), optional
             Slices of ``images`` that hold a value yet; all by default.
 
         Returns
         -------
-        ndarray of float32, shape (S, A, R)
+        list of ndarray of float32, shape (stop - start, A, R)
+            One for each of ``grids``.
         """
-        if out is None:
-            out = np.zeros(self.brain_mask.shape, np.float32)
-        start, stop = native_slices or (0, self.brain_mask.shape[0])
-        start, stop = max(start, self._box[0].start), min(stop, self._box[0].stop)
+        first, last = native_slices or (0, self.brain_mask.shape[0])
+        maps = [np.zeros((last - first, *self.brain_mask.shape[1:]), np.float32) for _ in grids]
+        start, stop = max(first, self._box[0].start), min(last, self._box[0].stop)
         if start >= stop:
-            return out
+            return maps
         box = (slice(start, stop), *self._box[1:])
+        place = (slice(start - first, stop - first), *self._box[1:])
         masks = self.masks if valid is None else self.masks & valid[:, None, None]
         weight = self.on_grid(masks.astype(np.float32))
         to_model = np.linalg.inv(self.affine) @ self.volume.affine
-        values = _resample(grid * weight, to_model, box)
         weights = _resample(weight, to_model, box)
-        brain = self.brain_mask[box] & (weights > 1e-3)
-        out[box] = np.where(brain, values / np.maximum(weights, 1e-3), 0.0)
-        return out
+        inside = self.brain_mask[box] & (weights > 1e-3)
+        gain = np.where(inside, 1.0 / np.maximum(weights, 1e-3), 0).astype(np.float32)
+        for map_, grid in zip(maps, grids, strict=True):
+            map_[place] = _resample(grid * weight, to_model, box) * gain
+        return maps
 
 
 def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np.float32]:
