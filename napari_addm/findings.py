@@ -156,10 +156,14 @@ def measure_findings(
     where = np.flatnonzero(labels)
     scores = anomaly.ravel()[where].astype(np.float64)
     label = labels.ravel()[where]
-    counts = np.bincount(label, minlength=1)
-    ids = np.flatnonzero(counts)
-    voxels = counts[ids]
-    member = (np.cumsum(counts > 0) - 1)[label]
+    if label.size and (label.min() < 0 or label.max() > labels.size):
+        # A person may paint with any number: counting up to it could fill the memory.
+        ids, member, voxels = np.unique(label, return_inverse=True, return_counts=True)
+    else:
+        counts = np.bincount(label, minlength=1)
+        ids = np.flatnonzero(counts)
+        voxels = counts[ids]
+        member = (np.cumsum(counts > 0) - 1)[label]
     index = np.stack(np.unravel_index(where, labels.shape))
 
     def mean(values: np.ndarray) -> np.ndarray:

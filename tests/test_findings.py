@@ -175,6 +175,15 @@ def test_labels_with_gaps_as_a_person_leaves_them(labels):
         assert finding.slice == at_peak[0, 0]
 
 
+@pytest.mark.parametrize("painted", [-3, 2**31 - 1])
+def test_any_number_may_be_painted(painted):
+    labels = np.zeros((3, 4, 5), np.int32)
+    labels[0, 0, :2], labels[1, 1, 1] = painted, 1
+    volume = volume_from_array(np.ones(labels.shape, np.float32))
+    found = {f.id: f.voxels for f in measure_findings(labels, volume.data, volume)}
+    assert found == {painted: 2, 1: 1}
+
+
 def test_no_findings():
     volume = volume_from_array(np.zeros((3, 4, 5), dtype=np.float32))
     assert measure_findings(np.zeros(volume.shape, np.int32), volume.data, volume) == []
