@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
 
@@ -137,6 +137,9 @@ def detect(
     mask: Annotated[
         Path | None, typer.Option(help="Brain mask, nonzero = brain; found if missing.")
     ] = None,
+    frame: Annotated[
+        int | None, typer.Option(help="Which frame of a 4D scan, from 0; needed if it has several.")
+    ] = None,
     resample_truth: Annotated[
         bool, typer.Option("--resample-truth", help="Bring the truth to the scan's grid.")
     ] = False,
@@ -209,6 +212,7 @@ def detect(
         checkpoint=checkpoint,
         truth=truth,
         mask=mask,
+        frame=frame,
         resample_truth=resample_truth,
         resample_mask=resample_mask,
         threshold=threshold,
@@ -257,11 +261,13 @@ class _Case:
     def show(self) -> None:
         """Print the findings, the metrics and the files for a person."""
         from rich.table import Table
+        from rich.text import Text
 
         console = _console()
         for warning in self.detection.warnings:
             console.print(f"Warning: {warning}", style="yellow", markup=False)
-        table = Table("finding", "mL", "place", "peak", "slice", title=self.scan.name)
+        # A plain string would be read as markup, and a file name may hold brackets.
+        table = Table("finding", "mL", "place", "peak", "slice", title=Text(self.scan.name))
         for f in self.findings:
             place, peak = f.position, f"{f.peak:.3f}"
             table.add_row(str(f.id), f"{f.volume_ml:.2f}", place, peak, str(f.slice))
@@ -313,6 +319,7 @@ def _detect_case(
     checkpoint: Path | None = None,
     truth: Path | None = None,
     mask: Path | None = None,
+    frame: int | None = None,
     resample_truth: bool = False,
     resample_mask: bool = False,
     threshold: float | None = None,
@@ -338,9 +345,10 @@ def _detect_case(
         raise AddmError("The threshold has to be a number, and the smallest finding 0 mL or more.")
     check_outputs(output, _stem(scan), overwrite, keep=(scan, truth, mask))
     with watch.time("read"):
-        volume = read_volume(scan)
-        brain = _read_beside(mask, volume, "--resample-mask", resample_mask)
-        lesion = _read_beside(truth, volume, "--resample-truth", resample_truth)
+        volume = read_volume(scan, frame=frame)
+        notes: list[str] = []
+        brain = _read_beside("brain mask", mask, volume, resample_mask, notes)
+        lesion = _read_beside("truth", truth, volume, resample_truth, notes)
     with watch.time("import"):
         import napari_addm.methods.addm
         import napari_addm.networks  # noqa: F401 - so that this time is not counted elsewhere
@@ -348,6 +356,7 @@ def _detect_case(
         loaded = load_checkpoint(checkpoint)
     with _progress_bar(scan.name) as on_progress:
         detection = run(volume, loaded, settings, brain, on_progress=on_progress)
+    detection = replace(detection, warnings=(*detection.warnings, *notes))
     for stage in ("load", "prepare", "network", "score"):
         watch.seconds[stage] = watch.seconds.get(stage, 0.0) + detection.seconds[stage]
 
@@ -404,9 +413,13 @@ def _stem(scan: Path) -> str:
 
 
 def _read_beside(
-    path: Path | None, volume: Volume, option: str, resample: bool
+    what: Literal["brain mask", "truth"],
+    path: Path | None,
+    volume: Volume,
+    resample: bool,
+    notes: list[str],
 ) -> np.ndarray | None:
-    """A mask or a ground truth as booleans on the scan's grid."""
+    """A mask or a ground truth as booleans on the scan's grid; its own warnings go to `notes`."""
     if path is None:
         return None
     from napari_addm.io import read_labels, resample_labels
@@ -417,9 +430,10 @@ def _read_beside(
             shapes = [" x ".join(map(str, v.source.shape)) for v in (labels, volume)]
             raise InputError(
                 f"{path} ({shapes[0]} voxels) does not lie on the voxels of the scan "
-                f"{volume.name} ({shapes[1]}): add {option} to bring it there."
+                f"{volume.name} ({shapes[1]}): add --resample-{what.split()[-1]} to bring it there."
             )
         labels = resample_labels(labels, volume)
+    notes += [f"The {what}: {note}" for note in labels.warnings if note not in volume.warnings]
     return labels.data != 0
 
 
@@ -630,8 +644,6 @@ def _training_settings(
     seed: int,
 ) -> TrainingSettings:
     """A preset with what was given on the command line."""
-    from dataclasses import replace
-
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "augment": augment}
     if weight is not None:
         changes["adversarial"] = replace(settings.adversarial, weight=weight)

@@ -230,6 +230,49 @@ def test_resampled_truth(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> 
     assert truth_ml == pytest.approx(4 / 3 * np.pi * 1.4**3, rel=0.15)
 
 
+def test_a_frame_of_several_and_brackets_in_a_name(
+    tmp_path: Path, scans: Path, tiny_checkpoint: Path
+) -> None:
+    one = nib.load(scans / "RAS.nii.gz")
+    data = np.stack([np.zeros(one.shape, np.float32), one.get_fdata(dtype=np.float32)], axis=-1)
+    scan = tmp_path / "[red]series.nii.gz"
+    nib.save(nib.Nifti1Image(data, one.affine), scan)
+    command = ("detect", scan, "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint)
+    assert addm(*command).exit_code == 1
+    found = addm(*command, "--frame", 1, "--threshold", 0.01)
+    assert found.exit_code == 0, found.output
+    assert scan.name in found.stdout
+    assert "Frame 1 of 2" in found.stdout
+    alone = tmp_path / "alone"
+    command = ("detect", scans / "RAS.nii.gz", "-o", alone, "--checkpoint", tiny_checkpoint)
+    assert addm(*command).exit_code == 0
+    expected = nib.load(alone / "RAS_anomaly.nii.gz").get_fdata()
+    written = nib.load(tmp_path / "out" / "[red]series_anomaly.nii.gz").get_fdata()
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_warnings_of_mask_and_truth_are_kept(
+    tmp_path: Path, scans: Path, tiny_checkpoint: Path
+) -> None:
+    truth = nib.load(scans / "RAS_truth.nii.gz")
+    moved = truth.affine.copy()
+    moved[0, 3] += 5
+    truth.set_qform(moved)  # and the sform stays
+    nib.save(truth, tmp_path / "truth.nii.gz")
+    mask = (nib.load(scans / "RAS.nii.gz").get_fdata() > 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(mask[..., None], truth.affine), tmp_path / "mask.nii.gz")
+    result = addm(
+        *("detect", scans / "RAS.nii.gz", "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint),
+        *("--truth", tmp_path / "truth.nii.gz", "--mask", tmp_path / "mask.nii.gz", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    warnings = json.loads(result.stdout)["warnings"]
+    assert any(w.startswith("The truth: qform and sform disagree") for w in warnings)
+    assert any(w.startswith("The brain mask: The file is 4D") for w in warnings)
+    record = json.loads((tmp_path / "out" / "RAS_record.json").read_text())
+    assert record["warnings"] == warnings
+
+
 # --- faults ---------------------------------------------------------------------------------
 
 
