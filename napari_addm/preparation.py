@@ -302,9 +302,16 @@ def strip_skull(volume: Volume) -> NDArray[np.bool_]:
             'package deepbet; install it with pip install "napari-addm[strip]", or give a '
             "brain mask."
         ) from error
-    # deepbet works on arrays in R,A,S order
+    # deepbet reorients to R,A,S, which this order already is
     image = nib.Nifti1Image(np.transpose(volume.data, (2, 1, 0)), volume.affine[:, [2, 1, 0, 3]])
-    mask = np.asarray(BrainExtraction(no_gpu=True).run_image(image)[1].dataobj) > 0.5
+    try:
+        _, found, _ = BrainExtraction(no_gpu=True).run(image)
+    except AssertionError as error:  # its way to say that there is no brain
+        raise InputError(
+            f"{volume.name}: deepbet finds no brain; check that this is a T1-weighted scan of a "
+            "head, or give a brain mask."
+        ) from error
+    mask = np.asarray(found.dataobj) > 0
     return np.transpose(mask, (2, 1, 0))
 
 
