@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_addm.scoring import erode, smooth
+from napari_addm.scoring import MaskedMean, erode, smooth
 from napari_addm.volume import Volume
 
 
@@ -30,16 +30,22 @@ def intensity_baselines(
     -------
     dict of str to ndarray of float32, shape (S, A, R)
         ``"dark"``: minus the intensity. ``"unusual"``: the distance from the
-        brain's median. Both again with ``", smoothed"``. 0 outside the eroded
-        mask, positive inside.
+        brain's median. ``"even"``: minus the standard deviation within a Gaussian
+        window of 4 mm, because a lesion often has less structure than what it
+        displaces. Each again with ``", smoothed"``. 0 outside the eroded mask,
+        positive inside.
     """
     inner = erode(brain_mask, erosion_mm, volume.spacing)
     low, median, high = np.percentile(volume.data[brain_mask], (0.5, 50, 99.5))
     scale = max(float(high - low), 1e-6)
+    window = MaskedMean(brain_mask, 4.0, volume.spacing)
+    relative = np.asarray((volume.data - median) / scale, np.float32)
+    variance = window(relative**2) - window(relative) ** 2
     maps = {}
     for name, map_ in (
-        ("dark", (high - volume.data) / scale),
-        ("unusual", np.abs(volume.data - median) / scale),
+        ("dark", -relative),
+        ("unusual", np.abs(relative)),
+        ("even", -np.sqrt(np.maximum(variance, 0))),
     ):
         plain = np.where(inner, map_ - map_[inner].min(), 0).astype(np.float32)
         maps[name] = plain
