@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import dask.array
 import nibabel as nib
@@ -14,6 +15,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from numpy.testing import assert_allclose, assert_array_equal
 
+from napari_addm.errors import AddmError
 from napari_addm.io import read_labels, read_volume, write_volume
 from napari_addm.volume import Volume
 from napari_addm.widgets import detect as module
@@ -339,6 +341,35 @@ def test_a_bug_is_never_swallowed(model, alone, qtbot, scan, monkeypatch):
     assert "mat1 and mat2" in alone.error.text()
     assert "Traceback" in alone.details.toPlainText()
     assert not alone.details.isHidden()
+
+
+@pytest.mark.parametrize("how", ["fails", "is cancelled"])
+def test_a_run_that_never_began_says_nothing_of_the_one_before(
+    model, alone, qtbot, scan, monkeypatch, how
+):
+    cancelled = Event()
+
+    def stopped(request):
+        yield module.Stage("Reading the scan")
+        if how == "fails":
+            raise AddmError("layer 'head' holds no number in any voxel: choose another.")
+        cancelled.wait(60)
+
+    add(model, scan)
+    alone.this_slice.setChecked(True)
+    run(qtbot, alone)
+    shown = alone.outcome.detection
+    monkeypatch.setattr(module, "work", stopped)
+    alone.run()
+    if how == "is cancelled":
+        alone.cancel()
+        cancelled.set()
+    finish(qtbot, alone)
+    expected = "Cancelled before the first slice was done" if how == "is cancelled" else ""
+    assert alone.status.text() == expected
+    assert alone.warnings.text() == ""
+    assert alone.outcome.detection is shown
+    assert alone.save_button.isEnabled()
 
 
 def test_damaged_checkpoint(model, alone, scan, tmp_path):

@@ -156,6 +156,7 @@ class DetectWidget(QWidget):
         self._job: Job | None = None
         self._scan_id: Hashable | None = None
         self._request: Request | None = None
+        self._begun = False  # the run; until then the outcome is an earlier run's
         self._cancelled = False
         self._started = 0.0
         self._aside: Job | None = None  # ranks, resamples or saves
@@ -558,6 +559,7 @@ class DetectWidget(QWidget):
             position=tuple(float(n) for n in scan.world_to_data(point)),
             this_slice=self.this_slice.isChecked(),
         )
+        self._begun = False
         self._cancelled = False
         self._started = time.perf_counter()
         self.progress.setRange(0, 0)
@@ -590,6 +592,7 @@ class DetectWidget(QWidget):
 
     def _on_begun(self, begun: Begun) -> None:
         assert self._request is not None
+        self._begun = True
         self._offer_devices(begun.devices)
         scan = self._request.scan
         layers = ResultLayers(self._viewer, scan, self._scan_id, begun.scan)
@@ -622,7 +625,7 @@ class DetectWidget(QWidget):
     def _on_finished(self) -> None:
         self._job = None
         self.progress.hide()
-        detection = None if self.outcome is None else self.outcome.detection
+        detection = self.outcome.detection if self.outcome is not None and self._begun else None
         failed = bool(self.error.text())
         words = ""
         if detection is not None:
