@@ -15,6 +15,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from numpy.testing import assert_allclose, assert_array_equal
 
+from napari_addm.checkpoint import load_checkpoint, save_checkpoint
 from napari_addm.errors import AddmError
 from napari_addm.io import read_labels, read_volume, write_volume
 from napari_addm.volume import Volume
@@ -109,6 +110,14 @@ def slowly(panel: DetectWidget) -> None:
     """Settings with which a run takes seconds and has results between."""
     panel.batch_size.setValue(1)
     panel.draws.setValue(8)
+
+
+def save_variant(checkpoint: Path, path: Path, **changes) -> Path:
+    """The same weights with another specification."""
+    loaded = load_checkpoint(checkpoint)
+    specification = loaded.specification.model_copy(update=changes)
+    save_checkpoint(path, specification, loaded.weights)
+    return path
 
 
 def output(viewer, title: str) -> Layer | None:
@@ -393,6 +402,21 @@ def test_checkpoint_sets_its_defaults(alone):
     alone.sampler.setCurrentIndex(alone.sampler.findData("ddpm"))
     assert alone.settings.sampler == "ddpm"
     assert not alone.eta.isEnabled()
+
+
+@pytest.mark.parametrize(
+    ("training", "highest"),
+    [({"highest_level": 400}, 400), ({}, 1000), ({"highest_level": "all"}, 1000)],
+)
+def test_levels_beyond_the_training_are_not_offered(
+    alone, tiny_checkpoint, tmp_path, training, highest
+):
+    checkpoint = save_variant(tiny_checkpoint, tmp_path / "variant.safetensors", training=training)
+    alone.checkpoint_chooser.choose(checkpoint)
+    alone.level_slider.setValue(1000)
+    assert alone.settings.level == highest
+    assert alone.level_slider.value() == highest
+    assert alone.level_percent.text() == f"{highest / 1000:.0%}"  # of the whole chain
 
 
 def test_choosers_follow_the_layers(model, alone, scan):

@@ -402,9 +402,9 @@ class DetectWidget(QWidget):
         _say(self.card, "\n".join(card_lines(specification)))
         self.card.setToolTip(specification.description)
         default = specification.detection
-        length = specification.diffusion.length
-        self.level.setMaximum(length)
-        self.level_slider.setMaximum(length)
+        highest = _highest_level(specification)
+        self.level.setMaximum(highest)
+        self.level_slider.setMaximum(highest)
         self.level.setValue(default.level)
         self._on_level()
         self.steps.setValue(default.steps)
@@ -422,7 +422,8 @@ class DetectWidget(QWidget):
     def _on_level(self) -> None:
         level = self.level.value()
         self.level_slider.setValue(level)
-        self.level_percent.setText(f"{level / self.level.maximum():.0%}")
+        if self._specification is not None:
+            self.level_percent.setText(f"{level / self._specification.diffusion.length:.0%}")
         self.steps.setMaximum(level)
 
     def _on_advanced(self, expanded: bool) -> None:
@@ -879,6 +880,13 @@ def _own_path(labels: Volume | None, scan: Volume) -> Path | None:
     if labels is None or labels.source.path == scan.source.path:
         return None
     return labels.source.path
+
+
+def _highest_level(specification: ModelSpecification) -> int:
+    """Up to where the network was trained; the record of the training may be silent or foreign."""
+    length = specification.diffusion.length
+    highest = specification.training.get("highest_level")
+    return min(highest, length) if isinstance(highest, int) and highest >= 1 else length
 
 
 def _stem(outcome: Outcome) -> str:
