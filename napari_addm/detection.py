@@ -266,10 +266,13 @@ def _engine(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
     from napari_addm.networks import load_network
 
     key = (checkpoint.sha256, str(device), str(dtype))
-    if not _kept or _kept[0].key != key:
-        free_memory()
-        _kept.append(_Engine(key, load_network(checkpoint).to(device, dtype)))
-    return _kept[0]
+    for engine in list(_kept):  # another thread may free it meanwhile
+        if engine.key == key:
+            return engine
+    free_memory()
+    engine = _Engine(key, load_network(checkpoint).to(device, dtype))
+    _kept.append(engine)
+    return engine
 
 
 def free_memory() -> None:
@@ -431,8 +434,28 @@ def detect(
     yield Progress("prepare", 0, 0, elapsed())
     slices = prepare(volume, specification.preparation, brain_mask)
     seconds = {"prepare": elapsed(), "load": 0.0, "network": 0.0, "score": 0.0}
+    warnings = list(slices.warnings)
+    highest = specification.training.get("highest_level", specification.diffusion.length)
+    if settings.level > highest:
+        warnings.append(
+            f"the network was trained up to noise level {highest}: from {settings.level} it "
+            "reconstructs what it never learned"
+        )
+    if settings.slices is not None:
+        warnings.append(
+            "single slices are scored without their neighbours: the calibrated threshold fits "
+            "whole volumes"
+        )
     loading = time.perf_counter()
-    engine = _engine(checkpoint, device, dtype)
+    try:
+        engine = _engine(checkpoint, device, dtype)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error) or device.type == "cpu":
+            raise
+        warnings.append(f"out of memory on {device.type}: went on on the CPU")
+        device = torch.device("cpu")
+        dtype = choose_precision(settings.precision, device)
+        engine = _engine(checkpoint, device, dtype)
     seconds["load"] = time.perf_counter() - loading
 
     state = _State(
@@ -447,7 +470,7 @@ def detect(
         str(device),
         str(dtype).removeprefix("torch."),
         seconds,
-        list(slices.warnings),
+        warnings,
     )
     levels = sampling_levels(settings.level, settings.steps)
     schedule = LinearSchedule(specification.diffusion.length)
@@ -463,10 +486,10 @@ def detect(
     while queue:
         batch = queue[:batch_size]
         ids = slices.indices[batch]
-        clean = torch.from_numpy(slices.images[batch])[:, None].to(device)
         total = calls + per_slice * -(-len(queue) // batch_size)
         before = calls
         try:
+            clean = torch.from_numpy(slices.images[batch])[:, None].to(device)
             for draw in range(settings.draws):
                 ticking = time.perf_counter()
                 chain = reconstruct(
@@ -486,7 +509,20 @@ def detect(
                     eta = left * seconds["network"] / slice_calls
                     yield Progress("reconstruct", calls, total, elapsed(), eta)
                     ticking = time.perf_counter()
+                if not torch.isfinite(image).all():
+                    raise FloatingPointError("the network gave NaN or infinity")
                 state.images[draw, batch] = image[:, 0].cpu().numpy()
+        except FloatingPointError as error:
+            if dtype == torch.float32:
+                raise AddmError(
+                    f"{checkpoint.path}: the network gives NaN or infinity on "
+                    f"{volume.name}; use another checkpoint."
+                ) from error
+            calls = before
+            state.warnings.append(f"NaN in {state.precision}: went on in float32")
+            dtype, state.precision = torch.float32, "float32"
+            engine = _engine(checkpoint, device, dtype)
+            continue
         except (RuntimeError, MemoryError, NotImplementedError) as error:
             calls = before
             device, batch_size = _retreat(error, device, batch_size, state)
@@ -502,6 +538,8 @@ def detect(
             result, new = state.take()
             yield Progress("reconstruct", calls, total, elapsed(), eta, new, result)
 
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # other programs of the desk want it too
     result, new = state.take()
     yield Progress("finish", calls, calls, elapsed(), 0.0, new, result)
 
@@ -536,15 +574,23 @@ def _order(slices: Slices, wanted: Sequence[int] | None, first_slice: int | None
     return [int(p) for p in positions[order]]
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # torch says it in several ways: its own class, cuBLAS, and the CPU allocators
+    words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        word in str(error) for word in words
+    )
+
+
 def _retreat(
     error: Exception, device: torch.device, batch_size: int, state: _State
 ) -> tuple[torch.device, int]:
     """Where to go on after a failed batch: half of it, then the CPU; else raise."""
     import torch
 
-    memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "out of memory" in str(error) or "can't allocate memory" in str(error)
-    )
+    memory = _is_out_of_memory(error)
     unsupported = isinstance(error, NotImplementedError) and device.type == "mps"
     if not memory and not unsupported:
         raise error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -185,10 +186,19 @@ def find_scans(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder; give the folder that holds the healthy scans.")
-    scans = sorted(p for p in folder.rglob("*") if p.name.endswith(SCAN_ENDINGS) and p.is_file())
+    scans = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.name.endswith(SCAN_ENDINGS) and path.is_file() and not _is_mask(path)
+    )
     if not scans:
         raise InputError(f"{folder}: holds no NIfTI or MGZ scan; check the folder.")
     return scans
+
+
+def _is_mask(path: Path) -> bool:
+    last = path.name.split(".")[0].lower().replace("-", "_").split("_")[-1]
+    return last in ("mask", "brainmask", "seg", "dseg", "label", "labels", "lesion")
 
 
 def split_scans(
@@ -292,6 +302,10 @@ def prepare_training_data(
         masks.append(np.packbits(mask))
         if n < len(train):
             found = np.percentile(volume.data[mask], PERCENTILES)
+            if found[-1] <= found[0]:
+                raise InputError(
+                    f"{scan}: the brain has one intensity only; take the scan out of the folder."
+                )
             low, high = LANDMARK_ENDS
             standard.append(low + (high - low) * (found - found[0]) / (found[-1] - found[0]))
     landmarks = tuple(float(v) for v in np.mean(standard, axis=0))
@@ -318,7 +332,7 @@ def prepare_training_data(
         name,
     )
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = stored.with_suffix(".partial.npz")
+    temporary = stored.with_suffix(f".{os.getpid()}.npz")
     np.savez(
         temporary,
         images=data.images,
@@ -741,6 +755,10 @@ def train(
     pictured = held[np.linspace(len(held) * 0.2, len(held) * 0.8, 8).astype(int)]
 
     exporter = ExportCheckpoint(output, specification, half)
+    probe = lightning.Trainer(logger=False, enable_checkpointing=False, **lightning_options)
+    if probe.world_size > 1:
+        # each of the two losses leaves the other network's weights out
+        lightning_options.setdefault("strategy", "ddp_find_unused_parameters_true")
     trainer = lightning.Trainer(
         max_epochs=settings.epochs,
         max_steps=-1,

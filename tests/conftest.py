@@ -45,6 +45,8 @@ def make_brain() -> BrainMaker:
         x, y, z = affine[:3, :3] @ index + affine[:3, 3:]
         brain = (x / 75) ** 2 + (y / 90) ** 2 + (z / 65) ** 2 < 1
         value = 100 + 30 * np.sin(x / 15) * np.cos(y / 18) * np.sin(z / 14 + 1)
+        # T1: white matter lies deep, and is brighter
+        value += 30 * (1 - (x / 75) ** 2 - (y / 90) ** 2 - (z / 65) ** 2)
         for cx, cy, cz, radius in lesions:
             value[(x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2 < radius**2] *= 0.8
         data = np.where(brain, value, 0).astype(np.float32).reshape(shape)

@@ -11,7 +11,7 @@ from napari_addm import detection
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
 from napari_addm.detection import DetectionSettings, detect, free_memory, resolve, run
 from napari_addm.errors import AddmError
-from napari_addm.volume import Volume, volume_from_native
+from napari_addm.volume import Volume
 
 EXACT = DetectionSettings(device="cpu", precision="float32")
 
@@ -247,9 +247,23 @@ def test_weights_that_do_not_fit_the_specification_are_listed(scan, checkpoint):
         run(scan, replace(checkpoint, weights=weights), EXACT)
 
 
-def test_a_scan_without_structure_is_a_valid_input_of_the_core(checkpoint):
-    data = np.zeros((50, 60, 40), np.float32)
-    data[5:45, 5:55, 5:35] = 100.0
-    volume = volume_from_native(data, np.diag([3.0, 3.0, 4.0, 1.0]))
-    result = run(volume, checkpoint, EXACT)
-    assert np.isfinite(result.anomaly.data).all()
+def test_nan_in_a_short_format_goes_on_in_float32(scan, checkpoint, whole, monkeypatch):
+    original = detection._Engine.__call__
+
+    def overflowing(self, image, timesteps):
+        out = original(self, image, timesteps)
+        return out * float("nan") if self.key[2] == "torch.bfloat16" else out
+
+    monkeypatch.setattr(detection._Engine, "__call__", overflowing)
+    result = run(scan, checkpoint, replace(EXACT, precision="bfloat16"))
+    assert result.precision == "float32"
+    assert any("NaN" in w for w in result.warnings)
+    np.testing.assert_array_equal(result.anomaly.data, whole.anomaly.data)
+
+
+def test_levels_beyond_the_training_are_flagged(scan, checkpoint):
+    trained = checkpoint.specification.model_copy(update={"training": {"highest_level": 150}})
+    low = run(scan, replace(checkpoint, specification=trained), replace(EXACT, level=150))
+    high = run(scan, replace(checkpoint, specification=trained), replace(EXACT, level=151))
+    assert not any("never learned" in w for w in low.warnings)
+    assert any("never learned" in w for w in high.warnings)

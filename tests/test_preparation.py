@@ -209,6 +209,20 @@ def test_a_large_object_on_black_is_not_taken_for_a_brain(make_brain):
     assert find_brain(head) is None
 
 
+def test_an_inverted_contrast_is_flagged_as_no_t1(make_brain):
+    volume = make_brain(*grid((2, 2, 2)))
+    inverted = volume.with_data(np.where(volume.data > 0, 300 - volume.data, 0))
+    assert not any("T1-weighted" in w for w in prepare(volume, SPECIFICATION).warnings)
+    assert any("T1-weighted" in w for w in prepare(inverted, SPECIFICATION).warnings)
+
+
+def test_a_brain_of_one_value_is_refused(make_brain):
+    volume = make_brain(*grid((4, 4, 4)))
+    flat = volume.with_data(np.where(volume.data > 0, 1e6, 0).astype(np.float32))
+    with pytest.raises(InputError, match="same value"):
+        prepare(flat, SPECIFICATION)
+
+
 def test_masks_that_do_not_fit_or_are_empty_are_refused(make_brain):
     volume = make_brain(*grid((4, 4, 4)))
     with pytest.raises(InputError, match="resample the mask"):
