@@ -419,6 +419,29 @@ def test_levels_beyond_the_training_are_not_offered(
     assert alone.level_percent.text() == f"{highest / 1000:.0%}"  # of the whole chain
 
 
+def test_another_checkpoint_leaves_the_shown_result_alone(
+    model, alone, qtbot, scan, tiny_checkpoint, tmp_path
+):
+    add(model, scan)
+    run(qtbot, alone)
+    shown, found = alone.outcome.marked, output(model, "anomalies").data.copy()
+    default = alone._specification.detection
+    assert shown.threshold == pytest.approx(0.01)
+    other = save_variant(
+        tiny_checkpoint,
+        tmp_path / "other.safetensors",
+        detection=default.model_copy(update={"threshold": 0.02, "minimum_ml": 3.0}),
+    )
+    alone.checkpoint_chooser.choose(other)
+    qtbot.wait(200)
+    assert alone.outcome.marked is shown
+    assert_array_equal(output(model, "anomalies").data, found)
+    assert alone.threshold.value() == pytest.approx(0.01)
+    run(qtbot, alone)
+    assert alone.outcome.marked.threshold == pytest.approx(0.02)
+    assert alone.outcome.marked.minimum_ml == 3.0
+
+
 def test_choosers_follow_the_layers(model, alone, scan):
     first = add(model, scan, name="first")
     second = add(model, scan, name="second")

@@ -153,6 +153,7 @@ class DetectWidget(QWidget):
         self._viewer = viewer
         self.outcome: Outcome | None = None
         self._specification: ModelSpecification | None = None
+        self._reviewed: ModelSpecification | None = None  # whose threshold the review began with
         self._job: Job | None = None
         self._scan_id: Hashable | None = None
         self._request: Request | None = None
@@ -414,10 +415,18 @@ class DetectWidget(QWidget):
         self.draws.setValue(default.draws)
         self.score.setCurrentIndex(self.score.findData(default.score.kind))
         self.smoothing.setValue(default.score.smoothing_mm)
+        # A result that is shown keeps its threshold until a run with the other one begins.
+        if not self.running and (self.outcome is None or self.outcome.detection is None):
+            self._review_as(specification)
+        self._enable()
+
+    def _review_as(self, specification: ModelSpecification) -> None:
+        """Set the threshold and the smallest finding to a checkpoint's defaults."""
+        default = specification.detection
+        self._reviewed = specification
         self.threshold.setRange(0.0, max(4 * default.threshold, 1e-3))
         self.threshold.setValue(default.threshold)
         self.minimum.setValue(default.minimum_ml)
-        self._enable()
 
     def _on_level(self) -> None:
         level = self.level.value()
@@ -603,6 +612,8 @@ class DetectWidget(QWidget):
             mask_path=_own_path(begun.brain_mask, begun.scan.volume),
             name=scan.name,
         )
+        if begun.checkpoint.specification != self._reviewed:
+            self._review_as(begun.checkpoint.specification)
 
     def _on_progress(self, progress: Progress) -> None:
         assert self.outcome is not None

@@ -57,7 +57,12 @@ DEVICE = Text(
     "Device",
     "Where the network runs. 'auto' takes CUDA, else MPS (Apple), else the CPU.",
 )
-SCOPE = Text("Scope", "This slice: the axial slice that the viewer is at, for a quick look.")
+SCOPE = Text(
+    "Scope",
+    "This slice: the axial slice that the viewer is at, for a quick look. A slice alone is scored "
+    "without its neighbours, so its scores differ a little from those of the whole volume, which "
+    "the calibrated threshold fits.",
+)
 THIS_SLICE = "This slice"
 WHOLE_VOLUME = "Whole volume"
 
