@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -24,6 +25,7 @@ from napari_addm.widgets.contributions import write_image, write_labels
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import METADATA_KEY, layer_to_volume, volume_to_layer
 from napari_addm.widgets.results import is_output
+from napari_addm.widgets.worker import Job
 
 LESION = (25.0, -20.0, 15.0, 20.0)
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
@@ -96,7 +98,7 @@ def add(viewer, volume: Volume, kind: str = "image", **options) -> Layer:
 
 def finish(qtbot, panel: DetectWidget) -> None:
     qtbot.waitUntil(lambda: not panel.running, timeout=MINUTE)
-    qtbot.waitUntil(lambda: panel._aside is None or not panel._aside.is_running, timeout=MINUTE)
+    qtbot.waitUntil(lambda: panel._aside not in Job._worker_set, timeout=MINUTE)
     qtbot.wait(50)
 
 
@@ -489,6 +491,31 @@ def test_brain_mask_layer(model, alone, qtbot, scan):
     assert alone.warnings.text() == "" or "brain" in alone.warnings.text()
 
 
+def test_warnings_of_mask_and_truth_are_shown_and_saved(model, alone, qtbot, scan, tmp_path):
+    add(model, scan)
+    mask = scan.with_data((scan.data > 0).astype(np.uint8), ("labels were rounded",))
+    truth = replace(truth_of(scan), warnings=("the header is damaged",))
+    drawn = add(model, truth, "labels", name="drawn")
+    drawn.metadata.pop(METADATA_KEY)  # as a person draws it on the scan
+    alone.mask_chooser.choose(add(model, mask, "labels", name="mask"))
+    alone.truth_chooser.choose(add(model, truth, "labels", name="truth"))
+    alone.this_slice.setChecked(True)
+    model.dims.set_current_step(0, 17)
+    run(qtbot, alone)
+    assert "The brain mask: labels were rounded" in alone.warnings.text().splitlines()
+    assert "The ground truth: the header is damaged" in alone.metrics_notes.text().splitlines()
+    alone.save(tmp_path)
+    finish(qtbot, alone)
+    assert alone.error.text() == ""
+    record = (tmp_path / "head_record.json").read_text()
+    assert "labels were rounded" in record
+    assert "the header is damaged" in record
+    alone.truth_chooser.choose(drawn)
+    finish(qtbot, alone)
+    assert not alone.metrics.isHidden()
+    assert "left and right" not in alone.metrics_notes.text()
+
+
 @pytest.mark.parametrize("form", ["plain", "dask", "flipped", "integers"])
 def test_layers_of_other_readers(model, alone, qtbot, scan, form):
     """No metadata of ours: the grid is the layer's own, and the outputs have its voxel order."""
@@ -536,7 +563,9 @@ def test_save(model, alone, qtbot, scan, scan_file, tmp_path):
     assert "\n99," in (tmp_path / "out" / "head_findings.csv").read_text()
     alone.save(tmp_path / "out")
     finish(qtbot, alone)
-    assert "exists already" in alone.error.text()
+    assert "exists already: press Save again" in alone.error.text()
+    assert "--" not in alone.error.text()
+    assert_array_equal(read_labels(tmp_path / "out" / "head_labels.nii.gz").data, saved.data)
     # napari's own File > Save, through our writers.
     native = nib.load(scan_file).affine
     for title, write in (("anomaly map", write_image), ("anomalies", write_labels)):

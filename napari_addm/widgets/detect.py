@@ -8,7 +8,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -66,6 +66,7 @@ from napari_addm.widgets.worker import (
     LayerData,
     Request,
     Stage,
+    labels_notes,
     place,
     place_grid,
     place_labels,
@@ -104,6 +105,8 @@ class Outcome:
         Without its weights.
     mask_path : Path or None
         File of the brain mask that was chosen.
+    mask_notes : tuple of str
+        Its warnings.
     name : str
         Of the scan's layer.
     detection : Detection or None
@@ -113,16 +116,20 @@ class Outcome:
         With the ground truth that is chosen.
     truth_path : Path or None
         File of that ground truth.
+    truth_notes : tuple of str
+        Its warnings.
     """
 
     layers: ResultLayers
     checkpoint: Checkpoint
     mask_path: Path | None
+    mask_notes: tuple[str, ...]
     name: str
     detection: Detection | None = None
     marked: Marked | None = None
     agreement: Agreement | None = None
     truth_path: Path | None = None
+    truth_notes: tuple[str, ...] = ()
 
     @property
     def scan(self) -> Volume:
@@ -610,6 +617,7 @@ class DetectWidget(QWidget):
             layers=layers,
             checkpoint=begun.checkpoint,
             mask_path=_own_path(begun.brain_mask, begun.scan.volume),
+            mask_notes=begun.mask_notes,
             name=scan.name,
         )
         if begun.checkpoint.specification != self._reviewed:
@@ -629,9 +637,10 @@ class DetectWidget(QWidget):
         if not self._cancelled:
             _say(self.status, words)
         if progress.result is not None:
-            self.outcome.detection = progress.result
+            warnings = (*progress.result.warnings, *self.outcome.mask_notes)
+            self.outcome.detection = replace(progress.result, warnings=warnings)
             self.outcome.agreement = None
-            self.outcome.layers.show(progress.result, self.threshold.value())
+            self.outcome.layers.show(self.outcome.detection, self.threshold.value())
             self._mark()
 
     def _on_finished(self) -> None:
@@ -699,10 +708,11 @@ class DetectWidget(QWidget):
             finished=self._enable,
         )
 
-    def _on_compared(self, compared: tuple[Outcome, Agreement, Path | None]) -> None:
-        outcome, agreement, path = compared
+    def _on_compared(self, compared: Compared) -> None:
+        outcome, agreement = compared.outcome, compared.agreement
         if outcome is self.outcome and agreement.detection is outcome.detection:
-            outcome.agreement, outcome.truth_path = agreement, path
+            outcome.agreement = agreement
+            outcome.truth_path, outcome.truth_notes = compared.path, compared.notes
             self._show_metrics()
 
     def _on_not_compared(self, error: Exception) -> None:
@@ -720,8 +730,9 @@ class DetectWidget(QWidget):
     def _show_metrics(self) -> None:
         figures = self._figures()
         self.metrics.setVisible(figures is not None)
-        _say(self.metrics_notes, "" if figures is None else "\n".join(figures.notes))
-        if figures is not None:
+        _say(self.metrics_notes, "")
+        if figures is not None and self.outcome is not None:
+            _say(self.metrics_notes, "\n".join((*self.outcome.truth_notes, *figures.notes)))
             for key, label in self.figures.items():
                 value = getattr(figures, key)
                 label.setText("–" if value is None else f"{value:.3f}")
@@ -826,11 +837,24 @@ class _Farewell:
 # --- in another thread ---------------------------------------------------------------------------
 
 
-def _compare(
-    outcome: Outcome, detection: Detection, truth: LayerData
-) -> Iterator[tuple[Outcome, Agreement, Path | None]]:
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """How an outcome agrees with a ground truth, and that one's file and warnings."""
+
+    outcome: Outcome
+    agreement: Agreement
+    path: Path | None
+    notes: tuple[str, ...]
+
+
+def _compare(outcome: Outcome, detection: Detection, truth: LayerData) -> Iterator[Compared]:
     labels = place_labels(truth, outcome.scan)
-    yield outcome, Agreement(detection, labels.data), _own_path(labels, outcome.scan)
+    yield Compared(
+        outcome,
+        Agreement(detection, labels.data),
+        _own_path(labels, outcome.scan),
+        labels_notes("ground truth", labels, outcome.scan),
+    )
 
 
 def _save(
@@ -841,6 +865,15 @@ def _save(
     assert marked is not None
     if labels is not None:
         marked = measure(detection, labels, marked.threshold, marked.minimum_ml)
+    if agreement is not None:
+        detection = replace(detection, warnings=(*detection.warnings, *outcome.truth_notes))
+    # The panel asks before it replaces files; these came since.
+    there = [path for path in check_outputs(folder, _stem(outcome), True).values() if path.exists()]
+    if there and not overwrite:
+        raise AddmError(
+            f"{there[0]} exists already: press Save again and agree to replace it, or choose "
+            "another folder."
+        )
     yield save_detection(
         folder,
         outcome.scan,

@@ -26,6 +26,10 @@ LayerKind = Literal["image", "labels"]
 LayerTuple = tuple[np.ndarray, dict[str, Any], LayerKind]
 
 # Voxels are subsampled for the display range: percentiles of all of them would take a second.
+GRID_OF_LAYER = (
+    "The grid was taken from the layer's scale and translation, with its axes as superior, "
+    "anterior, right: check left and right."
+)
 DISPLAY_STEP = 4
 DISPLAY_PERCENTILES = (0.1, 99.9)
 
@@ -161,11 +165,7 @@ def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
         raise InputError(f"{name} has a singular transform: give it a scale in mm.")
     # napari's world axes are S, A, R; the world of a volume is R, A, S.
     to_ras = to_world[[2, 1, 0, 3]]
-    warning = (
-        "The grid was taken from the layer's scale and translation, with its axes as superior, "
-        "anterior, right: check left and right."
-    )
-    return volume_from_native(data, to_ras, warnings=(warning,))
+    return volume_from_native(data, to_ras, warnings=(GRID_OF_LAYER,))
 
 
 def _upright(

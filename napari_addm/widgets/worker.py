@@ -20,9 +20,13 @@ from superqt.utils import WorkerBase
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
 from napari_addm.detection import DetectionSettings, Progress, detect
 from napari_addm.errors import InputError
-from napari_addm.io import check_same_grid
 from napari_addm.volume import Volume
-from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry, volume_from_layer_data
+from napari_addm.widgets.layers import (
+    GRID_OF_LAYER,
+    METADATA_KEY,
+    LayerGeometry,
+    volume_from_layer_data,
+)
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -155,8 +159,21 @@ def place_labels(layer: LayerData, scan: Volume) -> Volume:
         When it lies on others.
     """
     labels = place(layer).volume
-    check_same_grid(labels, scan)
+    if not labels.same_grid(scan):
+        raise InputError(
+            f"layer '{layer.name}' does not lie on the voxels of the scan: press 'Resample onto "
+            "the scan'."
+        )
     return labels
+
+
+def labels_notes(what: str, labels: Volume, scan: Volume) -> tuple[str, ...]:
+    """Warnings of a brain mask or ground truth that the scan's own do not say already.
+
+    That its grid is the layer's is no news: it was found to be the scan's.
+    """
+    known = (*scan.warnings, GRID_OF_LAYER)
+    return tuple(f"The {what}: {note}" for note in labels.warnings if note not in known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +218,8 @@ class Begun:
     checkpoint : Checkpoint
         Without its weights, which the panel need not keep.
     brain_mask : Volume or None
+    mask_notes : tuple of str
+        Warnings of the brain mask.
     devices : tuple of str
         That torch finds on this machine.
     """
@@ -208,6 +227,7 @@ class Begun:
     scan: Placed
     checkpoint: Checkpoint
     brain_mask: Volume | None
+    mask_notes: tuple[str, ...]
     devices: tuple[str, ...]
 
 
@@ -221,13 +241,15 @@ def work(request: Request) -> Iterator[Stage | Begun | Progress]:
     """
     yield Stage("Reading the scan")
     scan = place_scan(request.scan)
-    mask = None
+    mask: Volume | None = None
+    notes: tuple[str, ...] = ()
     if request.brain_mask is not None:
         mask = place_labels(request.brain_mask, scan.volume)
+        notes = labels_notes("brain mask", mask, scan.volume)
     # The first import of torch takes seconds.
     yield Stage("Loading the checkpoint")
     checkpoint = load_checkpoint(request.checkpoint)
-    yield Begun(scan, replace(checkpoint, weights={}), mask, _devices())
+    yield Begun(scan, replace(checkpoint, weights={}), mask, notes, _devices())
     here = scan.slice_at(request.position)
     settings = request.settings
     if request.this_slice:
