@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -15,6 +16,8 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from numpy.testing import assert_allclose, assert_array_equal
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QApplication
 
 from napari_addm.checkpoint import load_checkpoint, save_checkpoint
 from napari_addm.errors import AddmError
@@ -317,6 +320,36 @@ def test_closing_the_viewer_ends_the_run(make_napari_viewer, tiny_checkpoint, qt
     qtbot.waitUntil(lambda: job.is_running, timeout=MINUTE)
     viewer.close()
     qtbot.waitUntil(lambda: not job.is_running, timeout=MINUTE)
+
+
+def test_all_jobs_end_with_the_panel(qtbot):
+    """Also one that a later one of its kind has followed."""
+    ended = []
+
+    def long(name):
+        for _ in range(3000):
+            yield module.Stage("Working")
+            time.sleep(0.01)
+        ended.append(name)  # by itself
+
+    panel = DetectWidget(ViewerModel())
+    jobs = [
+        panel._start(
+            name,
+            long,
+            name,
+            yielded=panel._on_yielded,
+            errored=panel._show_error,
+            finished=panel._enable,
+        )
+        for name in ("one", "another")
+    ]
+    # The pool may have one thread only.
+    qtbot.waitUntil(lambda: any(job.is_running for job in jobs), timeout=MINUTE)
+    panel.deleteLater()
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    qtbot.waitUntil(lambda: not Job._worker_set.intersection(jobs), timeout=MINUTE)
+    assert not ended
 
 
 @pytest.mark.parametrize(

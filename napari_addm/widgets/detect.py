@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+from weakref import WeakSet
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
@@ -167,7 +168,8 @@ class DetectWidget(QWidget):
         self._begun = False  # the run; until then the outcome is an earlier run's
         self._cancelled = False
         self._started = 0.0
-        self._aside: Job | None = None  # ranks, resamples or saves
+        self._aside: Job | None = None  # ranks or saves
+        self._jobs: WeakSet[Job] = WeakSet()  # all; superqt keeps them until they are finished
         self._live = QTimer(self)
         self._live.setSingleShot(True)
         self._live.setInterval(LIVE_MS)
@@ -559,6 +561,12 @@ class DetectWidget(QWidget):
         """Whether a run goes on."""
         return self._job is not None
 
+    def _start(self, *args: Any, **options: Any) -> Job:
+        """Start a job (as `start_job`) that ends with the panel."""
+        job = start_job(*args, **options)
+        self._jobs.add(job)
+        return job
+
     def run(self) -> None:
         """Start a run with the settings as they stand."""
         scan = self._layer(self.scan_chooser)
@@ -581,7 +589,7 @@ class DetectWidget(QWidget):
         self._started = time.perf_counter()
         self.progress.setRange(0, 0)
         self.progress.show()
-        self._job = start_job(
+        self._job = self._start(
             "Detect anomalies",
             work,
             self._request,
@@ -697,7 +705,7 @@ class DetectWidget(QWidget):
         truth = self._layer(self.truth_chooser)
         if truth is None or outcome.detection is None or self.running:
             return
-        self._aside = start_job(
+        self._aside = self._start(
             "Compare with the ground truth",
             _compare,
             outcome,
@@ -772,7 +780,7 @@ class DetectWidget(QWidget):
         self._clear_messages()
         _say(self.status, f"Saving into {folder} ...")
         labels = outcome.layers.labels()
-        self._aside = start_job(
+        self._aside = self._start(
             "Save the results",
             _save,
             outcome,
@@ -818,16 +826,16 @@ class _Farewell:
 
     def __init__(self, panel: DetectWidget) -> None:
         self._panel = weakref.ref(panel)
+        self._jobs = panel._jobs  # the panel's Python side may be gone before Qt's
 
     def __call__(self) -> None:
+        for job in self._jobs:
+            job.quit()
         panel = self._panel()
         if panel is not None:
             events = panel._viewer.layers.events
             for event in (events.inserted, events.removed, events.reordered, events.renamed):
                 event.disconnect(panel._on_layers)
-            for job in (panel._job, panel._aside):
-                if job is not None:
-                    job.quit()
         if "torch" in sys.modules:
             from napari_addm.detection import free_memory
 
