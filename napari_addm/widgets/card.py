@@ -7,7 +7,13 @@ from typing import Any
 
 from napari_addm.checkpoint import ModelSpecification
 
-MOST_FIGURES = 4
+SHOWN = {
+    "auprc": "AUPRC",
+    "auroc": "AUROC",
+    "best_dice": "best Dice",
+    "false_positive_ml_mean": "false alarm mL",
+}
+"""Figures of an evaluation that the card has room for, and their names for a person."""
 
 
 def card_lines(specification: ModelSpecification) -> list[str]:
@@ -18,8 +24,7 @@ def card_lines(specification: ModelSpecification) -> list[str]:
         f"{diffusion.noise} noise",
         _training(specification.training),
     ]
-    figures = list(_figures(specification.evaluation))[:MOST_FIGURES]
-    lines.append("Measured: " + ", ".join(figures) if figures else "No figures measured.")
+    lines += list(_figures(specification.evaluation)) or ["No figures measured."]
     lines.append(f"Threshold {detection.threshold:g}: {detection.threshold_source}")
     lines.append(f"Licence: {specification.licence}")
     return [line for line in lines if line]
@@ -38,11 +43,12 @@ def _training(training: Mapping[str, Any]) -> str:
     return f"{words} ({data})" if words and isinstance(data, str) else words
 
 
-def _figures(evaluation: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Numbers of the evaluation with their names, whatever its nesting."""
-    for key, value in evaluation.items():
-        name = f"{prefix} {key}".strip().replace("_", " ")
-        if isinstance(value, Mapping):
-            yield from _figures(value, name)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{name} {value:.3g}"
+def _figures(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each data set that the checkpoint was measured on."""
+    for data, figures in evaluation.items():
+        if not isinstance(figures, Mapping):
+            continue
+        count = next((f" ({figures[key]})" for key in ("cases", "subjects") if key in figures), "")
+        shown = [f"{words} {figures[key]:.3g}" for key, words in SHOWN.items() if key in figures]
+        if shown:
+            yield f"{data.replace('_', ' ').capitalize()}{count}: {', '.join(shown)}"
