@@ -149,7 +149,7 @@ class ResultLayers:
                 visible=False,
                 **arguments,
             )
-        top = 2 * threshold if threshold > 0 else 1.0
+        low, top = (threshold / 2, 2 * threshold) if threshold > 0 else (0.0, 1.0)
         if role == "uncertainty":
             return Image(
                 data,
@@ -159,4 +159,5 @@ class ResultLayers:
                 visible=False,
                 **arguments,
             )
-        return Image(data, colormap=GLOW, contrast_limits=(0.0, top), **arguments)
+        # what is far below the threshold stays clear, so that the scan keeps its grey
+        return Image(data, colormap=GLOW, contrast_limits=(low, top), **arguments)
