@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
@@ -761,9 +761,7 @@ def train(
         lightning_options.setdefault("strategy", "ddp_find_unused_parameters_true")
     trainer = lightning.Trainer(
         max_epochs=settings.epochs,
-        max_steps=-1,
         max_time=timedelta(minutes=minutes) if minutes is not None else None,
-        limit_train_batches=None,
         check_val_every_n_epoch=validate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
@@ -813,7 +811,7 @@ class StopAfter(Callback):
 
 
 def _plain(settings: TrainingSettings) -> dict[str, Any]:
-    plain = asdict(replace(settings))
+    plain = asdict(settings)
     plain["network"] = settings.network.model_dump()
     plain["diffusion"] = settings.diffusion.model_dump()
     # what is done with the trained network is no part of its training
