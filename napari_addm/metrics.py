@@ -1,12 +1,18 @@
-"""How well an anomaly map agrees with a ground truth, voxel by voxel."""
+"""How well an anomaly map agrees with a ground truth: voxel by voxel and lesion by lesion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from scipy import ndimage
 
 from napari_addm.errors import InputError
+
+# Volumes at which lesions are parted into size classes, mL: 0.1 mL is a sphere of 6 mm across,
+# 1 mL of 12 mm, 10 mL of 27 mm.
+SIZE_BOUNDS_ML = (0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,54 @@ class Ranking:
     best_threshold: float
 
 
+@dataclass(frozen=True)
+class SizeClass:
+    """The lesions of one size.
+
+    Attributes
+    ----------
+    from_ml, below_ml : float, float or None
+        A lesion belongs here when its volume is at least `from_ml` and less than
+        `below_ml` (None = without end), mL.
+    lesions, found : int
+        How many there are, and how many of them were found.
+    """
+
+    from_ml: float
+    below_ml: float | None
+    lesions: int
+    found: int
+
+    @property
+    def recall(self) -> float | None:
+        """Share that was found; None where there is no lesion of this size."""
+        return self.found / self.lesions if self.lesions else None
+
+
+@dataclass(frozen=True)
+class LesionRecall:
+    """Which lesions were found, and which predicted components are false; see `lesion_recall`.
+
+    Attributes
+    ----------
+    lesions, found : int
+        Connected components of the truth, and how many of them were found.
+    recall : float or None
+        Share that was found; None when the truth is empty.
+    by_size : tuple of SizeClass
+        The same by volume, from the smallest lesions to the largest.
+    components, false_positives : int
+        Connected components of the prediction, and how many of them are false.
+    """
+
+    lesions: int
+    found: int
+    recall: float | None
+    by_size: tuple[SizeClass, ...]
+    components: int
+    false_positives: int
+
+
 def evaluate(
     anomaly: np.ndarray,
     truth: np.ndarray,
@@ -106,12 +160,7 @@ def evaluate(
         infinite.
     """
     anomaly = np.asarray(anomaly)
-    for name, other in (("ground truth", truth), ("mask", mask), ("prediction", prediction)):
-        if other is not None and np.shape(other) != anomaly.shape:
-            raise InputError(
-                f"The {name} has shape {np.shape(other)} and the anomaly map {anomaly.shape}: "
-                "resample it to the scan's grid first."
-            )
+    _check_shapes(anomaly, truth=truth, mask=mask, prediction=prediction)
     notes = []
     lesion = np.asarray(truth) != 0
     predicted = anomaly > threshold if prediction is None else np.asarray(prediction) != 0
@@ -126,10 +175,7 @@ def evaluate(
                 "and was not counted."
             )
         scores, lesion, predicted = anomaly[region], lesion[region], predicted[region]
-    if scores.size == 0:
-        raise InputError("The mask is empty, so nothing can be measured: choose another mask.")
-    if not np.isfinite(scores).all():
-        raise InputError("The anomaly map has NaN or infinite voxels, so it cannot be ranked.")
+    _check_scores(scores)
 
     positives = int(np.count_nonzero(lesion))
     found = int(np.count_nonzero(predicted))
@@ -219,3 +265,201 @@ def rank(scores: np.ndarray, lesion: np.ndarray) -> Ranking:
     else:
         threshold = float(step) - 0.5
     return Ranking(auroc, auprc, float(dice[best]), threshold)
+
+
+def aupro(
+    anomaly: np.ndarray,
+    truth: np.ndarray,
+    mask: np.ndarray | None = None,
+    limit: float = 0.3,
+) -> float | None:
+    """Area under the per-region overlap curve up to a false-positive rate.
+
+    Parameters
+    ----------
+    anomaly : ndarray
+        Scores, larger = more anomalous; any real dtype, finite inside `mask`.
+    truth : ndarray, same shape
+        Ground truth, nonzero = anomalous.
+    mask : ndarray, same shape, optional
+        Region (nonzero) that overlaps and false-positive rate are taken in;
+        everywhere when not given.
+    limit : float
+        Largest false-positive rate, above 0 and at most 1.
+
+    Returns
+    -------
+    float or None
+        0 to 1. Scores without information reach ``limit / 2``. None when the
+        region holds no truth, or nothing but truth.
+
+    Raises
+    ------
+    InputError
+        When the shapes differ, the region is empty or a score in it is NaN or
+        infinite.
+
+    Notes
+    -----
+    After Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129
+    (2021), section 5. The overlap at a threshold is the mean, over the connected
+    components of the truth, of the share of the component that is predicted, so
+    a small lesion weighs as much as a large one. It is integrated against the
+    false-positive rate (predicted share of all voxels that are not truth) from 0
+    to `limit` and divided by `limit`.
+
+    Components are 26-connected (8-connected in a plane) and taken from the whole
+    truth: one that the mask cuts in two is still one, its overlap is that of its
+    part inside, and one that lies outside is not counted.
+
+    Equal scores enter together. The curve is a straight line across such a tie,
+    which is what any order of the tied voxels gives on average; so at ``limit=1``
+    the result is the mean of the components' AUROC, each against all voxels that
+    are not truth.
+    """
+    if not 0 < limit <= 1:
+        raise ValueError(f"limit is a false-positive rate above 0 and at most 1, not {limit}")
+    anomaly = np.asarray(anomaly)
+    _check_shapes(anomaly, truth=truth, mask=mask)
+    components, _ = _components(truth)
+    if mask is None:
+        scores, component = anomaly.ravel(), components.ravel()
+    else:
+        region = np.asarray(mask) != 0
+        scores, component = anomaly[region], components[region]
+    _check_scores(scores)
+    if scores.dtype == bool:
+        scores = scores.astype(np.uint8)
+
+    lesion = component != 0
+    positive, component = scores[lesion], component[lesion]
+    negative = np.sort(scores[~lesion])
+    if positive.size == 0 or negative.size == 0:
+        return None
+    sizes = np.bincount(component)
+    # What one voxel of a component adds to the mean overlap.
+    gain = 1.0 / (np.count_nonzero(sizes) * sizes[component])
+    steps, step = np.unique(positive, return_inverse=True)
+    steps, gained = steps[::-1], np.bincount(step, weights=gain)[::-1]
+
+    # The curve: level up to a step, then straight to where its tied negatives have entered.
+    before = (negative.size - np.searchsorted(negative, steps, side="right")) / negative.size
+    after = (negative.size - np.searchsorted(negative, steps, side="left")) / negative.size
+    overlap = np.minimum(np.cumsum(gained), 1.0)
+    rate = np.concatenate(([0.0], np.stack((before, after), axis=1).ravel(), [1.0]))
+    height = np.concatenate(([0.0, 0.0], np.repeat(overlap, 2)))
+    left, width, foot = rate[:-1], np.diff(rate), height[:-1]
+    inside = np.clip(limit - left, 0.0, width)
+    slope = np.divide(np.diff(height), width, out=np.zeros_like(width), where=width > 0)
+    return float(np.sum(inside * (foot + slope * inside / 2)) / limit)
+
+
+def lesion_recall(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    voxel_ml: float,
+    *,
+    overlap: float = 0.1,
+    bounds_ml: tuple[float, ...] = SIZE_BOUNDS_ML,
+) -> LesionRecall:
+    """Count the lesions that were found, by size, and the predicted components that are false.
+
+    Parameters
+    ----------
+    prediction : ndarray
+        Nonzero = predicted.
+    truth : ndarray, same shape
+        Nonzero = lesion.
+    voxel_ml : float
+        Volume of one voxel, mL.
+    overlap : float
+        A lesion is found when at least this share of its voxels is predicted; a
+        predicted component is false when less than this share of its voxels is
+        truth. Above 0, at most 1.
+    bounds_ml : tuple of float
+        Volumes that part the size classes, rising, mL.
+
+    Returns
+    -------
+    LesionRecall
+
+    Raises
+    ------
+    InputError
+        When the shapes differ.
+
+    Notes
+    -----
+    A lesion is a 26-connected component of the truth. The 10 % are those of the
+    MSSEG challenge (Commowick et al., "Objective Evaluation of Multiple Sclerosis
+    Lesion Segmentation using a Data Management and Processing Infrastructure",
+    Scientific Reports 8:13650, 2018), which also judges predicted components with
+    the roles exchanged. Its second condition (what finds a lesion must not lie
+    mostly outside of it) and its smallest lesion of 3 mm³ are left out: a
+    prediction that floods the brain is charged in `false_positives` and in the
+    precision, and specks have a size class to themselves.
+    """
+    if not 0 < overlap <= 1:
+        raise ValueError(f"overlap is a share above 0 and at most 1, not {overlap}")
+    if any(high <= low for low, high in pairwise((0.0, *bounds_ml))):
+        raise ValueError(f"bounds_ml must be positive and rise, not {bounds_ml}")
+    predicted = np.asarray(prediction) != 0
+    _check_shapes(predicted, "prediction", truth=truth)
+    lesion, lesions = _components(truth)
+    component, components = _components(predicted)
+    voxels, hits = _counts(lesion, lesions), _counts(lesion[predicted], lesions)
+    # A hair below, so that 3 voxels of 30 are a tenth whatever the rounding.
+    found = hits >= overlap * voxels - 1e-9
+    sizes = _counts(component, components)
+    false = _counts(component[lesion != 0], components) < overlap * sizes - 1e-9
+
+    # A hair above, so that 100 voxels of 0.001 mL are 0.1 mL whatever the rounding.
+    size_class = np.searchsorted(bounds_ml, voxels * voxel_ml * (1 + 1e-9), side="right")
+    ends = (0.0, *bounds_ml, None)
+    return LesionRecall(
+        lesions=lesions,
+        found=int(np.count_nonzero(found)),
+        recall=int(np.count_nonzero(found)) / lesions if lesions else None,
+        by_size=tuple(
+            SizeClass(
+                from_ml=float(low or 0.0),
+                below_ml=None if high is None else float(high),
+                lesions=int(np.count_nonzero(size_class == index)),
+                found=int(np.count_nonzero(found & (size_class == index))),
+            )
+            for index, (low, high) in enumerate(pairwise(ends))
+        ),
+        components=components,
+        false_positives=int(np.count_nonzero(false)),
+    )
+
+
+def _components(voxels: np.ndarray) -> tuple[np.ndarray, int]:
+    """Label the connected components (26-connected in a volume) of the nonzero voxels."""
+    voxels = np.asarray(voxels) != 0
+    labels, count = ndimage.label(voxels, structure=np.ones((3,) * voxels.ndim))
+    return labels, int(count)
+
+
+def _counts(labels: np.ndarray, count: int) -> np.ndarray:
+    """Number of voxels of each of the labels 1..count."""
+    return np.bincount(labels[labels != 0], minlength=count + 1)[1:]
+
+
+def _check_shapes(
+    reference: np.ndarray, name: str = "anomaly map", **others: np.ndarray | None
+) -> None:
+    words = {"truth": "ground truth"}
+    for other, array in others.items():
+        if array is not None and np.shape(array) != reference.shape:
+            raise InputError(
+                f"The {words.get(other, other)} has shape {np.shape(array)} and the {name} "
+                f"{reference.shape}: resample it to the scan's grid first."
+            )
+
+
+def _check_scores(scores: np.ndarray) -> None:
+    if scores.size == 0:
+        raise InputError("The mask is empty, so nothing can be measured: choose another mask.")
+    if not np.isfinite(scores).all():
+        raise InputError("The anomaly map has NaN or infinite voxels, so it cannot be ranked.")

@@ -1,16 +1,20 @@
-"""Metrics against scikit-learn, against hand-made cases, and their properties."""
+"""Metrics against scikit-learn, torchmetrics and MONAI, hand-made cases, and their properties."""
 
+import json
 import time
+from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from napari_addm.errors import InputError
-from napari_addm.metrics import evaluate, rank
+from napari_addm.metrics import SizeClass, aupro, evaluate, lesion_recall, rank
 
 SHAPE = (4, 5, 6)
 
@@ -195,3 +199,245 @@ def test_a_whole_brain_is_exact_and_takes_less_than_a_second():
     assert got.auroc == pytest.approx(sklearn_metrics.roc_auc_score(truth, scores), abs=1e-12)
     expected = sklearn_metrics.average_precision_score(truth, scores)
     assert got.auprc == pytest.approx(expected, abs=1e-9)
+
+
+def test_equals_torchmetrics_and_monai():
+    torch = pytest.importorskip("torch")
+    classification = pytest.importorskip("torchmetrics.functional.classification")
+    import monai.metrics
+
+    rng = np.random.default_rng(1)
+    truth = rng.random((9, 10, 11)) < 0.1
+    scores = np.round(rng.random(truth.shape) + 0.4 * truth, 2).astype(np.float32)
+    got = evaluate(scores, truth, threshold=0.8)
+    # torchmetrics takes scores within 0..1 as they are.
+    s, y = torch.from_numpy(scores / 2), torch.from_numpy(truth.astype(np.int64))
+    assert got.auroc == pytest.approx(classification.binary_auroc(s, y).item(), abs=1e-6)
+    average_precision = classification.binary_average_precision(s, y).item()
+    assert got.auprc == pytest.approx(average_precision, abs=1e-6)
+    predicted = torch.from_numpy((scores > np.float32(0.8)).astype(np.int64))
+    for name, function in (
+        ("dice", classification.binary_f1_score),
+        ("iou", classification.binary_jaccard_index),
+        ("precision", classification.binary_precision),
+        ("recall", classification.binary_recall),
+    ):
+        assert getattr(got, name) == pytest.approx(function(predicted, y).item(), abs=1e-6)
+
+    one_hot = [t[None, None].float() for t in (predicted, y)]
+    dice = monai.metrics.compute_dice(*one_hot, include_background=True)
+    iou = monai.metrics.compute_iou(*one_hot, include_background=True)
+    auroc = monai.metrics.compute_roc_auc(s.flatten(), y.flatten())
+    assert (got.dice, got.iou) == pytest.approx((dice.item(), iou.item()), abs=1e-6)
+    assert got.auroc == pytest.approx(auroc, abs=1e-6)
+    # Of an empty truth both make an undefined Dice, which is no number to be averaged.
+    empty = torch.zeros_like(one_hot[1])
+    assert monai.metrics.compute_dice(one_hot[0], empty).isnan().all()
+    assert evaluate(scores, np.zeros_like(truth), threshold=0.8).dice is None
+
+
+# --- per-region overlap
+
+
+def aupro_by_every_threshold(scores: np.ndarray, truth: np.ndarray, limit: float) -> float:
+    """Threshold after threshold, then trapezoids: slow and plain."""
+    regions, count = ndimage.label(truth, structure=np.ones((3,) * truth.ndim))
+    curve = [(0.0, 0.0)]
+    for threshold in np.unique(scores)[::-1]:
+        predicted = scores >= threshold
+        overlap = np.mean([predicted[regions == n].mean() for n in range(1, count + 1)])
+        curve.append((predicted[~truth].mean(), float(overlap)))
+    area = 0.0
+    for (x0, y0), (x1, y1) in pairwise(curve):
+        end = min(x1, limit)
+        if end > x0:
+            area += (end - x0) * (y0 + (y0 + (y1 - y0) * (end - x0) / (x1 - x0))) / 2
+    return area / limit
+
+
+@given(cases(distinct=7), st.sampled_from([0.05, 0.3, 1.0]))
+def test_aupro_is_what_trying_every_threshold_gives(case, limit):
+    scores, truth = case
+    expected = aupro_by_every_threshold(scores, truth, limit)
+    assert aupro(scores, truth, limit=limit) == pytest.approx(expected, abs=1e-12)
+
+
+@given(cases(distinct=9))
+def test_aupro_up_to_the_end_is_the_mean_auroc_of_the_regions(case):
+    scores, truth = case
+    regions, count = ndimage.label(truth, structure=np.ones((3, 3, 3)))
+    expected = [
+        sklearn_metrics.roc_auc_score(
+            np.r_[np.ones((regions == n).sum()), np.zeros((~truth).sum())],
+            np.r_[scores[regions == n], scores[~truth]],
+        )
+        for n in range(1, count + 1)
+    ]
+    assert aupro(scores, truth, limit=1.0) == pytest.approx(np.mean(expected))
+
+
+def test_aupro_of_one_region_is_the_partial_auroc_of_scikit_learn():
+    rng = np.random.default_rng(2)
+    truth = np.zeros((12, 12, 12), dtype=bool)
+    truth[3:8, 4:9, 2:7] = True
+    scores = np.round(rng.standard_normal(truth.shape) + truth, 1)
+    limit = 0.3
+    # scikit-learn rescales the partial area after McClish: chance to .5, perfect to 1.
+    rescaled = sklearn_metrics.roc_auc_score(truth.ravel(), scores.ravel(), max_fpr=limit)
+    area = limit**2 / 2 + (2 * rescaled - 1) * (limit - limit**2 / 2)
+    assert aupro(scores, truth, limit=limit) == pytest.approx(area / limit)
+
+
+@given(cases(distinct=5), hnp.arrays(bool, SHAPE))
+def test_aupro_depends_on_order_alone_and_on_the_mask(case, mask):
+    scores, truth = case
+    mask = mask | truth
+    got = aupro(scores, truth, mask)
+    assert got is None or 0 <= got <= 1
+    assert aupro(2 * scores - 9, truth, mask) == got
+    outside = np.where(mask, scores, 1e6).astype(np.float32)
+    assert aupro(outside, truth, mask) == got
+
+
+def test_aupro_by_hand():
+    # Two regions of 1 and 3 voxels; 10 other voxels.
+    truth = np.array([1, 0, 1, 1, 1] + 9 * [0], dtype=bool)
+    scores = np.array([9.0, 0, 7, 5, 3, 8, 6, 4, 2, 1, 0, 0, 0, 0])
+    # Overlap 1/2 from rate 0, 2/3 from .1, 5/6 from .2, 1 from .3.
+    assert aupro(scores, truth, limit=0.3) == pytest.approx((1 / 2 + 2 / 3 + 5 / 6) / 3)
+    assert aupro(scores, truth, limit=0.15) == pytest.approx((0.1 / 2 + 0.05 * 2 / 3) / 0.15)
+    # A small region that is missed weighs as much as a large one.
+    assert aupro(np.where(scores == 9, -1, scores), truth, limit=0.05) == 0
+    assert aupro(truth.astype(float), truth) == pytest.approx(1)
+    assert aupro(-truth.astype(float), truth) == 0
+
+
+def test_aupro_of_scores_without_information():
+    _, truth = planted()
+    assert aupro(np.full(truth.shape, 3.0), truth) == pytest.approx(0.15)
+    noise = np.random.default_rng(0).random((60, 60, 60))
+    truth = np.zeros(noise.shape, dtype=bool)
+    truth[10:40, 10:40, 10:40] = True
+    assert aupro(noise, truth) == pytest.approx(0.15, abs=0.01)
+
+
+def test_aupro_is_undefined_without_truth_or_without_anything_else():
+    scores, truth = planted()
+    assert aupro(scores, np.zeros_like(truth)) is None
+    assert aupro(scores, np.ones_like(truth)) is None
+    assert aupro(scores, truth, mask=truth) is None
+    assert aupro(scores, truth, mask=1 - truth) is None
+    with pytest.raises(InputError, match="mask is empty"):
+        aupro(scores, truth, mask=np.zeros_like(truth))
+    with pytest.raises(InputError, match="The ground truth has shape"):
+        aupro(scores, truth[1:])
+    with pytest.raises(ValueError, match="limit"):
+        aupro(scores, truth, limit=0)
+
+
+def test_aupro_of_a_component_that_the_mask_cuts_in_two():
+    truth = np.zeros((1, 3, 9), dtype=bool)
+    truth[0, 1, 1:8] = True
+    mask = np.ones(truth.shape, dtype=bool)
+    mask[0, :, 4] = False
+    scores = np.zeros(truth.shape)
+    scores[0, 1, 1] = 1.0
+    # One region of six voxels inside the mask, one of them found: not two regions of three.
+    assert aupro(scores, truth, mask, limit=0.3) == pytest.approx(1 / 6 + 5 / 6 * 0.3 / 2)
+
+
+def test_aupro_of_a_whole_field_is_quick():
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal((155, 240, 240)).astype(np.float32)
+    truth = np.zeros(scores.shape, dtype=bool)
+    truth[60:90, 60:110, 60:110] = True
+    truth[100, 100, 100:200:2] = True
+    scores[truth] += 1
+    start = time.perf_counter()
+    got = aupro(scores, truth)
+    assert time.perf_counter() - start < 8
+    assert got is not None
+    assert 0.3 < got < 0.8
+
+
+# --- lesion by lesion
+
+
+def lesions_by_hand() -> tuple[np.ndarray, np.ndarray]:
+    """Three lesions of 40, 200 and 2,000 voxels, and a prediction of four components."""
+    truth = np.zeros((20, 20, 40), dtype=np.uint8)
+    truth[0, 0, :40] = 1
+    truth[4:8, 4:9, 0:10] = 1
+    truth[10:20, 10:20, 0:20] = 1
+    prediction = np.zeros_like(truth)
+    prediction[0, 0, 0:3] = 1  # 3 of 40: less than a tenth
+    prediction[4, 4, 0:10] = 1  # 10 of 200 ...
+    prediction[5, 4, 0:10] = 1  # ... and 10 more: a tenth
+    prediction[15:20, 10:20, 0:40] = 1  # 1,000 of 2,000, and as many outside
+    prediction[0:2, 18:20, 30:40] = 1  # touches nothing
+    return prediction, truth
+
+
+def test_lesion_recall_by_hand():
+    prediction, truth = lesions_by_hand()
+    got = lesion_recall(prediction, truth, voxel_ml=0.001)
+    assert (got.lesions, got.found, got.recall) == (3, 2, pytest.approx(2 / 3))
+    assert got.by_size == (
+        SizeClass(0.0, 0.1, lesions=1, found=0),
+        SizeClass(0.1, 1.0, lesions=1, found=1),
+        SizeClass(1.0, 10.0, lesions=1, found=1),
+        SizeClass(10.0, None, lesions=0, found=0),
+    )
+    assert [size.recall for size in got.by_size] == [0, 1, 1, None]
+    assert (got.components, got.false_positives) == (4, 1)
+    json.dumps(asdict(got), allow_nan=False)
+    # Any overlap, as in the WMH challenge.
+    assert lesion_recall(prediction, truth, 0.001, overlap=1e-6).found == 3
+    assert lesion_recall(prediction, truth, 0.001, overlap=0.6).found == 0
+
+
+def test_a_prediction_that_only_grazes_a_lesion_is_false():
+    truth = np.zeros((3, 3, 30), dtype=bool)
+    truth[:, :, 0] = True
+    got = lesion_recall(np.ones_like(truth), truth, voxel_ml=1.0)
+    assert (got.found, got.components, got.false_positives) == (1, 1, 1)
+
+
+def test_sizes_on_a_bound_belong_to_the_class_above():
+    truth = np.zeros((10, 10, 30), dtype=bool)
+    truth[:, :, 0] = True
+    got = lesion_recall(truth, truth, voxel_ml=0.001)  # 100 voxels are 0.1 mL
+    assert [size.lesions for size in got.by_size] == [0, 1, 0, 0]
+
+
+def test_lesion_recall_of_empty_masks():
+    prediction, truth = lesions_by_hand()
+    nothing = np.zeros_like(truth)
+    healthy = lesion_recall(prediction, nothing, voxel_ml=0.001)
+    assert (healthy.lesions, healthy.recall) == (0, None)
+    assert (healthy.components, healthy.false_positives) == (4, 4)
+    missed = lesion_recall(nothing, truth, voxel_ml=0.001)
+    assert (missed.lesions, missed.found, missed.recall) == (3, 0, 0.0)
+    assert (missed.components, missed.false_positives) == (0, 0)
+    assert lesion_recall(nothing, nothing, voxel_ml=0.001).recall is None
+
+
+@given(hnp.arrays(bool, SHAPE), hnp.arrays(bool, SHAPE))
+def test_lesion_recall_counts_are_consistent(prediction, truth):
+    got = lesion_recall(prediction, truth, voxel_ml=0.05)
+    assert sum(size.lesions for size in got.by_size) == got.lesions
+    assert sum(size.found for size in got.by_size) == got.found <= got.lesions
+    exchanged = lesion_recall(truth, prediction, voxel_ml=0.05)
+    assert got.false_positives == exchanged.lesions - exchanged.found
+    perfect = lesion_recall(truth, truth, voxel_ml=0.05)
+    assert (perfect.found, perfect.false_positives) == (perfect.lesions, 0)
+
+
+def test_lesion_recall_refuses_what_makes_no_sense():
+    prediction, truth = lesions_by_hand()
+    with pytest.raises(InputError, match="resample"):
+        lesion_recall(prediction[1:], truth, voxel_ml=0.001)
+    with pytest.raises(ValueError, match="overlap"):
+        lesion_recall(prediction, truth, voxel_ml=0.001, overlap=0)
+    with pytest.raises(ValueError, match="rise"):
+        lesion_recall(prediction, truth, voxel_ml=0.001, bounds_ml=(1.0, 0.1))
