@@ -90,7 +90,12 @@ class PreparationSpecification(_Part):
         return self
 
 
-class NetworkSpecification(_Part):
+Width = Annotated[int, Field(ge=4, le=2048)]
+Widths = Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class UNetSpecification(_Part):
     """The U-Net that predicts the noise (MONAI's ``DiffusionModelUNet``).
 
     Attributes
@@ -104,14 +109,19 @@ class NetworkSpecification(_Part):
 
     kind: Literal["diffusion_unet"] = "diffusion_unet"
     pack: Literal[1, 2, 4]
-    channels: tuple[Annotated[int, Field(ge=4, le=2048)], ...] = Field(min_length=1, max_length=8)
+    channels: Widths
     res_blocks: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field(min_length=1, max_length=8)
     attention: tuple[bool, ...] = Field(min_length=1, max_length=8)
     head_channels: Count
     norm_groups: Count
 
+    @property
+    def divisor(self) -> int:
+        """What height and width of a slice have to be multiples of."""
+        return self.pack * 2 ** (len(self.channels) - 1)
+
     @model_validator(mode="after")
-    def _consistent(self) -> NetworkSpecification:
+    def _consistent(self) -> UNetSpecification:
         if not len(self.channels) == len(self.res_blocks) == len(self.attention):
             raise ValueError("channels, res_blocks and attention differ in number")
         if any(c % self.norm_groups for c in self.channels):
@@ -120,6 +130,143 @@ class NetworkSpecification(_Part):
             if attends and channels % self.head_channels:
                 raise ValueError("channels with attention must be a multiple of head_channels")
         return self
+
+
+class AutoencoderSpecification(_Part):
+    """A convolutional autoencoder that halves the image once per entry of ``channels``.
+
+    Attributes
+    ----------
+    channels : tuple
+        Finest first.
+    latent : int or None
+        Length of a dense code; None keeps a spatial one.
+    dropout : float
+        Of the code.
+    """
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    channels: Widths
+    latent: Annotated[int, Field(ge=1, le=65536)] | None = None
+    dropout: Share = 0.0
+
+    @property
+    def divisor(self) -> int:
+        """What height and width of a slice have to be multiples of."""
+        return int(2 ** len(self.channels))
+
+
+class GanSpecification(_Part):
+    """Generator, critic and encoder of residual blocks, as f-AnoGAN needs them.
+
+    Attributes
+    ----------
+    channels : tuple
+        Finest first; each level halves the image.
+    latent : int
+        Length of the code.
+    """
+
+    kind: Literal["gan"] = "gan"
+    channels: Widths
+    latent: Annotated[int, Field(ge=1, le=65536)]
+
+    @property
+    def divisor(self) -> int:
+        """What height and width of a slice have to be multiples of."""
+        return int(2 ** len(self.channels))
+
+
+class VqVaeSpecification(_Part):
+    """A vector-quantised autoencoder (MONAI's ``VQVAE``).
+
+    Attributes
+    ----------
+    channels : tuple
+        Finest first; each level halves the image.
+    res_layers : int
+        Residual blocks per level.
+    embeddings, embedding_size : int
+        Entries of the codebook, and the length of one.
+    """
+
+    channels: Widths
+    res_layers: Annotated[int, Field(ge=1, le=8)]
+    embeddings: Annotated[int, Field(ge=2, le=65536)]
+    embedding_size: Annotated[int, Field(ge=1, le=4096)]
+
+    @property
+    def divisor(self) -> int:
+        """What height and width of a slice have to be multiples of."""
+        return int(2 ** len(self.channels))
+
+
+class VqTransformerSpecification(_Part):
+    """A VQ-VAE and a transformer over its codes (MONAI's ``DecoderOnlyTransformer``)."""
+
+    kind: Literal["vqvae_transformer"] = "vqvae_transformer"
+    vqvae: VqVaeSpecification
+    width: Width
+    layers: Annotated[int, Field(ge=1, le=64)]
+    heads: Annotated[int, Field(ge=1, le=64)]
+
+    @property
+    def divisor(self) -> int:
+        """What height and width of a slice have to be multiples of."""
+        return self.vqvae.divisor
+
+
+class LatentUNetSpecification(_Part):
+    """A VQ-VAE and a diffusion U-Net on its codes."""
+
+    kind: Literal["latent_unet"] = "latent_unet"
+    vqvae: VqVaeSpecification
+    unet: UNetSpecification
+
+    @property
+    def divisor(self) -> int:
+        """What height and width of a slice have to be multiples of."""
+        return self.vqvae.divisor * self.unet.divisor
+
+
+NetworkSpecification = Annotated[
+    UNetSpecification
+    | AutoencoderSpecification
+    | GanSpecification
+    | VqTransformerSpecification
+    | LatentUNetSpecification,
+    Field(discriminator="kind"),
+]
+
+Method = Literal[
+    "addm",
+    "ddpm",
+    "anoddpm",
+    "denoising_ae",
+    "spatial_ae",
+    "dense_vae",
+    "f_anogan",
+    "vqvae_transformer",
+    "latent_diffusion",
+]
+NETWORK_KINDS: dict[Method, str] = {
+    "addm": "diffusion_unet",
+    "ddpm": "diffusion_unet",
+    "anoddpm": "diffusion_unet",
+    "denoising_ae": "diffusion_unet",
+    "spatial_ae": "autoencoder",
+    "dense_vae": "autoencoder",
+    "f_anogan": "gan",
+    "vqvae_transformer": "vqvae_transformer",
+    "latent_diffusion": "latent_unet",
+}
+"""Every method and the kind of network that it needs."""
+
+DIFFUSION_METHODS: tuple[Method, ...] = ("addm", "ddpm", "anoddpm", "latent_diffusion")
+"""Methods with a noise level and sampling steps; the others reconstruct in one go."""
+
+RANDOM_METHODS: tuple[Method, ...] = (*DIFFUSION_METHODS, "vqvae_transformer")
+"""Methods whose noise draws differ."""
 
 
 class DiffusionSpecification(_Part):
@@ -148,10 +295,16 @@ class ScoreSpecification(_Part):
 
 
 class DetectionSpecification(_Part):
-    """What ``detect`` uses unless it is told otherwise."""
+    """What ``detect`` uses unless it is told otherwise.
 
-    level: Count
-    steps: Count
+    Attributes
+    ----------
+    level : int or None
+        Noise level; None for methods that have none, whose ``steps`` is 1.
+    """
+
+    level: Count | None = None
+    steps: Count = 1
     sampler: SamplerKind = "ddim"
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     draws: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -176,12 +329,12 @@ class ModelSpecification(_Part):
     """
 
     schema_version: Literal[1] = 1
-    method: Literal["addm"] = "addm"
+    method: Method = "addm"
     name: Line
     description: Annotated[str, Field(max_length=20_000)] = ""
     licence: Line = "unspecified"
     network: NetworkSpecification
-    diffusion: DiffusionSpecification
+    diffusion: DiffusionSpecification | None = None
     preparation: PreparationSpecification
     detection: DetectionSpecification
     training: dict[str, Any] = Field(default_factory=dict)
@@ -190,11 +343,18 @@ class ModelSpecification(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpecification:
-        if self.detection.level > self.diffusion.length:
-            raise ValueError("detection.level lies beyond diffusion.length")
-        if self.detection.steps > self.detection.level:
-            raise ValueError("detection.steps exceeds detection.level")
-        divisor = self.network.pack * 2 ** (len(self.network.channels) - 1)
+        if self.network.kind != NETWORK_KINDS[self.method]:
+            raise ValueError(f"the method {self.method} does not work with a {self.network.kind}")
+        if self.method in DIFFUSION_METHODS:
+            if self.diffusion is None or self.detection.level is None:
+                raise ValueError(f"the method {self.method} needs diffusion and detection.level")
+            if self.detection.level > self.diffusion.length:
+                raise ValueError("detection.level lies beyond diffusion.length")
+            if self.detection.steps > self.detection.level:
+                raise ValueError("detection.steps exceeds detection.level")
+        elif self.diffusion is not None or self.detection.level is not None:
+            raise ValueError(f"the method {self.method} has neither diffusion nor detection.level")
+        divisor = self.network.divisor
         if any(n % divisor for n in self.preparation.size):
             raise ValueError(f"preparation.size must be multiples of {divisor} for this network")
         return self
@@ -388,7 +548,9 @@ def _read(path: Path) -> tuple[ModelSpecification, int]:
 def _list_faults(error: ValidationError, most: int = 5) -> str:
     faults = []
     for fault in error.errors(include_url=False, include_input=False)[:most]:
-        where = _printable(".".join(map(str, fault["loc"])) or "the whole")
+        # pydantic names the kind of network too, which is no key of the file
+        loc = [part for part in fault["loc"] if part not in NETWORK_KINDS.values()]
+        where = _printable(".".join(map(str, loc)) or "the whole")
         if fault["type"] == "extra_forbidden":
             faults.append(f"{where} is unknown")
         elif fault["type"] == "missing":
@@ -417,7 +579,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read and check a checkpoint: specification, weights hash, finite values.
 
     Whether the weights fit the network is checked where the network is
-    built, by :func:`napari_addm.networks.load_network`.
+    built, by :func:`napari_addm.methods.load_network`.
 
     Raises
     ------

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from napari_addm.checkpoint import ModelSpecification
     from napari_addm.detection import Detection, DetectionSettings, Progress
     from napari_addm.findings import Finding
+    from napari_addm.methods.base import TrainingSettings
     from napari_addm.metrics import Metrics
-    from napari_addm.training import TrainingSettings
     from napari_addm.volume import Volume
 
 # The modules that define these choices are slow to import; a test holds the two together.
@@ -39,6 +39,17 @@ SamplerChoice = Literal["ddim", "ddpm"]
 ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16"]
+MethodChoice = Literal[
+    "addm",
+    "ddpm",
+    "anoddpm",
+    "denoising_ae",
+    "spatial_ae",
+    "dense_vae",
+    "f_anogan",
+    "vqvae_transformer",
+    "latent_diffusion",
+]
 PresetChoice = Literal["small", "paper"]
 LengthChoice = Literal["300", "500", "1000"]
 NoiseChoice = Literal["gaussian", "coarse", "simplex"]
@@ -350,8 +361,9 @@ def _detect_case(
         brain = _read_beside("brain mask", mask, volume, resample_mask, notes)
         lesion = _read_beside("truth", truth, volume, resample_truth, notes)
     with watch.time("import"):
-        import napari_addm.methods.addm
-        import napari_addm.networks  # noqa: F401 - so that this time is not counted elsewhere
+        from napari_addm.methods import get_method
+
+        get_method(specification.method)  # so that this time is not counted elsewhere
     with watch.time("load"):
         loaded = load_checkpoint(checkpoint)
     with _progress_bar(scan.name) as on_progress:
@@ -512,6 +524,7 @@ def train(
         Path, typer.Argument(metavar="HEALTHY_DIR", help="Folder of healthy scans.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors to write.")],
+    method: Annotated[MethodChoice, typer.Option(help="What is trained.")] = "addm",
     preset: Annotated[
         PresetChoice,
         typer.Option(help="small trains on a CPU; paper is the published configuration."),
@@ -585,7 +598,7 @@ def train(
         for logger in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(logger).setLevel(logging.ERROR)
         settings = _training_settings(
-            training.PRESETS[preset](int(timesteps)),
+            training.preset_settings(method, preset, int(timesteps)),
             epochs=epochs,
             batch_size=batch_size,
             weight=weight,
@@ -646,8 +659,12 @@ def _training_settings(
     """A preset with what was given on the command line."""
     changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "augment": augment}
     if weight is not None:
+        if settings.method != "addm":
+            raise AddmError(f"The method {settings.method} has no adversarial loss (--lambda).")
         changes["adversarial"] = replace(settings.adversarial, weight=weight)
     if noise is not None:
+        if settings.diffusion is None:
+            raise AddmError(f"The method {settings.method} has no noise to choose (--noise).")
         changes["diffusion"] = settings.diffusion.model_copy(update={"noise": noise})
     given = {key: value for key, value in changes.items() if value is not None}
     return replace(settings, seed=seed, **given)
@@ -717,9 +734,9 @@ def _progress_lines() -> Any:
                 self.printed = time.monotonic()
                 logged = trainer.callback_metrics
                 figures = ", ".join(
-                    f"{key} {float(logged[key]):.4f}"
-                    for key in ("train/l2", "validation/l2")
-                    if key in logged
+                    f"{key} {float(value):.4f}"
+                    for key, value in sorted(logged.items())
+                    if key.startswith(("train/", "validation/"))
                 )
                 spent = _duration(float(pl_module.seconds))
                 line = f"epoch {trainer.current_epoch + 1}, iteration {int(pl_module.iterations)}"
@@ -750,7 +767,7 @@ def info(
     path = model or DEMO_CHECKPOINT
     specification = read_specification(path)
     if check:
-        from napari_addm.networks import load_network
+        from napari_addm.methods import load_network
 
         load_network(load_checkpoint(path))
     if as_json:
@@ -761,26 +778,42 @@ def info(
             print("The weights have their hash, are finite and fit the network.")
 
 
+def _plain(value: Any) -> str:
+    """A value of a specification in a line."""
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{k} {_plain(v)}" for k, v in value.items()) + ")"
+    if isinstance(value, tuple | list):
+        return " ".join(_plain(v) for v in value)
+    return str(value)
+
+
 def _card(path: Path, specification: ModelSpecification) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    network, diffusion = specification.network, specification.diffusion
     preparation, detection = specification.preparation, specification.detection
     height, width = preparation.size
     z, y, x = preparation.spacing_mm
-    share = detection.level / diffusion.length
+    method, sampling = str(specification.method), "one pass"
+    if specification.diffusion is not None and detection.level is not None:
+        length = specification.diffusion.length
+        method = f"{method}, T = {length}, {specification.diffusion.noise} noise"
+        sampling = (
+            f"noise level {detection.level} ({detection.level / length:.0%}), {detection.steps} "
+            f"{detection.sampler.upper()} step(s), eta {detection.eta:g}"
+        )
+    network = ", ".join(
+        f"{key} {_plain(value)}" for key, value in specification.network.model_dump().items()
+    )
     rows = {
         "file": f"{path.name}, {path.stat().st_size / 1e6:.1f} MB",
         "description": specification.description,
         "licence": specification.licence,
-        "method": f"{specification.method}, T = {diffusion.length}, {diffusion.noise} noise",
-        "network": f"{network.kind}, channels {' '.join(map(str, network.channels))}, "
-        f"packed {network.pack} x {network.pack}",
+        "method": method,
+        "network": network,
         "model grid": f"{preparation.orientation}, {height} x {width} pixels of "
         f"{y:g} x {x:g} mm, slices {z:g} mm apart",
-        "detection": f"noise level {detection.level} ({share:.0%}), {detection.steps} "
-        f"{detection.sampler.upper()} steps, eta {detection.eta:g}, {detection.draws} draw(s)",
+        "detection": f"{sampling}, {detection.draws} draw(s)",
         "score": f"{detection.score.kind}, smoothed by {detection.score.smoothing_mm:g} mm, "
         f"{detection.score.erosion_mm:g} mm inside the brain",
         "threshold": f"{detection.threshold:g} ({detection.threshold_source}), findings from "

@@ -11,12 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial as partial_of
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_addm.checkpoint import Checkpoint, ModelSpecification, ScoreKind, ScoreSpecification
+from napari_addm.checkpoint import (
+    RANDOM_METHODS,
+    Checkpoint,
+    ModelSpecification,
+    ScoreKind,
+    ScoreSpecification,
+)
 from napari_addm.errors import AddmError
 from napari_addm.preparation import Slices, prepare
 from napari_addm.scoring import anomaly_map, erode
@@ -24,9 +30,10 @@ from napari_addm.volume import Volume
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from napari_addm.diffusion.noises import SliceNoise
+    from napari_addm.methods.base import Reconstruction
 
 BATCH_SIZES = {"cpu": 8, "cuda": 64, "mps": 16}
 PARTIAL_INTERVAL = 2.0
@@ -160,16 +167,35 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
         One sentence that names the setting and what it may be.
     """
     default = specification.detection
-    length = specification.diffusion.length
-    level = default.level if settings.level is None else settings.level
-    if not 1 <= level <= length:
-        raise AddmError(f"The noise level {level} is not within 1..{length} of this checkpoint.")
-    steps = min(default.steps, level) if settings.steps is None else settings.steps
-    if not 1 <= steps <= level:
-        raise AddmError(f"{steps} sampling steps do not fit a noise level of {level}: 1..{level}.")
+    method = specification.method
+    level: int | None = None
+    steps = 1
+    if specification.diffusion is None or default.level is None:
+        if settings.level is not None or settings.steps not in (None, 1):
+            raise AddmError(
+                f"The method {method} of this checkpoint has no noise level and no sampling "
+                "steps; leave them out."
+            )
+    else:
+        length = specification.diffusion.length
+        level = default.level if settings.level is None else settings.level
+        if not 1 <= level <= length:
+            raise AddmError(
+                f"The noise level {level} is not within 1..{length} of this checkpoint."
+            )
+        steps = min(default.steps, level) if settings.steps is None else settings.steps
+        if not 1 <= steps <= level:
+            raise AddmError(
+                f"{steps} sampling steps do not fit a noise level of {level}: 1..{level}."
+            )
     draws = default.draws if settings.draws is None else settings.draws
     if draws < 1:
         raise AddmError(f"{draws} noise draws are too few; it takes at least 1.")
+    if draws > 1 and method not in RANDOM_METHODS:
+        raise AddmError(
+            f"The method {method} of this checkpoint draws no noise, so that every draw would be "
+            "the same; use 1."
+        )
     sampler = settings.sampler or default.sampler
     if sampler not in ("ddim", "ddpm"):
         raise AddmError(f"There is no sampler {sampler!r}; choose ddim or ddpm.")
@@ -255,18 +281,14 @@ class _Engine:
     """A network on a device, kept between runs."""
 
     key: tuple[str, str, str]
-    network: Any
-
-    def __call__(self, image: Tensor, timesteps: Tensor) -> Tensor:
-        dtype = next(self.network.parameters()).dtype
-        return self.network(image.to(dtype), timesteps).float()
+    network: nn.Module
 
 
 _kept: list[_Engine] = []
 
 
 def _engine(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> _Engine:
-    from napari_addm.networks import load_network
+    from napari_addm.methods import load_network
 
     key = (checkpoint.sha256, str(device), str(dtype))
     for engine in list(_kept):  # another thread may free it meanwhile
@@ -303,6 +325,7 @@ class _State:
     images: NDArray[np.float32] = field(init=False)
     finished: NDArray[np.bool_] = field(init=False)
     shown: NDArray[np.bool_] = field(init=False)
+    weights: NDArray[np.float32] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         assert self.settings.draws is not None
@@ -320,6 +343,14 @@ class _State:
             for name in ("anomaly", "reconstruction", "uncertainty")
         }
 
+    def put(self, draw: int, batch: list[int], reconstruction: Reconstruction) -> None:
+        """Keep one draw of some slices."""
+        self.images[draw, batch] = reconstruction.image[:, 0].cpu().numpy()
+        if reconstruction.weight is not None:
+            if self.weights is None:
+                self.weights = np.ones_like(self.images)
+            self.weights[draw, batch] = reconstruction.weight[:, 0].cpu().numpy()
+
     def take(self) -> tuple[Detection, tuple[int, ...]]:
         """Score what is finished and bring it to the scan's grid; also the new slices."""
         started = time.perf_counter()
@@ -327,6 +358,9 @@ class _State:
         valid = self.finished
         finished = slices.on_grid(valid[:, None, None])
         drawn = np.stack([slices.on_grid((r + 1.0) / 2.0) for r in self.images])
+        weights = None
+        if self.weights is not None:
+            weights = np.stack([slices.on_grid(w) for w in self.weights])
         anomaly, uncertainty = anomaly_map(
             self.scan,
             drawn,
@@ -334,6 +368,7 @@ class _State:
             self.inner & finished,
             self.score,
             slices.spacing_mm,
+            weights,
         )
         reconstruction = slices.intensity.inverse(drawn.mean(axis=0).clip(0.0, 1.0))
 
@@ -414,14 +449,13 @@ def detect(
 
     from napari_addm.diffusion.noises import SliceNoise
     from napari_addm.diffusion.samplers import sampling_levels
-    from napari_addm.diffusion.schedules import LinearSchedule
-    from napari_addm.methods.addm import reconstruct
+    from napari_addm.methods import get_method
+    from napari_addm.methods.base import Sampling
 
     started = time.perf_counter()
     specification = checkpoint.specification
     settings = resolve(settings or DetectionSettings(), specification)
     # resolve() has filled these in; the type checker cannot know
-    assert settings.level is not None
     assert settings.steps is not None
     assert settings.draws is not None
     assert settings.score is not None
@@ -429,7 +463,9 @@ def detect(
     assert settings.sampler is not None
     assert settings.eta is not None
     device = choose_device(settings.device)
-    dtype = choose_precision(settings.precision, device)
+    method = get_method(specification.method)
+    precision = settings.precision if method.reduced_precision else "float32"
+    dtype = choose_precision(precision, device)
 
     def elapsed() -> float:
         return time.perf_counter() - started
@@ -438,8 +474,8 @@ def detect(
     slices = prepare(volume, specification.preparation, brain_mask)
     seconds = {"prepare": elapsed(), "load": 0.0, "network": 0.0, "score": 0.0}
     warnings = list(slices.warnings)
-    highest = specification.training.get("highest_level", specification.diffusion.length)
-    if settings.level > highest:
+    highest = specification.training.get("highest_level")
+    if settings.level is not None and isinstance(highest, int) and settings.level > highest:
         warnings.append(
             f"the network was trained up to noise level {highest}: from {settings.level} it "
             "reconstructs what it never learned"
@@ -457,7 +493,7 @@ def detect(
             raise
         warnings.append(f"out of memory on {device.type}: went on on the CPU")
         device = torch.device("cpu")
-        dtype = choose_precision(settings.precision, device)
+        dtype = choose_precision(precision, device)
         engine = _engine(checkpoint, device, dtype)
     seconds["load"] = time.perf_counter() - loading
 
@@ -475,9 +511,12 @@ def detect(
         seconds,
         warnings,
     )
-    levels = sampling_levels(settings.level, settings.steps)
-    schedule = LinearSchedule(specification.diffusion.length)
-    noise = SliceNoise(specification.diffusion.noise, settings.seed)
+    sampling = Sampling()
+    if settings.level is not None:
+        levels = tuple(sampling_levels(settings.level, settings.steps))
+        sampling = Sampling(levels, settings.sampler, settings.eta)
+    diffusion = specification.diffusion
+    noise = SliceNoise(diffusion.noise if diffusion else "gaussian", settings.seed)
     queue = _order(slices, settings.slices, first_slice)
     batch_size = settings.batch_size or BATCH_SIZES[device.type]
     # Equal batches: a small last one would cost nearly as much as a full one.
@@ -485,7 +524,7 @@ def detect(
     batch_size = max(1, -(-len(queue) // rounds))
     calls, slice_calls = 0, 0
     shown_at, taking = 0.0, 0.0
-    per_slice = settings.draws * settings.steps
+    per_slice = settings.draws * method.calls(specification, sampling)
 
     while queue:
         batch = queue[:batch_size]
@@ -496,16 +535,14 @@ def detect(
             clean = torch.from_numpy(slices.images[batch])[:, None].to(device)
             for draw in range(settings.draws):
                 ticking = time.perf_counter()
-                chain = reconstruct(
-                    engine,
-                    schedule,
+                chain = method.reconstruct(
+                    engine.network,
+                    specification,
                     clean,
-                    levels,
+                    sampling,
                     partial_of(_fresh_noise, noise, ids, draw, clean),
-                    sampler=settings.sampler,
-                    eta=settings.eta,
                 )
-                for image in chain:  # noqa: B007 - the last one is used below
+                for reconstruction in chain:  # noqa: B007 - the last one is used below
                     seconds["network"] += time.perf_counter() - ticking
                     calls += 1
                     slice_calls += len(batch)
@@ -513,9 +550,9 @@ def detect(
                     eta = left * seconds["network"] / slice_calls
                     yield Progress("reconstruct", calls, total, elapsed(), eta)
                     ticking = time.perf_counter()
-                if not torch.isfinite(image).all():
+                if not torch.isfinite(reconstruction.image).all():
                     raise FloatingPointError("the network gave NaN or infinity")
-                state.images[draw, batch] = image[:, 0].cpu().numpy()
+                state.put(draw, batch, reconstruction)
         except FloatingPointError as error:
             if dtype == torch.float32:
                 raise AddmError(
@@ -532,7 +569,7 @@ def detect(
             device, batch_size = _retreat(error, device, batch_size, state)
             state.device = str(device)
             if str(device) != engine.key[1]:
-                dtype = choose_precision(settings.precision, device)
+                dtype = choose_precision(precision, device)
                 state.precision = str(dtype).removeprefix("torch.")
                 engine = _engine(checkpoint, device, dtype)
             continue
@@ -553,9 +590,14 @@ def detect(
 
 
 def _fresh_noise(
-    noise: SliceNoise, ids: NDArray[np.int64], draw: int, like: Tensor, step: int
+    noise: SliceNoise,
+    ids: NDArray[np.int64],
+    draw: int,
+    like: Tensor,
+    step: int,
+    shape: tuple[int, int, int] | None = None,
 ) -> Tensor:
-    shape = (like.shape[1], like.shape[2], like.shape[3])
+    shape = shape or (like.shape[1], like.shape[2], like.shape[3])
     return noise.sample(ids.tolist(), shape, draw, step).to(like.device)
 
 

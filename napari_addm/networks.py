@@ -9,10 +9,8 @@ from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from napari_addm.errors import CheckpointError
-
 if TYPE_CHECKING:
-    from napari_addm.checkpoint import Checkpoint, NetworkSpecification
+    from napari_addm.checkpoint import UNetSpecification
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -27,7 +25,7 @@ class PackedUNet(nn.Module):
     (B, 1, H, W).
     """
 
-    def __init__(self, specification: NetworkSpecification) -> None:
+    def __init__(self, specification: UNetSpecification) -> None:
         super().__init__()
         self.pack = specification.pack
         folded = specification.pack**2
@@ -47,7 +45,7 @@ class PackedUNet(nn.Module):
         return pixel_shuffle(self.unet(folded, timesteps), self.pack)
 
 
-def build_network(specification: NetworkSpecification) -> PackedUNet:
+def build_network(specification: UNetSpecification) -> PackedUNet:
     """An untrained network, in the channels-last layout that convolutions prefer."""
     return channels_last(PackedUNet(specification))
 
@@ -57,34 +55,3 @@ def channels_last(network: Network) -> Network:
     # torch's type stubs do not know this argument of Module.to
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
-
-
-def load_network(checkpoint: Checkpoint) -> PackedUNet:
-    """The trained network of a checkpoint, on the CPU, float32, for inference.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights do not fit the specification; the differences are listed.
-    """
-    with torch.device("meta"):
-        network = PackedUNet(checkpoint.specification.network)
-    expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in checkpoint.weights.items()}
-    differences = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    differences += [f"{name} is unknown" for name in found.keys() - expected.keys()]
-    differences += [
-        f"{name} is {found[name]} instead of {expected[name]}"
-        for name in expected.keys() & found.keys()
-        if found[name] != expected[name]
-    ]
-    if differences:
-        shown = "; ".join(sorted(differences)[:5])
-        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
-        raise CheckpointError(
-            f"{checkpoint.path}: the weights do not fit the specified network ({shown}{more}); "
-            "use the checkpoint as it was written."
-        )
-    weights = {name: tensor.float() for name, tensor in checkpoint.weights.items()}
-    network.load_state_dict(weights, assign=True)
-    return channels_last(network).eval().requires_grad_(False)

@@ -161,6 +161,7 @@ def anomaly_map(
     inner: Mask,
     score: ScoreSpecification,
     spacing_mm: Spacing,
+    weights: Grid | None = None,
 ) -> tuple[Grid, Grid | None]:
     """Score the draws, smooth, and average.
 
@@ -176,6 +177,9 @@ def anomaly_map(
         before slices are left out, or a slice alone would have no inside.
     score : ScoreSpecification
     spacing_mm : (z, y, x)
+    weights : ndarray of float32, shape (draws, D, H, W), optional
+        What each draw's score is multiplied by before smoothing, for methods that
+        also tell where a lesion can be.
 
     Returns
     -------
@@ -185,10 +189,10 @@ def anomaly_map(
         Standard deviation over the draws; None for a single draw.
     """
     mean = MaskedMean(inner, score.smoothing_mm, spacing_mm)
-    maps = [
-        mean(residual(score.kind, scan, reconstruction, mask, spacing_mm))
-        for reconstruction in reconstructions
-    ]
+    maps = []
+    for draw, reconstruction in enumerate(reconstructions):
+        values = residual(score.kind, scan, reconstruction, mask, spacing_mm)
+        maps.append(mean(values if weights is None else values * weights[draw]))
     if len(maps) == 1:
         return maps[0], None
     return np.mean(maps, axis=0), np.std(maps, axis=0, ddof=1)

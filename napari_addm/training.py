@@ -13,8 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,30 +27,22 @@ from lightning.pytorch.loggers import CSVLogger
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from napari_addm.checkpoint import (
-    DetectionSpecification,
-    DiffusionSpecification,
+    DIFFUSION_METHODS,
     ModelSpecification,
-    NetworkSpecification,
     PreparationSpecification,
-    ScoreSpecification,
     save_checkpoint,
 )
-from napari_addm.diffusion.noises import NOISES, NoiseKind
-from napari_addm.diffusion.schedules import LinearSchedule
+from napari_addm.checkpoint import Method as MethodName
+from napari_addm.diffusion.noises import SliceNoise
+from napari_addm.diffusion.samplers import sampling_levels
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io import read_volume
-from napari_addm.methods.addm import (
-    AdversarialSettings,
-    adversarial_loss,
-    build_discriminator,
-    denoise,
-    discriminator_loss,
-)
-from napari_addm.networks import build_network
+from napari_addm.methods import get_method
+from napari_addm.methods.base import Sampling, Shape, Step, TrainingSettings
 from napari_addm.preparation import find_brain, prepare, strip_skull
 
 SCAN_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -60,116 +51,27 @@ LANDMARK_ENDS = (0.05, 0.95)
 LOG_EVERY = 50
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What is trained, and how.
+def preset_settings(
+    method: MethodName = "addm", preset: str = "small", length: int = 1000
+) -> TrainingSettings:
+    """What a method is trained with unless it is told otherwise.
 
-    Attributes
+    Parameters
     ----------
-    preset : str
-        The preset that these settings started from.
-    spacing_mm, size : tuple
-        Model grid: (z, y, x) in mm, and (height, width) of a slice.
-    network, diffusion : specification
-    detection_level, detection_steps, score
-        The checkpoint's defaults for :func:`napari_addm.detect`.
-    adversarial : AdversarialSettings
-    highest_level : int
-        Noise levels are drawn from 1..highest_level in training.
-    epochs : int
-        An epoch draws ``slices_per_volume`` random slices from every volume.
-    learning_rate, decay, decay_epochs : float, float, int
-        Adam's rate, multiplied by ``decay`` every ``decay_epochs`` epochs.
-    ema : float
-        Decay per iteration of the moving average of the weights, which is what is saved.
-    clip : float
-        Largest gradient norm of the denoiser and of the discriminator.
-    augment : bool
-        Random geometry, contrast, bias field and sharpness.
-    seed : int
+    length : int
+        T, for methods with noise levels.
+
+    Raises
+    ------
+    AddmError
+        If the method has no such preset.
     """
-
-    preset: str
-    spacing_mm: tuple[float, float, float]
-    size: tuple[int, int]
-    network: NetworkSpecification
-    diffusion: DiffusionSpecification
-    detection_level: int
-    detection_steps: int
-    score: ScoreSpecification
-    adversarial: AdversarialSettings = field(default_factory=AdversarialSettings)
-    highest_level: int = 1000
-    epochs: int = 3000
-    slices_per_volume: int = 1
-    batch_size: int = 4
-    learning_rate: float = 1e-4
-    decay: float = 0.999
-    decay_epochs: int = 200
-    ema: float = 0.9999
-    clip: float = 1.0
-    augment: bool = False
-    seed: int = 0
-
-
-def paper_settings(length: int = 1000) -> TrainingSettings:
-    """The paper's preset: 256 x 256, batch 4, 3000 epochs, Gaussian noise, lambda .05.
-
-    The network is AnoDDPM's, which the paper follows where it says nothing.
-    """
-    return TrainingSettings(
-        preset="paper",
-        spacing_mm=(1.0, 0.9, 0.9),
-        size=(256, 256),
-        network=NetworkSpecification(
-            pack=1,
-            channels=(128, 128, 256, 256, 512, 512),
-            res_blocks=(2, 2, 2, 2, 2, 2),
-            attention=(False, False, False, True, True, True),
-            head_channels=64,
-            norm_groups=32,
-        ),
-        diffusion=DiffusionSpecification(length=length, noise="gaussian"),
-        # the level, and the squared error, are AnoDDPM's
-        detection_level=length // 4,
-        detection_steps=length // 4,
-        score=ScoreSpecification(kind="squared", smoothing_mm=0.0, erosion_mm=0.0),
-        highest_level=length,
-    )
-
-
-def small_settings(length: int = 1000) -> TrainingSettings:
-    """A preset that trains on a CPU: packed 112 x 96 slices, coarse noise, augmentation."""
-    return TrainingSettings(
-        preset="small",
-        spacing_mm=(2.0, 1.75, 1.75),
-        size=(112, 96),
-        network=NetworkSpecification(
-            pack=2,
-            channels=(32, 96, 128, 192),
-            res_blocks=(1, 1, 1, 1),
-            attention=(False, False, False, True),
-            head_channels=32,
-            norm_groups=32,
-        ),
-        diffusion=DiffusionSpecification(length=length, noise="coarse"),
-        detection_level=length // 4,
-        detection_steps=1,
-        score=ScoreSpecification(kind="ssim", smoothing_mm=6.0, erosion_mm=4.0),
-        # above half of the chain little is left of the image to reconstruct from
-        highest_level=length // 2,
-        epochs=300,
-        slices_per_volume=10,
-        batch_size=16,
-        learning_rate=3e-4,
-        ema=0.999,
-        augment=True,
-    )
-
-
-PRESETS: dict[str, Callable[[int], TrainingSettings]] = {
-    "paper": paper_settings,
-    "small": small_settings,
-}
+    presets = get_method(method).presets(length)
+    if preset not in presets:
+        raise AddmError(
+            f"The method {method} has no preset {preset!r}; choose {', '.join(presets)}."
+        )
+    return presets[preset]
 
 
 # --- data -----------------------------------------------------------------------------------
@@ -463,30 +365,51 @@ def augment(values: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[T
 # --- the loop -------------------------------------------------------------------------------
 
 
-class AddmModule(lightning.LightningModule):
-    """Denoiser, its moving average, and the discriminator, as Lightning wants them."""
+def warmed_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential moving average whose decay grows with the iterations up to ``decay``.
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    For torch's ``AveragedModel``. With a constant decay the average of a short training
+    would hold mostly its untrained start.
+    """
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], currents: list[Tensor], iterations: int | Tensor) -> None:
+        n = int(iterations)
+        weight = 1.0 - min(decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(averages, currents, weight)
+
+    return update
+
+
+class MethodModule(lightning.LightningModule):
+    """A method's learner and the moving average of its network, as Lightning wants them.
+
+    Parameters
+    ----------
+    share : callable
+        Share of the training that is done, from iterations, seconds and epochs so far.
+    """
+
+    def __init__(
+        self, settings: TrainingSettings, share: Callable[[int, float, int], float]
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.settings = settings
-        self.schedule = LinearSchedule(settings.diffusion.length)
-        self.denoiser = build_network(settings.network)
+        self.share = share
+        self.method = get_method(settings.method)
+        self.learner = self.method.learner(settings)
         self.average = AveragedModel(
-            self.denoiser, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)
+            self.learner.network, multi_avg_fn=warmed_average(settings.ema)
         ).requires_grad_(False)
-        self.adversarial = settings.adversarial.weight > 0
-        if self.adversarial:
-            self.discriminator = build_discriminator(settings.adversarial)
+        self.average.eval()
         self.seconds: Tensor
         self.iterations: Tensor
         self.register_buffer("seconds", torch.zeros((), dtype=torch.float64))
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 
     def configure_optimizers(self) -> Any:
-        rate = self.settings.learning_rate
-        parts = [self.denoiser, *([self.discriminator] if self.adversarial else [])]
-        optimizers = [torch.optim.Adam(part.parameters(), lr=rate) for part in parts]
+        optimizers = self.learner.optimizers()
         schedulers = [
             torch.optim.lr_scheduler.StepLR(o, self.settings.decay_epochs, self.settings.decay)
             for o in optimizers
@@ -496,71 +419,49 @@ class AddmModule(lightning.LightningModule):
     def training_step(self, batch: Tensor, batch_index: int) -> None:
         started = time.monotonic()
         settings = self.settings
+        iteration = int(self.iterations)
         # Reseeded at every iteration, so that a resumed training repeats an undisturbed one.
-        generator = torch.Generator().manual_seed(
-            _seed(settings.seed, int(self.iterations), self.global_rank)
-        )
+        seed = _seed(settings.seed, iteration, self.global_rank)
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # dropout has no generator of its own
         mask = batch > 0
         values = (batch.float() - 1.0) / 254.0
         if settings.augment:
             values, mask = augment(values, mask, generator)
         clean = to_model_values(values, mask)
-        levels = torch.randint(
-            1, settings.highest_level + 1, (len(clean),), generator=generator
-        ).to(self.device)
-        sample = denoise(
-            self.denoiser,
-            self.schedule,
-            clean,
-            levels,
-            partial(_draw_noise, settings.diffusion.noise, clean, generator),
-            settings.adversarial,
-        )
-        logged = {"train/l2": sample.l2.detach()}
         optimizers: Any = self.optimizers()
-        by_denoiser = optimizers[0] if self.adversarial else optimizers
-        loss = sample.l2
-        if sample.fake is not None and sample.real is not None:
-            by_discriminator = optimizers[1]
-            self.discriminator.requires_grad_(False)
-            adversarial = adversarial_loss(self.discriminator, sample.fake, settings.adversarial)
-            self.discriminator.requires_grad_(True)
-            logged["train/adversarial"] = adversarial.detach()
-            weighted = settings.adversarial.weight * adversarial
-            if batch_index == 0:  # once an epoch: each takes a backward pass of its own
-                for name, part in (("l2", sample.l2), ("adversarial", weighted)):
-                    norm = self._gradient_norm(part)
-                    self.log(f"gradient_norm/{name}", norm, on_step=False, on_epoch=True)
-            loss = loss + weighted
-        by_denoiser.zero_grad()
-        self.manual_backward(loss)
-        self.clip_gradients(by_denoiser, settings.clip, "norm")
-        by_denoiser.step()
-        self.average.update_parameters(self.denoiser)
+        self.average.eval()
+        logged = self.learner.step(
+            clean,
+            Step(
+                generator,
+                self.share(iteration, float(self.seconds), self.current_epoch),
+                partial(self._update, optimizers if isinstance(optimizers, list) else [optimizers]),
+                self._gradient_norm if batch_index == 0 else None,
+            ),
+        )
+        self.average.update_parameters(self.learner.network)
+        values_ = {k if "/" in k else f"train/{k}": v.detach() for k, v in logged.items()}
+        self.log_dict(values_, prog_bar=False)
+        name, value = next(iter(logged.items()))
+        self.log(name, value.detach(), prog_bar=True, logger=False)
+        self.iterations += 1
+        self.seconds += time.monotonic() - started
 
-        if sample.fake is not None and sample.real is not None:
-            judgement = discriminator_loss(
-                self.discriminator, sample.real, sample.fake, settings.adversarial
-            )
-            by_discriminator.zero_grad()
-            self.manual_backward(judgement.loss)
-            self.clip_gradients(by_discriminator, settings.clip, "norm")
-            by_discriminator.step()
-            logged["discriminator/loss"] = judgement.loss.detach()
-            logged["discriminator/accuracy_real"] = judgement.accuracy_real
-            logged["discriminator/accuracy_fake"] = judgement.accuracy_fake
-        if not torch.isfinite(sample.l2):
+    def _update(self, optimizers: list[Any], loss: Tensor, optimizer: int = 0) -> None:
+        if not torch.isfinite(loss):
             raise AddmError(
                 "The training diverged (the loss is not finite); lower the learning rate, or "
                 "train with --precision 32."
             )
-        self.log_dict(logged, prog_bar=False)
-        self.log("l2", logged["train/l2"], prog_bar=True, logger=False)
-        self.iterations += 1
-        self.seconds += time.monotonic() - started
+        chosen = optimizers[optimizer]
+        chosen.zero_grad()
+        self.manual_backward(loss)
+        self.clip_gradients(chosen, self.settings.clip, "norm")
+        chosen.step()
 
     def _gradient_norm(self, loss: Tensor) -> Tensor:
-        parameters = [p for p in self.denoiser.parameters() if p.requires_grad]
+        parameters = [p for p in self.learner.network.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         return torch.stack([g.norm() for g in gradients if g is not None]).norm()
 
@@ -572,52 +473,46 @@ class AddmModule(lightning.LightningModule):
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         generator = torch.Generator().manual_seed(batch_index)
         clean = to_model_values((batch.float() - 1.0) / 254.0, batch > 0)
-        for share in (0.1, 0.3, 0.5, 0.7, 0.9):
-            level = max(1, round(share * self.settings.highest_level))
-            levels = torch.full((len(clean),), level, device=self.device)
-            noise = _draw_noise(self.settings.diffusion.noise, clean, generator)
-            predicted = self.average(self.schedule.add_noise(clean, noise, levels), levels)
-            error = (predicted.float() - noise).square().mean()
-            self.log("validation/l2", error, prog_bar=True, on_epoch=True, batch_size=len(clean))
+        error = self.learner.validation_loss(self.average.module, clean, generator)
+        self.log("validation/loss", error, prog_bar=True, on_epoch=True, batch_size=len(clean))
 
 
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _draw_noise(kind: NoiseKind, like: Tensor, generator: torch.Generator) -> Tensor:
-    shape = (like.shape[1], like.shape[2], like.shape[3])
-    return torch.stack([NOISES[kind](shape, generator) for _ in range(len(like))]).to(like.device)
-
-
 class SavePictures(Callback):
-    """Validation slices, noised, and their one-step reconstruction, as a PNG per validation."""
+    """Validation slices and their reconstruction, as a PNG per validation."""
 
-    def __init__(self, folder: Path, images: Tensor) -> None:
+    def __init__(self, folder: Path, images: Tensor, specification: ModelSpecification) -> None:
         self.folder = folder
         self.images = images
+        self.specification = specification
 
     @torch.no_grad()
     def on_validation_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, AddmModule):
+        if not trainer.is_global_zero or not isinstance(pl_module, MethodModule):
             return
         from skimage.io import imsave
 
         module = pl_module
         batch = self.images.to(module.device)
         clean = to_model_values((batch.float() - 1.0) / 254.0, batch > 0)
-        level = module.settings.detection_level
-        levels = torch.full((len(clean),), level, device=module.device)
-        noise = _draw_noise(
-            module.settings.diffusion.noise, clean, torch.Generator().manual_seed(0)
+        level = self.specification.detection.level
+        sampling = Sampling() if level is None else Sampling(tuple(sampling_levels(level, 1)))
+        diffusion = self.specification.diffusion
+        drawn = SliceNoise(diffusion.noise if diffusion else "gaussian", seed=0)
+
+        def noise(step: int, shape: Shape | None = None) -> Tensor:
+            image = (clean.shape[1], clean.shape[2], clean.shape[3])
+            return drawn.sample(range(len(clean)), shape or image, 0, step).to(clean.device)
+
+        *_, last = module.method.reconstruct(
+            module.average.module, self.specification, clean, sampling, noise
         )
-        noisy = module.schedule.add_noise(clean, noise, levels)
-        restored = module.schedule.clean_from_noise(
-            noisy, module.average(noisy, levels).float(), levels
-        )
-        rows = [torch.cat([i[0].flip(0) for i in part], dim=1) for part in (clean, noisy, restored)]
+        rows = [torch.cat([i[0].flip(0) for i in part], dim=1) for part in (clean, last.image)]
         picture = (torch.cat(rows).clamp(-1, 1) * 127.5 + 127.5).byte().cpu().numpy()
         self.folder.mkdir(parents=True, exist_ok=True)
         imsave(
@@ -635,7 +530,7 @@ class ExportCheckpoint(Callback):
         self.specification = specification
         self.half = half
 
-    def export(self, module: AddmModule) -> None:
+    def export(self, module: MethodModule) -> None:
         training = {
             **self.specification.training,
             "iterations": int(module.iterations),
@@ -643,7 +538,10 @@ class ExportCheckpoint(Callback):
         }
         weights = module.average.module.state_dict()
         if self.half:
-            weights = {name: tensor.half() for name, tensor in weights.items()}
+            weights = {
+                name: tensor.half() if tensor.is_floating_point() else tensor
+                for name, tensor in weights.items()
+            }
         save_checkpoint(
             self.path, self.specification.model_copy(update={"training": training}), weights
         )
@@ -652,7 +550,7 @@ class ExportCheckpoint(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
-            assert isinstance(pl_module, AddmModule)
+            assert isinstance(pl_module, MethodModule)
             self.export(pl_module)
 
 
@@ -684,7 +582,8 @@ def train(
         The .safetensors file. Trainer state, logs and sample pictures go to
         the folder ``OUTPUT.training`` beside it.
     iterations, minutes : optional
-        Stop earlier than after ``settings.epochs``.
+        Stop earlier than after ``settings.epochs``: at the end of the epoch that reaches
+        so many iterations or minutes, those of earlier sessions included.
     half : bool
         Store float16 weights, which halves the file.
     validate_every : int
@@ -736,7 +635,8 @@ def train(
         update={"name": name or output.stem, "description": description, "licence": licence}
     )
     lightning.seed_everything(settings.seed, verbose=False)
-    module = AddmModule(settings)
+    budget = Budget(settings.epochs, iterations, minutes)
+    module = MethodModule(settings, budget.share)
     training_images = data.images[~data.validation]
     sampler = SliceSampler(
         data.volumes[~data.validation], settings.slices_per_volume, settings.seed
@@ -761,7 +661,6 @@ def train(
         lightning_options.setdefault("strategy", "ddp_find_unused_parameters_true")
     trainer = lightning.Trainer(
         max_epochs=settings.epochs,
-        max_time=timedelta(minutes=minutes) if minutes is not None else None,
         check_val_every_n_epoch=validate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=LOG_EVERY,
@@ -775,9 +674,9 @@ def train(
                 save_on_train_epoch_end=True,
                 enable_version_counter=False,
             ),
-            SavePictures(run / "pictures", torch.from_numpy(pictured).unsqueeze(1)),
+            SavePictures(run / "pictures", torch.from_numpy(pictured).unsqueeze(1), specification),
             exporter,
-            *([StopAfter(iterations)] if iterations is not None else []),
+            StopAfter(budget),
             *callbacks,
         ],
         enable_model_summary=False,
@@ -796,27 +695,58 @@ def train(
     return output
 
 
-class StopAfter(Callback):
-    """Stops at the end of the epoch in which the iterations are reached."""
+@dataclass(frozen=True)
+class Budget:
+    """How long a training lasts: until the first of its limits."""
 
-    def __init__(self, iterations: int) -> None:
-        self.iterations = iterations
+    epochs: int
+    iterations: int | None
+    minutes: float | None
+
+    def share(self, iterations: int, seconds: float, epochs: int) -> float:
+        """How much of it is spent, 0..1.
+
+        Iterations alone decide where they are given, so that stages begin where they
+        began when the same training ran on another day.
+        """
+        spent = epochs / self.epochs
+        if self.iterations is not None:
+            spent = max(spent, iterations / self.iterations)
+        elif self.minutes is not None:
+            spent = max(spent, seconds / (60.0 * self.minutes))
+        return min(spent, 1.0)
+
+    def is_spent(self, iterations: int, seconds: float) -> bool:
+        """Whether a limit other than the epochs is reached."""
+        return (self.iterations is not None and iterations >= self.iterations) or (
+            self.minutes is not None and seconds >= 60.0 * self.minutes
+        )
+
+
+class StopAfter(Callback):
+    """Stops at the end of the epoch in which the budget is spent."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
 
     def on_train_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        assert isinstance(pl_module, AddmModule)
-        if int(pl_module.iterations) >= self.iterations:
-            trainer.should_stop = True
+        assert isinstance(pl_module, MethodModule)
+        spent = self.budget.is_spent(int(pl_module.iterations), float(pl_module.seconds))
+        # each process has its own clock
+        trainer.should_stop = trainer.strategy.reduce_boolean_decision(spent, all=False)
 
 
 def _plain(settings: TrainingSettings) -> dict[str, Any]:
     plain = asdict(settings)
     plain["network"] = settings.network.model_dump()
-    plain["diffusion"] = settings.diffusion.model_dump()
-    # what is done with the trained network is no part of its training
-    for detection in ("detection_level", "detection_steps", "score"):
-        plain.pop(detection)
+    plain["diffusion"] = settings.diffusion.model_dump() if settings.diffusion else None
+    plain.pop("detection")  # what is done with the trained network is no part of its training
+    if settings.method != "addm":
+        plain.pop("adversarial")
+    if settings.method not in DIFFUSION_METHODS:
+        plain.pop("highest_level")
     return plain
 
 
@@ -824,10 +754,11 @@ def _specification(
     settings: TrainingSettings, data: TrainingData, train: int, validation: int
 ) -> ModelSpecification:
     plain = _plain(settings)
-    for elsewhere in ("network", "diffusion", "spacing_mm", "size"):
+    for elsewhere in ("method", "network", "diffusion", "spacing_mm", "size"):
         plain.pop(elsewhere)
     return ModelSpecification(
         name="untitled",
+        method=settings.method,
         network=settings.network,
         diffusion=settings.diffusion,
         preparation=PreparationSpecification(
@@ -836,13 +767,7 @@ def _specification(
             percentiles=PERCENTILES,
             landmarks=data.landmarks,
         ),
-        detection=DetectionSpecification(
-            level=settings.detection_level,
-            steps=settings.detection_steps,
-            score=settings.score,
-            threshold=0.1,
-            threshold_source="not calibrated",
-        ),
+        detection=settings.detection,
         training={
             **plain,
             "train_volumes": train,

@@ -64,14 +64,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         DetectionSpecification,
         DiffusionSpecification,
         ModelSpecification,
-        NetworkSpecification,
         PreparationSpecification,
         ScoreSpecification,
+        UNetSpecification,
         save_checkpoint,
     )
     from napari_addm.networks import build_network
 
-    network = NetworkSpecification(
+    network = UNetSpecification(
         pack=4,
         channels=(8, 16),
         res_blocks=(1, 1),

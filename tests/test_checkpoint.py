@@ -19,9 +19,9 @@ from napari_addm.checkpoint import (
     DetectionSpecification,
     DiffusionSpecification,
     ModelSpecification,
-    NetworkSpecification,
     PreparationSpecification,
     ScoreSpecification,
+    UNetSpecification,
     load_checkpoint,
     read_specification,
     save_checkpoint,
@@ -32,7 +32,7 @@ from napari_addm.errors import CheckpointError
 def specification(**changes):
     parts = {
         "name": "Tiny, for tests",
-        "network": NetworkSpecification(
+        "network": UNetSpecification(
             pack=2, channels=(4, 8), res_blocks=(1, 1), attention=(False, True), head_channels=4,
             norm_groups=4,
         ),
@@ -128,7 +128,8 @@ def test_saving_again_gives_the_same_bytes(good, tmp_path):
 
 
 def test_a_trained_network_comes_back(tmp_path):
-    from napari_addm.networks import build_network, load_network
+    from napari_addm.methods import load_network
+    from napari_addm.networks import build_network
 
     model = specification()
     network = build_network(model.network).eval()
@@ -515,7 +516,8 @@ def test_a_newer_specification_asks_for_an_update(good, version):
 
 
 def test_weights_that_do_not_fit_the_network_are_listed(tmp_path):
-    from napari_addm.networks import build_network, load_network
+    from napari_addm.methods import load_network
+    from napari_addm.networks import build_network
 
     model = specification()
     weights = build_network(model.network).state_dict()

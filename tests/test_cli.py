@@ -98,7 +98,8 @@ def test_choices_are_those_of_the_modules() -> None:
     assert get_args(cli.ScoreChoice) == get_args(checkpoint.ScoreKind)
     assert get_args(cli.DeviceChoice) == detection.DEVICES
     assert get_args(cli.PrecisionChoice) == detection.PRECISIONS
-    assert set(get_args(cli.PresetChoice)) == set(training.PRESETS)
+    assert set(get_args(cli.PresetChoice)) == set(training.get_method("addm").presets(1000))
+    assert get_args(cli.MethodChoice) == get_args(checkpoint.Method)
     assert set(get_args(cli.NoiseChoice)) == set(
         get_args(checkpoint.DiffusionSpecification.model_fields["noise"].annotation)
     )

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from napari_addm.checkpoint import DiffusionSpecification, NetworkSpecification, load_checkpoint
+from napari_addm.checkpoint import DiffusionSpecification, UNetSpecification, load_checkpoint
 from napari_addm.detection import DetectionSettings, run
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io import read_volume
 from napari_addm.methods.addm import (
-    AdversarialSettings,
     adversarial_loss,
     build_discriminator,
     denoise,
     discriminator_loss,
 )
+from napari_addm.methods.base import AdversarialSettings
 
 training = pytest.importorskip(
     "napari_addm.training", reason="training needs Lightning, the extra train"
@@ -143,7 +143,7 @@ def test_a_discriminator_learns_to_tell_and_its_gradient_moves_the_denoiser():
 
 def test_the_papers_preset_is_what_the_paper_states():
     for length in (300, 500, 1000):
-        preset = training.PRESETS["paper"](length)
+        preset = training.preset_settings("addm", "paper", length)
         assert preset.size == (256, 256)
         assert preset.batch_size == 4
         assert preset.epochs == 3000
@@ -151,7 +151,7 @@ def test_the_papers_preset_is_what_the_paper_states():
         assert preset.adversarial.weight == 0.05
         assert preset.diffusion.noise == "gaussian"
         assert preset.slices_per_volume == 1
-        assert preset.detection_level == length // 4
+        assert preset.detection.level == length // 4
 
 
 def test_augmentation_keeps_the_brain_a_brain():
@@ -226,10 +226,10 @@ def cohort(tmp_path_factory, make_brain) -> Path:
 
 def short_settings():
     return replace(
-        training.small_settings(),
+        training.preset_settings(),
         spacing_mm=(6.0, 4.0, 4.0),
         size=(56, 48),
-        network=NetworkSpecification(
+        network=UNetSpecification(
             pack=4,
             channels=(8, 16),
             res_blocks=(1, 1),
@@ -265,7 +265,7 @@ def test_train_interrupt_resume_and_detect(cohort, tmp_path):
 
     # what a reader of the log is promised
     rows = training.read_log(part)
-    assert any(row.get("validation/l2") for row in rows)
+    assert any(row.get("validation/loss") for row in rows)
     assert list((tmp_path / "part.training" / "pictures").glob("*.png"))
 
     # the checkpoint does its work on a scan
@@ -285,7 +285,7 @@ def test_training_lowers_the_loss_and_logs_the_adversary(cohort, tmp_path):
     settings = replace(short_settings(), ema=0.5, learning_rate=2e-3)
     training.train(cohort, output, settings, iterations=150, validate_every=10, **QUIET)
     rows = training.read_log(output)
-    losses = [float(row["validation/l2"]) for row in rows if row.get("validation/l2")]
+    losses = [float(row["validation/loss"]) for row in rows if row.get("validation/loss")]
     assert losses[-1] < 0.8 * losses[0]
     logged = {key for row in rows for key, value in row.items() if value}
     assert {

@@ -7,53 +7,32 @@ With ``weight = 0`` it is the plain DDPM.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+from torch.optim import Optimizer
 
-from napari_addm.diffusion.samplers import ddim, ddpm
+from napari_addm.checkpoint import DiffusionSpecification, ScoreSpecification, UNetSpecification
+from napari_addm.diffusion.noises import NOISES
 from napari_addm.diffusion.schedules import LinearSchedule
+from napari_addm.methods.base import (
+    AdversarialSettings,
+    Learner,
+    Step,
+    TrainingSettings,
+    fresh_noise,
+    random_levels,
+    uncalibrated,
+)
+from napari_addm.methods.ddpm import DdpmLearner, DdpmMethod, small_diffusion
 from napari_addm.networks import channels_last
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Discriminator = Callable[[Tensor], Tensor]
-DrawNoise = Callable[[], Tensor]
-
-
-@dataclass(frozen=True)
-class AdversarialSettings:
-    """The options of the adversarial part; the defaults are our reading of the paper.
-
-    Attributes
-    ----------
-    weight : float
-        lambda of eq. 5; 0 leaves the plain DDPM.
-    loss : str
-        ``"saturating"``: the denoiser minimises ``log(1 - D(fake))``, as eq. 5
-        is written. ``"non_saturating"``: it minimises ``-log D(fake)``.
-    judged : str
-        What the discriminator sees: ``"previous"``, the sample of x_{t-1}, or
-        ``"clean"``, the x0-hat. The gradient reaches the denoiser strongly
-        attenuated through x_{t-1} and undiminished through x0-hat.
-    real : str
-        The real x_{t-1}: ``"marginal"``, a fresh noising of x_0, or
-        ``"posterior"``, a sample of q(x_{t-1} | x_t, x_0).
-    conditioned : bool
-        Whether the discriminator also sees x_t.
-    r1 : float
-        Weight gamma of the R1 penalty on real samples; 0 leaves it out.
-    """
-
-    weight: float = 0.05
-    loss: Literal["saturating", "non_saturating"] = "saturating"
-    judged: Literal["previous", "clean"] = "previous"
-    real: Literal["marginal", "posterior"] = "marginal"
-    conditioned: bool = False
-    r1: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +58,7 @@ def denoise(
     schedule: LinearSchedule,
     clean: Tensor,
     levels: Tensor,
-    draw_noise: DrawNoise,
+    draw_noise: Callable[[], Tensor],
     settings: AdversarialSettings,
 ) -> DenoisingSample:
     """Noise a batch, predict the noise, and take one ancestral step back.
@@ -188,33 +167,94 @@ def build_discriminator(settings: AdversarialSettings) -> nn.Module:
     return channels_last(critic)
 
 
-def reconstruct(
-    denoiser: Denoiser,
-    schedule: LinearSchedule,
-    clean: Tensor,
-    levels: Sequence[int],
-    noise: Callable[[int], Tensor],
-    *,
-    sampler: Literal["ddim", "ddpm"] = "ddim",
-    eta: float = 0.0,
-) -> Iterator[Tensor]:
-    """Noise images to ``levels[0]`` and denoise them to the last of ``levels``.
+class AddmLearner(DdpmLearner):
+    """The denoiser and the discriminator, in turn."""
 
-    Parameters
-    ----------
-    clean : Tensor of float32, shape (B, C, H, W)
-        The scan's slices, -1..1.
-    levels : sequence of int
-        Falling, from the noise level to 0.
-    noise : callable
-        ``noise(0)`` noises the images; ``noise(n)``, n >= 1, is for the sampler's n-th step.
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__(settings)
+        self.adversarial = settings.adversarial.weight > 0
+        if self.adversarial:
+            self.discriminator = build_discriminator(settings.adversarial)
 
-    Yields
-    ------
-    Tensor, shape (B, C, H, W)
-        The state after each call of the denoiser; the last one is the reconstruction.
-    """
-    noisy = schedule.add_noise(clean, noise(0), levels[0])
-    if sampler == "ddpm":
-        return ddpm(denoiser, noisy, levels, schedule, noise=noise)
-    return ddim(denoiser, noisy, levels, schedule, eta=eta, noise=noise)
+    def optimizers(self) -> list[Optimizer]:
+        """Adam for the denoiser, and for the discriminator if there is one."""
+        parts = [self.network, *([self.discriminator] if self.adversarial else [])]
+        return [torch.optim.Adam(p.parameters(), lr=self.settings.learning_rate) for p in parts]
+
+    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+        """One step of the denoiser, one of the discriminator."""
+        settings = self.settings.adversarial
+        levels = random_levels(len(clean), self.settings.highest_level, step.generator)
+        sample = denoise(
+            self.network,
+            self.schedule,
+            clean,
+            levels.to(clean.device),
+            partial(fresh_noise, NOISES[self.noise], clean, step.generator),
+            settings,
+        )
+        logged = {"l2": sample.l2}
+        if sample.fake is None or sample.real is None:
+            step.update(sample.l2)
+            return logged
+        self.discriminator.requires_grad_(False)
+        adversarial = adversarial_loss(self.discriminator, sample.fake, settings)
+        self.discriminator.requires_grad_(True)
+        logged["adversarial"] = adversarial
+        weighted = settings.weight * adversarial
+        if step.gradient_norm is not None:
+            logged["gradient_norm/l2"] = step.gradient_norm(sample.l2)
+            logged["gradient_norm/adversarial"] = step.gradient_norm(weighted)
+        step.update(sample.l2 + weighted)
+        judgement = discriminator_loss(self.discriminator, sample.real, sample.fake, settings)
+        step.update(judgement.loss, optimizer=1)
+        logged["discriminator/loss"] = judgement.loss
+        logged["discriminator/accuracy_real"] = judgement.accuracy_real
+        logged["discriminator/accuracy_fake"] = judgement.accuracy_fake
+        return logged
+
+
+class AddmMethod(DdpmMethod):
+    """The method of this package."""
+
+    name = "addm"
+    title = "ADDM"
+    source = "Yu, Oh and Yang, arXiv:2312.04382, 2023"
+
+    def presets(self, length: int) -> dict[str, TrainingSettings]:
+        """``"small"``, and ``"paper"``: the published configuration.
+
+        The paper's is 256 x 256, batch 4, 3000 epochs, Gaussian noise, lambda .05. Its network
+        is AnoDDPM's, which the paper follows where it says nothing.
+        """
+        paper = TrainingSettings(
+            preset="paper",
+            method=self.name,
+            spacing_mm=(1.0, 0.9, 0.9),
+            size=(256, 256),
+            network=UNetSpecification(
+                pack=1,
+                channels=(128, 128, 256, 256, 512, 512),
+                res_blocks=(2, 2, 2, 2, 2, 2),
+                attention=(False, False, False, True, True, True),
+                head_channels=64,
+                norm_groups=32,
+            ),
+            diffusion=DiffusionSpecification(length=length, noise="gaussian"),
+            # the level, the squared error and the ancestral sampler are AnoDDPM's
+            detection=uncalibrated(
+                ScoreSpecification(kind="squared", smoothing_mm=0.0, erosion_mm=0.0),
+                length // 4,
+                steps=length // 4,
+                sampler="ddpm",
+            ),
+            highest_level=length,
+        )
+        return {"small": small_diffusion(self.name, length), "paper": paper}
+
+    def learner(self, settings: TrainingSettings) -> Learner:
+        """Denoiser and discriminator."""
+        return AddmLearner(settings)
+
+
+METHOD = AddmMethod()

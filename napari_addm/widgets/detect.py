@@ -42,6 +42,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible, QLabeledDoubleSlider
 
 from napari_addm.checkpoint import (
+    RANDOM_METHODS,
     Checkpoint,
     ModelSpecification,
     SamplerKind,
@@ -383,9 +384,10 @@ class DetectWidget(QWidget):
     @property
     def settings(self) -> DetectionSettings:
         """The settings as they stand; the scope is not among them."""
+        diffuses = self._specification is None or self._specification.diffusion is not None
         return DetectionSettings(
-            steps=self.steps.value(),
-            level=self.level.value(),
+            steps=self.steps.value() if diffuses else None,
+            level=self.level.value() if diffuses else None,
             sampler=self.sampler.currentData(),
             eta=self.eta.value(),
             seed=self.seed.value(),
@@ -415,9 +417,16 @@ class DetectWidget(QWidget):
         highest = _highest_level(specification)
         self.level.setMaximum(highest)
         self.level_slider.setMaximum(highest)
-        self.level.setValue(default.level)
+        self.level.setValue(default.level or 1)
         self._on_level()
         self.steps.setValue(default.steps)
+        diffuses = default.level is not None
+        for field in (self.level, self.level_slider, self.steps, self.sampler):
+            field.setEnabled(diffuses)
+        draws = specification.method in RANDOM_METHODS
+        for field in (self.draws, self.seed):
+            field.setEnabled(draws)
+        self.draws.setMaximum(1000 if draws else 1)
         self.sampler.setCurrentIndex(self.sampler.findData(default.sampler))
         self.eta.setValue(default.eta)
         self._on_sampler()
@@ -441,14 +450,16 @@ class DetectWidget(QWidget):
         level = self.level.value()
         self.level_slider.setValue(level)
         if self._specification is not None:
-            self.level_percent.setText(f"{level / self._specification.diffusion.length:.0%}")
+            diffusion = self._specification.diffusion
+            self.level_percent.setText(f"{level / diffusion.length:.0%}" if diffusion else "")
         self.steps.setMaximum(level)
 
     def _on_advanced(self, expanded: bool) -> None:
         self.advanced.setText(f"{'▾' if expanded else '▸'} {texts.ADVANCED}")
 
     def _on_sampler(self) -> None:
-        self.eta.setEnabled(self.sampler.currentData() == "ddim")
+        diffuses = self._specification is None or self._specification.diffusion is not None
+        self.eta.setEnabled(diffuses and self.sampler.currentData() == "ddim")
 
     def _offer_devices(self, devices: tuple[str, ...]) -> None:
         """Take away what this machine does not have."""
@@ -936,7 +947,7 @@ def _own_path(labels: Volume | None, scan: Volume) -> Path | None:
 
 def _highest_level(specification: ModelSpecification) -> int:
     """Up to where the network was trained; the record of the training may be silent or foreign."""
-    length = specification.diffusion.length
+    length = specification.diffusion.length if specification.diffusion else 1
     highest = specification.training.get("highest_level")
     return min(highest, length) if isinstance(highest, int) and highest >= 1 else length
 
