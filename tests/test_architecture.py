@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diffusion": set(),
     "volume": set(),
     "metrics": {"errors"},
+    "statistics": set(),
     "checkpoint": {"errors"},
     "io": {"errors", "volume"},
     "findings": {"volume"},
@@ -75,7 +76,17 @@ LEARNING = {"deepbet", "lightning", "monai", "torch"}
 # These may import torch and monai at their top; the others only inside functions.
 TORCH_ROOMS = {"diffusion", "methods", "networks", "training"}
 # And these not even there.
-NO_TORCH = {"errors", "evaluation", "findings", "io", "metrics", "overlay", "scoring", "volume"}
+NO_TORCH = {
+    "errors",
+    "evaluation",
+    "findings",
+    "io",
+    "metrics",
+    "overlay",
+    "scoring",
+    "statistics",
+    "volume",
+}
 # What a widget shows, apart from how: free of Qt and napari.
 PLAIN_WIDGETS = {"widgets/card.py", "widgets/review.py", "widgets/tooltips.py"}
 
