@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import partial as partial_of
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -127,6 +128,25 @@ class Detection:
     device: str
     precision: str
     warnings: tuple[str, ...] = ()
+    _state: _State | None = field(default=None, repr=False, compare=False)
+
+    def rescored(self, score: ScoreSpecification) -> Detection:
+        """The same reconstructions under another score; the network does not run again.
+
+        Returns
+        -------
+        Detection
+            Of all that is finished by now.
+
+        Raises
+        ------
+        ValueError
+            If this result did not come from :func:`detect`.
+        """
+        if self._state is None:
+            raise ValueError("a detection that was put together by hand cannot be scored again")
+        result, _ = self._state.rescored(score).take()
+        return result
 
 
 @dataclass(frozen=True)
@@ -343,6 +363,18 @@ class _State:
             for name in ("anomaly", "reconstruction", "uncertainty")
         }
 
+    def rescored(self, score: ScoreSpecification) -> _State:
+        """A copy that shares the reconstructions and scores them otherwise."""
+        other = copy(self)
+        other.settings = replace(self.settings, score=score.kind, smoothing_mm=score.smoothing_mm)
+        other.score = score
+        other.inner = erode(self.mask, score.erosion_mm, self.slices.spacing_mm)
+        other.shown = np.zeros_like(self.shown)
+        other.maps = {name: np.zeros_like(map_) for name, map_ in self.maps.items()}
+        other.finished = self.finished.copy()
+        other.seconds = dict(self.seconds)
+        return other
+
     def put(self, draw: int, batch: list[int], reconstruction: Reconstruction) -> None:
         """Keep one draw of some slices."""
         self.images[draw, batch] = reconstruction.image[:, 0].cpu().numpy()
@@ -408,6 +440,7 @@ class _State:
             device=self.device,
             precision=self.precision,
             warnings=tuple(self.warnings),
+            _state=self,
         )
         return result, tuple(new.tolist())
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from napari_addm import detection
-from napari_addm.checkpoint import Checkpoint, load_checkpoint
+from napari_addm.checkpoint import Checkpoint, ScoreSpecification, load_checkpoint
 from napari_addm.detection import DetectionSettings, detect, free_memory, resolve, run
 from napari_addm.errors import AddmError
+from napari_addm.networks import PackedUNet
 from napari_addm.volume import Volume
 
 EXACT = DetectionSettings(device="cpu", precision="float32")
@@ -85,13 +86,13 @@ def test_finished_slices_of_a_cancelled_run_stay(scan, checkpoint):
 
 def test_cancel_comes_within_one_step(scan, checkpoint, monkeypatch):
     called = []
-    original = detection._Engine.__call__
+    original = PackedUNet.forward
 
     def counting(self, image, timesteps):
         called.append(len(image))
         return original(self, image, timesteps)
 
-    monkeypatch.setattr(detection._Engine, "__call__", counting)
+    monkeypatch.setattr(PackedUNet, "forward", counting)
     generator = detect(scan, checkpoint, EXACT)
     while not called:
         next(generator)
@@ -156,14 +157,14 @@ def test_an_oblique_scan_gets_its_map_on_its_own_grid(make_brain, checkpoint):
 
 
 def test_half_the_batch_is_taken_when_memory_runs_out(scan, checkpoint, whole, monkeypatch):
-    original = detection._Engine.__call__
+    original = PackedUNet.forward
 
     def scarce(self, image, timesteps):
         if len(image) > 3:
             raise torch.OutOfMemoryError("out of memory")
         return original(self, image, timesteps)
 
-    monkeypatch.setattr(detection._Engine, "__call__", scarce)
+    monkeypatch.setattr(PackedUNet, "forward", scarce)
     result = run(scan, checkpoint, EXACT)
     assert any("out of memory" in w for w in result.warnings)
     np.testing.assert_allclose(result.anomaly.data, whole.anomaly.data, atol=1e-5)
@@ -173,7 +174,7 @@ def test_no_memory_at_all_is_said_in_words(scan, checkpoint, monkeypatch):
     def none(self, image, timesteps):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(detection._Engine, "__call__", none)
+    monkeypatch.setattr(PackedUNet, "forward", none)
     with pytest.raises(AddmError, match="single slice"):
         run(scan, checkpoint, EXACT)
 
@@ -182,7 +183,7 @@ def test_other_errors_of_the_network_are_not_swallowed(scan, checkpoint, monkeyp
     def broken(self, image, timesteps):
         raise RuntimeError("a fault in the code")
 
-    monkeypatch.setattr(detection._Engine, "__call__", broken)
+    monkeypatch.setattr(PackedUNet, "forward", broken)
     with pytest.raises(RuntimeError, match="a fault in the code"):
         run(scan, checkpoint, EXACT)
 
@@ -248,13 +249,13 @@ def test_weights_that_do_not_fit_the_specification_are_listed(scan, checkpoint):
 
 
 def test_nan_in_a_short_format_goes_on_in_float32(scan, checkpoint, whole, monkeypatch):
-    original = detection._Engine.__call__
+    original = PackedUNet.forward
 
     def overflowing(self, image, timesteps):
         out = original(self, image, timesteps)
-        return out * float("nan") if self.key[2] == "torch.bfloat16" else out
+        return out * float("nan") if image.dtype == torch.bfloat16 else out
 
-    monkeypatch.setattr(detection._Engine, "__call__", overflowing)
+    monkeypatch.setattr(PackedUNet, "forward", overflowing)
     result = run(scan, checkpoint, replace(EXACT, precision="bfloat16"))
     assert result.precision == "float32"
     assert any("NaN" in w for w in result.warnings)
@@ -267,3 +268,13 @@ def test_levels_beyond_the_training_are_flagged(scan, checkpoint):
     high = run(scan, replace(checkpoint, specification=trained), replace(EXACT, level=151))
     assert not any("never learned" in w for w in low.warnings)
     assert any("never learned" in w for w in high.warnings)
+
+
+def test_another_score_needs_no_network(scan, checkpoint, whole):
+    score = ScoreSpecification(kind="absolute", smoothing_mm=5.0, erosion_mm=4.0)
+    again = whole.rescored(score)
+    directly = run(scan, checkpoint, replace(EXACT, score="absolute", smoothing_mm=5.0))
+    np.testing.assert_array_equal(again.anomaly.data, directly.anomaly.data)
+    np.testing.assert_array_equal(again.reconstruction.data, whole.reconstruction.data)
+    assert (again.settings.score, again.settings.smoothing_mm) == ("absolute", 5.0)
+    assert whole.settings.score == "signed"
