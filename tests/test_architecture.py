@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "methods",
         "preparation",
     },
+    "report": {"errors"},
     "detection": {
         "checkpoint",
         "diffusion",
@@ -83,6 +84,7 @@ NO_TORCH = {
     "io",
     "metrics",
     "overlay",
+    "report",
     "scoring",
     "statistics",
     "volume",
