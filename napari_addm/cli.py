@@ -1,4 +1,4 @@
-"""The command line: ``napari-addm detect | train | info | demo``.
+"""The command line: ``napari-addm detect | train | benchmark | info | demo``.
 
 Whatever is heavy is imported inside the commands, so that ``--help`` is quick.
 Results go to stdout, progress and everything else to stderr.
@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
 
 import typer
@@ -50,6 +51,7 @@ MethodChoice = Literal[
     "vqvae_transformer",
     "latent_diffusion",
 ]
+ProtocolChoice = Literal["both", "strict", "anoddpm"]
 PresetChoice = Literal["small", "paper"]
 LengthChoice = Literal["300", "500", "1000"]
 NoiseChoice = Literal["gaussian", "coarse", "simplex"]
@@ -585,18 +587,7 @@ def train(
             "replace it, or choose another output."
         )
     with _quiet_lightning():
-        try:
-            from napari_addm import training
-        except ImportError as error:
-            if (error.name or "").partition(".")[0] != "lightning":
-                raise
-            raise MissingExtraError(
-                "Training needs the package lightning, which is not installed: run "
-                'pip install "napari-addm[train]".'
-            ) from error
-        # Lightning sets these levels when it is imported.
-        for logger in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(logger).setLevel(logging.ERROR)
+        training = _import_training()
         settings = _training_settings(
             training.preset_settings(method, preset, int(timesteps)),
             epochs=epochs,
@@ -635,6 +626,22 @@ def train(
             print(path)
 
 
+def _import_training() -> ModuleType:
+    try:
+        from napari_addm import training
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "lightning":
+            raise
+        raise MissingExtraError(
+            "Training needs the package lightning, which is not installed: run "
+            'pip install "napari-addm[train]".'
+        ) from error
+    # Lightning sets these levels when it is imported.
+    for logger in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    return training
+
+
 def _check_card(name: str | None, description: str, licence: str) -> None:
     """Refuse now what the checkpoint's schema would refuse after hours of training."""
     for option, text, most in (
@@ -670,7 +677,7 @@ def _training_settings(
     return replace(settings, seed=seed, **given)
 
 
-def _training_precision(precision: TrainingPrecision, accelerator: AcceleratorChoice) -> str:
+def _training_precision(precision: TrainingPrecision, accelerator: str) -> str:
     if precision != "auto":
         return precision
     import torch
@@ -743,6 +750,116 @@ def _progress_lines() -> Any:
                 print(f"{line}, {spent}: {figures}", file=sys.stderr, flush=True)
 
     return ProgressLines()
+
+
+# --- benchmark ------------------------------------------------------------------------------
+
+
+@app.command()
+@_plain_errors
+def benchmark(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with split.json, healthy/ scans and FOLDER/CASE/{t1,mask}.nii.gz."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    methods: Annotated[
+        str, typer.Option(help="Systems to compare, separated by commas, or all.")
+    ] = "all",
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="A trained model as a further row; repeatable."),
+    ] = None,
+    protocol: Annotated[
+        ProtocolChoice, typer.Option(help="How they are measured; see docs/benchmark.md.")
+    ] = "both",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Training time of each system.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Training iterations of each system.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Training seeds, separated by commas.")] = "0",
+    preset: Annotated[
+        PresetChoice, typer.Option(help="Size of what is trained; see napari-addm train.")
+    ] = "small",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampling steps of the strict protocol.")
+    ] = None,
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Noise draws of the strict protocol.")
+    ] = None,
+    anoddpm_steps: Annotated[
+        int, typer.Option(min=1, help="Most sampling steps of the anoddpm protocol.")
+    ] = 250,
+    curves: Annotated[
+        str, typer.Option(help="Systems to measure against steps and noise level, or none.")
+    ] = "none",
+    device: Annotated[DeviceChoice, typer.Option(help="Where the networks run.")] = "auto",
+    precision: Annotated[TrainingPrecision, typer.Option(help="Of the training.")] = "auto",
+    train_only: Annotated[
+        bool, typer.Option("--train-only", help="Train what is missing and stop.")
+    ] = False,
+) -> None:
+    """Train what is missing, measure every system, and write one page about it.
+
+    Run it again to go on where it stopped: trainings, maps and figures that are
+    there already are used. Needs the extra: pip install "napari-addm\\[benchmark]".
+    """
+    from napari_addm.benchmark import SYSTEMS, Benchmark, BenchmarkSettings, write_results
+    from napari_addm.outputs import check_folder
+
+    check_folder(output)
+    chosen = tuple(SYSTEMS) if methods == "all" else _listed(methods)
+    try:
+        trained = tuple(int(seed) for seed in _listed(seeds))
+    except ValueError as error:
+        raise AddmError(f"--seeds {seeds} has to be whole numbers, separated by commas.") from error
+    settings = BenchmarkSettings(
+        systems=chosen,
+        checkpoints=tuple(checkpoint or ()),
+        protocols=("strict", "anoddpm") if protocol == "both" else (protocol,),
+        seeds=trained,
+        minutes=minutes,
+        iterations=iterations,
+        preset=preset,
+        steps=steps,
+        draws=draws,
+        anoddpm_steps=anoddpm_steps,
+        curve_systems=() if curves == "none" else _listed(curves),
+        device=device,
+    )
+    run = Benchmark(data, output, settings, lambda line: print(line, file=sys.stderr, flush=True))
+    accelerator = {"cuda": "gpu"}.get(device, device)
+    try:
+        with _quiet_lightning(), _preparation_bar() as bar:
+            if any(SYSTEMS[label].method for label in chosen if label in SYSTEMS):
+                _import_training()
+            run.train_missing(
+                accelerator=accelerator,
+                precision=_training_precision(precision, accelerator),
+                enable_progress_bar=False,
+                report=bar,
+                callbacks=[_progress_lines()],
+            )
+        if train_only:
+            return
+        command = " ".join(["napari-addm", *sys.argv[1:]])
+        for path in write_results(run.results(command), output):
+            print(path)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("lightning", "matplotlib", "jinja2"):
+            raise
+        raise MissingExtraError(
+            f"The benchmark needs the package {error.name}, which is not installed: run "
+            'pip install "napari-addm[benchmark]".'
+        ) from error
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.replace(" ", "").split(",") if part)
 
 
 # --- info -----------------------------------------------------------------------------------

@@ -566,6 +566,7 @@ def train(
     iterations: int | None = None,
     minutes: float | None = None,
     restart: bool = False,
+    cache: str | Path | None = None,
     half: bool = True,
     validate_every: int = 10,
     report: Callable[[str, int, int], None] = lambda stage, done, total: None,
@@ -584,6 +585,9 @@ def train(
     iterations, minutes : optional
         Stop earlier than after ``settings.epochs``: at the end of the epoch that reaches
         so many iterations or minutes, those of earlier sessions included.
+    cache : path, optional
+        Folder for the prepared slices, so that several trainings on the same scans
+        share them; ``OUTPUT.training`` if missing.
     half : bool
         Store float16 weights, which halves the file.
     validate_every : int
@@ -612,7 +616,9 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     scans = find_scans(folder)
     train_scans, validation_scans = split_scans(scans, split, settings.seed)
-    data = prepare_training_data(train_scans, validation_scans, settings, run, report)
+    data = prepare_training_data(
+        train_scans, validation_scans, settings, Path(cache) if cache else run, report
+    )
 
     state = run / "last.ckpt"
     described = json.loads(json.dumps({**_plain(settings), "data_sha256": data.digest}))
