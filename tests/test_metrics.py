@@ -396,11 +396,32 @@ def test_lesion_recall_by_hand():
     assert lesion_recall(prediction, truth, 0.001, overlap=0.6).found == 0
 
 
-def test_a_prediction_that_only_grazes_a_lesion_is_false():
+def test_a_prediction_that_floods_the_brain_finds_nothing():
     truth = np.zeros((3, 3, 30), dtype=bool)
-    truth[:, :, 0] = True
-    got = lesion_recall(np.ones_like(truth), truth, voxel_ml=1.0)
-    assert (got.found, got.components, got.false_positives) == (1, 1, 1)
+    truth[:, :, :9] = True
+    everywhere = np.ones_like(truth)
+    exactly_seven_tenths_outside = lesion_recall(everywhere, truth, voxel_ml=1.0)
+    assert (exactly_seven_tenths_outside.found, exactly_seven_tenths_outside.components) == (1, 1)
+    assert exactly_seven_tenths_outside.false_positives == 0
+    truth[0, 0, 8] = False
+    flooded = lesion_recall(everywhere, truth, voxel_ml=1.0)
+    assert (flooded.found, flooded.components, flooded.false_positives) == (0, 1, 1)
+    lenient = lesion_recall(everywhere, truth, voxel_ml=1.0, outside=0.9)
+    assert (lenient.found, lenient.false_positives) == (1, 0)
+
+
+def test_a_false_component_does_not_spoil_what_another_one_finds():
+    truth = np.zeros((1, 9, 40), dtype=bool)
+    truth[0, 0, :20] = True
+    prediction = np.zeros_like(truth)
+    prediction[0, 0, 0:2] = True
+    assert lesion_recall(prediction, truth, voxel_ml=1.0).found == 1
+    prediction[0, 0, 18:20] = True
+    prediction[0, :, 20:40] = True
+    got = lesion_recall(prediction, truth, voxel_ml=1.0)
+    assert (got.found, got.components, got.false_positives) == (1, 2, 1)
+    prediction[0, 0, 0] = False
+    assert lesion_recall(prediction, truth, voxel_ml=1.0).found == 0
 
 
 def test_sizes_on_a_bound_belong_to_the_class_above():
@@ -427,8 +448,10 @@ def test_lesion_recall_counts_are_consistent(prediction, truth):
     got = lesion_recall(prediction, truth, voxel_ml=0.05)
     assert sum(size.lesions for size in got.by_size) == got.lesions
     assert sum(size.found for size in got.by_size) == got.found <= got.lesions
-    exchanged = lesion_recall(truth, prediction, voxel_ml=0.05)
-    assert got.false_positives == exchanged.lesions - exchanged.found
+    components, count = ndimage.label(prediction, structure=np.ones((3, 3, 3)))
+    assert got.components == count
+    shares = [truth[components == n].mean() for n in range(1, count + 1)]
+    assert got.false_positives == sum(share < 0.3 - 1e-9 for share in shares)
     perfect = lesion_recall(truth, truth, voxel_ml=0.05)
     assert (perfect.found, perfect.false_positives) == (perfect.lesions, 0)
 
@@ -439,5 +462,7 @@ def test_lesion_recall_refuses_what_makes_no_sense():
         lesion_recall(prediction[1:], truth, voxel_ml=0.001)
     with pytest.raises(ValueError, match="overlap"):
         lesion_recall(prediction, truth, voxel_ml=0.001, overlap=0)
+    with pytest.raises(ValueError, match="outside"):
+        lesion_recall(prediction, truth, voxel_ml=0.001, outside=1)
     with pytest.raises(ValueError, match="rise"):
         lesion_recall(prediction, truth, voxel_ml=0.001, bounds_ml=(1.0, 0.1))
