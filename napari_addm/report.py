@@ -156,7 +156,8 @@ MEASURES = {
             "false_positive_ml",
             "False alarm",
             "mL, healthy",
-            "Mean volume marked in a healthy-appearing brain at the same threshold. A method that never "
+            "Mean volume marked in a healthy-appearing brain at the same threshold. A method that "
+            "never "
             "marks anything has 0: read it beside recall.",
             "less",
             digits=1,
@@ -660,7 +661,7 @@ def _draw(
             colour, dash = style[method]
             x, mean, low, high = zip(*points, strict=True)
             pattern = (0, tuple(float(part) for part in dash.split())) if dash else "solid"
-            axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+            axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
             axes.plot(x, mean, color=colour, linestyle=pattern, linewidth=1.6, marker="o", ms=3.5)
         if kind == "steps":
             axes.set_xscale("log")
@@ -676,7 +677,7 @@ def _draw(
         figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None})
     svg = drawing.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     # Inside HTML the namespaces are known, and an id has to be the only one on the page.
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>curve{number}-", svg)
