@@ -187,8 +187,7 @@ BEYOND = (
 PROTOCOLS = {
     "strict": (
         "Strict protocol: whole volumes",
-        "Each brain counts as a whole, and the threshold was fixed without the labels of these "
-        "cases.",
+        "Each brain counts as a whole, and no threshold was chosen with the labels of a test case.",
     ),
     "anoddpm": (
         "AnoDDPM's protocol: four slices of each volume",
