@@ -12,6 +12,7 @@ import math
 import os
 import re
 import struct
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -140,9 +141,9 @@ class AutoencoderSpecification(_Part):
     channels : tuple
         Finest first.
     latent : int or None
-        Length of a dense code; None keeps a spatial one.
+        Length of a dense code; None for a spatial one.
     dropout : float
-        Of the code.
+        Share of the code that is dropped in training.
     """
 
     kind: Literal["autoencoder"] = "autoencoder"
@@ -165,16 +166,19 @@ class GanSpecification(_Part):
         Finest first; each level halves the image.
     latent : int
         Length of the code.
+    pack : int
+        The image is folded ``pack x pack`` pixels into channels, as for the U-Net.
     """
 
     kind: Literal["gan"] = "gan"
     channels: Widths
     latent: Annotated[int, Field(ge=1, le=65536)]
+    pack: Literal[1, 2, 4]
 
     @property
     def divisor(self) -> int:
         """What height and width of a slice have to be multiples of."""
-        return int(2 ** len(self.channels))
+        return int(self.pack * 2 ** len(self.channels))
 
 
 class VqVaeSpecification(_Part):
@@ -215,9 +219,15 @@ class VqTransformerSpecification(_Part):
         """What height and width of a slice have to be multiples of."""
         return self.vqvae.divisor
 
+    @model_validator(mode="after")
+    def _consistent(self) -> VqTransformerSpecification:
+        if self.width % self.heads:
+            raise ValueError("width must be a multiple of heads")
+        return self
+
 
 class LatentUNetSpecification(_Part):
-    """A VQ-VAE and a diffusion U-Net on its codes."""
+    """A VQ-VAE and a diffusion U-Net on its latents, which are not folded (``unet.pack`` 1)."""
 
     kind: Literal["latent_unet"] = "latent_unet"
     vqvae: VqVaeSpecification
@@ -227,6 +237,12 @@ class LatentUNetSpecification(_Part):
     def divisor(self) -> int:
         """What height and width of a slice have to be multiples of."""
         return self.vqvae.divisor * self.unet.divisor
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LatentUNetSpecification:
+        if self.unet.pack != 1:
+            raise ValueError("unet.pack must be 1 on latents")
+        return self
 
 
 NetworkSpecification = Annotated[
@@ -294,6 +310,57 @@ class ScoreSpecification(_Part):
     erosion_mm: Annotated[float, Field(ge=0, le=50)]
 
 
+class FalseAlarmSpecification(_Part):
+    """What a model finds in healthy brains, threshold by threshold.
+
+    Attributes
+    ----------
+    thresholds, mean_ml : tuple of float
+        Rising thresholds, and the mean volume per brain of what is found above
+        each, in mL; it never rises.
+    minimum_ml : float
+        Smallest finding that was counted, mL.
+    subjects : int
+        Healthy brains that this was measured on, none of them trained on.
+    """
+
+    thresholds: tuple[float, ...] = Field(min_length=1, max_length=1000)
+    mean_ml: tuple[Annotated[float, Field(ge=0)], ...] = Field(min_length=1, max_length=1000)
+    minimum_ml: Annotated[float, Field(ge=0)]
+    subjects: Count
+
+    @model_validator(mode="after")
+    def _monotone(self) -> FalseAlarmSpecification:
+        if len(self.thresholds) != len(self.mean_ml):
+            raise ValueError("thresholds and mean_ml differ in number")
+        if any(b <= a for a, b in pairwise(self.thresholds)):
+            raise ValueError("thresholds must rise")
+        if any(b > a for a, b in pairwise(self.mean_ml)):
+            raise ValueError("mean_ml must not rise")
+        return self
+
+    def expected_ml(self, threshold: float) -> float:
+        """Mean volume per healthy brain above a threshold, mL.
+
+        Linear between the measured thresholds; beyond them the nearest one's.
+        """
+        place = bisect_right(self.thresholds, threshold)
+        if place == 0 or place == len(self.thresholds):
+            return self.mean_ml[min(place, len(self.mean_ml) - 1)]
+        low, high = self.thresholds[place - 1 : place + 1]
+        share = (threshold - low) / (high - low)
+        return self.mean_ml[place - 1] + share * (self.mean_ml[place] - self.mean_ml[place - 1])
+
+    def in_words(self, threshold: float) -> str:
+        """The same for a person, such as ``about 2.5 mL``; bounds beyond the measured range."""
+        expected = self.expected_ml(threshold)
+        if threshold < self.thresholds[0]:
+            return f"more than {expected:.0f} mL"
+        if threshold > self.thresholds[-1] or expected < 0.05:
+            return f"less than {max(expected, 0.1):.1f} mL"
+        return f"about {expected:.{0 if expected >= 10 else 1}f} mL"
+
+
 class DetectionSpecification(_Part):
     """What ``detect`` uses unless it is told otherwise.
 
@@ -301,6 +368,9 @@ class DetectionSpecification(_Part):
     ----------
     level : int or None
         Noise level; None for methods that have none, whose ``steps`` is 1.
+    false_alarms : FalseAlarmSpecification or None
+        Valid for these defaults alone: another level, score or number of draws
+        shifts the scores.
     """
 
     level: Count | None = None
@@ -312,6 +382,7 @@ class DetectionSpecification(_Part):
     threshold: float
     threshold_source: Line
     minimum_ml: Annotated[float, Field(ge=0)] = 0.5
+    false_alarms: FalseAlarmSpecification | None = None
 
 
 class ModelSpecification(_Part):

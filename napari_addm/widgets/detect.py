@@ -61,7 +61,7 @@ from napari_addm.widgets.card import card_lines
 from napari_addm.widgets.choosers import CheckpointChooser, LayerChooser
 from napari_addm.widgets.layers import METADATA_KEY, volume_to_layer
 from napari_addm.widgets.results import ResultLayers, is_output
-from napari_addm.widgets.review import Agreement, Marked, mark, measure
+from napari_addm.widgets.review import Agreement, Marked, is_calibrated, mark, measure
 from napari_addm.widgets.worker import (
     Begun,
     Job,
@@ -315,6 +315,9 @@ class DetectWidget(QWidget):
         self.minimum = _number(1000, 0.1, " mL")
         self.minimum.valueChanged.connect(self._on_threshold)
         _row(result_form, texts.THRESHOLD, self.threshold)
+        self.promise = _message("")
+        self.promise.setToolTip(texts.PROMISE)
+        result_form.addRow("", self.promise)
         _row(result_form, texts.MINIMUM, self.minimum)
         self.count = QLabel()
         self.figures = {key: QLabel("–") for key in texts.METRICS}
@@ -689,8 +692,22 @@ class DetectWidget(QWidget):
     # --- review ----------------------------------------------------------------------------------
 
     def _on_threshold(self) -> None:
+        self._show_promise()
         if not self._live.isActive():
             self._live.start()
+
+    def _show_promise(self) -> None:
+        """Say what the threshold would mark in a healthy brain, where that was measured."""
+        specification = self._reviewed
+        alarms = specification.detection.false_alarms if specification is not None else None
+        detection = self.outcome.detection if self.outcome is not None else None
+        words = ""
+        if specification is not None and alarms is not None:
+            if detection is None or is_calibrated(detection, self.minimum.value()):
+                words = f"{alarms.in_words(self.threshold.value())} {texts.IN_HEALTHY}"
+            else:
+                words = texts.UNCALIBRATED
+        _say(self.promise, words)
 
     def _mark(self) -> None:
         """Label and count the findings of the result under the threshold."""
@@ -703,6 +720,7 @@ class DetectWidget(QWidget):
         found = f"{number} finding" if number == 1 else f"{number or 'No'} findings"
         total = f", {outcome.marked.total_ml:.1f} mL together" if number else ""
         self.count.setText(f"{found}{total}")
+        self._show_promise()
         self.results.show()
         self._settled.start()
 

@@ -112,3 +112,17 @@ class Agreement:
             best_threshold=self._ranked.best_threshold,
             notes=tuple(dict.fromkeys((*self._ranked.notes, *found.notes))),
         )
+
+
+def is_calibrated(detection: Detection, minimum_ml: float) -> bool:
+    """Whether a checkpoint's curve of false alarms holds for a result."""
+    default, used = detection.specification.detection, detection.settings
+    alarms = default.false_alarms
+    return (
+        alarms is not None
+        and used.slices is None
+        and minimum_ml >= alarms.minimum_ml
+        and (used.level, used.steps, used.draws, used.sampler, used.eta)
+        == (default.level, default.steps, default.draws, default.sampler, default.eta)
+        and (used.score, used.smoothing_mm) == (default.score.kind, default.score.smoothing_mm)
+    )

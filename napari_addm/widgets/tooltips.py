@@ -84,6 +84,12 @@ CANCEL = Text("Cancel", "Stops within one step of the network; finished slices s
 THRESHOLD = Text(
     "Threshold", "Voxels whose anomaly score is above it become findings, while you drag."
 )
+IN_HEALTHY = "of false alarm in a healthy brain"
+PROMISE = (
+    "What this threshold marked, on average, in healthy brains that the model was not trained on. "
+    "They came from one scanner: on another one expect more."
+)
+UNCALIBRATED = "False alarms were measured with the checkpoint's own settings, not with these."
 MINIMUM = Text("Smallest finding", "Smaller findings are dropped, in mL.")
 SAVE = Text(
     "Save...",
