@@ -13,22 +13,24 @@ key             holds
 `budget`        `minutes`, `iterations` that each method had for training
 `data`          `name`, `sha256`, `groups` (group: number of cases)
 `methods`       in the order of the tables: `label`, `title`, `source`, `parameters`,
-                `iterations`, `seconds` (of training), `checkpoint`, `sha256`, `score`, `sampling`,
-                `threshold`, `threshold_source`
+                `iterations`, `seconds` (of training), `checkpoint`, `sha256`, `seed`, `score`,
+                `sampling`, `threshold`, `threshold_source`
 `summary`       `protocol`, `group`, `method` (a label), `score`, `metric`, `mean`, `low`, `high`
                 (95 % interval), `n` (subjects averaged), `undefined` (left out)
 `comparisons`   `protocol`, `group`, `metric`, `first`, `second` (labels), `score`, `difference`,
                 `low`, `high`, `p` (Wilcoxon, two-sided), `n`
 `cases`         `protocol`, `group`, `case`, `method`, `score`, `seed`; every other number is a
                 metric
-`healthy`       `method`, `score`, `case`, `seed`, `false_positive_ml`, `findings`: the strict
-                protocol on healthy brains
+`healthy`       `group`, `method`, `score`, `case`, `seed`, `false_positive_ml`, `findings`: the
+                strict protocol on healthy brains
 `curves`        `method`, `kind` ("steps" or "level"), `x`, `metric`, `mean`, `low`, `high`, `n`
 `pictures`      `group`, `case`, `slice`, `columns`: list of `label` and `path` (PNG, relative to
                 the folder of the pictures)
 ==============  =================================================================================
 
-The metric `auroc` is inside the brain, `auroc_full` over the whole field with its air.
+The metric `auroc` is inside the brain, `auroc_full` over the whole field with its air; the protocol
+`anoddpm` knows only the second, under either name. In `summary`, `false_positive_ml` of a group
+whose name begins with "healthy" gives the interval of the false alarms.
 """
 
 from __future__ import annotations
@@ -153,12 +155,19 @@ MEASURES = {
             "more",
         ),
         Measure(
-            "false_positive_ml",
+            "healthy_ml",
             "False alarm",
             "mL, healthy",
             "Mean volume marked in a healthy-appearing brain at the same threshold. A method that "
-            "never "
-            "marks anything has 0: read it beside recall.",
+            "never marks anything has 0: read it beside recall.",
+            "less",
+            digits=1,
+        ),
+        Measure(
+            "false_positive_ml",
+            "False marks",
+            "mL",
+            "Volume marked outside of the reference.",
             "less",
             digits=1,
         ),
@@ -174,15 +183,7 @@ MEASURES = {
 }
 # Table 1 of the paper, and what it lacks.
 PAPER = ("dice", "auroc", "iou", "precision", "recall")
-BEYOND = (
-    "auroc",
-    "auroc_full",
-    "auprc",
-    "aupro",
-    "best_dice",
-    "lesion_recall",
-    "false_positive_ml",
-)
+BEYOND = ("auroc_full", "auprc", "aupro", "best_dice", "lesion_recall", "healthy_ml")
 
 PROTOCOLS = {
     "strict": (
@@ -303,7 +304,8 @@ def write_report(results: Results, output: Path, folder: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": _figure, "duration": _duration, "value": _number}
-    tables = [_table(results, *section) for section in _sections(_part(results, "summary"))]
+    sections = _sections(_part(results, "summary"))
+    tables = [_table(results, *section) for section in sections if not _is_healthy(section[1])]
     legend, figures = _curves(results)
     cases = _cases(results)
     shown = {measure.key for table in tables for measure in table.measures + table.other_measures}
@@ -411,13 +413,11 @@ def _table(results: Results, protocol: str, group: str) -> Table:
     for entry in _part(results, "summary"):
         if (_text(entry, "protocol"), _text(entry, "group")) == (protocol, group):
             metrics = found.setdefault((_text(entry, "method"), _text(entry, "score")), {})
-            metrics[_text(entry, "metric")] = entry
+            metrics[_metric(protocol, _text(entry, "metric"))] = entry
     if protocol == "strict":
         for row in _healthy(results):
-            key = (row["method"], row["score"])
-            if key in found and row["mean"] is not None:
-                alarm = {"mean": row["mean"], "largest": row["largest"]}
-                found[key].setdefault("false_positive_ml", alarm)
+            if row["key"] in found and row["mean"] is not None:
+                found[row["key"]].setdefault("healthy_ml", row)
 
     present = {
         metric
@@ -426,8 +426,8 @@ def _table(results: Results, protocol: str, group: str) -> Table:
         if _number(entry.get("mean")) is not None or entry.get("undefined")
     }
     paper_keys = list(PAPER)
-    if protocol == "anoddpm" and "auroc_full" in present:
-        paper_keys[paper_keys.index("auroc")] = "auroc_full"  # as that protocol defines its AUC
+    if protocol == "anoddpm":
+        paper_keys[paper_keys.index("auroc")] = "auroc_full"
     paper = tuple(MEASURES[key] for key in paper_keys if key in present)
     beyond = tuple(MEASURES[key] for key in BEYOND if key in present and key not in paper_keys)
     placed = {measure.key for measure in paper + beyond} | {"prevalence"}
@@ -480,11 +480,11 @@ def _cell(entry: Mapping[str, Any], measure: Measure, n: int | None, best: float
         _number(entry.get(key)) for key in ("mean", "low", "high", "largest")
     )
     interval = note = ""
-    if largest is not None:
-        interval = f"up to {_figure(largest, measure.digits)}"
     if low is not None and high is not None:
         joint = "–" if min(low, high) >= 0 else " to "
         interval = f"{_figure(low, measure.digits)}{joint}{_figure(high, measure.digits)}"
+    elif largest is not None:
+        interval = f"up to {_figure(largest, measure.digits)}"
     undefined, count = _number(entry.get("undefined")), _number(entry.get("n"))
     if undefined:
         note = f"{int(undefined)} undefined"
@@ -509,30 +509,42 @@ def _chance(measure: Measure, found: Iterable[Mapping[str, Mapping[str, Any]]]) 
 
 
 def _healthy(results: Results) -> list[dict[str, Any]]:
-    """False alarms of each method and score: over the brains, each a mean over its seeds."""
-    volumes: dict[tuple[str, str], dict[str, list[float]]] = {}
-    findings: dict[tuple[str, str], dict[str, list[float]]] = {}
+    """False alarms by group, method and score: over the brains, each a mean over its seeds."""
+    found: dict[str, dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]]] = {}
     for entry in _part(results, "healthy"):
-        key, case = (_text(entry, "method"), _text(entry, "score")), _text(entry, "case")
-        for found, name in ((volumes, "false_positive_ml"), (findings, "findings")):
-            runs = found.setdefault(key, {}).setdefault(case, [])
-            if (value := _number(entry.get(name))) is not None:
-                runs.append(value)
+        methods = found.setdefault(_text(entry, "group"), {})
+        brains = methods.setdefault((_text(entry, "method"), _text(entry, "score")), {})
+        brains.setdefault(_text(entry, "case"), []).append(entry)
+    intervals = {
+        (_text(entry, "group"), _text(entry, "method"), _text(entry, "score")): entry
+        for entry in _part(results, "summary")
+        if _text(entry, "metric") == "false_positive_ml" and _is_healthy(_text(entry, "group"))
+    }
+
+    def means(brains: Mapping[str, list[Mapping[str, Any]]], key: str) -> list[float]:
+        runs_of_each = ([_number(run.get(key)) for run in runs] for runs in brains.values())
+        defined = ([value for value in runs if value is not None] for runs in runs_of_each)
+        return [_mean(values) for values in defined if values]
+
     rows = []
-    for key in _order(results, volumes):
-        ml = [_mean(runs) for runs in volumes[key].values() if runs]
-        count = [_mean(runs) for runs in findings[key].values() if runs]
-        rows.append(
-            {
-                "method": key[0],
-                "score": key[1],
-                "n": len(volumes[key]),
-                "mean": _mean(ml) if ml else None,
-                "largest": max(ml, default=None),
-                "findings": _mean(count) if count else None,
-                "clean": sum(value == 0 for value in ml) if ml else None,
-            }
-        )
+    for group, methods in found.items():
+        for key in _order(results, methods):
+            ml = means(methods[key], "false_positive_ml")
+            findings = means(methods[key], "findings")
+            interval = intervals.get((group, *key), {})
+            rows.append(
+                {
+                    "group": group,
+                    "key": key,
+                    "brains": len(methods[key]),
+                    "mean": _mean(ml) if ml else None,
+                    "low": _number(interval.get("low")),
+                    "high": _number(interval.get("high")),
+                    "largest": max(ml, default=None),
+                    "findings": _mean(findings) if findings else None,
+                    "unmarked": sum(value == 0 for value in ml) if ml else None,
+                }
+            )
     return rows
 
 
@@ -548,14 +560,14 @@ def _comparisons(results: Results) -> list[dict[str, Any]]:
         ]
         reach: dict[str, float] = {}
         for row in rows:
-            metric = _text(row, "metric")
+            metric = _metric(protocol, _text(row, "metric"))
             for key in ("difference", "low", "high"):
                 reach[metric] = max(reach.get(metric, 0.0), abs(_number(row.get(key)) or 0.0))
         parts.append(
             {
                 "protocol": protocol,
                 "group": group,
-                "rows": [_comparison(row, reach[_text(row, "metric")]) for row in rows],
+                "rows": [_comparison(row, reach) for row in rows],
                 "limits": [
                     (n, _figure(2.0 ** (1 - n), 4).rstrip("0"))
                     for n in sorted({int(_number(row.get("n")) or 0) for row in rows})
@@ -566,8 +578,9 @@ def _comparisons(results: Results) -> list[dict[str, Any]]:
     return parts
 
 
-def _comparison(entry: Mapping[str, Any], reach: float) -> dict[str, Any]:
-    measure = _measure(_text(entry, "metric"))
+def _comparison(entry: Mapping[str, Any], reaches: Mapping[str, float]) -> dict[str, Any]:
+    metric = _metric(_text(entry, "protocol"), _text(entry, "metric"))
+    measure, reach = _measure(metric), reaches[metric]
     difference, low, high, p = (
         _number(entry.get(key)) for key in ("difference", "low", "high", "p")
     )
@@ -746,9 +759,15 @@ def _cases(results: Results) -> list[dict[str, Any]]:
     parts = []
     for protocol in dict.fromkeys(_text(entry, "protocol") for entry in entries):
         rows = [entry for entry in entries if _text(entry, "protocol") == protocol]
-        present = {
-            metric for row in rows for metric, value in _metrics(row) if _number(value) is not None
-        }
+        figures = [
+            {
+                _metric(protocol, metric): number
+                for metric, value in _metrics(row)
+                if (number := _number(value)) is not None
+            }
+            for row in rows
+        ]
+        present = {metric for metrics in figures for metric in metrics}
         measures = [_measure(key) for key in _known_first(present)]
         parts.append(
             {
@@ -757,9 +776,9 @@ def _cases(results: Results) -> list[dict[str, Any]]:
                 "rows": [
                     {
                         "names": [_text(row, key) for key in CASE_KEYS[1:]],
-                        "values": [_number(row.get(measure.key)) for measure in measures],
+                        "figures": [metrics.get(measure.key) for measure in measures],
                     }
-                    for row in rows
+                    for row, metrics in zip(rows, figures, strict=True)
                 ],
             }
         )
@@ -788,6 +807,15 @@ def _metrics(case: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in case.items():
         if key not in CASE_KEYS and (value is None or isinstance(value, int | float)):
             yield key, value
+
+
+def _metric(protocol: str, metric: str) -> str:
+    """The metric's key in `MEASURES`; AnoDDPM's AUC is over all pixels, whatever it is called."""
+    return "auroc_full" if (protocol, metric) == ("anoddpm", "auroc") else metric
+
+
+def _is_healthy(group: str) -> bool:
+    return group.startswith("healthy")
 
 
 def _measure(key: str) -> Measure:

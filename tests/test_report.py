@@ -249,7 +249,37 @@ def test_columns_are_those_of_the_paper_first(results: dict[str, Any], tmp_path:
     inside, full = "AUC in the brain", "AUC full field"
     assert strict == ["Dice", inside, "IoU", "Recall", full, *beyond, "False alarm mL, healthy"]
     # AnoDDPM's AUC is over all pixels, and its threshold is not that of the healthy brains
-    assert anoddpm == ["Dice", full, "IoU", "Recall", inside, *beyond]
+    assert anoddpm == ["Dice", full, "IoU", "Recall", *beyond]
+
+
+def test_auc_of_the_anoddpm_protocol_is_over_the_full_field(tmp_path: Path) -> None:
+    """Also where it is simply called AUROC."""
+    where = {"protocol": "anoddpm", "group": "tumour/test"}
+    results = {
+        "summary": [entry("AnoDDPM", "auroc", 0.8, **where)],
+        "comparisons": [{**where, "metric": "auroc", "first": "a", "second": "b"}],
+        "cases": [{**where, "case": "one", "method": "AnoDDPM", "auroc": 0.7}],
+    }
+    page = page_of(results, tmp_path)
+    assert page.table("Method", "n", "AUC full field")[0] == ["AnoDDPM ssim", "5", "0.800"]
+    assert page.table("Measure", "First")[0][0] == "AUC full field"
+    assert page.table("Group", "Case", "Method", "Score", "Seed", "AUC full field")
+
+
+def test_summary_of_healthy_brains_gives_the_interval(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    group = "healthy/calibration"
+    for brain in results["healthy"]:
+        brain["group"] = group
+    results["summary"].append(
+        entry("AnoDDPM", "false_positive_ml", 1.5, low=0, high=3, group=group)
+    )
+    page = page_of(results, tmp_path)
+    assert page.table("Method", "n", "Dice")[0][-1] == "1.5 0.0–3.0"
+    assert page.table("Method", "Brains")[0][2] == "1.5 0.0–3.0"
+    # it has its own section, and no table among those of the lesions
+    assert page.headings().count(group) == 1
 
 
 def test_oracle_is_marked(results: dict[str, Any], tmp_path: Path) -> None:
