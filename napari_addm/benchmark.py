@@ -64,10 +64,10 @@ METRICS = {
         "lesion_recall",
         "auroc_field",
     ),
-    "anoddpm": ("dice", "auc", "iou", "precision", "recall"),
+    "anoddpm": ("dice", "auroc_full", "iou", "precision", "recall"),
 }
 
-COLUMNS = {"auc": "auroc", "oracle_best_dice": "best_dice", "auroc_field": "auroc_full"}
+COLUMNS = {"oracle_best_dice": "best_dice", "auroc_field": "auroc_full"}
 """Where a protocol's measure stands in the tables, if not under its own name."""
 
 
@@ -456,7 +456,7 @@ class Benchmark:
                 device=self.settings.device,
                 precision=self.settings.precision,
             )
-            key = _key("anoddpm 1", checkpoint.sha256, asdict(settings), case.digest)
+            key = _key("anoddpm 2", checkpoint.sha256, asdict(settings), case.digest)
 
             def judge(case: Case = case, settings: DetectionSettings = settings) -> dict[str, Any]:
                 self.report(f"{system.title}: anoddpm protocol, {case.name}")
@@ -467,7 +467,9 @@ class Benchmark:
                 plain = ScoreSpecification(kind="squared", smoothing_mm=0.0, erosion_mm=0.0)
                 # model values 0..1 to -1..1
                 error = 4.0 * detection.rescored(plain).anomaly.data
-                return asdict(anoddpm_case(error, case.lesion, slices))
+                judged = asdict(anoddpm_case(error, case.lesion, slices))
+                judged["auroc_full"] = judged.pop("auc")  # over all pixels, air included
+                return judged
 
             row = _kept(path, key, judge)
             case.forget()
@@ -684,7 +686,7 @@ class Benchmark:
                     put(f"{system.title}", maps.pictures["reconstruction"], low, high)
                 top = float(np.percentile(maps.scores[score], 99.5))
                 bottom = float(np.percentile(maps.scores[score], 50))
-                put(f"{system.title}, map", maps.pictures[score], bottom, top)
+                put(f"{system.title}: map", maps.pictures[score], bottom, top)
             case.forget()
             rows.append(
                 {"group": case.group, "case": case.name, "slice": shown, "columns": columns}
@@ -790,7 +792,7 @@ def compare(
     cases: Sequence[Mapping[str, Any]], chosen: Mapping[str, str], reference: str
 ) -> Iterator[dict[str, Any]]:
     """The reference system against every other, on the same cases."""
-    metrics = {"strict": ("auprc", "dice", "auroc"), "anoddpm": ("dice", "auc")}
+    metrics = {"strict": ("auprc", "dice", "auroc"), "anoddpm": ("dice", "auroc_full")}
     for (protocol, group), methods in _rows_of(cases, chosen).items():
         if reference not in methods:
             continue
@@ -804,7 +806,7 @@ def compare(
                 yield {
                     "protocol": protocol,
                     "group": group,
-                    "metric": "auroc" if metric == "auc" else metric,
+                    "metric": metric,
                     "first": reference,
                     "second": method,
                     "score": rows[0]["score"],

@@ -797,6 +797,9 @@ def benchmark(
     curves: Annotated[
         str, typer.Option(help="Systems to measure against steps and noise level, or none.")
     ] = "none",
+    curve_steps: Annotated[
+        str, typer.Option(help="Sampling steps of the curves, separated by commas.")
+    ] = "1,2,5,10,25",
     device: Annotated[DeviceChoice, typer.Option(help="Where the networks run.")] = "auto",
     precision: Annotated[TrainingPrecision, typer.Option(help="Of the training.")] = "auto",
     train_only: Annotated[
@@ -813,21 +816,18 @@ def benchmark(
 
     check_folder(output)
     chosen = tuple(SYSTEMS) if methods == "all" else _listed(methods)
-    try:
-        trained = tuple(int(seed) for seed in _listed(seeds))
-    except ValueError as error:
-        raise AddmError(f"--seeds {seeds} has to be whole numbers, separated by commas.") from error
     settings = BenchmarkSettings(
         systems=chosen,
         checkpoints=tuple(checkpoint or ()),
         protocols=("strict", "anoddpm") if protocol == "both" else (protocol,),
-        seeds=trained,
+        seeds=_numbers("--seeds", seeds),
         minutes=minutes,
         iterations=iterations,
         preset=preset,
         steps=steps,
         draws=draws,
         anoddpm_steps=anoddpm_steps,
+        curve_steps=_numbers("--curve-steps", curve_steps),
         curve_systems=() if curves == "none" else _listed(curves),
         device=device,
     )
@@ -856,6 +856,13 @@ def benchmark(
             f"The benchmark needs the package {error.name}, which is not installed: run "
             'pip install "napari-addm[benchmark]".'
         ) from error
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in _listed(text))
+    except ValueError as error:
+        raise AddmError(f"{option} {text} has to be whole numbers, separated by commas.") from error
 
 
 def _listed(text: str) -> tuple[str, ...]:
