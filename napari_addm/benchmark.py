@@ -347,7 +347,7 @@ class Benchmark:
         """A case's anomaly maps, computed once."""
         path = self.output / "maps" / f"{system.label}-seed{seed}" / case.group / f"{case.name}.npz"
         if checkpoint is None:
-            key = _key("intensity", SMOOTHING_MM, EROSION_MM, case.digest)
+            key = _key("intensity 2", SMOOTHING_MM, EROSION_MM, case.digest)
             return _kept_maps(path, key, lambda: self._intensity_maps(case))
         settings = self._detection_settings(checkpoint, seed)
         key = _key(
@@ -359,10 +359,11 @@ class Benchmark:
         maps = intensity_baselines(
             case.volume, case.brain, smoothing_mm=SMOOTHING_MM, erosion_mm=EROSION_MM
         )
+        smoothed = {name: map_ for name, map_ in maps.items() if name.endswith(", smoothed")}
         shown = case.shown_slice
         return Maps(
-            {name: map_[case.brain] for name, map_ in maps.items()},
-            {name: map_[shown] for name, map_ in maps.items()},
+            {name: map_[case.brain] for name, map_ in smoothed.items()},
+            {name: map_[shown] for name, map_ in smoothed.items()},
         )
 
     def _model_maps(
@@ -389,7 +390,7 @@ class Benchmark:
             case.forget()
         path = self.output / "strict" / f"{system.label}-seed{seed}.json"
         key = _key(
-            "strict 1",
+            "strict 2",
             {f"{c.group}/{c.name}": (c.digest, _digest(m)) for c, m in found.items()},
             MINIMUM_ML,
         )
@@ -397,40 +398,24 @@ class Benchmark:
         return [{"method": system.title, "seed": seed, **row} for row in rows]
 
     def _judge(self, system: System, found: Mapping[Case, Maps]) -> list[dict[str, Any]]:
+        names = tuple(next(iter(found.values())).scores)
+        pairs: dict[str, list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = {}
+        for case in (c for c in found if c.group.endswith("/validation")):
+            for score in names:
+                pairs.setdefault(score, []).append(
+                    (found[case].scores[score], case.lesion[case.brain])
+                )
+            case.forget()
+        thresholds = {score: threshold_by_dice(pairs[score]).threshold for score in names}
         rows = []
-        names = next(iter(found.values())).scores
-        validation = [c for c in found if c.group.endswith("/validation")]
-        for score in names:
-            self.report(f"{system.title}: measuring {score}")
-            chosen = threshold_by_dice(
-                (found[c].scores[score], c.lesion[c.brain]) for c in validation
-            )
-            for case, maps in found.items():
+        for case, maps in found.items():
+            self.report(f"{system.title}: measuring {case.name}")
+            for score in names:
                 anomaly = np.zeros(case.volume.shape, np.float32)
                 anomaly[case.brain] = maps.scores[score]
-                row: dict[str, Any] = {"group": case.group, "case": case.name, "score": score}
-                if case.truth is None:
-                    judged = healthy_case(
-                        anomaly,
-                        case.brain,
-                        chosen.threshold,
-                        spacing=case.volume.spacing,
-                        minimum_ml=MINIMUM_ML,
-                    )
-                    row |= asdict(judged)
-                else:
-                    strict = strict_case(
-                        anomaly,
-                        case.lesion,
-                        case.brain,
-                        chosen.threshold,
-                        spacing=case.volume.spacing,
-                        minimum_ml=MINIMUM_ML,
-                    )
-                    row |= asdict(strict)
-                    row["lesion_recall"] = strict.lesions.recall
-                rows.append(row)
-                case.forget()
+                row = {"group": case.group, "case": case.name, "score": score}
+                rows.append(row | _judged(case, anomaly, thresholds[score]))
+            case.forget()
         return rows
 
     # AnoDDPM's protocol
@@ -692,6 +677,20 @@ class Benchmark:
                 {"group": case.group, "case": case.name, "slice": shown, "columns": columns}
             )
         return rows
+
+
+def _judged(case: Case, anomaly: NDArray[np.float32], threshold: float) -> dict[str, Any]:
+    """One map under the strict protocol."""
+    spacing = case.volume.spacing
+    if case.truth is None:
+        healthy = healthy_case(
+            anomaly, case.brain, threshold, spacing=spacing, minimum_ml=MINIMUM_ML
+        )
+        return asdict(healthy)
+    strict = strict_case(
+        anomaly, case.lesion, case.brain, threshold, spacing=spacing, minimum_ml=MINIMUM_ML
+    )
+    return asdict(strict) | {"lesion_recall": strict.lesions.recall}
 
 
 def _scored(detection: Detection, kind: ScoreKind) -> Detection:
