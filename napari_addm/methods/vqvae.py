@@ -15,7 +15,7 @@ from napari_addm.checkpoint import VqVaeSpecification
 from napari_addm.methods.base import Learner, Step, TrainingSettings
 from napari_addm.networks import channels_last
 
-FIRST_STAGE = 0.4
+FIRST_STAGE = 0.5
 """Share of the training that the VQ-VAE gets; what works on its codes gets the rest."""
 
 DEAD = 0.1
