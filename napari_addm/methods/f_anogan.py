@@ -116,13 +116,19 @@ class Generator(nn.Module):
         channels, pack = specification.channels, specification.pack
         shape = _coarsest(specification, size)
         widths = (channels[-1], *reversed(channels))
+        unfolded = nn.Conv2d(channels[0], pack**2, 3, padding=1)
+        with torch.no_grad():
+            # all pixels of a fold alike, or the untrained images were a checkerboard, which a
+            # short training does not get rid of (Aitken et al., arXiv:1707.02937)
+            for parameter in unfolded.parameters():
+                parameter.copy_(parameter[:1].expand_as(parameter))
         self.layers = nn.Sequential(
             nn.Linear(specification.latent, prod(shape)),
             nn.Unflatten(1, shape),
             *(UpBlock(a, b, BATCH_NORM) for a, b in pairwise(widths)),
             BATCH_NORM(channels[0]),
             nn.ReLU(),
-            nn.Conv2d(channels[0], pack**2, 3, padding=1),
+            unfolded,
             nn.PixelShuffle(pack),
             nn.Tanh(),
         )
