@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm.errors import InputError
-from napari_addm.io import read_labels, read_volume
+from napari_addm.io import check_same_grid, read_labels, read_volume
 from napari_addm.preparation import find_brain, strip_skull
 from napari_addm.volume import Volume
 
@@ -65,10 +65,7 @@ class Case:
         if self.truth is None:
             return np.zeros(self.volume.shape, bool)
         labels = read_labels(self.truth)
-        if not labels.same_grid(self.volume):
-            raise InputError(
-                f"{self.truth}: the truth lies on another grid than {self.scan.name}; resample it."
-            )
+        check_same_grid(labels, self.volume)
         return np.asarray(labels.data > 0)
 
     @property

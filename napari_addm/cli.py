@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
 import typer
 
 from napari_addm import __version__
-from napari_addm.errors import AddmError, InputError, MissingExtraError
+from napari_addm.errors import AddmError, MissingExtraError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -436,17 +436,12 @@ def _read_beside(
     """A mask or a ground truth as booleans on the scan's grid; its own warnings go to `notes`."""
     if path is None:
         return None
-    from napari_addm.io import read_labels, resample_labels
+    from napari_addm.io import check_same_grid, read_labels, resample_labels
 
     labels = read_labels(path)
-    if not labels.same_grid(volume):
-        if not resample:
-            shapes = [" x ".join(map(str, v.source.shape)) for v in (labels, volume)]
-            raise InputError(
-                f"{path} ({shapes[0]} voxels) does not lie on the voxels of the scan "
-                f"{volume.name} ({shapes[1]}): add --resample-{what.split()[-1]} to bring it there."
-            )
+    if resample and not labels.same_grid(volume):
         labels = resample_labels(labels, volume)
+    check_same_grid(labels, volume, f"add --resample-{what.split()[-1]} to bring it there")
     notes += [f"The {what}: {note}" for note in labels.warnings if note not in volume.warnings]
     return labels.data != 0
 

@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import math
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -31,8 +32,42 @@ from napari_addm.volume import (
     Volume,
     affine_is_sheared,
     displacement,
+    stem,
     volume_from_native,
 )
+
+# Words that name a label file in BIDS, nnU-Net, BraTS, FreeSurfer and our own outputs, and words
+# that name a scan; where a file name has several, the last one decides.
+LABEL_WORDS = {
+    "annotation",
+    "aparc",
+    "aseg",
+    "brainmask",
+    "dseg",
+    "label",
+    "labels",
+    "lesion",
+    "lesions",
+    "mask",
+    "roi",
+    "seg",
+    "segmentation",
+    "truth",
+}
+SCAN_WORDS = {
+    "anomaly",
+    "flair",
+    "pd",
+    "recon",
+    "t1",
+    "t1c",
+    "t1ce",
+    "t1gd",
+    "t1w",
+    "t2",
+    "t2w",
+    "uncertainty",
+}
 
 READABLE = (
     ".nii",
@@ -276,13 +311,24 @@ def open_atomic(path: Path) -> Iterator[BufferedIOBase]:
             temporary.unlink(missing_ok=True)
 
 
-def check_same_grid(labels: Volume, like: Volume) -> None:
+def names_labels(path: Path) -> bool:
+    """Whether a file's name says that it holds labels, such as a mask, and no scan."""
+    words = re.split(r"[^a-z0-9]+", stem(path).lower())
+    telling = [word for word in words if word in LABEL_WORDS | SCAN_WORDS]
+    return bool(telling) and telling[-1] in LABEL_WORDS
+
+
+def check_same_grid(
+    labels: Volume,
+    like: Volume,
+    mend: str = "resample it onto the scan's grid first (napari_addm.io.resample_labels does that)",
+) -> None:
     """Refuse a mask or a ground truth that does not lie on the scan's voxels.
 
     Raises
     ------
     InputError
-        Names both grids and the mend, `resample_labels`.
+        Names both grids and the mend.
     """
     if labels.same_grid(like):
         return
@@ -294,10 +340,7 @@ def check_same_grid(labels: Volume, like: Volume) -> None:
     else:
         apart = displacement(labels.affine, like.affine, like.shape)
         how = f"lies up to {apart:.3g} mm beside the scan's voxels"
-    raise InputError(
-        f"{what} {how}: resample it onto the scan's grid first "
-        "(napari_addm.io.resample_labels does that)."
-    )
+    raise InputError(f"{what} {how}: {mend}.")
 
 
 def resample_labels(labels: Volume, like: Volume) -> Volume:

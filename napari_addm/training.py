@@ -40,7 +40,7 @@ from napari_addm.checkpoint import Method as MethodName
 from napari_addm.diffusion.noises import SliceNoise
 from napari_addm.diffusion.samplers import sampling_levels
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io import read_volume
+from napari_addm.io import names_labels, read_volume
 from napari_addm.methods import get_method
 from napari_addm.methods.base import Sampling, Shape, Step, TrainingSettings
 from napari_addm.preparation import find_brain, prepare, strip_skull
@@ -91,16 +91,11 @@ def find_scans(folder: str | Path) -> list[Path]:
     scans = sorted(
         path
         for path in folder.rglob("*")
-        if path.name.endswith(SCAN_ENDINGS) and path.is_file() and not _is_mask(path)
+        if path.name.endswith(SCAN_ENDINGS) and path.is_file() and not names_labels(path)
     )
     if not scans:
         raise InputError(f"{folder}: holds no NIfTI or MGZ scan; check the folder.")
     return scans
-
-
-def _is_mask(path: Path) -> bool:
-    last = path.name.split(".")[0].lower().replace("-", "_").split("_")[-1]
-    return last in ("mask", "brainmask", "seg", "dseg", "label", "labels", "lesion")
 
 
 def split_scans(

@@ -4,49 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from napari_addm.errors import InputError
-from napari_addm.io import READABLE, read_labels, read_volume, write_volume
-from napari_addm.volume import Volume, stem
+from napari_addm.io import READABLE, names_labels, read_labels, read_volume, write_volume
+from napari_addm.volume import Volume
 from napari_addm.widgets.layers import LayerTuple, volume_from_layer_data, volume_to_layer
 
 SAMPLE_DATA = Path(__file__).parent.parent / "sample_data"
 
-# Words that name a label file in BIDS, nnU-Net, BraTS, FreeSurfer and our own outputs, and words
-# that name a scan; where a file name has several, the last one decides.
-LABEL_WORDS = {
-    "annotation",
-    "aparc",
-    "aseg",
-    "dseg",
-    "label",
-    "labels",
-    "lesion",
-    "lesions",
-    "mask",
-    "roi",
-    "seg",
-    "segmentation",
-    "truth",
-}
-SCAN_WORDS = {
-    "anomaly",
-    "flair",
-    "pd",
-    "recon",
-    "t1",
-    "t1c",
-    "t1ce",
-    "t1gd",
-    "t1w",
-    "t2",
-    "t2w",
-    "uncertainty",
-}
 
 PathOrPaths = str | Sequence[str]
 
@@ -115,9 +83,7 @@ def _paths(path: PathOrPaths) -> list[Path]:
 
 
 def _read_if_labels(path: Path) -> Volume | None:
-    words = re.split(r"[^a-z0-9]+", stem(path).lower())
-    telling = [word for word in words if word in LABEL_WORDS | SCAN_WORDS]
-    if telling and telling[-1] in LABEL_WORDS:
+    if names_labels(path):
         # A probability map may be named so, too; any other fault shows when it is read as a scan.
         with contextlib.suppress(InputError):
             return read_labels(path)
