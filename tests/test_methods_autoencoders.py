@@ -255,13 +255,13 @@ def test_the_encoder_learns_with_generator_and_critic_frozen():
     torch.manual_seed(0)
     learner = get_method("f_anogan").learner(tiny_settings("f_anogan"))
     updates = Updates(learner)
-    for _ in range(5):
+    for _ in range(20):
         updates.step(slices(), share=ENCODER_FROM - 0.01)
     # statistics of batch norm included
     generator, critic = copied(learner.network.generator), copied(learner.critic)
     learner.train()  # as Lightning does at every epoch
     losses = [updates.step(slices(), ENCODER_FROM)["encoder"].item() for _ in range(40)]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     assert same(generator, copied(learner.network.generator))
     assert same(critic, copied(learner.critic))
     assert set(updates.taken[-40:]) == {2}

@@ -121,7 +121,7 @@ class Generator(nn.Module):
             # all pixels of a fold alike, or the untrained images were a checkerboard, which a
             # short training does not get rid of (Aitken et al., arXiv:1707.02937)
             for parameter in unfolded.parameters():
-                parameter.copy_(parameter[:1].expand_as(parameter))
+                parameter.copy_(parameter[:1].clone().expand_as(parameter))
         self.layers = nn.Sequential(
             nn.Linear(specification.latent, prod(shape)),
             nn.Unflatten(1, shape),
