@@ -135,8 +135,8 @@ class BenchmarkSettings:
         repeatable to the digit, minutes give equal computation.
     preset : str
     steps, draws : int, optional
-        Sampling of the strict protocol, equal for all systems that sample; else
-        the checkpoint's defaults.
+        Sampling of the strict protocol, equal for all systems that sample (draws:
+        at most so many); else the checkpoint's defaults.
     anoddpm_steps : int
         Ancestral steps of the anoddpm protocol at most; the level is a quarter of T.
     curve_systems, curve_steps, curve_levels : tuple
@@ -335,9 +335,12 @@ class Benchmark:
 
     def _detection_settings(self, checkpoint: Checkpoint, seed: int) -> DetectionSettings:
         specification = checkpoint.specification
+        draws = None
+        if specification.method in RANDOM_METHODS and self.settings.draws is not None:
+            draws = min(self.settings.draws, specification.detection.draws)
         return DetectionSettings(
             steps=self.settings.steps if specification.method in DIFFUSION_METHODS else None,
-            draws=self.settings.draws if specification.method in RANDOM_METHODS else None,
+            draws=draws,
             seed=seed,
             device=self.settings.device,
             precision=self.settings.precision,
@@ -616,7 +619,8 @@ class Benchmark:
                     f"{self.settings.steps or detection.steps} {detection.sampler.upper()} step(s)"
                 )
             if specification.method in RANDOM_METHODS:
-                sampling += f", {self.settings.draws or detection.draws} draw(s)"
+                draws = self._detection_settings(checkpoint, seed).draws or detection.draws
+                sampling += f", {draws} draw(s)"
             yield row | {
                 "source": get_method(specification.method).source,
                 "parameters": sum(t.numel() for t in checkpoint.weights.values()),

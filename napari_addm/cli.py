@@ -784,7 +784,7 @@ def benchmark(
         int | None, typer.Option(min=1, help="Sampling steps of the strict protocol.")
     ] = None,
     draws: Annotated[
-        int | None, typer.Option(min=1, help="Noise draws of the strict protocol.")
+        int | None, typer.Option(min=1, help="Most noise draws of the strict protocol.")
     ] = None,
     anoddpm_steps: Annotated[
         int, typer.Option(min=1, help="Most sampling steps of the anoddpm protocol.")
