@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from napari_addm.checkpoint import (
     DetectionSpecification,
     DiffusionSpecification,
+    FalseAlarmSpecification,
     ModelSpecification,
     PreparationSpecification,
     ScoreSpecification,
@@ -535,3 +536,40 @@ def test_weights_that_do_not_fit_the_network_are_listed(tmp_path):
     sentence = refusal(path, lambda path: load_network(load_checkpoint(path)))
     assert sentence.count("is missing") == 5
     assert f"and {len(names) - 5} more" in sentence
+
+
+# --- false alarms ---------------------------------------------------------------------------
+
+
+def test_false_alarms_are_interpolated_and_bounded():
+    alarms = FalseAlarmSpecification(
+        thresholds=(0.1, 0.2, 0.4), mean_ml=(50.0, 10.0, 0.0), minimum_ml=0.5, subjects=6
+    )
+    assert alarms.expected_ml(0.1) == 50
+    assert alarms.expected_ml(0.15) == pytest.approx(30)
+    assert alarms.expected_ml(0.3) == pytest.approx(5)
+    assert alarms.expected_ml(0.4) == 0
+    assert (alarms.expected_ml(0.0), alarms.expected_ml(1.0)) == (50, 0)
+    assert alarms.in_words(0.15) == "about 30 mL"
+    assert alarms.in_words(0.3) == "about 5.0 mL"
+    assert alarms.in_words(0.05) == "more than 50 mL"
+    assert alarms.in_words(0.41) == "less than 0.1 mL"
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "volumes"), [((0.2, 0.1), (2.0, 1.0)), ((0.1, 0.2), (1.0, 2.0)), ((0.1,), ())]
+)
+def test_false_alarms_have_to_fall_as_the_threshold_rises(thresholds, volumes):
+    with pytest.raises(ValueError, match=r"rise|number|at least"):
+        FalseAlarmSpecification(thresholds=thresholds, mean_ml=volumes, minimum_ml=0.5, subjects=6)
+
+
+def test_a_method_comes_with_what_it_needs(tiny_checkpoint):
+    known = load_checkpoint(tiny_checkpoint).specification.model_dump()
+    for change, words in (
+        ({"method": "spatial_ae"}, "does not work with a diffusion_unet"),
+        ({"diffusion": None}, "needs diffusion"),
+        ({"method": "denoising_ae"}, "has neither diffusion"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ModelSpecification.model_validate(known | change)

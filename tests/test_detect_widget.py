@@ -19,7 +19,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication
 
-from napari_addm.checkpoint import load_checkpoint, save_checkpoint
+from napari_addm.checkpoint import (
+    FalseAlarmSpecification,
+    ModelSpecification,
+    load_checkpoint,
+    save_checkpoint,
+)
 from napari_addm.errors import AddmError
 from napari_addm.io import read_labels, read_volume, write_volume
 from napari_addm.volume import Volume
@@ -614,3 +619,57 @@ def test_the_demo_case(viewer, panel):
     assert panel.truth_chooser.currentText() == "demo_lesion"
     assert panel.grid_message.text() == ""
     assert tuple(map(str, viewer.scene.camera.orientation)) == module.RADIOLOGICAL
+
+
+def test_the_threshold_says_what_it_marks_in_a_healthy_brain(
+    model, alone, qtbot, scan, tiny_checkpoint, tmp_path
+):
+    assert alone.promise.text() == ""  # nobody measured it for this checkpoint
+    detection = load_checkpoint(tiny_checkpoint).specification.detection.model_copy(
+        update={
+            "draws": 2,
+            "false_alarms": FalseAlarmSpecification(
+                thresholds=(0.01, 0.03, 0.05), mean_ml=(40.0, 20.0, 0.0), minimum_ml=0.5, subjects=6
+            ),
+        }
+    )
+    prepared(alone, save_variant(tiny_checkpoint, tmp_path / "c.safetensors", detection=detection))
+    for threshold, words in ((0.02, "about 30 mL"), (0.005, "more than 40"), (0.06, "less than")):
+        alone.threshold.setValue(threshold)
+        assert alone.promise.text().startswith(words)
+    add(model, scan)
+    alone.draws.setValue(1)
+    run(qtbot, alone)
+    assert "not with these" in alone.promise.text()
+    alone.draws.setValue(2)
+    run(qtbot, alone)
+    alone.threshold.setValue(0.02)
+    assert alone.promise.text().startswith("about 30 mL of false alarm")
+
+
+def test_a_method_without_noise_offers_no_noise(
+    model, alone, qtbot, scan, tiny_checkpoint, tmp_path
+):
+    loaded = load_checkpoint(tiny_checkpoint)
+    before = loaded.specification
+    specification = ModelSpecification.model_validate(
+        before.model_dump()
+        | {
+            "method": "denoising_ae",
+            "diffusion": None,
+            "detection": before.detection.model_dump() | {"level": None, "steps": 1, "draws": 1},
+        }
+    )
+    path = save_checkpoint(tmp_path / "dae.safetensors", specification, loaded.weights)
+    prepared(alone, path)
+    for field in (alone.level, alone.steps, alone.sampler, alone.eta, alone.draws, alone.seed):
+        assert not field.isEnabled()
+    assert "denoising autoencoder" in alone.card.text()
+    add(model, scan)
+    run(qtbot, alone)
+    assert alone.error.text() == ""
+    assert alone.outcome.detection.done.all()
+    assert alone.outcome.detection.settings.level is None
+    alone.checkpoint_chooser.choose(tiny_checkpoint)
+    assert alone.level.isEnabled()
+    assert alone.draws.isEnabled()

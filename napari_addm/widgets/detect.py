@@ -243,7 +243,8 @@ class DetectWidget(QWidget):
         _row(form, texts.LEVEL, self.level_slider, self.level, self.level_percent)
         _row(form, texts.SAMPLER, self.sampler, self.steps)
         self.steps.setToolTip(texts.STEPS.tip)
-        self.steps.setSuffix(" steps")
+        self.steps.valueChanged.connect(self._on_steps)
+        self._on_steps()
         draws_label = QLabel(texts.DRAWS.label)
         _row(form, texts.SEED, self.seed, draws_label, self.draws)
         draws_label.setToolTip(texts.DRAWS.tip)
@@ -317,7 +318,7 @@ class DetectWidget(QWidget):
         _row(result_form, texts.THRESHOLD, self.threshold)
         self.promise = _message("")
         self.promise.setToolTip(texts.PROMISE)
-        result_form.addRow("", self.promise)
+        result_form.addRow(self.promise)
         _row(result_form, texts.MINIMUM, self.minimum)
         self.count = QLabel()
         self.figures = {key: QLabel("–") for key in texts.METRICS}
@@ -456,6 +457,9 @@ class DetectWidget(QWidget):
             diffusion = self._specification.diffusion
             self.level_percent.setText(f"{level / diffusion.length:.0%}" if diffusion else "")
         self.steps.setMaximum(level)
+
+    def _on_steps(self) -> None:
+        self.steps.setSuffix(" step" if self.steps.value() == 1 else " steps")
 
     def _on_advanced(self, expanded: bool) -> None:
         self.advanced.setText(f"{'▾' if expanded else '▸'} {texts.ADVANCED}")
