@@ -106,7 +106,8 @@ class PowerCut(Callback):
 @every_method
 def test_train_interrupt_resume_and_detect(method, cohort, tmp_path):
     settings = tiny_settings(method)
-    limits = {"iterations": 60, "validate_every": 5, **QUIET}
+    # f-AnoGAN spends three fifths of them on its GAN before the encoder learns at all
+    limits = {"iterations": 120, "validate_every": 5, **QUIET}
     whole = training.train(cohort, tmp_path / "whole.safetensors", settings, **limits)
     rows = training.read_log(whole)
     losses = [float(row["validation/loss"]) for row in rows if row.get("validation/loss")]
@@ -117,7 +118,7 @@ def test_train_interrupt_resume_and_detect(method, cohort, tmp_path):
     assert load_checkpoint(part).specification.training["iterations"] == 21
     training.train(cohort, part, settings, **limits)
     a, b = load_checkpoint(whole), load_checkpoint(part)
-    assert a.specification.training["iterations"] == b.specification.training["iterations"] == 60
+    assert a.specification.training["iterations"] == b.specification.training["iterations"] == 120
     assert a.weights.keys() == b.weights.keys()
     assert same(a.weights, b.weights)
     counters = [n for n, t in a.weights.items() if not t.is_floating_point()]
