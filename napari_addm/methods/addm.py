@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint import DiffusionSpecification, ScoreSpecification, UNetSpecification
 from napari_addm.diffusion.noises import NOISES
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.base import (
@@ -26,9 +25,8 @@ from napari_addm.methods.base import (
     TrainingSettings,
     fresh_noise,
     random_levels,
-    uncalibrated,
 )
-from napari_addm.methods.ddpm import DdpmLearner, DdpmMethod, small_diffusion
+from napari_addm.methods.ddpm import DdpmLearner, DdpmMethod, paper_diffusion, small_diffusion
 from napari_addm.networks import channels_last
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -227,30 +225,10 @@ class AddmMethod(DdpmMethod):
         The paper's is 256 x 256, batch 4, 3000 epochs, Gaussian noise, lambda .05. Its network
         is AnoDDPM's, which the paper follows where it says nothing.
         """
-        paper = TrainingSettings(
-            preset="paper",
-            method=self.name,
-            spacing_mm=(1.0, 0.9, 0.9),
-            size=(256, 256),
-            network=UNetSpecification(
-                pack=1,
-                channels=(128, 128, 256, 256, 512, 512),
-                res_blocks=(2, 2, 2, 2, 2, 2),
-                attention=(False, False, False, True, True, True),
-                head_channels=64,
-                norm_groups=32,
-            ),
-            diffusion=DiffusionSpecification(length=length, noise="gaussian"),
-            # the level, the squared error and the ancestral sampler are AnoDDPM's
-            detection=uncalibrated(
-                ScoreSpecification(kind="squared", smoothing_mm=0.0, erosion_mm=0.0),
-                length // 4,
-                steps=length // 4,
-                sampler="ddpm",
-            ),
-            highest_level=length,
-        )
-        return {"small": small_diffusion(self.name, length), "paper": paper}
+        return {
+            "small": small_diffusion(self.name, length),
+            "paper": paper_diffusion(self.name, length, "gaussian"),
+        }
 
     def learner(self, settings: TrainingSettings) -> Learner:
         """Denoiser and discriminator."""

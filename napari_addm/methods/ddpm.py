@@ -43,6 +43,16 @@ SMALL_UNET = UNetSpecification(
     head_channels=32,
     norm_groups=32,
 )
+PAPER_UNET = UNetSpecification(
+    pack=1,
+    channels=(128, 128, 256, 256, 512, 512),
+    res_blocks=(2, 2, 2, 2, 2, 2),
+    attention=(False, False, False, True, True, True),
+    head_channels=64,
+    norm_groups=32,
+)
+"""AnoDDPM's network, which ADDM's paper follows where it says nothing."""
+
 VALIDATION_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -69,6 +79,26 @@ def small_diffusion(
         learning_rate=3e-4,
         ema=0.999,
         augment=True,
+    )
+
+
+def paper_diffusion(method: MethodName, length: int, noise: NoiseKind) -> TrainingSettings:
+    """ADDM's published configuration: 256 x 256, batch 4, 3000 epochs."""
+    return TrainingSettings(
+        preset="paper",
+        method=method,
+        spacing_mm=(1.0, 0.9, 0.9),
+        size=(256, 256),
+        network=PAPER_UNET,
+        diffusion=DiffusionSpecification(length=length, noise=noise),
+        # the level, the squared error and the ancestral sampler are AnoDDPM's
+        detection=uncalibrated(
+            ScoreSpecification(kind="squared", smoothing_mm=0.0, erosion_mm=0.0),
+            length // 4,
+            steps=length // 4,
+            sampler="ddpm",
+        ),
+        highest_level=length,
     )
 
 
