@@ -641,6 +641,7 @@ class Benchmark:
         folder.mkdir(parents=True, exist_ok=True)
         rows = []
         seed = self.settings.seeds[0]
+        checkpoints = [(system, self._checkpoint(system, seed)) for system in self.systems]
         for case in (c for c in self.cases if c.truth is not None):
             shown = case.shown_slice
             scan = case.volume.data[shown]
@@ -668,8 +669,8 @@ class Benchmark:
 
             put("scan", scan, low, high)
             put("truth", case.lesion[shown].astype(np.float32), 0, 1)
-            for system in self.systems:
-                maps = self.maps(system, seed, self._checkpoint(system, seed), case)
+            for system, checkpoint in checkpoints:
+                maps = self.maps(system, seed, checkpoint, case)
                 score = chosen[system.title]
                 if "reconstruction" in maps.pictures:
                     put(f"{system.title}", maps.pictures["reconstruction"], low, high)
