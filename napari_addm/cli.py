@@ -558,6 +558,10 @@ def train(
         str, typer.Option(help="How many of them, or which (0,1), or auto.")
     ] = "auto",
     nodes: Annotated[int, typer.Option(min=1, help="Machines of a cluster.")] = 1,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="A model of the same kind, to go on from: fine-tuning."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Of the model, for its card.")] = None,
     description: Annotated[str, typer.Option(help="For the model's card.")] = "",
     licence: Annotated[str, typer.Option(help="Of the weights.")] = "unspecified",
@@ -570,7 +574,7 @@ def train(
     Needs the extra: pip install "napari-addm\\[train]". What is not given comes
     from the preset. Logs and sample pictures go to OUTPUT.training.
     """
-    from napari_addm.checkpoint import read_specification
+    from napari_addm.checkpoint import load_checkpoint, read_specification
     from napari_addm.outputs import check_folder
 
     _check_card(name, description, licence)
@@ -605,6 +609,7 @@ def train(
                 iterations=iterations,
                 minutes=minutes,
                 restart=restart,
+                start_from=None if start_from is None else load_checkpoint(start_from),
                 validate_every=min(10, settings.epochs),
                 report=report,
                 callbacks=[] if person else [_progress_lines()],

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from napari_addm.checkpoint import (
     DIFFUSION_METHODS,
+    Checkpoint,
     ModelSpecification,
     PreparationSpecification,
     save_checkpoint,
@@ -41,7 +42,7 @@ from napari_addm.diffusion.noises import SliceNoise
 from napari_addm.diffusion.samplers import sampling_levels
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io import names_labels, read_volume
-from napari_addm.methods import get_method
+from napari_addm.methods import get_method, load_network
 from napari_addm.methods.base import Sampling, Shape, Step, TrainingSettings
 from napari_addm.preparation import find_brain, prepare, strip_skull
 
@@ -562,6 +563,7 @@ def train(
     minutes: float | None = None,
     restart: bool = False,
     cache: str | Path | None = None,
+    start_from: Checkpoint | None = None,
     half: bool = True,
     validate_every: int = 10,
     report: Callable[[str, int, int], None] = lambda stage, done, total: None,
@@ -583,6 +585,11 @@ def train(
     cache : path, optional
         Folder for the prepared slices, so that several trainings on the same scans
         share them; ``OUTPUT.training`` if missing.
+    start_from : Checkpoint, optional
+        Start from these weights in place of random ones, for example to fine-tune a
+        model on the scans of another scanner. What else is trained (a discriminator,
+        the optimizers' moments) starts anew, and intensities are standardised to the
+        new scans. Left aside when an interrupted training goes on.
     half : bool
         Store float16 weights, which halves the file.
     validate_every : int
@@ -602,7 +609,8 @@ def train(
     InputError
         If there is nothing to train on.
     AddmError
-        If the trainer state beside ``output`` belongs to other settings.
+        If the trainer state beside ``output`` belongs to other settings, or
+        ``start_from`` is another network.
     """
     output = Path(output)
     if output.suffix != ".safetensors":
@@ -616,7 +624,8 @@ def train(
     )
 
     state = run / "last.ckpt"
-    described = json.loads(json.dumps({**_plain(settings), "data_sha256": data.digest}))
+    origin = _origin(start_from, settings) if start_from is not None else {}
+    described = json.loads(json.dumps({**_plain(settings), **origin, "data_sha256": data.digest}))
     described.pop("epochs")
     record = run / "settings.json"
     if restart:
@@ -633,11 +642,20 @@ def train(
 
     specification = _specification(settings, data, len(train_scans), len(validation_scans))
     specification = specification.model_copy(
-        update={"name": name or output.stem, "description": description, "licence": licence}
+        update={
+            "name": name or output.stem,
+            "description": description,
+            "licence": licence,
+            "training": {**specification.training, **origin},
+        }
     )
     lightning.seed_everything(settings.seed, verbose=False)
     budget = Budget(settings.epochs, iterations, minutes)
     module = MethodModule(settings, budget.share)
+    if start_from is not None:
+        trained = load_network(start_from).state_dict()
+        for network in (module.learner.network, module.average.module):
+            network.load_state_dict(trained)
     training_images = data.images[~data.validation]
     sampler = SliceSampler(
         data.volumes[~data.validation], settings.slices_per_volume, settings.seed
@@ -781,6 +799,22 @@ def _specification(
             + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
         },
     )
+
+
+def _origin(start_from: Checkpoint, settings: TrainingSettings) -> dict[str, Any]:
+    """What the record says of the model that a training starts from."""
+    there = start_from.specification
+    wanted = (settings.method, settings.network, settings.diffusion, settings.size)
+    found = (there.method, there.network, there.diffusion, there.preparation.size)
+    names = ("method", "network", "diffusion", "slice size")
+    differing = [n for n, w, f in zip(names, wanted, found, strict=True) if w != f]
+    if differing:
+        raise AddmError(
+            f"{start_from.path}: its {' and '.join(differing)} differ from what is to be trained; "
+            "choose the method, preset, noise and timesteps that it was trained with."
+        )
+    before = {k: there.training[k] for k in ("iterations", "seconds") if k in there.training}
+    return {"started_from": {"name": there.name, "sha256": start_from.sha256, **before}}
 
 
 def read_log(output: str | Path) -> list[dict[str, str]]:

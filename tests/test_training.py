@@ -303,3 +303,43 @@ def test_lambda_zero_trains_a_plain_ddpm(cohort, tmp_path):
     settings = replace(short_settings(), adversarial=AdversarialSettings(weight=0.0))
     output = training.train(cohort, tmp_path / "ddpm.safetensors", settings, iterations=3, **QUIET)
     assert load_checkpoint(output).specification.training["adversarial"]["weight"] == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_starts_from_another_models_weights(cohort, tmp_path):
+    settings = replace(short_settings(), ema=0.5, learning_rate=2e-3)
+    options = {"validate_every": 1, **QUIET}
+    first = training.train(cohort, tmp_path / "a.safetensors", settings, iterations=60, **options)
+    learned = load_checkpoint(first)
+
+    # With a rate of almost 0 the weights stay what they were (saved in half precision).
+    frozen = replace(settings, learning_rate=1e-12, augment=False)
+    tuned = load_checkpoint(
+        training.train(
+            cohort,
+            tmp_path / "b.safetensors",
+            frozen,
+            iterations=3,
+            start_from=learned,
+            **options,
+        )
+    )
+    for name, weights in learned.weights.items():
+        torch.testing.assert_close(tuned.weights[name], weights, msg=name)
+    record = tuned.specification.training["started_from"]
+    assert record["sha256"] == learned.sha256
+    assert record["iterations"] == learned.specification.training["iterations"]
+    assert tuned.specification.training["iterations"] == 3
+
+    with pytest.raises(AddmError, match=r"a\.safetensors: its network and diffusion differ"):
+        training.train(
+            cohort,
+            tmp_path / "c.safetensors",
+            replace(
+                settings,
+                network=settings.network.model_copy(update={"channels": (16, 16)}),
+                diffusion=DiffusionSpecification(length=500, noise="coarse"),
+            ),
+            start_from=learned,
+            **options,
+        )
