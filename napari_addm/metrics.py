@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from napari_addm.errors import InputError
@@ -72,6 +75,138 @@ class Ranking:
     best_threshold: float
 
 
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """What lies above each of some thresholds ("above" is strict); see `SortedScores`.
+
+    Attributes
+    ----------
+    threshold : ndarray, (n,)
+        Rising.
+    hits, false : ndarray of int, (n,)
+        Voxels above it that are truth, and those that are not.
+    positives, negatives : int
+        Voxels of the region that are truth, and those that are not.
+    """
+
+    threshold: np.ndarray
+    hits: np.ndarray
+    false: np.ndarray
+    positives: int
+    negatives: int
+
+    @property
+    def recall(self) -> np.ndarray:
+        """Share of the truth that lies above, (n,); NaN when the truth is empty."""
+        return _share(self.hits, self.positives)
+
+    @property
+    def false_positive_rate(self) -> np.ndarray:
+        """Share of the rest that lies above, (n,); NaN when the truth fills the region."""
+        return _share(self.false, self.negatives)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Share of what lies above that is truth, (n,); NaN where nothing lies above."""
+        return _share(self.hits, self.hits + self.false)
+
+    @property
+    def dice(self) -> np.ndarray:
+        """Overlap of what lies above with the truth, (n,); NaN when the truth is empty."""
+        both = self.positives + self.hits + self.false
+        return _share(2 * self.hits, both if self.positives else 0)
+
+
+@dataclass(frozen=True, eq=False)
+class SortedScores:
+    """The scores of the truth and those of the rest, each sorted.
+
+    Two plain sorts are several times faster than the order of all the scores,
+    and from both follows, exactly and with ties as one step, whatever depends
+    on a threshold alone.
+
+    Attributes
+    ----------
+    positive, negative : ndarray, (n,), (m,)
+        Rising; either may be empty.
+    """
+
+    positive: np.ndarray
+    negative: np.ndarray
+
+    @classmethod
+    def of(cls, scores: np.ndarray, lesion: np.ndarray) -> SortedScores:
+        """Sort scores, (n,), by whether they are truth: `lesion`, (n,), bool.
+
+        Raises
+        ------
+        InputError
+            When there is no score, or one is NaN or infinite.
+        """
+        _check_scores(scores)
+        if scores.dtype == bool:
+            scores = scores.astype(np.uint8)
+        return cls(np.sort(scores[lesion]), np.sort(scores[~lesion]))
+
+    def at(self, threshold: ArrayLike) -> Curves:
+        """Count what lies above some rising thresholds, (n,) or one number."""
+        threshold = np.atleast_1d(np.asarray(threshold))
+        if np.issubdtype(self.positive.dtype, np.floating):
+            # as ``scores > threshold`` compares
+            threshold = threshold.astype(self.positive.dtype)
+        hits, false = (
+            part.size - np.searchsorted(part, threshold, side="right")
+            for part in (self.positive, self.negative)
+        )
+        return Curves(threshold, hits, false, self.positive.size, self.negative.size)
+
+    def curves(self, points: int = 200) -> Curves:
+        """Curves from the lowest score to the highest, thinned to be drawn.
+
+        Parameters
+        ----------
+        points : int
+            Each of positives, negatives and range of scores is cut into about so
+            many even steps, so that no curve has a gap. With fewer positives and
+            fewer negatives than that, no score is left out.
+
+        Returns
+        -------
+        Curves
+            At most three times `points`, and 1. The first threshold lets all
+            scores in, the last one none. Every point is exact.
+        """
+        parts = [part for part in (self.positive, self.negative) if part.size]
+        low, high = min(part[0] for part in parts), max(part[-1] for part in parts)
+        picks = [part[_spread(part.size, points)] for part in parts]
+        steps = np.unique(np.concatenate((*picks, np.linspace(low, high, points))))
+        return self.at(np.concatenate(([_just_below(low)], steps)))
+
+    def ranking(self) -> Ranking:
+        """What `rank` says of these scores."""
+        positive, negative = self.positive, self.negative
+        # Only a positive's score can raise recall or be the best threshold.
+        steps, first = np.unique(positive, return_index=True)
+        hits = positive.size - first  # positives at or above each step
+        below = np.searchsorted(negative, steps, side="left")
+        false = negative.size - below  # negatives at or above each step
+
+        auroc = None
+        if negative.size:
+            tied = np.searchsorted(negative, steps, side="right") - below
+            repeats = np.diff(first, append=positive.size)
+            # Twice the number of won pairs, so that a tie's half stays an integer.
+            won = int(np.sum(repeats * (2 * below + tied)))
+            auroc = won / (2 * positive.size * negative.size)
+        precision = hits / (hits + false)
+        gained = np.diff(hits[::-1], prepend=0)[::-1]
+        auprc = float(np.sum(precision * gained) / positive.size)
+
+        dice = 2 * hits / (positive.size + hits + false)
+        best = dice.size - 1 - int(np.argmax(dice[::-1]))  # of equals, the highest threshold
+        return Ranking(auroc, auprc, float(dice[best]), _just_below(steps[best]))
+
+
 @dataclass(frozen=True)
 class SizeClass:
     """The lesions of one size.
@@ -118,6 +253,167 @@ class LesionRecall:
     by_size: tuple[SizeClass, ...]
     components: int
     false_positives: int
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion of a ground truth, and how it was met.
+
+    Attributes
+    ----------
+    id : int
+        1 is the largest.
+    volume_ml : float
+        Volume inside the region, mL.
+    found : bool
+        By the rule of `lesion_recall`.
+    covered : float
+        Share of it that lies in findings of any kind, 0 to 1.
+    peak : float
+        Largest anomaly score in it, in the map's units.
+    index : tuple of int
+        The voxel (s, a, r) with that score.
+    """
+
+    id: int
+    volume_ml: float
+    found: bool
+    covered: float
+    peak: float
+    index: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LesionTable:
+    """The lesions of a ground truth under some findings; see `Lesions.under`.
+
+    Attributes
+    ----------
+    lesions : tuple of Lesion
+        From the largest to the smallest.
+    findings, false_findings : int
+        Findings, and how many of them are false by the rule of `lesion_recall`.
+    """
+
+    lesions: tuple[Lesion, ...]
+    findings: int
+    false_findings: int
+
+    @property
+    def found(self) -> int:
+        """How many lesions were found."""
+        return sum(lesion.found for lesion in self.lesions)
+
+
+class Lesions:
+    """The lesions of a ground truth: what does not change while a threshold moves.
+
+    Parameters
+    ----------
+    truth : ndarray, (S, A, R)
+        Nonzero = lesion.
+    anomaly : ndarray, same shape
+        Scores.
+    mask : ndarray, same shape, optional
+        Region (nonzero) to judge in; everywhere when not given. Lesions are
+        26-connected components of the whole truth: one that the region cuts in
+        two is still one, is judged by its part inside, and one that lies outside
+        is left out.
+    voxel_ml : float
+        Volume of one voxel, mL.
+    """
+
+    def __init__(
+        self,
+        truth: np.ndarray,
+        anomaly: np.ndarray,
+        *,
+        mask: np.ndarray | None = None,
+        voxel_ml: float = 0.001,
+    ) -> None:
+        truth = np.asarray(truth) != 0
+        _check_shapes(np.asarray(anomaly), truth=truth, mask=mask)
+        where = np.nonzero(truth)
+        if where[0].size:
+            # Labelling holds the interpreter's lock: a box is quick where a whole head is not.
+            box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in where)
+            components, _ = _components(truth[box])
+            lesion = components[truth[box]]
+        else:
+            lesion = np.zeros(0, dtype=int)
+        flat = np.ravel_multi_index(where, truth.shape)
+        if mask is not None:
+            inside = np.asarray(mask).ravel()[flat] != 0
+            flat, lesion = flat[inside], lesion[inside]
+        _, lesion, voxels = np.unique(lesion, return_inverse=True, return_counts=True)
+        order = np.argsort(-voxels, kind="stable")
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        self._where = flat
+        self._lesion = place[lesion] + 1
+        self._voxels = voxels[order]
+        self._voxel_ml = voxel_ml
+        # By lesion, then by falling score: the first of each lesion is its peak.
+        score = np.asarray(anomaly).ravel()[flat]
+        by_peak = np.lexsort((-score.astype(np.float64), self._lesion))
+        first = by_peak[np.cumsum(self._voxels) - self._voxels]
+        self._peaks = score[first]
+        self._index = np.stack(np.unravel_index(flat[first], truth.shape), axis=-1)
+
+    def under(
+        self,
+        labels: np.ndarray,
+        sizes: Mapping[int, int],
+        *,
+        overlap: float = 0.1,
+        outside: float = 0.7,
+    ) -> LesionTable:
+        """Hold findings against the lesions.
+
+        Parameters
+        ----------
+        labels : ndarray of int, (S, A, R)
+            0 = no finding; nonzero in the region only.
+        sizes : mapping of int to int
+            Number of voxels of every finding, by its id in `labels`.
+        overlap, outside : float
+            The rule, as for `lesion_recall`.
+
+        Returns
+        -------
+        LesionTable
+        """
+        component = labels.ravel()[self._where]
+        ids = np.fromiter(sizes, dtype=np.int64, count=len(sizes))
+        voxels = np.fromiter(sizes.values(), dtype=np.int64, count=len(sizes))
+        order = np.argsort(ids)
+        # Compact, from 1; a person's ids may have gaps.
+        compact = np.zeros(component.size, dtype=np.int64)
+        hit = component != 0
+        compact[hit] = np.searchsorted(ids[order], component[hit]) + 1
+        found, false = _match(
+            self._lesion, compact, self._voxels, voxels[order], overlap=overlap, outside=outside
+        )
+        covered = _counts(self._lesion[hit], self._voxels.size) / self._voxels
+        return LesionTable(
+            tuple(
+                Lesion(
+                    id=n + 1,
+                    volume_ml=float(self._voxels[n] * self._voxel_ml),
+                    found=bool(found[n]),
+                    covered=float(covered[n]),
+                    peak=float(self._peaks[n]),
+                    index=(
+                        int(self._index[n, 0]),
+                        int(self._index[n, 1]),
+                        int(self._index[n, 2]),
+                    ),
+                )
+                for n in range(self._voxels.size)
+            ),
+            findings=len(sizes),
+            false_findings=int(np.count_nonzero(false)),
+        )
 
 
 def evaluate(
@@ -234,37 +530,7 @@ def rank(scores: np.ndarray, lesion: np.ndarray) -> Ranking:
     scores from high to low, without interpolation. Both equal scikit-learn's
     ``roc_auc_score`` and ``average_precision_score``.
     """
-    if scores.dtype == bool:
-        scores = scores.astype(np.uint8)
-    # Positives and negatives apart: two plain sorts are several times faster than the order
-    # of all the scores, and only a positive's score can raise recall or be the best threshold.
-    positive = np.sort(scores[lesion])
-    negative = np.sort(scores[~lesion])
-    steps, first = np.unique(positive, return_index=True)
-    hits = positive.size - first  # positives at or above each step
-    below = np.searchsorted(negative, steps, side="left")
-    false = negative.size - below  # negatives at or above each step
-
-    auroc = None
-    if negative.size:
-        tied = np.searchsorted(negative, steps, side="right") - below
-        repeats = np.diff(first, append=positive.size)
-        # Twice the number of won pairs, so that a tie's half stays an integer.
-        won = int(np.sum(repeats * (2 * below + tied)))
-        auroc = won / (2 * positive.size * negative.size)
-    precision = hits / (hits + false)
-    gained = np.diff(hits[::-1], prepend=0)[::-1]
-    auprc = float(np.sum(precision * gained) / positive.size)
-
-    dice = 2 * hits / (positive.size + hits + false)
-    best = dice.size - 1 - int(np.argmax(dice[::-1]))  # of equals, the highest threshold
-    # "Above" is strict, so the threshold lies just below the score it lets in.
-    step = steps[best]
-    if np.issubdtype(scores.dtype, np.floating):
-        threshold = float(np.nextafter(step, scores.dtype.type(-np.inf)))
-    else:
-        threshold = float(step) - 0.5
-    return Ranking(auroc, auprc, float(dice[best]), threshold)
+    return SortedScores.of(scores, lesion).ranking()
 
 
 def aupro(
@@ -413,12 +679,11 @@ def lesion_recall(
     lesion, lesions = _components(truth)
     component, components = _components(predicted)
     sizes = _counts(component, components)
-    true_voxels = _counts(component[lesion != 0], components)
-    # Hairs, so that 3 voxels of 30 are a tenth and 21 of 30 seven whatever the rounding.
-    false = sizes - true_voxels > outside * sizes + 1e-9
-    counts = np.concatenate(([False], ~false))[component]
     voxels = _counts(lesion, lesions)
-    found = _counts(lesion[counts], lesions) >= overlap * voxels - 1e-9
+    true = lesion != 0
+    found, false = _match(
+        lesion[true], component[true], voxels, sizes, overlap=overlap, outside=outside
+    )
 
     # A hair above, so that 100 voxels of 0.001 mL are 0.1 mL whatever the rounding.
     size_class = np.searchsorted(bounds_ml, voxels * voxel_ml * (1 + 1e-9), side="right")
@@ -451,6 +716,45 @@ def _components(voxels: np.ndarray) -> tuple[np.ndarray, int]:
 def _counts(labels: np.ndarray, count: int) -> np.ndarray:
     """Number of voxels of each of the labels 1..count."""
     return np.bincount(labels[labels != 0], minlength=count + 1)[1:]
+
+
+def _match(
+    lesion: np.ndarray,
+    component: np.ndarray,
+    voxels: np.ndarray,
+    sizes: np.ndarray,
+    *,
+    overlap: float,
+    outside: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which lesions are found and which components are false, by the rule of `lesion_recall`.
+
+    `lesion` and `component` are those of every voxel of the truth, (n,); `voxels` and `sizes`
+    count the voxels of lesions and components from 1 on.
+    """
+    # Hairs, so that 3 voxels of 30 are a tenth and 21 of 30 seven whatever the rounding.
+    false = sizes - _counts(component, sizes.size) > outside * sizes + 1e-9
+    counts = np.concatenate(([False], ~false))[component]
+    return _counts(lesion[counts], voxels.size) >= overlap * voxels - 1e-9, false
+
+
+def _share(part: np.ndarray, whole: np.ndarray | int) -> np.ndarray:
+    """Part of a whole; NaN where there is none."""
+    part = np.asarray(part, dtype=np.float64)
+    whole = np.broadcast_to(whole, part.shape)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _spread(size: int, points: int) -> np.ndarray:
+    """At most so many indices, evenly from the first to the last."""
+    return np.unique(np.linspace(0, size - 1, min(size, points)).round().astype(int))
+
+
+def _just_below(score: np.number[Any]) -> float:
+    """The highest threshold that lets a score in, as "above" is strict."""
+    if isinstance(score, np.floating):
+        return float(np.nextafter(score, score.dtype.type(-np.inf)))
+    return float(score) - 0.5
 
 
 def _check_shapes(

@@ -14,7 +14,15 @@ from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from napari_addm.errors import InputError
-from napari_addm.metrics import SizeClass, aupro, evaluate, lesion_recall, rank
+from napari_addm.metrics import (
+    Lesions,
+    SizeClass,
+    SortedScores,
+    aupro,
+    evaluate,
+    lesion_recall,
+    rank,
+)
 
 SHAPE = (4, 5, 6)
 
@@ -466,3 +474,167 @@ def test_lesion_recall_refuses_what_makes_no_sense():
         lesion_recall(prediction, truth, voxel_ml=0.001, outside=1)
     with pytest.raises(ValueError, match="rise"):
         lesion_recall(prediction, truth, voxel_ml=0.001, bounds_ml=(1.0, 0.1))
+
+
+# --- curves ----------------------------------------------------------------------------------
+
+
+@given(cases(distinct=7), st.integers(-1, 8))
+def test_what_lies_above_a_threshold_equals_evaluate(case, threshold):
+    scores, truth = case
+    point = SortedScores.of(scores.ravel(), truth.ravel()).at(threshold)
+    expected = evaluate(scores, truth, threshold=threshold)
+    assert point.dice == pytest.approx([expected.dice])
+    assert point.recall == pytest.approx([expected.recall])
+    above = scores > threshold
+    assert point.false_positive_rate == pytest.approx([np.mean(above[~truth])])
+    assert (
+        np.isnan(point.precision[0])
+        if expected.precision is None
+        else (point.precision[0] == pytest.approx(expected.precision))
+    )
+
+
+@given(cases(distinct=9))
+def test_curves_with_ties_equal_scikit_learn(case):
+    """No score is left out of a few, so corners and areas are scikit-learn's own."""
+    scores, truth = case[0].ravel(), case[1].ravel()
+    curves = SortedScores.of(scores, truth).curves(points=scores.size)
+    rate, recall = curves.false_positive_rate[::-1], curves.recall[::-1]
+    expected = sklearn_metrics.roc_curve(truth, scores, drop_intermediate=False)
+    assert set(zip(rate, recall, strict=True)) == set(zip(expected[0], expected[1], strict=True))
+    assert np.trapezoid(recall, rate) == pytest.approx(sklearn_metrics.roc_auc_score(truth, scores))
+    defined = ~np.isnan(curves.precision)
+    precision, recall = curves.precision[defined][::-1], curves.recall[defined][::-1]
+    expected = sklearn_metrics.precision_recall_curve(truth, scores)
+    ours = set(zip(precision.round(9), recall.round(9), strict=True))
+    # scikit-learn's last point is made up: precision 1 at recall 0
+    theirs = set(zip(expected[0][:-1].round(9), expected[1][:-1].round(9), strict=True))
+    assert ours == theirs
+    area = np.sum(np.diff(recall, prepend=0) * precision)
+    assert area == pytest.approx(sklearn_metrics.average_precision_score(truth, scores))
+    assert np.nanmax(curves.dice) == evaluate(scores, truth, threshold=0).best_dice
+
+
+def test_thinned_curves_are_exact_at_their_points_and_keep_the_areas():
+    random = np.random.default_rng(4)
+    truth = random.random(200_000) < 0.02
+    scores = (random.normal(size=truth.size) + 1.5 * truth).astype(np.float32)
+    curves = SortedScores.of(scores, truth).curves()
+    assert curves.threshold.size <= 601
+    assert np.all(np.diff(curves.threshold) >= 0)
+    assert (curves.hits[0], curves.false[0]) == (truth.sum(), (~truth).sum())
+    assert (curves.hits[-1], curves.false[-1]) == (0, 0)
+    assert np.isnan(curves.precision[-1])
+    for n in range(0, curves.threshold.size, 37):
+        above = scores > curves.threshold[n]
+        assert curves.hits[n] == np.count_nonzero(above & truth)
+        assert curves.false[n] == np.count_nonzero(above & ~truth)
+    rate, recall = curves.false_positive_rate[::-1], curves.recall[::-1]
+    assert np.trapezoid(recall, rate) == pytest.approx(
+        sklearn_metrics.roc_auc_score(truth, scores), abs=1e-3
+    )
+    # 300 pixels wide, no curve has a gap that shows
+    assert max(np.diff(rate).max(), np.diff(recall).max()) < 0.01
+    reach = curves.threshold[-1] - curves.threshold[0]
+    assert np.diff(curves.threshold).max() < 0.01 * reach
+
+
+def test_curves_without_positives_or_negatives():
+    empty = SortedScores.of(np.arange(4.0), np.zeros(4, dtype=bool)).curves()
+    assert np.isnan(np.stack((empty.recall, empty.dice))).all()
+    full = SortedScores.of(np.arange(4.0), np.ones(4, dtype=bool)).curves()
+    assert np.isnan(full.false_positive_rate).all()
+    assert full.dice[0] == 1
+    with pytest.raises(InputError, match="empty"):
+        SortedScores.of(np.zeros(0), np.zeros(0, dtype=bool))
+    with pytest.raises(InputError, match="NaN"):
+        SortedScores.of(np.array([1.0, np.nan]), np.array([True, False]))
+
+
+# --- lesions ---------------------------------------------------------------------------------
+
+
+def table_of(prediction, truth, anomaly=None, **options):
+    labels, count = ndimage.label(prediction, structure=np.ones((3, 3, 3)))
+    sizes = {n: int(np.count_nonzero(labels == n)) for n in range(1, count + 1)}
+    anomaly = np.asarray(truth, dtype=np.float32) if anomaly is None else anomaly
+    return Lesions(truth, anomaly, **options).under(labels, sizes)
+
+
+def test_lesions_by_hand():
+    truth = np.zeros((8, 8, 8), dtype=np.uint8)
+    truth[0, 0, 0] = 5  # one voxel, not found
+    truth[2:4, 2:4, 2:4] = 1
+    truth[4, 4, 4] = 2  # touches by a corner: the same lesion, of 9 voxels
+    truth[7, 0:4, 7] = 1  # 4 voxels, one of them found
+    anomaly = np.zeros(truth.shape, dtype=np.float32)
+    anomaly[0, 0, 0], anomaly[3, 2, 3], anomaly[4, 4, 4], anomaly[7, 3, 7] = 0.1, 0.8, 0.7, 0.3
+    anomaly[6, 6, 6] = 9.0  # no lesion
+    prediction = np.zeros(truth.shape, dtype=bool)
+    prediction[2:4, 2:4, 2:4] = True
+    prediction[7, 3, 7] = True
+    prediction[0, 6, 6] = True  # false
+    table = table_of(prediction, truth, anomaly, voxel_ml=0.5)
+    first, second, third = table.lesions
+    assert (first.id, first.volume_ml, first.found) == (1, 4.5, True)
+    assert first.covered == pytest.approx(8 / 9)
+    assert (first.peak, first.index) == (pytest.approx(0.8), (3, 2, 3))
+    assert (second.id, second.volume_ml, second.found, second.covered) == (2, 2.0, True, 0.25)
+    assert second.index == (7, 3, 7)
+    assert (third.id, third.volume_ml, third.found, third.covered) == (3, 0.5, False, 0.0)
+    assert third.peak == pytest.approx(0.1)
+    assert (table.found, table.findings, table.false_findings) == (2, 3, 1)
+
+
+def test_lesions_of_empty_truth_and_all_found():
+    nothing = np.zeros((4, 4, 4), dtype=bool)
+    spot = nothing.copy()
+    spot[1, 1, 1] = True
+    table = table_of(spot, nothing)
+    assert (table.lesions, table.found, table.false_findings) == ((), 0, 1)
+    table = table_of(nothing, spot)
+    assert [(lesion.found, lesion.covered) for lesion in table.lesions] == [(False, 0)]
+    table = table_of(spot, spot)
+    assert [(lesion.found, lesion.covered) for lesion in table.lesions] == [(True, 1)]
+    assert table.false_findings == 0
+
+
+def test_a_flooded_lesion_is_covered_and_yet_not_found():
+    truth = np.zeros((6, 6, 6), dtype=bool)
+    truth[1, 1, 1:3] = True
+    table = table_of(np.ones_like(truth), truth)
+    assert (table.lesions[0].covered, table.lesions[0].found, table.false_findings) == (1, False, 1)
+
+
+@given(hnp.arrays(bool, SHAPE), hnp.arrays(bool, SHAPE))
+def test_lesion_table_counts_as_lesion_recall(prediction, truth):
+    table = table_of(prediction, truth)
+    expected = lesion_recall(prediction, truth, 0.001)
+    assert len(table.lesions) == expected.lesions
+    assert table.found == expected.found
+    assert (table.findings, table.false_findings) == (expected.components, expected.false_positives)
+    volumes = [lesion.volume_ml for lesion in table.lesions]
+    assert volumes == sorted(volumes, reverse=True)
+    assert sum(volumes) == pytest.approx(truth.sum() * 0.001)
+
+
+def test_lesions_are_judged_by_their_part_in_the_region():
+    truth = np.zeros((6, 6, 6), dtype=bool)
+    truth[0:4, 2, 2] = True  # half of it in the region
+    truth[5, 5, 5] = True  # none
+    region = np.zeros_like(truth)
+    region[2:5] = True
+    prediction = truth & region
+    table = table_of(prediction, truth, mask=region)
+    assert [(lesion.volume_ml, lesion.covered) for lesion in table.lesions] == [(0.002, 1)]
+
+
+def test_findings_with_any_numbers():
+    """A person may paint with any label; only what was measured counts."""
+    truth = np.zeros((5, 5, 5), dtype=bool)
+    truth[2, 2, 1:4] = True
+    labels = np.where(truth, 70_000, 0).astype(np.int32)
+    labels[0, 0, 0] = 9
+    table = Lesions(truth, truth.astype(float)).under(labels, {70_000: 3, 9: 1})
+    assert (table.found, table.findings, table.false_findings) == (1, 2, 1)
