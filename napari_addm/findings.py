@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -29,7 +31,40 @@ CSV_COLUMNS = (
     "uncertainty",
     "slice",
     "voxels",
+    "decision",
+    "note",
 )
+
+Verdict = Literal["accepted", "rejected"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a person thinks of a finding.
+
+    Attributes
+    ----------
+    verdict : {"accepted", "rejected"} or None
+        None while it is open.
+    note : str
+        Plain text in one line.
+    """
+
+    verdict: Verdict | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        # A line break would tear the table's row and the CSV's line apart.
+        object.__setattr__(self, "note", " ".join(self.note.split()))
+
+    def __bool__(self) -> bool:
+        return self.verdict is not None or bool(self.note)
+
+
+UNDECIDED = Decision()
+# By the finding's id; a finding that is missing is undecided.
+Decisions = Mapping[int, Decision]
+NO_DECISIONS: Decisions = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -52,6 +87,8 @@ class Finding:
         Index along S (axis 0, from 0) of the voxel with the largest score.
     voxels : int
         Number of voxels.
+    sides_known : bool
+        Whether the file says which side is left.
     """
 
     id: int
@@ -62,11 +99,12 @@ class Finding:
     uncertainty: float | None
     slice: int
     voxels: int
+    sides_known: bool = True
 
     @property
     def position(self) -> str:
         """Its centroid in words; see `describe_position`."""
-        return describe_position(self.centroid_mm)
+        return describe_position(self.centroid_mm, sides_known=self.sides_known)
 
 
 def label_anomalies(
@@ -190,18 +228,25 @@ def measure_findings(
             uncertainty=None if spread is None else float(spread[n]),
             slice=int(slices[n]),
             voxels=int(voxels[n]),
+            sides_known=volume.sides_known,
         )
         for n in range(ids.size)
     ]
 
 
-def describe_position(position_mm: tuple[float, float, float]) -> str:
+def describe_position(
+    position_mm: tuple[float, float, float], *, sides_known: bool = True, separator: str = "  "
+) -> str:
     """Word a place for a person: ``"L 31  P 22  S 31 mm"``.
 
     Parameters
     ----------
     position_mm : tuple of float
         World RAS+ (x, y, z), mm.
+    sides_known : bool
+        Without it neither left nor right is claimed: ``"L/R? 31  P 22  S 31 mm"``.
+    separator : str
+        Between the three.
 
     Returns
     -------
@@ -213,20 +258,24 @@ def describe_position(position_mm: tuple[float, float, float]) -> str:
     words = []
     for value, plus, minus in zip(position_mm, "RAS", "LPI", strict=True):
         whole = round(value)
-        words.append(f"{minus if whole < 0 else plus} {abs(whole)}")
-    return "  ".join(words) + " mm"
+        word = minus if whole < 0 else plus
+        if plus == "R" and not sides_known:
+            word = "L/R?"
+        words.append(f"{word} {abs(whole)}")
+    return separator.join(words) + " mm"
 
 
-def findings_csv(findings: Sequence[Finding]) -> str:
-    """The findings as CSV text with a header line; a missing uncertainty is an empty cell.
+def findings_csv(findings: Sequence[Finding], decisions: Decisions = NO_DECISIONS) -> str:
+    """The findings as CSV text with a header line; what is unknown is an empty cell.
 
     `x_mm`, `y_mm`, `z_mm` are the centroid in world RAS+; `slice` counts from 0
-    along S.
+    along S; `decision` is ``accepted``, ``rejected`` or empty.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for finding in findings:
+        decision = decisions.get(finding.id, UNDECIDED)
         writer.writerow(
             (
                 finding.id,
@@ -238,9 +287,25 @@ def findings_csv(findings: Sequence[Finding]) -> str:
                 "" if finding.uncertainty is None else f"{finding.uncertainty:.6g}",
                 finding.slice,
                 finding.voxels,
+                decision.verdict or "",
+                decision.note,
             )
         )
     return text.getvalue()
+
+
+def findings_record(
+    findings: Sequence[Finding], decisions: Decisions = NO_DECISIONS
+) -> list[dict[str, Any]]:
+    """The findings ready for JSON, each with its ``decision`` (or None) and ``note``."""
+    return [
+        {
+            **asdict(finding),
+            "decision": decisions.get(finding.id, UNDECIDED).verdict,
+            "note": decisions.get(finding.id, UNDECIDED).note,
+        }
+        for finding in findings
+    ]
 
 
 def _bounding_box(voxels: np.ndarray) -> tuple[slice, slice, slice] | None:

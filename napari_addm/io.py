@@ -29,6 +29,7 @@ from scipy import ndimage
 
 from napari_addm.errors import AddmError, InputError, MissingExtraError
 from napari_addm.volume import (
+    UNKNOWN_SIDES,
     Volume,
     affine_is_sheared,
     displacement,
@@ -106,7 +107,6 @@ HUGE_VOXELS = 512**3
 # Peak bytes per voxel beyond the stored ones while reading: the float32 voxels and one copy.
 WORKING_BYTES = 8
 
-UNKNOWN_SIDES = "The file does not say how it lies in the world: left/right unknown."
 # The spaces of the NRRD format that are anatomical, as signs of the RAS+ axes.
 NRRD_SPACES = {
     name: signs

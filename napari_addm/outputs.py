@@ -20,7 +20,13 @@ import numpy as np
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError
-from napari_addm.findings import Finding, findings_csv
+from napari_addm.findings import (
+    NO_DECISIONS,
+    Decisions,
+    Finding,
+    findings_csv,
+    findings_record,
+)
 from napari_addm.io import write_volume
 from napari_addm.metrics import Metrics
 from napari_addm.volume import Volume
@@ -127,6 +133,7 @@ def save_detection(
     checkpoint: Checkpoint,
     threshold: float,
     minimum_ml: float,
+    decisions: Decisions = NO_DECISIONS,
     stem: str | None = None,
     metrics: Metrics | None = None,
     truth: Path | None = None,
@@ -154,6 +161,8 @@ def save_detection(
         That `detection` was made with.
     threshold, minimum_ml : float
         That `labels` were made with.
+    decisions : mapping of int to Decision
+        What a person thinks of the findings, by their ids.
     stem : str, optional
         How the file names begin; the scan's name by default.
     metrics : Metrics, optional
@@ -193,13 +202,14 @@ def save_detection(
         checkpoint=checkpoint,
         threshold=threshold,
         minimum_ml=minimum_ml,
+        decisions=decisions,
         metrics=metrics,
         truth=truth,
         mask=mask,
         seconds=seconds,
     )
     texts = {
-        "findings": findings_csv(findings),
+        "findings": findings_csv(findings, decisions),
         "record": json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
     try:
@@ -232,6 +242,7 @@ def run_record(
     checkpoint: Checkpoint,
     threshold: float,
     minimum_ml: float,
+    decisions: Decisions = NO_DECISIONS,
     metrics: Metrics | None = None,
     truth: Path | None = None,
     mask: Path | None = None,
@@ -284,7 +295,7 @@ def run_record(
             stage: round(float(spent), 3)
             for stage, spent in (detection.seconds if seconds is None else seconds).items()
         },
-        "findings": [asdict(finding) for finding in findings],
+        "findings": findings_record(findings, decisions),
         "metrics": None if metrics is None else metrics_record(metrics, detection),
     }
 

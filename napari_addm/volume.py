@@ -22,6 +22,13 @@ SUFFIXES = (
     ".nhdr",
 )
 
+# Warnings of a volume whose left and right nobody vouches for.
+UNKNOWN_SIDES = "The file does not say how it lies in the world: left/right unknown."
+GRID_OF_LAYER = (
+    "The grid was taken from the layer's scale and translation, with its axes as superior, "
+    "anterior, right: check left and right."
+)
+
 # An axis less than this from a world axis (radians, a tenth of a degree) counts as aligned.
 ALIGNED = 1.75e-3
 
@@ -105,6 +112,11 @@ class Volume:
     def is_sheared(self) -> bool:
         """Whether the grid axes are not at right angles (by more than 0.1 degrees)."""
         return affine_is_sheared(self.affine)
+
+    @property
+    def sides_known(self) -> bool:
+        """Whether the file says which side is left; the warnings tell why not."""
+        return not {UNKNOWN_SIDES, GRID_OF_LAYER}.intersection(self.warnings)
 
     @property
     def name(self) -> str:

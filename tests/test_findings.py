@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import time
 
 import nibabel as nib
@@ -14,13 +15,15 @@ from scipy import ndimage
 
 from napari_addm.findings import (
     CSV_COLUMNS,
+    Decision,
     Finding,
     describe_position,
     findings_csv,
+    findings_record,
     label_anomalies,
     measure_findings,
 )
-from napari_addm.volume import volume_from_array
+from napari_addm.volume import GRID_OF_LAYER, UNKNOWN_SIDES, volume_from_array
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -221,3 +224,34 @@ def test_csv_reads_back():
     assert rows[0]["uncertainty"] == "0.125"
     assert rows[1]["uncertainty"] == ""
     assert rows[1]["slice"] == "3"
+    assert {(row["decision"], row["note"]) for row in rows} == {("", "")}
+
+
+def test_decisions_stand_in_the_csv_and_in_the_record():
+    findings = [
+        Finding(n, 1.0, (-31.24, -22.0, 30.6), 2.5, 1.25, None, 77, 1000) for n in (1, 2, 7)
+    ]
+    decisions = {7: Decision("rejected", 'a vessel,\nsaid "Ann"'), 2: Decision(note="ask")}
+    rows = list(csv.DictReader(io.StringIO(findings_csv(findings, decisions))))
+    expected = [("", ""), ("", "ask"), ("rejected", 'a vessel, said "Ann"')]
+    assert [(row["decision"], row["note"]) for row in rows] == expected
+    record = json.loads(json.dumps(findings_record(findings, decisions)))
+    assert [(f["decision"] or "", f["note"]) for f in record] == expected
+    assert [f["id"] for f in record] == [1, 2, 7]
+    assert not Decision()
+    assert not Decision(note="  \n ")
+    assert Decision(note="x")
+
+
+@pytest.mark.parametrize("warning", [UNKNOWN_SIDES, GRID_OF_LAYER])
+def test_an_unknown_side_is_not_claimed(warning):
+    data = np.zeros((20, 20, 20), np.float32)
+    data[15, 16, 3] = 1
+    for warnings, words in (
+        (("odd", warning), "L/R? 6  A 6  S 6 mm"),
+        (("odd",), "L 6  A 6  S 6 mm"),
+    ):
+        volume = volume_from_array(data, warnings=warnings)
+        (finding,) = measure_findings(data.astype(np.int32), data, volume)
+        assert finding.position == words
+        assert words in findings_csv([finding])

@@ -14,7 +14,13 @@ from napari_addm import outputs
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
 from napari_addm.detection import Detection, DetectionSettings, resolve
 from napari_addm.errors import AddmError
-from napari_addm.findings import label_anomalies, measure_findings
+from napari_addm.findings import (
+    NO_DECISIONS,
+    Decision,
+    Decisions,
+    label_anomalies,
+    measure_findings,
+)
 from napari_addm.io import read_volume, write_volume
 from napari_addm.metrics import evaluate
 from napari_addm.outputs import check_outputs, save_detection
@@ -77,6 +83,7 @@ def save(
     draws: int = 1,
     overwrite: bool = False,
     truth: Path | None = None,
+    decisions: Decisions = NO_DECISIONS,
 ) -> dict[str, Path]:
     detection = make_detection(volume, checkpoint, draws)
     anomaly = detection.anomaly.data
@@ -91,6 +98,7 @@ def save(
         checkpoint=checkpoint,
         threshold=THRESHOLD,
         minimum_ml=0.01,
+        decisions=decisions,
         metrics=evaluate(anomaly, labels, threshold=THRESHOLD) if truth else None,
         truth=truth,
         overwrite=overwrite,
@@ -179,6 +187,19 @@ def test_record(tmp_path: Path, checkpoint: Checkpoint) -> None:
     assert record["metrics"]["dice"] == 1.0
     assert record["metrics"]["region"].startswith("brain mask")
     assert record["warnings"] == ["a warning"]
+
+
+def test_decisions_are_saved(tmp_path: Path, checkpoint: Checkpoint) -> None:
+    volume = write_scan(tmp_path / "scan.nii.gz")
+    decision = Decision("rejected", "choroid plexus")
+    paths = save(tmp_path / "out", volume, checkpoint, decisions={1: decision, 2: Decision()})
+    with paths["findings"].open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["decision"], row["note"]) == ("rejected", "choroid plexus")
+    (finding,) = json.loads(paths["record"].read_text())["findings"]
+    assert (finding["decision"], finding["note"]) == ("rejected", "choroid plexus")
+    # what a person rejects stays in the labels
+    assert np.asarray(nib.load(paths["labels"]).dataobj).any()
 
 
 def test_existing_files_are_kept(tmp_path: Path, checkpoint: Checkpoint) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_addm.errors import InputError
-from napari_addm.volume import Source, Volume, volume_from_native
+from napari_addm.volume import GRID_OF_LAYER, Source, Volume, volume_from_native
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -26,10 +26,6 @@ LayerKind = Literal["image", "labels"]
 LayerTuple = tuple[np.ndarray, dict[str, Any], LayerKind]
 
 # Voxels are subsampled for the display range: percentiles of all of them would take a second.
-GRID_OF_LAYER = (
-    "The grid was taken from the layer's scale and translation, with its axes as superior, "
-    "anterior, right: check left and right."
-)
 DISPLAY_STEP = 4
 DISPLAY_PERCENTILES = (0.1, 99.9)
 

@@ -20,9 +20,8 @@ from superqt.utils import WorkerBase
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
 from napari_addm.detection import DetectionSettings, Progress, detect
 from napari_addm.errors import InputError
-from napari_addm.volume import Volume
+from napari_addm.volume import GRID_OF_LAYER, Volume
 from napari_addm.widgets.layers import (
-    GRID_OF_LAYER,
     METADATA_KEY,
     LayerGeometry,
     volume_from_layer_data,
