@@ -26,14 +26,11 @@ from napari_addm import __version__
 from napari_addm.errors import AddmError, MissingExtraError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from napari_addm.checkpoint import ModelSpecification
     from napari_addm.detection import Detection, DetectionSettings, Progress
     from napari_addm.findings import Finding
     from napari_addm.methods.base import TrainingSettings
     from napari_addm.metrics import Metrics
-    from napari_addm.volume import Volume
 
 # The modules that define these choices are slow to import; a test holds the two together.
 SamplerChoice = Literal["ddim", "ddpm"]
@@ -344,7 +341,7 @@ def _detect_case(
     from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint, read_specification
     from napari_addm.detection import resolve, run
     from napari_addm.findings import label_anomalies, measure_findings
-    from napari_addm.io import read_volume
+    from napari_addm.io import read_beside, read_volume
     from napari_addm.metrics import evaluate
     from napari_addm.outputs import check_outputs, save_detection
 
@@ -360,8 +357,15 @@ def _detect_case(
     with watch.time("read"):
         volume = read_volume(scan, frame=frame)
         notes: list[str] = []
-        brain = _read_beside("brain mask", mask, volume, resample_mask, notes)
-        lesion = _read_beside("truth", truth, volume, resample_truth, notes)
+        brain = lesion = None
+        if mask is not None:
+            mend = "add --resample-mask to bring it there"
+            brain, said = read_beside("brain mask", mask, volume, resample_mask, mend)
+            notes += said
+        if truth is not None:
+            mend = "add --resample-truth to bring it there"
+            lesion, said = read_beside("truth", truth, volume, resample_truth, mend)
+            notes += said
     with watch.time("import"):
         from napari_addm.methods import get_method
 
@@ -424,26 +428,6 @@ def _stem(scan: Path) -> str:
     from napari_addm.volume import stem
 
     return stem(scan)
-
-
-def _read_beside(
-    what: Literal["brain mask", "truth"],
-    path: Path | None,
-    volume: Volume,
-    resample: bool,
-    notes: list[str],
-) -> np.ndarray | None:
-    """A mask or a ground truth as booleans on the scan's grid; its own warnings go to `notes`."""
-    if path is None:
-        return None
-    from napari_addm.io import check_same_grid, read_labels, resample_labels
-
-    labels = read_labels(path)
-    if resample and not labels.same_grid(volume):
-        labels = resample_labels(labels, volume)
-    check_same_grid(labels, volume, f"add --resample-{what.split()[-1]} to bring it there")
-    notes += [f"The {what}: {note}" for note in labels.warnings if note not in volume.warnings]
-    return labels.data != 0
 
 
 @contextlib.contextmanager

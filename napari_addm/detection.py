@@ -453,6 +453,7 @@ def detect(
     *,
     first_slice: int | None = None,
     partial: bool = True,
+    prepared: Slices | None = None,
 ) -> Iterator[Progress]:
     """Reconstruct a scan as if it were healthy, and score the difference.
 
@@ -467,6 +468,9 @@ def detect(
         Slices are reconstructed from this slice of the scan outward; else from the middle.
     partial : bool
         Whether to yield results while slices finish, or only the last.
+    prepared : Slices, optional
+        What :func:`napari_addm.preparation.prepare` made of `volume` for this
+        checkpoint, where that was done beforehand; `brain_mask` is then not used.
 
     Yields
     ------
@@ -504,7 +508,7 @@ def detect(
         return time.perf_counter() - started
 
     yield Progress("prepare", 0, 0, elapsed())
-    slices = prepare(volume, specification.preparation, brain_mask)
+    slices = prepared or prepare(volume, specification.preparation, brain_mask)
     seconds = {"prepare": elapsed(), "load": 0.0, "network": 0.0, "score": 0.0}
     warnings = list(slices.warnings)
     highest = specification.training.get("highest_level")

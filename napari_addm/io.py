@@ -343,6 +343,43 @@ def check_same_grid(
     raise InputError(f"{what} {how}: {mend}.")
 
 
+def read_beside(
+    what: str, path: Path, like: Volume, resample: bool = False, mend: str | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Read a mask or a ground truth of a scan as booleans on the scan's own grid.
+
+    Parameters
+    ----------
+    what : str
+        Its name in the warnings, such as ``"brain mask"``.
+    path : Path
+    like : Volume
+        The scan.
+    resample : bool
+        Bring it to the scan's grid where it lies on another.
+    mend : str, optional
+        What to do about another grid, for the error; see `check_same_grid`.
+
+    Returns
+    -------
+    ndarray of bool, shape (S, A, R)
+        True where the file is not 0.
+    list of str
+        Its own warnings.
+
+    Raises
+    ------
+    InputError
+        As for `read_labels`, and when it lies on another grid.
+    """
+    labels = read_labels(path)
+    if resample and not labels.same_grid(like):
+        labels = resample_labels(labels, like)
+    check_same_grid(labels, like, *([mend] if mend else []))
+    notes = [f"The {what}: {note}" for note in labels.warnings if note not in like.warnings]
+    return labels.data != 0, notes
+
+
 def resample_labels(labels: Volume, like: Volume) -> Volume:
     """Labels on another volume's grid, each voxel from its nearest neighbour in the world.
 
