@@ -33,6 +33,7 @@ from napari_addm.widgets.contributions import write_image, write_labels
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import METADATA_KEY, layer_to_volume, volume_to_layer
 from napari_addm.widgets.results import is_output
+from napari_addm.widgets.views import RADIOLOGICAL
 from napari_addm.widgets.worker import Job
 
 LESION = (25.0, -20.0, 15.0, 20.0)
@@ -618,7 +619,7 @@ def test_the_demo_case(viewer, panel):
     assert panel.scan_chooser.currentText() == "demo_T1w"
     assert panel.truth_chooser.currentText() == "demo_lesion"
     assert panel.grid_message.text() == ""
-    assert tuple(map(str, viewer.scene.camera.orientation)) == module.RADIOLOGICAL
+    assert tuple(map(str, viewer.scene.camera.orientation)) == RADIOLOGICAL
 
 
 def test_the_threshold_says_what_it_marks_in_a_healthy_brain(

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from napari.layers import Layer
+import numpy as np
+from napari.layers import Labels, Layer
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QComboBox, QFileDialog, QWidget
 
 from napari_addm.checkpoint import DEMO_CHECKPOINT
+from napari_addm.errors import AddmError
+from napari_addm.io import resample_labels
+from napari_addm.widgets import tooltips as texts
+from napari_addm.widgets.forms import WARNING, button, column, message, say
+from napari_addm.widgets.layers import volume_to_layer
+from napari_addm.widgets.worker import LayerData, place, place_grid
+
+if TYPE_CHECKING:
+    import napari
 
 
 def _narrow(box: QComboBox) -> None:
@@ -67,6 +79,97 @@ class LayerChooser(QComboBox):
                 self.setCurrentIndex(index)
                 return
         self.setCurrentIndex(0 if self.count() else -1)
+
+
+def layer_of(viewer: napari.viewer.Viewer, chooser: LayerChooser) -> Layer | None:
+    """The layer that is chosen, if it is still there."""
+    for layer in viewer.layers:
+        if layer.unique_id == chooser.layer_id:
+            return layer
+    return None
+
+
+class LabelsChoice(QWidget):
+    """A chooser of labels that have to lie on the scan's voxels, and what to do if they do not.
+
+    The chooser is for a row of a form; the widget itself, below it, holds a
+    message and a button that resamples, and is empty while the labels fit.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    none : str
+        Words of the entry that means no layer.
+
+    Attributes
+    ----------
+    changed : Signal()
+        Another layer is chosen.
+    failed : Signal(object)
+        An exception, for the panel to show.
+    chooser : LayerChooser
+    grid_message : QLabel
+    resample_button : QPushButton
+    """
+
+    changed = Signal()
+    failed = Signal(object)
+
+    def __init__(self, viewer: napari.viewer.Viewer, none: str) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._scan: Layer | None = None
+        self.chooser = LayerChooser(none)
+        self.grid_message = message(WARNING)
+        self.resample_button = button(texts.RESAMPLE, self._on_resample)
+        body = column(self)
+        body.addWidget(self.grid_message)
+        body.addWidget(self.resample_button)
+        self._check()
+        self.chooser.changed.connect(self._check)
+        self.chooser.changed.connect(self.changed)
+
+    @property
+    def layer(self) -> Layer | None:
+        """The chosen layer."""
+        return layer_of(self._viewer, self.chooser)
+
+    def lie_on(self, scan: Layer | None) -> None:
+        """Set the scan on whose voxels the labels have to lie."""
+        self._scan = scan
+        self._check()
+
+    def _check(self) -> None:
+        """Say when the labels lie on other voxels than the scan."""
+        layer, scan = self.layer, self._scan
+        fits = True
+        if layer is not None and scan is not None:
+            with contextlib.suppress(AddmError):  # said when it is used
+                fits = place_grid(LayerData.of(layer)).same_grid(place_grid(LayerData.of(scan)))
+        words = ""
+        if not fits and layer is not None and scan is not None:
+            words = f"'{layer.name}' does not lie on the voxels of '{scan.name}'."
+        say(self.grid_message, words)
+        self.resample_button.setVisible(not fits)
+        self.setVisible(not fits)
+
+    def _on_resample(self) -> None:
+        layer, scan = self.layer, self._scan
+        if layer is None or scan is None:
+            return
+        try:
+            like = place(LayerData.of(scan))
+            moved = resample_labels(place(LayerData.of(layer)).volume, like.volume)
+        except AddmError as error:
+            self.failed.emit(error)
+            return
+        name = f"{layer.name} on {scan.name}"
+        data, arguments, _ = volume_to_layer(moved, "labels", name=name)
+        for key in ("scale", "translate", "units", "axis_labels", "affine"):
+            arguments[key] = getattr(scan, key)
+        copy = Labels(np.array(like.to_layer(data)), **arguments)
+        self._viewer.add_layer(copy)
+        self.chooser.choose(copy)
 
 
 class CheckpointChooser(QComboBox):

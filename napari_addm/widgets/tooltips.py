@@ -14,9 +14,21 @@ class Text(NamedTuple):
 
 RESEARCH_USE_ONLY = "Research use only, not a medical device"
 
+SCAN_SECTION = Text("Scan", "What is looked at. Click to fold or unfold.")
+MODEL_SECTION = Text("Model", "What rebuilds the scan, and how. Click to fold or unfold.")
+FINDINGS_SECTION = Text(
+    "Findings", "What differs by more than the threshold. Click to fold or unfold."
+)
+TRUTH_SECTION = Text(
+    "Ground truth", "How well findings and a known answer agree. Click to fold or unfold."
+)
+VIEW_SECTION = Text("View", "How the layers are shown. Click to fold or unfold.")
+SAVE_SECTION = Text("Save", "Results as files. Click to fold or unfold.")
+ADVANCED_SECTION = Text("Advanced", "What rarely needs a change. Click to fold or unfold.")
+
 SCAN = Text("Scan", "The T1-weighted brain scan to look at: a 3D image layer.")
 TRUTH = Text(
-    "Ground truth",
+    "Labels",
     "Optional labels layer; every label but 0 counts as anomaly. With it, agreement is measured.",
 )
 BRAIN_MASK = Text(
@@ -66,7 +78,6 @@ SCOPE = Text(
 THIS_SLICE = "This slice"
 WHOLE_VOLUME = "Whole volume"
 
-ADVANCED = "Advanced"
 SCORE = Text("Score", "How scan and reconstruction are compared.")
 SMOOTHING = Text(
     "Smoothing", "Standard deviation of the Gaussian that smooths the anomaly map, in mm."
@@ -96,10 +107,7 @@ SAVE = Text(
     "Writes the anomaly map, labels, reconstruction, uncertainty, table of findings and run "
     "record into a folder, on the scan's own grid.",
 )
-VIEW = Text(
-    "View",
-    "Turns the slice view. The patient's right is on the left of the screen (radiological).",
-)
+VIEW = "Turns the slice view. The patient's right is on the left of the screen (radiological)."
 
 METRICS = {
     "dice": Text("Dice", "Overlap of findings and ground truth, 0 to 1."),

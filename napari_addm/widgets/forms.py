@@ -1,0 +1,206 @@
+"""Small pieces of which every section of the panel is built, so that all look alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtWidgets import (
+    QDoubleSpinBox,
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_addm.widgets.tooltips import Text
+
+LABEL_WIDTH = 104
+SMALL = "font-size: 11px;"
+ERROR = "color: #f0616d;"
+WARNING = "color: #d9a441;"
+
+
+class Section(QWidget):
+    """A heading that folds what is below it.
+
+    superqt's ``QCollapsible`` would cut off words that wrap: it fixes the
+    height of its content to the size hint.
+
+    Parameters
+    ----------
+    text : Text
+        The heading.
+    content : QWidget
+    expanded : bool
+        How it begins.
+    quiet : bool
+        For a section inside another one: no bold heading.
+
+    Attributes
+    ----------
+    heading : QPushButton
+        Checked while the content is shown.
+    """
+
+    def __init__(
+        self, text: Text, content: QWidget, expanded: bool = True, quiet: bool = False
+    ) -> None:
+        super().__init__()
+        self._text = text
+        self._content = content
+        # The arrow is text: an icon would not follow napari's theme.
+        self.heading = QPushButton()
+        self.heading.setCheckable(True)
+        self.heading.setToolTip(text.tip)
+        self.heading.setStyleSheet(
+            "text-align: left; border: none; background: transparent; padding: 2px 0;"
+            + ("" if quiet else "font-weight: bold;")
+        )
+        self.heading.toggled.connect(self._on_toggled)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        layout.addWidget(self.heading)
+        layout.addWidget(content)
+        self.heading.setChecked(expanded)
+        self._on_toggled(expanded)
+
+    @property
+    def expanded(self) -> bool:
+        """Whether the content is shown."""
+        return self.heading.isChecked()
+
+    def expand(self, expanded: bool = True) -> None:
+        """Show or fold the content."""
+        self.heading.setChecked(expanded)
+
+    def _on_toggled(self, expanded: bool) -> None:
+        self.heading.setText(f"{'▾' if expanded else '▸'} {self._text.label}")
+        self._content.setVisible(expanded)
+
+
+class Column(QScrollArea):
+    """Scrolls up and down only: it is never narrower than what it holds."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(content)
+
+    def minimumSizeHint(self) -> QSize:
+        """Qt's, but as wide as the content and the scroll bar."""
+        content, bar = self.widget(), self.verticalScrollBar()
+        assert content is not None
+        assert bar is not None
+        width = content.minimumSizeHint().width() + bar.sizeHint().width()
+        return QSize(width, super().minimumSizeHint().height())
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Hear when the content's size changes, as when napari's style comes over it."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
+
+
+def column(parent: QWidget | None = None) -> QVBoxLayout:
+    """A layout from top to bottom without margins."""
+    layout = QVBoxLayout(parent)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(5)
+    return layout
+
+
+def form() -> QFormLayout:
+    """An empty form; see `row`."""
+    layout = QFormLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(5)
+    layout.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+    layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+    return layout
+
+
+def row(layout: QFormLayout, text: Text, *fields: QWidget) -> None:
+    """Add a label with one or more fields beside it; all get the tooltip."""
+    label = QLabel(text.label)
+    label.setToolTip(text.tip)
+    label.setMinimumWidth(LABEL_WIDTH)
+    right: QWidget | QHBoxLayout = fields[0]
+    if len(fields) > 1:
+        right = QHBoxLayout()
+        for field in fields:
+            right.addWidget(field)
+    else:
+        fields[0].setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    for field in fields:
+        field.setToolTip(text.tip)
+    layout.addRow(label, right)
+
+
+def button(text: Text, pressed: Callable[[], object]) -> QPushButton:
+    """A button that calls `pressed`."""
+    made = QPushButton(text.label)
+    made.setToolTip(text.tip)
+    made.clicked.connect(lambda _=False: pressed())
+    return made
+
+
+def message(style: str = "") -> QLabel:
+    """A line of words that takes no room while it is empty; see `say`."""
+    label = QLabel()
+    label.setWordWrap(True)
+    # Names and cards come from files: never read them as markup.
+    label.setTextFormat(Qt.TextFormat.PlainText)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setStyleSheet(SMALL + style)
+    label.hide()
+    return label
+
+
+def say(label: QLabel, words: str) -> None:
+    """Set a `message`."""
+    label.setText(words)
+    label.setVisible(bool(words))
+
+
+def whole(low: int, high: int) -> QSpinBox:
+    """A field for a whole number."""
+    box = QSpinBox()
+    box.setRange(low, high)
+    box.setMinimumWidth(60)  # the largest value would ask for more
+    return box
+
+
+def number(high: float, step: float, unit: str = "") -> QDoubleSpinBox:
+    """A field for a number from 0."""
+    box = QDoubleSpinBox()
+    box.setRange(0.0, high)
+    box.setSingleStep(step)
+    box.setSuffix(unit)
+    return box
+
+
+def line() -> QFrame:
+    """A thin line across."""
+    made = QFrame()
+    made.setFrameShape(QFrame.Shape.HLine)
+    return made
+
+
+def duration(seconds: float, about: bool = True) -> str:
+    """Seconds in words."""
+    prefix = "about " if about else ""
+    if seconds < 9.5:
+        return f"{prefix}{max(seconds, 1):.0f} s" if about else f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{prefix}{seconds:.0f} s"
+    return f"{prefix}{seconds / 60:.0f} min"

@@ -1,0 +1,70 @@
+"""What a run gave, as the sections of the panel hand it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_addm.checkpoint import Checkpoint
+from napari_addm.detection import Detection
+from napari_addm.volume import Volume
+from napari_addm.widgets.results import ResultLayers
+from napari_addm.widgets.review import Agreement, Marked
+
+
+@dataclass
+class Outcome:
+    """What the last run gave, and how it may be saved.
+
+    Attributes
+    ----------
+    layers : ResultLayers
+    checkpoint : Checkpoint
+        Without its weights.
+    mask_path : Path or None
+        File of the brain mask that was chosen.
+    mask_notes : tuple of str
+        Its warnings.
+    name : str
+        Of the scan's layer.
+    detection : Detection or None
+        The last result, partial while the run goes on.
+    marked : Marked or None
+    agreement : Agreement or None
+        With the ground truth that is chosen.
+    truth_path : Path or None
+        File of that ground truth.
+    truth_notes : tuple of str
+        Its warnings.
+    """
+
+    layers: ResultLayers
+    checkpoint: Checkpoint
+    mask_path: Path | None
+    mask_notes: tuple[str, ...]
+    name: str
+    detection: Detection | None = None
+    marked: Marked | None = None
+    agreement: Agreement | None = None
+    truth_path: Path | None = None
+    truth_notes: tuple[str, ...] = ()
+
+    @property
+    def scan(self) -> Volume:
+        """The scan."""
+        return self.layers.placed.volume
+
+    @property
+    def stem(self) -> str:
+        """How saved files are named: as the scan's file, or else as its layer."""
+        if self.scan.source.path is not None:
+            return self.scan.name
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
+        return name.strip(".") or self.scan.name
+
+
+def own_path(labels: Volume | None, scan: Volume) -> Path | None:
+    """The file of some labels; None when they were drawn or resampled here."""
+    if labels is None or labels.source.path == scan.source.path:
+        return None
+    return labels.source.path

@@ -1,0 +1,147 @@
+"""Section 'Save': the files of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
+
+from napari_addm.errors import AddmError
+from napari_addm.outputs import check_outputs, save_detection
+from napari_addm.widgets import tooltips as texts
+from napari_addm.widgets.forms import button, column
+from napari_addm.widgets.outcome import Outcome
+from napari_addm.widgets.review import measure
+from napari_addm.widgets.worker import Job
+
+
+class Saving(QWidget):
+    """Write the files of a result, in the background.
+
+    Parameters
+    ----------
+    start : callable
+        Starts a job as `napari_addm.widgets.worker.start_job` does.
+
+    Attributes
+    ----------
+    begun : Signal()
+        Files are about to be written.
+    said : Signal(str)
+        Words for the status line.
+    finished : Signal()
+        Writing has come to its end, well or not.
+    failed : Signal(object)
+        An exception, for the panel to show.
+    outcome : Outcome or None
+        What would be saved; the panel sets it.
+    """
+
+    begun = Signal()
+    said = Signal(str)
+    finished = Signal()
+    failed = Signal(object)
+
+    def __init__(self, start: Callable[..., Job]) -> None:
+        super().__init__()
+        self._start = start
+        self.outcome: Outcome | None = None
+        self.save_button = button(texts.SAVE, self._on_save)
+        column(self).addWidget(self.save_button)
+
+    def _on_save(self) -> None:
+        outcome = self.outcome
+        if outcome is None or outcome.detection is None:
+            return
+        folder = QFileDialog.getExistingDirectory(self, "Save into which folder?")
+        if not folder:
+            return
+        try:
+            paths = check_outputs(folder, outcome.stem, True, outcome.scan)
+        except AddmError as error:
+            self.failed.emit(error)
+            return
+        there = [path.name for path in paths.values() if path.exists()]
+        if there and (
+            QMessageBox.question(
+                self, "Replace?", f"{', '.join(there)} will be replaced in {folder}."
+            )
+            != QMessageBox.StandardButton.Yes
+        ):
+            return
+        self.save(Path(folder), overwrite=bool(there))
+
+    def save(self, folder: Path, overwrite: bool = False) -> None:
+        """Write all files of the result into a folder, in the background.
+
+        The labels are written as the layer shows them, with a person's edits.
+        """
+        outcome = self.outcome
+        if outcome is None or outcome.detection is None or outcome.marked is None:
+            return
+        self.begun.emit()
+        self.said.emit(f"Saving into {folder} ...")
+        labels = outcome.layers.labels()
+        self._start(
+            "Save the results",
+            _save,
+            outcome,
+            None if labels is None else labels.copy(),
+            folder,
+            overwrite,
+            yielded=self._on_saved,
+            errored=self._on_failed,
+            finished=self._on_finished,
+        )
+
+    def _on_saved(self, paths: dict[str, Path]) -> None:
+        folder = next(iter(paths.values())).parent
+        self.said.emit(f"{len(paths)} files saved in {folder}")
+
+    def _on_failed(self, error: Exception) -> None:
+        self.failed.emit(error)
+
+    def _on_finished(self) -> None:
+        self.finished.emit()
+
+
+# --- in another thread ---------------------------------------------------------------------------
+
+
+def _save(
+    outcome: Outcome, labels: np.ndarray | None, folder: Path, overwrite: bool
+) -> Iterator[dict[str, Path]]:
+    detection, marked, agreement = outcome.detection, outcome.marked, outcome.agreement
+    assert detection is not None
+    assert marked is not None
+    if labels is not None:
+        marked = measure(detection, labels, marked.threshold, marked.minimum_ml)
+    if agreement is not None:
+        detection = replace(detection, warnings=(*detection.warnings, *outcome.truth_notes))
+    # The panel asks before it replaces files; these came since.
+    paths = check_outputs(folder, outcome.stem, True)
+    there = [path for path in paths.values() if path.exists()]
+    if there and not overwrite:
+        raise AddmError(
+            f"{there[0]} exists already: press Save again and agree to replace it, or choose "
+            "another folder."
+        )
+    yield save_detection(
+        folder,
+        outcome.scan,
+        detection,
+        marked.labels,
+        marked.findings,
+        checkpoint=outcome.checkpoint,
+        threshold=marked.threshold,
+        minimum_ml=marked.minimum_ml,
+        stem=outcome.stem,
+        metrics=None if agreement is None else agreement.at(marked),
+        truth=None if agreement is None else outcome.truth_path,
+        mask=outcome.mask_path,
+        overwrite=overwrite,
+    )

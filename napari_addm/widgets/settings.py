@@ -1,0 +1,226 @@
+"""Section 'Model': the checkpoint, and the settings of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QLabel,
+    QRadioButton,
+    QSizePolicy,
+    QSlider,
+    QSpinBox,
+    QWidget,
+)
+
+from napari_addm.checkpoint import (
+    RANDOM_METHODS,
+    ModelSpecification,
+    SamplerKind,
+    ScoreKind,
+    read_specification,
+)
+from napari_addm.detection import DEVICES, PRECISIONS, DetectionSettings
+from napari_addm.errors import AddmError
+from napari_addm.scoring import SCORE_MEANINGS
+from napari_addm.widgets import tooltips as texts
+from napari_addm.widgets.card import card_lines
+from napari_addm.widgets.choosers import CheckpointChooser
+from napari_addm.widgets.forms import (
+    ERROR,
+    SMALL,
+    Section,
+    column,
+    form,
+    message,
+    number,
+    row,
+    say,
+    whole,
+)
+
+
+class ModelSettings(QWidget):
+    """Choose a checkpoint, see its card, and set how a run goes.
+
+    A checkpoint that is chosen sets all fields to its own defaults, but for
+    the device, the precision, the batch size, the seed and the scope.
+
+    Attributes
+    ----------
+    checkpoint_changed : Signal()
+        Another checkpoint is chosen, and its defaults are set.
+    specification : ModelSpecification or None
+        Of the chosen checkpoint; None when it cannot be read.
+    """
+
+    checkpoint_changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.specification: ModelSpecification | None = None
+        self._build()
+        self.checkpoint_chooser.changed.connect(self._on_checkpoint)
+        self._on_checkpoint()
+
+    def _build(self) -> None:
+        self.checkpoint_chooser = CheckpointChooser()
+        self.card = message()
+        self.level = whole(1, 1000)
+        self.level_slider = QSlider(Qt.Orientation.Horizontal)
+        self.level_slider.setRange(1, 1000)
+        self.level_percent = QLabel()
+        self.level_percent.setMinimumWidth(34)
+        self.level.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+        self.level_percent.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.level.valueChanged.connect(self._on_level)
+        self.level_slider.valueChanged.connect(self.level.setValue)
+        self.sampler = QComboBox()
+        for kind in get_args(SamplerKind):
+            self.sampler.addItem(kind.upper(), kind)
+        self.sampler.currentIndexChanged.connect(self._on_sampler)
+        self.steps = whole(1, 1000)
+        self.seed = whole(0, 2**31 - 1)
+        self.draws = whole(1, 1000)
+        self.device = QComboBox()
+        self.device.addItems(DEVICES)
+        self.this_slice = QRadioButton(texts.THIS_SLICE)
+        self.whole_volume = QRadioButton(texts.WHOLE_VOLUME)
+        self.whole_volume.setChecked(True)
+        scope = QButtonGroup(self)
+        scope.addButton(self.this_slice)
+        scope.addButton(self.whole_volume)
+
+        fields = form()
+        row(fields, texts.CHECKPOINT, self.checkpoint_chooser)
+        fields.addRow(self.card)
+        row(fields, texts.LEVEL, self.level_slider, self.level, self.level_percent)
+        row(fields, texts.SAMPLER, self.sampler, self.steps)
+        self.steps.setToolTip(texts.STEPS.tip)
+        self.steps.valueChanged.connect(self._on_steps)
+        self._on_steps()
+        draws_label = QLabel(texts.DRAWS.label)
+        row(fields, texts.SEED, self.seed, draws_label, self.draws)
+        draws_label.setToolTip(texts.DRAWS.tip)
+        self.draws.setToolTip(texts.DRAWS.tip)
+        for field in (self.sampler, self.steps, self.seed, self.draws):
+            field.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        row(fields, texts.DEVICE, self.device)
+        row(fields, texts.SCOPE, self.this_slice, self.whole_volume)
+
+        self.score = QComboBox()
+        for kind in get_args(ScoreKind):
+            self.score.addItem(kind, kind)
+            self.score.setItemData(
+                self.score.count() - 1, SCORE_MEANINGS[kind], Qt.ItemDataRole.ToolTipRole
+            )
+        self.smoothing = number(100, 0.5, " mm")
+        self.eta = number(1, 0.1)
+        self.precision = QComboBox()
+        self.precision.addItems(PRECISIONS)
+        self.batch_size = whole(0, 1024)
+        self.batch_size.setSpecialValueText("automatic")
+        more = QWidget()
+        inner = form()
+        more.setLayout(inner)
+        row(inner, texts.SCORE, self.score)
+        row(inner, texts.SMOOTHING, self.smoothing)
+        row(inner, texts.ETA, self.eta)
+        row(inner, texts.PRECISION, self.precision)
+        row(inner, texts.BATCH_SIZE, self.batch_size)
+        self.advanced = Section(texts.ADVANCED_SECTION, more, expanded=False, quiet=True)
+        body = column(self)
+        body.addLayout(fields)
+        body.addWidget(self.advanced)
+
+    @property
+    def checkpoint(self) -> Path:
+        """File of the chosen checkpoint."""
+        return self.checkpoint_chooser.path
+
+    @property
+    def settings(self) -> DetectionSettings:
+        """The settings as they stand; the scope is not among them."""
+        diffuses = self.specification is None or self.specification.diffusion is not None
+        return DetectionSettings(
+            steps=self.steps.value() if diffuses else None,
+            level=self.level.value() if diffuses else None,
+            sampler=self.sampler.currentData(),
+            eta=self.eta.value(),
+            seed=self.seed.value(),
+            draws=self.draws.value(),
+            device=self.device.currentText(),
+            precision=self.precision.currentText(),
+            batch_size=self.batch_size.value() or None,
+            score=self.score.currentData(),
+            smoothing_mm=self.smoothing.value(),
+        )
+
+    def offer_devices(self, devices: tuple[str, ...]) -> None:
+        """Take away what this machine does not have."""
+        for index in reversed(range(self.device.count())):
+            if self.device.itemText(index) not in ("auto", *devices):
+                self.device.removeItem(index)
+
+    def _on_checkpoint(self) -> None:
+        """Show the card, and set everything to the checkpoint's defaults."""
+        try:
+            self.specification = read_specification(self.checkpoint)
+        except AddmError as error:
+            self.specification = None
+            self.card.setStyleSheet(SMALL + ERROR)
+            say(self.card, str(error))
+        else:
+            self.card.setStyleSheet(SMALL)
+            say(self.card, "\n".join(card_lines(self.specification)))
+            self.card.setToolTip(self.specification.description)
+            self._set_defaults(self.specification)
+        self.checkpoint_changed.emit()
+
+    def _set_defaults(self, specification: ModelSpecification) -> None:
+        default = specification.detection
+        highest = _highest_level(specification)
+        self.level.setMaximum(highest)
+        self.level_slider.setMaximum(highest)
+        self.level.setValue(default.level or 1)
+        self._on_level()
+        self.steps.setValue(default.steps)
+        diffuses = default.level is not None
+        for field in (self.level, self.level_slider, self.steps, self.sampler):
+            field.setEnabled(diffuses)
+        draws = specification.method in RANDOM_METHODS
+        for field in (self.draws, self.seed):
+            field.setEnabled(draws)
+        self.draws.setMaximum(1000 if draws else 1)
+        self.sampler.setCurrentIndex(self.sampler.findData(default.sampler))
+        self.eta.setValue(default.eta)
+        self._on_sampler()
+        self.draws.setValue(default.draws)
+        self.score.setCurrentIndex(self.score.findData(default.score.kind))
+        self.smoothing.setValue(default.score.smoothing_mm)
+
+    def _on_level(self) -> None:
+        level = self.level.value()
+        self.level_slider.setValue(level)
+        if self.specification is not None:
+            diffusion = self.specification.diffusion
+            self.level_percent.setText(f"{level / diffusion.length:.0%}" if diffusion else "")
+        self.steps.setMaximum(level)
+
+    def _on_steps(self) -> None:
+        self.steps.setSuffix(" step" if self.steps.value() == 1 else " steps")
+
+    def _on_sampler(self) -> None:
+        diffuses = self.specification is None or self.specification.diffusion is not None
+        self.eta.setEnabled(diffuses and self.sampler.currentData() == "ddim")
+
+
+def _highest_level(specification: ModelSpecification) -> int:
+    """Up to where the network was trained; the record of the training may be silent or foreign."""
+    length = specification.diffusion.length if specification.diffusion else 1
+    highest = specification.training.get("highest_level")
+    return min(highest, length) if isinstance(highest, int) and highest >= 1 else length
