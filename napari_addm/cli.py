@@ -414,11 +414,16 @@ def _detect_case(
             overwrite=overwrite,
         )
         if overlay is not None:
-            from napari_addm.overlay import overlay_png
+            from napari_addm.overlay import caption_lines, overlay_png
 
-            reconstruction = detection.reconstruction.data
             paths["overlay"] = overlay_png(
-                output / overlay, volume, anomaly, labels, lesion, reconstruction
+                output / overlay,
+                volume,
+                anomaly,
+                labels,
+                lesion,
+                detection.reconstruction.data,
+                caption=caption_lines(detection, loaded.sha256, threshold),
             )
     seconds = {**watch.seconds, "total": watch.total()}
     return _Case(scan, detection, findings, threshold, minimum_ml, metrics, paths, seconds)

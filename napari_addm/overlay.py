@@ -1,10 +1,13 @@
-"""One picture of one case: a montage of axial slices with the anomaly map over the scan."""
+"""Pictures of one case: the anomaly map over the scan, as a montage or as a figure to show."""
 
 from __future__ import annotations
 
 import io
 import os
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,10 @@ from skimage.transform import resize
 from napari_addm.io import open_atomic
 from napari_addm.volume import Volume
 
+if TYPE_CHECKING:
+    from napari_addm.detection import Detection
+
+Plane = Literal["Axial", "Coronal", "Sagittal"]
 Picture = NDArray[np.float32]  # RGB, 0..1
 Box = tuple[slice, slice]
 
@@ -26,6 +33,19 @@ GAP = 6
 LABEL_WIDTH = 116
 BAR_WIDTH = 92
 TITLE_HEIGHT = 26
+
+# A figure: across which axis of S, A, R a plane cuts; the other two are its rows and columns.
+CUTS: dict[Plane, int] = {"Axial": 0, "Coronal": 1, "Sagittal": 2}
+# The ends of the axes S, A, R: where the index grows to, and where it comes from.
+ENDS = (("S", "I"), ("A", "P"), ("R", "L"))
+SINGLE_HEIGHT = 620
+SINGLE_WIDTH = 900
+FIGURE_BAR_WIDTH = 190
+LEGEND_HEIGHT = 46
+LINE_HEIGHT = 18
+BORDER = 14
+SCALE_BARS_MM = (100, 50, 20, 10, 5, 2, 1)
+RESEARCH_USE_ONLY = "Research use only, not a medical device"
 
 # From dark red over orange to light yellow: monotone in lightness, so it also reads in grey.
 HEAT = np.array(
@@ -42,6 +62,7 @@ HEAT = np.array(
 FINDING = (0.25, 0.85, 1.0)
 TRUTH = (0.35, 1.0, 0.35)
 TEXT = (225, 225, 225)
+SCALE_BAR = (255, 255, 255)
 
 
 def overlay_png(
@@ -51,6 +72,7 @@ def overlay_png(
     labels: NDArray[np.integer],
     truth: NDArray[np.integer] | NDArray[np.bool_] | None = None,
     reconstruction: NDArray[np.float32] | None = None,
+    caption: Sequence[str] = (),
 ) -> Path:
     """Write a montage: rows scan, reconstruction and anomaly map, columns axial slices.
 
@@ -73,6 +95,8 @@ def overlay_png(
         Ground truth, nonzero = anomalous; outlined in green.
     reconstruction : ndarray of float32, shape (S, A, R), optional
         In the scan's intensities, 0 outside the brain.
+    caption : sequence of str
+        Lines below the picture; see `caption_lines`.
 
     Returns
     -------
@@ -84,13 +108,227 @@ def overlay_png(
     AddmError
         When it cannot be written.
     """
-    path = Path(path)
-    picture = montage(volume, anomaly, labels, truth, reconstruction)
-    encoded = io.BytesIO()
-    picture.save(encoded, "PNG")
-    with open_atomic(path) as file:
-        file.write(encoded.getvalue())
-    return path
+    return _write(path, montage(volume, anomaly, labels, truth, reconstruction, caption))
+
+
+def figure_png(
+    path: str | os.PathLike[str],
+    volume: Volume,
+    anomaly: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    slices: Sequence[int],
+    plane: Plane = "Axial",
+    threshold: float | None = None,
+    caption: Sequence[str] = (),
+) -> Path:
+    """Write a `figure` as PNG.
+
+    Parameters
+    ----------
+    path : path
+        The ``.png``; replaced if it is there.
+    volume, anomaly, labels, slices, plane, threshold, caption
+        As in `figure`.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    AddmError
+        When it cannot be written.
+    """
+    return _write(path, figure(volume, anomaly, labels, slices, plane, threshold, caption))
+
+
+def caption_lines(
+    detection: Detection, sha256: str, threshold: float, scan: str | None = None
+) -> tuple[str, ...]:
+    """The settings behind a picture, in words.
+
+    Parameters
+    ----------
+    detection : Detection
+    sha256 : str
+        Of the checkpoint's file; its beginning is shown.
+    threshold : float
+        On the anomaly score.
+    scan : str, optional
+        Name of the scan. It may name a patient, so it is left out unless given.
+
+    Returns
+    -------
+    tuple of str
+        One sentence each.
+    """
+    settings, specification = detection.settings, detection.specification
+    words = [f"threshold {threshold:.3g}"]
+    if specification.diffusion is not None and settings.level is not None:
+        sampler = (settings.sampler or "").upper()
+        words.append(f"noise level {settings.level} of {specification.diffusion.length}")
+        words.append(f"{settings.steps} {sampler} steps")
+    draws = settings.draws or 1
+    words += [
+        "1 draw" if draws == 1 else f"{draws} draws",
+        f"seed {settings.seed}",
+        f"score {settings.score}",
+    ]
+    model = f"Model {specification.name} ({sha256[:12]}); {', '.join(words)}."
+    return tuple(_printable(line) for line in ((f"Scan {scan}.",) if scan else ()) + (model,))
+
+
+def slices_through(
+    volume: Volume, labels: NDArray[np.integer], count: int, plane: Plane = "Axial"
+) -> list[int]:
+    """Slices spread over the brain, one of them where the largest finding is widest.
+
+    Parameters
+    ----------
+    volume : Volume
+    labels : ndarray of int, shape (S, A, R)
+        Findings; 1 is the largest.
+    count : int
+        At most so many.
+    plane : {"Axial", "Coronal", "Sagittal"}
+
+    Returns
+    -------
+    list of int
+        Indices along the axis that the plane cuts across, ascending.
+    """
+    brain = volume.data != 0
+    if not brain.any():
+        brain = np.ones(volume.shape, bool)
+    return _choose_slices(brain, labels == 1, CUTS[plane], count)
+
+
+def figure(
+    volume: Volume,
+    anomaly: NDArray[np.float32],
+    labels: NDArray[np.integer],
+    slices: Sequence[int],
+    plane: Plane = "Axial",
+    threshold: float | None = None,
+    caption: Sequence[str] = (),
+) -> Image.Image:
+    """One slice, or several side by side, with all that a reader has to know.
+
+    The anomaly map in colour over the scan, findings outlined, in radiological
+    convention (as in the viewer), with a scale bar, the letters of the
+    patient's sides, a colour bar of the score, the caption and "Research use
+    only". No name of a file or a person is drawn that is not in the caption.
+
+    Parameters
+    ----------
+    volume : Volume
+        The scan.
+    anomaly : ndarray of float32, shape (S, A, R)
+        Shown in colour where it is positive.
+    labels : ndarray of int, shape (S, A, R)
+        Findings; outlined in blue.
+    slices : sequence of int
+        Indices along the axis that the plane cuts across; at least one.
+    plane : {"Axial", "Coronal", "Sagittal"}
+    threshold : float, optional
+        Marked on the colour bar.
+    caption : sequence of str
+        Lines below the picture; see `caption_lines`. Long ones are wrapped.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB. One millimetre is the same number of pixels in both directions and
+        in all slices.
+
+    Raises
+    ------
+    ValueError
+        Without a slice, or for one outside of the volume.
+    """
+    cut = CUTS[plane]
+    if not slices or not all(0 <= index < volume.shape[cut] for index in slices):
+        raise ValueError(f"slices {list(slices)} of {volume.shape[cut]}")
+    scan = volume.data
+    brain = scan != 0
+    if not brain.any():
+        brain = np.ones(scan.shape, bool)
+    rows, columns = (axis for axis in range(3) if axis != cut)
+    box = _frame(brain | (labels != 0), volume.spacing, cut)
+    tall = (box[0].stop - box[0].start) * volume.spacing[rows]
+    wide = (box[1].stop - box[1].start) * volume.spacing[columns]
+    several = len(slices) > 1
+    pixels_per_mm = (
+        PANEL_HEIGHT / tall if several else min(SINGLE_HEIGHT / tall, SINGLE_WIDTH / wide)
+    )
+    height, width = max(1, round(tall * pixels_per_mm)), max(1, round(wide * pixels_per_mm))
+    low, high = np.percentile(scan[brain], (0.5, 99.5)).tolist()
+    high = max(high, low + 1e-6)
+    shown = anomaly.take(slices, axis=cut)
+    top = max(float(np.percentile(shown, 99.9)), 1.25 * (threshold or 0.0), 1e-6)
+
+    across = -(-len(slices) // -(-len(slices) // COLUMNS))
+    down = -(-len(slices) // across)
+    heading = TITLE_HEIGHT
+    body_width = across * (width + GAP) - GAP
+    body_height = down * (heading + height)
+    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    total_width = max(2 * BORDER + body_width + FIGURE_BAR_WIDTH, 620)
+    letters = max(20, int((total_width - 2 * BORDER) / small.getlength("n")))
+    lines = [line for words in caption for line in textwrap.wrap(_printable(words), letters)]
+    foot = BORDER + body_height + LEGEND_HEIGHT
+    total_height = foot + LINE_HEIGHT * (len(lines) + 1) + BORDER
+    canvas = Image.new("RGB", (total_width, total_height))
+    draw = ImageDraw.Draw(canvas)
+
+    for place, index in enumerate(slices):
+        x = BORDER + (place % across) * (width + GAP)
+        y = BORDER + (place // across) * (heading + height)
+        words = describe_slice(volume, plane, index)
+        draw.text((x + width / 2, y + heading / 2), words, TEXT, font, anchor="mm")
+        y += heading
+        values = np.clip((_panel(scan.take(index, cut), box, (height, width)) - low), 0, None)
+        picture = np.repeat(np.clip(values / (high - low), 0, 1)[..., None], 3, axis=-1)
+        _glow(picture, _panel(anomaly.take([index], cut).squeeze(cut), box, (height, width)) / top)
+        _outline(picture, labels.take(index, cut) != 0, box, FINDING)
+        canvas.paste(Image.fromarray(_to_bytes(picture)), (x, y))
+        if place == 0 and volume.sides_known:
+            _draw_letters(draw, (x, y, width, height), (rows, columns), font)
+
+    right = BORDER + body_width + 26
+    bar_height = min(height, 260)
+    upper = BORDER + heading + (height - bar_height) // 2 if not several else BORDER + heading
+    _draw_bar(canvas, (right, upper, bar_height), top, threshold, font)
+
+    line = BORDER + body_height + 20
+    length = next(
+        (mm for mm in SCALE_BARS_MM if mm * pixels_per_mm <= 0.45 * width), SCALE_BARS_MM[-1]
+    )
+    end = BORDER + round(length * pixels_per_mm) - 1
+    draw.rectangle((BORDER, line - 1, end, line + 1), SCALE_BAR)
+    draw.text((end + 8, line), f"{length} mm", TEXT, font, anchor="lm")
+    x = end + 84
+    draw.line((x, line, x + 22, line), _as_ink(FINDING), 2)
+    draw.text((x + 28, line), "finding", TEXT, font, anchor="lm")
+    for row, words in enumerate((*lines, RESEARCH_USE_ONLY)):
+        draw.text((BORDER, foot + LINE_HEIGHT * row), words, TEXT, small, anchor="la")
+    return canvas
+
+
+def describe_slice(volume: Volume, plane: Plane, index: int) -> str:
+    """Where a slice lies: ``"Axial, S 25 mm"``, from the origin of the scan's coordinates.
+
+    Its number instead, where the file does not say how it lies.
+    """
+    cut = CUTS[plane]
+    if not volume.sides_known:
+        return f"slice {index} of {volume.shape[cut]}"
+    centre = (np.asarray(volume.shape) - 1) / 2
+    centre[cut] = index
+    world = volume.affine[:3, :3] @ centre + volume.affine[:3, 3]
+    along = round(float(world[2 - cut]))
+    return f"{plane}, {ENDS[cut][along < 0]} {abs(along)} mm"
 
 
 def montage(
@@ -99,6 +337,7 @@ def montage(
     labels: NDArray[np.integer],
     truth: NDArray[np.integer] | NDArray[np.bool_] | None = None,
     reconstruction: NDArray[np.float32] | None = None,
+    caption: Sequence[str] = (),
 ) -> Image.Image:
     """The picture of `overlay_png` in memory; parameters as there."""
     scan = volume.data
@@ -119,10 +358,7 @@ def montage(
 
     def overlaid(s: int) -> Picture:
         picture = grey(scan, s)
-        score = np.clip(_panel(anomaly[s], box, (height, width)) / top, 0, 1)
-        # Faint where the map is low, so that the anatomy stays visible under it.
-        alpha = np.clip((score - 0.15) / 0.45, 0, 0.85)[..., None]
-        picture = (1 - alpha) * picture + alpha * _heat(score)
+        _glow(picture, _panel(anomaly[s], box, (height, width)) / top)
         _outline(picture, labels[s] != 0, box, FINDING)
         if truth is not None:
             _outline(picture, np.asarray(truth[s]) != 0, box, TRUTH)
@@ -137,7 +373,7 @@ def montage(
         "RGB",
         (
             LABEL_WIDTH + len(columns) * (width + GAP) + BAR_WIDTH,
-            TITLE_HEIGHT + len(rows) * (height + GAP) + TITLE_HEIGHT,
+            TITLE_HEIGHT + len(rows) * (height + GAP) + TITLE_HEIGHT + LINE_HEIGHT * len(caption),
         ),
     )
     draw = ImageDraw.Draw(canvas)
@@ -151,11 +387,9 @@ def montage(
     for row, (name, _) in enumerate(rows):
         y = TITLE_HEIGHT + row * (height + GAP)
         draw.text((8, y + height / 2), name, TEXT, font, anchor="lm")
-    for place, side in ((0, "R"), (width, "L")):
-        anchor = "lm" if side == "R" else "rm"
-        inset = 4 if side == "R" else -4
-        x = LABEL_WIDTH + place + inset
-        draw.text((x, TITLE_HEIGHT + height / 2), side, TEXT, font, anchor=anchor)
+    known = volume.sides_known
+    if known:
+        _draw_letters(draw, (LABEL_WIDTH, TITLE_HEIGHT, width, height), (1, 2), font)
 
     last = TITLE_HEIGHT + (len(rows) - 1) * (height + GAP)
     right = LABEL_WIDTH + len(columns) * (width + GAP) + 10
@@ -169,38 +403,101 @@ def montage(
     words = [(FINDING, "finding"), *([(TRUTH, "ground truth")] if truth is not None else [])]
     x = LABEL_WIDTH
     for colour, word in words:
-        line = tuple(round(255 * c) for c in colour)
-        draw.line((x, foot, x + 22, foot), line, 2)
+        draw.line((x, foot, x + 22, foot), _as_ink(colour), 2)
         draw.text((x + 28, foot), word, TEXT, font, anchor="lm")
         x += 44 + round(draw.textlength(word, font))
-    note = f"{volume.name}  (radiological: patient's right on the left)"
+    side = "radiological: patient's right on the left" if known else "left/right unknown"
+    note = f"{_printable(volume.name)}  ({side})"
     end = LABEL_WIDTH + len(columns) * (width + GAP) - GAP
     draw.text((end, foot), note, TEXT, font, anchor="rm")
+    for row, line in enumerate(caption):
+        below = foot + TITLE_HEIGHT / 2 + LINE_HEIGHT * (row + 0.5)
+        draw.text((8, below), _printable(line), TEXT, ImageFont.load_default(12), anchor="lm")
     return canvas
 
 
-def _choose_slices(brain: NDArray[np.bool_], target: NDArray[np.bool_]) -> list[int]:
-    """Slices from inferior to superior, one of them where the target is widest."""
-    occupied = np.flatnonzero(brain.any(axis=(1, 2)))
+def _write(path: str | os.PathLike[str], picture: Image.Image) -> Path:
+    path = Path(path)
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    with open_atomic(path) as file:
+        file.write(encoded.getvalue())
+    return path
+
+
+def _printable(words: str) -> str:
+    """Words that may come from a file: one line, no control characters."""
+    return "".join(c if c.isprintable() else "?" for c in words)
+
+
+def _draw_letters(
+    draw: ImageDraw.ImageDraw,
+    panel: tuple[int, int, int, int],
+    axes: tuple[int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """The patient's sides at the edges of a panel (x, y, width, height)."""
+    x, y, width, height = panel
+    (up, down), (left, right) = (ENDS[axis] for axis in axes)
+    for letter, place, anchor in (
+        (up, (x + width / 2, y + 3), "ma"),
+        (down, (x + width / 2, y + height - 3), "md"),
+        (left, (x + 4, y + height / 2), "lm"),
+        (right, (x + width - 4, y + height / 2), "rm"),
+    ):
+        draw.text(place, letter, TEXT, font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def _draw_bar(
+    canvas: Image.Image,
+    place: tuple[int, int, int],
+    top: float,
+    threshold: float | None,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> None:
+    """The colours of the score (x, y, height), with its values and the threshold."""
+    x, y, height = place
+    draw = ImageDraw.Draw(canvas)
+    draw.text((x, y - 8), "anomaly score", TEXT, font, anchor="ld")
+    bar = _heat(np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(18, axis=1))
+    canvas.paste(Image.fromarray(_to_bytes(bar)), (x, y))
+    mark = None if threshold is None else y + (1 - threshold / top) * (height - 1)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        tick = y + (1 - share) * (height - 1)
+        draw.line((x + 18, tick, x + 23, tick), TEXT)
+        if mark is None or abs(tick - mark) > LINE_HEIGHT:
+            draw.text((x + 28, tick), f"{share * top:.2f}", TEXT, font, anchor="lm")
+    if mark is not None and y <= mark <= y + height:
+        draw.line((x - 5, mark, x + 26, mark), _as_ink(FINDING), 2)
+        draw.text((x + 30, mark), f"threshold {threshold:.3g}", TEXT, font, anchor="lm")
+
+
+def _choose_slices(
+    brain: NDArray[np.bool_], target: NDArray[np.bool_], cut: int = 0, count: int = COLUMNS
+) -> list[int]:
+    """Slices across an axis, ascending, one of them where the target is widest."""
+    in_slice = tuple(axis for axis in range(3) if axis != cut)
+    occupied = np.flatnonzero(brain.any(axis=in_slice))
     first, last = int(occupied[0]), int(occupied[-1])
     reach = last - first
     columns = np.unique(
-        np.linspace(first + 0.2 * reach, last - 0.12 * reach, COLUMNS).round().astype(int)
+        np.linspace(first + 0.2 * reach, last - 0.12 * reach, count).round().astype(int)
     )
-    area = target.sum(axis=(1, 2))
+    area = target.sum(axis=in_slice)
     if area.any():
         widest = int(area.argmax())
         columns[np.abs(columns - widest).argmin()] = widest
     return np.unique(columns).tolist()
 
 
-def _frame(brain: NDArray[np.bool_], spacing: tuple[float, float, float]) -> Box:
-    """The part of every slice that is shown: the brain with a margin."""
+def _frame(brain: NDArray[np.bool_], spacing: tuple[float, float, float], cut: int = 0) -> Box:
+    """The part of every slice across an axis that is shown: the brain with a margin."""
     box = []
-    for axis in (1, 2):
+    for axis in (axis for axis in range(3) if axis != cut):
         occupied = np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))
         margin = round(MARGIN_MM / spacing[axis])
-        box.append(slice(max(0, int(occupied[0]) - margin), int(occupied[-1]) + 1 + margin))
+        stop = min(brain.shape[axis], int(occupied[-1]) + 1 + margin)
+        box.append(slice(max(0, int(occupied[0]) - margin), stop))
     return box[0], box[1]
 
 
@@ -211,7 +508,7 @@ def _panel_size(box: Box, spacing: tuple[float, float, float]) -> tuple[int, int
 
 
 def _panel(image: NDArray[np.float32], box: Box, size: tuple[int, int]) -> Picture:
-    """A slice (A, R) as it is shown: cropped, anterior up, right on the left, in pixels."""
+    """A slice as it is shown: cropped, anterior or superior up, right on the left, in pixels."""
     part = np.asarray(image[box][::-1, ::-1], np.float32)
     shrinks = part.shape[0] > size[0]
     return np.asarray(resize(part, size, order=1, anti_aliasing=shrinks), np.float32)
@@ -220,12 +517,24 @@ def _panel(image: NDArray[np.float32], box: Box, size: tuple[int, int]) -> Pictu
 def _outline(
     picture: Picture, region: NDArray[np.bool_], box: Box, colour: tuple[float, float, float]
 ) -> None:
-    """Draw the edge of a region (A, R) onto a panel, in place."""
+    """Draw the edge of a region of a slice onto a panel, in place."""
     if region.any():
         height, width = picture.shape[:2]
         shown = _panel(region.astype(np.float32), box, (height, width)) > 0.5
         edge = find_boundaries(shown, mode="outer")
         picture[ndimage.binary_dilation(edge, iterations=1) & ~shown] = colour
+
+
+def _glow(picture: Picture, score: NDArray[np.float32]) -> None:
+    """Lay a score (1: the top of the colours) over a grey panel, in place."""
+    score = np.clip(score, 0, 1)
+    # Faint where the map is low, so that the anatomy stays visible under it.
+    alpha = np.clip((score - 0.15) / 0.45, 0, 0.85)[..., None]
+    picture[:] = (1 - alpha) * picture + alpha * _heat(score)
+
+
+def _as_ink(colour: tuple[float, float, float]) -> tuple[int, ...]:
+    return tuple(round(255 * c) for c in colour)
 
 
 def _heat(score: NDArray[np.float32]) -> Picture:

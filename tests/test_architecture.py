@@ -24,7 +24,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scoring": {"checkpoint"},
     "preparation": {"checkpoint", "errors", "volume"},
     "evaluation": {"scoring", "volume"},
-    "overlay": {"io", "volume"},
     "networks": {"checkpoint"},
     "methods": {"checkpoint", "diffusion", "errors", "networks"},
     "training": {
@@ -45,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scoring",
         "volume",
     },
+    "overlay": {"detection", "io", "volume"},
     "outputs": {"checkpoint", "detection", "errors", "findings", "io", "metrics", "volume"},
     "cases": {"errors", "io", "preparation", "volume"},
     "calibration": {
