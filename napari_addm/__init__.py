@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from napari_addm.findings import Finding, label_anomalies, measure_findings
     from napari_addm.io import read_labels, read_volume, write_volume
     from napari_addm.metrics import Metrics, evaluate
+    from napari_addm.session import Session
     from napari_addm.volume import Volume, volume_from_array
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __all__ = [
     "Finding",
     "Metrics",
     "Progress",
+    "Session",
     "Volume",
     "detect",
     "evaluate",
@@ -46,6 +48,7 @@ _HOME = {
     "Finding": "findings",
     "Metrics": "metrics",
     "Progress": "detection",
+    "Session": "session",
     "Volume": "volume",
     "detect": "detection",
     "evaluate": "metrics",

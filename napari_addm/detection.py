@@ -1,7 +1,9 @@
 """Detection: one generator that the dock widget, the command line and Python drive.
 
 :func:`detect` yields progress after every call of the network. Closing the
-generator cancels within one step, and what is finished stays finished.
+generator cancels within one step, and what is finished stays finished: in the
+result, and in the :class:`napari_addm.session.Session`, so that the next
+detection with the same settings goes on from there.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from napari_addm.checkpoint import (
     ScoreSpecification,
 )
 from napari_addm.errors import AddmError
-from napari_addm.preparation import Slices, prepare
-from napari_addm.scoring import anomaly_map, erode
+from napari_addm.preparation import Slices
+from napari_addm.scoring import Grid, residuals, smoothed_mean
+from napari_addm.session import Prepared, Reconstructions, Session
 from napari_addm.volume import Volume
 
 if TYPE_CHECKING:
@@ -36,9 +39,18 @@ if TYPE_CHECKING:
     from napari_addm.diffusion.noises import SliceNoise
     from napari_addm.methods.base import Reconstruction
 
-BATCH_SIZES = {"cpu": 8, "cuda": 64, "mps": 16}
-PARTIAL_INTERVAL = 2.0
+BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16}
+FEW = 4
+"""The batch for a few slices: a large one would let the first of them wait for the last."""
+
+PARTIAL_INTERVAL = 3.0
 """A partial result comes when this many times its own cost has passed since the last one."""
+
+REFRESH_INTERVAL = 10.0
+"""All finished slices are scored again when this many times the cost of that has passed."""
+
+PARTIAL_CONTEXT_MM = 16.0
+"""How far a partial result looks for neighbours of a slice."""
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -68,7 +80,7 @@ class DetectionSettings:
         Of the network; states and updates are float32 always. ``"auto"`` takes
         bfloat16 where the device computes in it, else float16 on CUDA, else float32.
     batch_size : int, optional
-        Slices at once; halved when memory runs out.
+        Slices at once, each draw counting as one; halved when memory runs out.
     slices : tuple of int, optional
         Only these slices of the scan (indices along S); all of them by default.
     score : str, optional
@@ -145,8 +157,23 @@ class Detection:
         """
         if self._state is None:
             raise ValueError("a detection that was put together by hand cannot be scored again")
-        result, _ = self._state.rescored(score).take()
-        return result
+        return self._state.rescored(score).refresh().result
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast the network is, measured.
+
+    Attributes
+    ----------
+    per_slice : float
+        Seconds for a slice of the scan.
+    volume : float
+        Seconds for all slices of the scan that are not there yet.
+    """
+
+    per_slice: float
+    volume: float
 
 
 @dataclass(frozen=True)
@@ -167,6 +194,12 @@ class Progress:
         Slices of the scan that became finished with this progress.
     result : Detection or None
         The result so far, when slices became finished; whole in the last progress.
+        Until then a slice is scored with those of its neighbours that were finished
+        before it, and the maps go on filling outside `done`.
+    changed : tuple of int
+        Slices of the scan in which the maps of `result` differ from those of the last one.
+    pace : Pace or None
+        With every result, once the network's speed is known.
     """
 
     stage: Literal["prepare", "reconstruct", "finish"]
@@ -176,6 +209,8 @@ class Progress:
     eta: float | None = None
     slices: tuple[int, ...] = ()
     result: Detection | None = None
+    changed: tuple[int, ...] = ()
+    pace: Pace | None = None
 
 
 def resolve(settings: DetectionSettings, specification: ModelSpecification) -> DetectionSettings:
@@ -330,37 +365,59 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A result, its new slices, and all in which it differs from the one before."""
+
+    result: Detection
+    new: tuple[int, ...]
+    changed: tuple[int, ...]
+
+
 @dataclass
 class _State:
-    """Reconstructions on the model grid while they come in."""
+    """Scores and maps while the reconstructions come in.
 
-    slices: Slices
+    Only slices that were asked for take part, so that the result does not depend on what
+    else the session knows.
+    """
+
+    prepared: Prepared
+    kept: Reconstructions
+    positions: NDArray[np.int64]
     settings: DetectionSettings
     score: ScoreSpecification
     specification: ModelSpecification
-    device: str
-    precision: str
     seconds: dict[str, float]
     warnings: list[str]
-    images: NDArray[np.float32] = field(init=False)
+    asked: NDArray[np.bool_] = field(init=False)
     finished: NDArray[np.bool_] = field(init=False)
-    shown: NDArray[np.bool_] = field(init=False)
-    weights: NDArray[np.float32] | None = field(init=False, default=None)
+    drawn: Grid = field(init=False)
+    weights: Grid | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         assert self.settings.draws is not None
-        self.images = np.full(
-            (self.settings.draws, *self.slices.images.shape), -1.0, dtype=np.float32
-        )
-        self.finished = np.zeros(len(self.slices.images), bool)
-        self.shown = np.zeros(self.slices.volume.shape[0], bool)
-        slices = self.slices
-        self.scan = slices.on_grid((slices.images + 1.0) / 2.0)
-        self.mask = slices.on_grid(slices.masks)
-        self.inner = erode(self.mask, self.score.erosion_mm, slices.spacing_mm)
-        self.maps = {
-            name: np.zeros(self.slices.volume.shape, np.float32)
-            for name in ("anomaly", "reconstruction", "uncertainty")
+        slices = self.prepared.slices
+        self.finished = np.zeros(len(slices.images), bool)
+        self.drawn = np.zeros((self.settings.draws, *self.prepared.scan.shape), np.float32)
+        count = slices.volume.shape[0]
+        self.asked = np.ones(count, bool)
+        if self.settings.slices is not None:
+            self.asked = np.isin(np.arange(count), self.settings.slices)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Nothing is scored or shown."""
+        slices = self.prepared.slices
+        self.scored = np.zeros(len(self.finished), bool)
+        self.shown = np.zeros(len(self.asked), bool)
+        names = ["anomaly", "reconstruction"]
+        if len(self.drawn) > 1:
+            names.append("uncertainty")
+        self.values = np.zeros_like(self.drawn)
+        self.grids: dict[str, Grid] = {n: np.zeros_like(self.prepared.scan) for n in names}
+        self.maps: dict[str, Grid] = {
+            name: np.zeros(slices.volume.shape, np.float32) for name in names
         }
 
     def rescored(self, score: ScoreSpecification) -> _State:
@@ -368,81 +425,125 @@ class _State:
         other = copy(self)
         other.settings = replace(self.settings, score=score.kind, smoothing_mm=score.smoothing_mm)
         other.score = score
-        other.inner = erode(self.mask, score.erosion_mm, self.slices.spacing_mm)
-        other.shown = np.zeros_like(self.shown)
-        other.maps = {name: np.zeros_like(map_) for name, map_ in self.maps.items()}
         other.finished = self.finished.copy()
         other.seconds = dict(self.seconds)
+        other._clear()
         return other
 
-    def put(self, draw: int, batch: list[int], reconstruction: Reconstruction) -> None:
-        """Keep one draw of some slices."""
-        self.images[draw, batch] = reconstruction.image[:, 0].cpu().numpy()
-        if reconstruction.weight is not None:
+    def gather(self) -> None:
+        """Take over what is reconstructed by now."""
+        draws = len(self.drawn)
+        there = self.kept.finished[:draws].all(axis=0)
+        new = self.positions[(there & ~self.finished)[self.positions]]
+        rows = self.prepared.slices.indices[new]
+        self.drawn[:, rows] = (self.kept.images[:draws, new] + 1.0) / 2.0
+        if self.kept.weights is not None:
             if self.weights is None:
-                self.weights = np.ones_like(self.images)
-            self.weights[draw, batch] = reconstruction.weight[:, 0].cpu().numpy()
+                self.weights = np.ones_like(self.drawn)
+            self.weights[:, rows] = self.kept.weights[:draws, new]
+        self.finished[new] = True
 
-    def take(self) -> tuple[Detection, tuple[int, ...]]:
-        """Score what is finished and bring it to the scan's grid; also the new slices."""
+    def complete(self) -> NDArray[np.bool_]:
+        """Slices of the scan, shape (S,), that could be shown and are not yet."""
+        complete = self.prepared.slices.complete_native(self.finished)
+        return complete & self.asked & ~self.shown
+
+    def refresh(self) -> _Taken:
+        """Score all that is gathered, each slice with all its neighbours, in new maps."""
         started = time.perf_counter()
-        slices = self.slices
-        valid = self.finished
-        finished = slices.on_grid(valid[:, None, None])
-        drawn = np.stack([slices.on_grid((r + 1.0) / 2.0) for r in self.images])
-        weights = None
-        if self.weights is not None:
-            weights = np.stack([slices.on_grid(w) for w in self.weights])
-        anomaly, uncertainty = anomaly_map(
-            self.scan,
-            drawn,
-            self.mask & finished,
-            self.inner & finished,
-            self.score,
-            slices.spacing_mm,
-            weights,
-        )
-        reconstruction = slices.intensity.inverse(drawn.mean(axis=0).clip(0.0, 1.0))
-
-        complete = slices.complete_native(valid)
-        wanted = self.settings.slices
-        if wanted is not None:
-            asked = np.zeros_like(complete)
-            asked[list(wanted)] = True
-            complete &= asked
-        new = np.flatnonzero(complete & ~self.shown)
-        # Smoothing reaches into neighbouring slices, so what is shown already changes too.
-        touched = np.flatnonzero(complete)
-        if len(touched):
-            span = (int(touched[0]), int(touched[-1]) + 1)
-            grids = {"anomaly": anomaly, "reconstruction": reconstruction}
-            if uncertainty is not None:
-                grids["uncertainty"] = uncertainty
-            native = slices.to_native(*grids.values(), native_slices=span, valid=valid)
-            for name, map_ in zip(grids, native, strict=True):
-                self.maps[name][touched] = map_[touched - span[0]]
-        self.shown |= complete
+        before = self.shown
+        self._clear()  # nothing is shown, so all that is complete comes again
+        slices = self.prepared.slices
+        rows = slices.indices[self.finished]
+        if len(rows):
+            self._score(slice(int(rows[0]), int(rows[-1]) + 1), 0)
+        self.scored = self.finished.copy()
+        complete = self.complete()
+        self._to_native(complete)
+        self.shown = complete
         self.seconds["score"] += time.perf_counter() - started
-        volume = slices.volume
+        return self._taken(complete & ~before, complete | before)
+
+    def extend(self) -> _Taken:
+        """Score what was gathered since the last time, in the maps that are there."""
+        started = time.perf_counter()
+        slices = self.prepared.slices
+        context = round(PARTIAL_CONTEXT_MM / slices.spacing_mm[0])
+        for first, last in _runs(slices.indices[self.finished & ~self.scored]):
+            self._score(slice(first, last), context)
+        self.scored = self.finished.copy()
+        new = self.complete()
+        self._to_native(new)
+        self.shown = self.shown | new
+        self.seconds["score"] += time.perf_counter() - started
+        return self._taken(new, new)
+
+    def _score(self, new: slice, context: int) -> None:
+        """Score some slices of the model grid, looking at so many on either side."""
+        prepared, slices = self.prepared, self.prepared.slices
+        near = slice(max(new.start - context, 0), new.stop + context)
+        rows = slice(new.start - near.start, new.stop - near.start)
+        there = slices.on_grid(self.finished)[near, None, None]
+        self.values[:, new] = residuals(
+            self.score.kind,
+            prepared.scan[near],
+            self.drawn[:, near],
+            prepared.mask[near] & there,
+            slices.spacing_mm,
+            None if self.weights is None else self.weights[:, near],
+            rows,
+        )
+        there = slices.on_grid(self.scored)[near, None, None]
+        there[rows] = True
+        inner = prepared.inner(self.score.erosion_mm)[near] & there
+        inner[rows] &= slices.on_grid(self.finished)[new, None, None]
+        anomaly, uncertainty = smoothed_mean(
+            self.values[:, near], inner, self.score.smoothing_mm, slices.spacing_mm, rows
+        )
+        self.grids["anomaly"][new] = anomaly
+        if uncertainty is not None:
+            self.grids["uncertainty"][new] = uncertainty
+        mean = self.drawn[:, new].mean(axis=0).clip(0.0, 1.0)
+        self.grids["reconstruction"][new] = slices.intensity.inverse(mean)
+
+    def _to_native(self, wanted: NDArray[np.bool_]) -> None:
+        """Bring some slices of the scan up to date in the maps."""
+        slices = self.prepared.slices
+        for first, last in _runs(np.flatnonzero(wanted)):
+            native = slices.to_native(
+                *self.grids.values(), native_slices=(first, last), valid=self.finished
+            )
+            for name, map_ in zip(self.grids, native, strict=True):
+                self.maps[name][first:last] = map_
+
+    def _taken(self, new: NDArray[np.bool_], changed: NDArray[np.bool_]) -> _Taken:
+        volume = self.prepared.slices.volume
+        uncertainty = self.maps.get("uncertainty")
         result = Detection(
-            anomaly=volume.with_data(self.maps["anomaly"].copy()),
-            reconstruction=volume.with_data(self.maps["reconstruction"].copy()),
-            uncertainty=(
-                volume.with_data(self.maps["uncertainty"].copy())
-                if uncertainty is not None
-                else None
-            ),
-            brain_mask=volume.with_data(slices.brain_mask),
+            anomaly=volume.with_data(self.maps["anomaly"]),
+            reconstruction=volume.with_data(self.maps["reconstruction"]),
+            uncertainty=None if uncertainty is None else volume.with_data(uncertainty),
+            brain_mask=volume.with_data(self.prepared.slices.brain_mask),
             done=self.shown.copy(),
             seconds=dict(self.seconds),
             settings=self.settings,
             specification=self.specification,
-            device=self.device,
-            precision=self.precision,
-            warnings=tuple(self.warnings),
+            device=self.kept.device,
+            precision=self.kept.precision,
+            warnings=(*self.warnings, *self.kept.warnings),
             _state=self,
         )
-        return result, tuple(new.tolist())
+        return _Taken(
+            result,
+            tuple(np.flatnonzero(new).tolist()),
+            tuple(np.flatnonzero(changed).tolist()),
+        )
+
+
+def _runs(indices: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Rising indices as ranges (start, stop) without gaps."""
+    parts = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
 
 
 def detect(
@@ -451,9 +552,10 @@ def detect(
     settings: DetectionSettings | None = None,
     brain_mask: NDArray[np.bool_] | None = None,
     *,
-    first_slice: int | None = None,
+    first_slice: int | Callable[[], int] | None = None,
     partial: bool = True,
     prepared: Slices | None = None,
+    session: Session | None = None,
 ) -> Iterator[Progress]:
     """Reconstruct a scan as if it were healthy, and score the difference.
 
@@ -464,13 +566,17 @@ def detect(
     settings : DetectionSettings, optional
     brain_mask : ndarray of bool, shape (S, A, R), optional
         On the scan's grid; found by :func:`napari_addm.preparation.prepare` if missing.
-    first_slice : int, optional
+    first_slice : int or callable, optional
         Slices are reconstructed from this slice of the scan outward; else from the middle.
+        A callable is asked again before every call of the network.
     partial : bool
         Whether to yield results while slices finish, or only the last.
     prepared : Slices, optional
         What :func:`napari_addm.preparation.prepare` made of `volume` for this
         checkpoint, where that was done beforehand; `brain_mask` is then not used.
+    session : Session, optional
+        Where to look for what is done already, and to keep what will be. The last result
+        is the same, to the digit, as without it on the same device.
 
     Yields
     ------
@@ -499,6 +605,8 @@ def detect(
     assert settings.smoothing_mm is not None
     assert settings.sampler is not None
     assert settings.eta is not None
+    draws = settings.draws
+    session = session or Session()
     device = choose_device(settings.device)
     method = get_method(specification.method)
     precision = settings.precision if method.reduced_precision else "float32"
@@ -508,7 +616,8 @@ def detect(
         return time.perf_counter() - started
 
     yield Progress("prepare", 0, 0, elapsed())
-    slices = prepared or prepare(volume, specification.preparation, brain_mask)
+    ready = session.prepared(volume, specification.preparation, brain_mask, prepared)
+    slices = ready.slices
     seconds = {"prepare": elapsed(), "load": 0.0, "network": 0.0, "score": 0.0}
     warnings = list(slices.warnings)
     highest = specification.training.get("highest_level")
@@ -522,20 +631,31 @@ def detect(
             "single slices are scored without their neighbours: the calibrated threshold fits "
             "whole volumes"
         )
-    loading = time.perf_counter()
-    try:
-        engine = _engine(checkpoint, device, dtype)
-    except RuntimeError as error:
-        if not _is_out_of_memory(error) or device.type == "cpu":
-            raise
-        warnings.append(f"out of memory on {device.type}: went on on the CPU")
-        device = torch.device("cpu")
-        dtype = choose_precision(precision, device)
-        engine = _engine(checkpoint, device, dtype)
-    seconds["load"] = time.perf_counter() - loading
+    centre = first_slice() if callable(first_slice) else first_slice
+    order = _order(slices, settings.slices, centre)
+    batch = _batch(settings, device, len(order), len(slices.images))
+    # Here stands all that a reconstruction depends on, but its slice and its draw.
+    key = (
+        ready.key,
+        checkpoint.sha256,
+        (settings.level, settings.steps, settings.sampler, settings.eta, settings.seed),
+        (str(device), str(dtype), batch),
+    )
+    kept = session.reconstructions(
+        key,
+        lambda: Reconstructions(
+            str(device),
+            str(dtype).removeprefix("torch."),
+            batch,
+            np.full((draws, *slices.images.shape), -1.0, np.float32),
+        ),
+    )
+    kept.hold(draws)
 
     state = _State(
-        slices,
+        ready,
+        kept,
+        np.sort(np.array(order)),
         settings,
         ScoreSpecification(
             kind=settings.score,
@@ -543,8 +663,6 @@ def detect(
             erosion_mm=specification.detection.score.erosion_mm,
         ),
         specification,
-        str(device),
-        str(dtype).removeprefix("torch."),
         seconds,
         warnings,
     )
@@ -554,88 +672,188 @@ def detect(
         sampling = Sampling(levels, settings.sampler, settings.eta)
     diffusion = specification.diffusion
     noise = SliceNoise(diffusion.noise if diffusion else "gaussian", settings.seed)
-    queue = _order(slices, settings.slices, first_slice)
-    batch_size = settings.batch_size or BATCH_SIZES[device.type]
-    # Equal batches: a small last one would cost nearly as much as a full one.
-    rounds = max(1, -(-len(queue) // batch_size))
-    batch_size = max(1, -(-len(queue) // rounds))
-    calls, slice_calls = 0, 0
+    per_batch = method.calls(specification, sampling)
+    calls = 0
     shown_at, taking = 0.0, 0.0
-    per_slice = settings.draws * method.calls(specification, sampling)
+    refreshed_at, refreshing = elapsed(), None
 
-    while queue:
-        batch = queue[:batch_size]
-        ids = slices.indices[batch]
-        total = calls + per_slice * -(-len(queue) // batch_size)
+    def left(pairs: int) -> int:
+        """Calls of the network for so many slices and draws."""
+        return per_batch * -(-pairs // kept.batch)
+
+    def pace() -> Pace | None:
+        if kept.pace is None:
+            return None
+        each = draws * per_batch * kept.pace / kept.batch
+        model_slices = slices.volume.spacing[0] / slices.spacing_mm[0]
+        missing = kept.missing(range(len(slices.images)), draws)
+        return Pace(max(1.0, model_slices) * each, left(len(missing)) * kept.pace)
+
+    pairs = kept.missing(order, draws)
+    while pairs:
+        if callable(first_slice) and first_slice() != centre:
+            centre = first_slice()
+            order = _order(slices, settings.slices, centre)
+            pairs = kept.missing(order, draws)
+        total = calls + left(len(pairs))
         before = calls
         try:
-            clean = torch.from_numpy(slices.images[batch])[:, None].to(device)
-            for draw in range(settings.draws):
+            # in the loop, because the device may have to change
+            engine = _engine_for(checkpoint, kept, precision, seconds)
+            device = torch.device(kept.device)
+            now = pairs[: kept.batch]
+            whole = now + now[-1:] * (kept.batch - len(now))
+            positions = [position for position, _ in whole]
+            clean = torch.from_numpy(slices.images[positions])[:, None].to(device)
+            named = [(int(slices.indices[position]), draw) for position, draw in whole]
+            ticking = time.perf_counter()
+            chain = method.reconstruct(
+                engine.network,
+                specification,
+                clean,
+                sampling,
+                partial_of(_fresh_noise, noise, named, clean),
+            )
+            for reconstruction in chain:
+                took = time.perf_counter() - ticking
+                seconds["network"] += took
+                kept.time(took)
+                calls += 1
+                if calls == before + per_batch:
+                    _keep(kept, now, reconstruction)  # first, because a cancel comes at the yield
+                eta = (total - calls) * (kept.pace or 0.0)
+                yield Progress("reconstruct", calls, total, elapsed(), eta)
                 ticking = time.perf_counter()
-                chain = method.reconstruct(
-                    engine.network,
-                    specification,
-                    clean,
-                    sampling,
-                    partial_of(_fresh_noise, noise, ids, draw, clean),
-                )
-                for reconstruction in chain:  # noqa: B007 - the last one is used below
-                    seconds["network"] += time.perf_counter() - ticking
-                    calls += 1
-                    slice_calls += len(batch)
-                    left = per_slice * len(queue) - (calls - before) * len(batch)
-                    eta = left * seconds["network"] / slice_calls
-                    yield Progress("reconstruct", calls, total, elapsed(), eta)
-                    ticking = time.perf_counter()
-                if not torch.isfinite(reconstruction.image).all():
-                    raise FloatingPointError("the network gave NaN or infinity")
-                state.put(draw, batch, reconstruction)
         except FloatingPointError as error:
-            if dtype == torch.float32:
+            if kept.precision == "float32":
                 raise AddmError(
                     f"{checkpoint.path}: the network gives NaN or infinity on "
                     f"{volume.name}; use another checkpoint."
                 ) from error
             calls = before
-            state.warnings.append(f"NaN in {state.precision}: went on in float32")
-            dtype, state.precision = torch.float32, "float32"
-            engine = _engine(checkpoint, device, dtype)
+            kept.warnings.append(f"NaN in {kept.precision}: went on in float32")
+            kept.precision = "float32"
             continue
         except (RuntimeError, MemoryError, NotImplementedError) as error:
             calls = before
-            device, batch_size = _retreat(error, device, batch_size, state)
-            state.device = str(device)
-            if str(device) != engine.key[1]:
-                dtype = choose_precision(precision, device)
-                state.precision = str(dtype).removeprefix("torch.")
-                engine = _engine(checkpoint, device, dtype)
+            _retreat(error, kept, precision)
             continue
-        state.finished[batch] = True
-        queue = queue[batch_size:]
+        pairs = kept.missing(order, draws)
+        state.gather()
         # Scoring must not outweigh the network where one step is all there is to do.
-        if queue and partial and elapsed() - shown_at > PARTIAL_INTERVAL * taking:
+        due = elapsed() - shown_at > PARTIAL_INTERVAL * taking
+        if pairs and partial and due and state.complete().any():
             begun = elapsed()
-            result, new = state.take()
+            again = refreshing is not None and begun - refreshed_at > REFRESH_INTERVAL * refreshing
+            taken = state.refresh() if again else state.extend()
             shown_at = elapsed()
-            taking = shown_at - begun
-            yield Progress("reconstruct", calls, total, elapsed(), eta, new, result)
+            if again:
+                refreshed_at, refreshing = shown_at, shown_at - begun
+            else:
+                taking = shown_at - begun
+            yield Progress(
+                "reconstruct",
+                calls,
+                total,
+                elapsed(),
+                eta,
+                taken.new,
+                taken.result,
+                taken.changed,
+                pace(),
+            )
 
-    if device.type == "cuda":
+    if kept.device.startswith("cuda"):
         torch.cuda.empty_cache()  # other programs of the desk want it too
-    result, new = state.take()
-    yield Progress("finish", calls, calls, elapsed(), 0.0, new, result)
+    state.gather()
+    taken = state.refresh()
+    yield Progress(
+        "finish",
+        calls,
+        calls,
+        elapsed(),
+        0.0,
+        taken.new,
+        taken.result,
+        taken.changed,
+        pace(),
+    )
+
+
+def _batch(settings: DetectionSettings, device: torch.device, wanted: int, count: int) -> int:
+    """How many slices and draws go into every call of the network.
+
+    It depends on the settings alone, never on what is done already: see
+    :attr:`napari_addm.session.Reconstructions.batch`.
+    """
+    assert settings.draws is not None
+    size = settings.batch_size or BATCH_SIZES[device.type]
+    if settings.slices is not None and wanted * settings.draws < size:
+        return min(size, FEW)
+    if size <= FEW:
+        return size
+    # Equal batches: a small last one costs as much as a full one.
+    pairs = count * settings.draws
+    return -(-pairs // -(-pairs // size))
+
+
+def _keep(
+    kept: Reconstructions, pairs: Sequence[tuple[int, int]], reconstruction: Reconstruction
+) -> None:
+    import torch
+
+    image, weight = reconstruction.image, reconstruction.weight
+    if not torch.isfinite(image).all():
+        raise FloatingPointError("the network gave NaN or infinity")
+    count = len(pairs)  # what fills the batch up is left out
+    kept.put(
+        pairs,
+        image[:count, 0].cpu().numpy(),
+        None if weight is None else weight[:count, 0].cpu().numpy(),
+    )
+
+
+def _engine_for(
+    checkpoint: Checkpoint, kept: Reconstructions, precision: str, seconds: dict[str, float]
+) -> _Engine:
+    """The network where the reconstructions are made; on the CPU if it does not fit there."""
+    import torch
+
+    started = time.perf_counter()
+    device = torch.device(kept.device)
+    try:
+        return _engine(checkpoint, device, getattr(torch, kept.precision))
+    except RuntimeError as error:
+        if not _is_out_of_memory(error) or device.type == "cpu":
+            raise
+        _to_cpu(kept, precision, f"out of memory on {device.type}: went on on the CPU")
+        return _engine(checkpoint, torch.device("cpu"), getattr(torch, kept.precision))
+    finally:
+        seconds["load"] += time.perf_counter() - started
+
+
+def _to_cpu(kept: Reconstructions, precision: str, why: str) -> None:
+    import torch
+
+    kept.warnings.append(why)
+    kept.device = "cpu"
+    kept.precision = str(choose_precision(precision, torch.device("cpu"))).removeprefix("torch.")
+    kept.batch = min(kept.batch, BATCH_SIZES["cpu"])
 
 
 def _fresh_noise(
     noise: SliceNoise,
-    ids: NDArray[np.int64],
-    draw: int,
+    named: Sequence[tuple[int, int]],
     like: Tensor,
     step: int,
     shape: tuple[int, int, int] | None = None,
 ) -> Tensor:
+    """The noise of some (slice, draw) for a step."""
+    import torch
+
     shape = shape or (like.shape[1], like.shape[2], like.shape[3])
-    return noise.sample(ids.tolist(), shape, draw, step).to(like.device)
+    fields = [noise.sample([index], shape, draw, step) for index, draw in named]
+    return torch.cat(fields).to(like.device)
 
 
 def _order(slices: Slices, wanted: Sequence[int] | None, first_slice: int | None) -> list[int]:
@@ -671,30 +889,29 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _retreat(
-    error: Exception, device: torch.device, batch_size: int, state: _State
-) -> tuple[torch.device, int]:
+def _retreat(error: Exception, kept: Reconstructions, precision: str) -> None:
     """Where to go on after a failed batch: half of it, then the CPU; else raise."""
     import torch
 
+    device = kept.device.partition(":")[0]
     memory = _is_out_of_memory(error)
-    unsupported = isinstance(error, NotImplementedError) and device.type == "mps"
+    unsupported = isinstance(error, NotImplementedError) and device == "mps"
     if not memory and not unsupported:
         raise error
-    if device.type == "cuda":
+    if device == "cuda":
         torch.cuda.empty_cache()
-    if memory and batch_size > 1:
-        state.warnings.append(
-            f"out of memory at {batch_size} slices at once: went on with {batch_size // 2}"
+    if memory and kept.batch > 1:
+        kept.warnings.append(
+            f"out of memory at {kept.batch} slices at once: went on with {kept.batch // 2}"
         )
-        return device, batch_size // 2
-    if device.type != "cpu":
+        kept.batch //= 2
+    elif device != "cpu":
         reason = "out of memory" if memory else "an operation is not supported"
-        state.warnings.append(f"{reason} on {device.type}: went on on the CPU")
-        return torch.device("cpu"), BATCH_SIZES["cpu"]
-    raise AddmError(
-        "Out of memory with a single slice; close other programs, or use a smaller checkpoint."
-    ) from error
+        _to_cpu(kept, precision, f"{reason} on {device}: went on on the CPU")
+    else:
+        raise AddmError(
+            "Out of memory with a single slice; close other programs, or use a smaller checkpoint."
+        ) from error
 
 
 def run(

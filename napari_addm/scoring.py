@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 if TYPE_CHECKING:
-    from napari_addm.checkpoint import ScoreKind, ScoreSpecification
+    from napari_addm.checkpoint import ScoreKind
 
 Grid = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -59,25 +59,36 @@ class MaskedMean:
     millimetres : float
         Standard deviation of the Gaussian, cut at three of them; 0 averages nothing.
     spacing_mm : (z, y, x)
+    rows : slice, optional
+        Work out only these slices along z, from all of them; D' of D.
     """
 
-    def __init__(self, mask: Mask, millimetres: float, spacing_mm: Spacing) -> None:
+    def __init__(
+        self,
+        mask: Mask,
+        millimetres: float,
+        spacing_mm: Spacing,
+        rows: slice | None = None,
+    ) -> None:
         self.mask = mask
         self.bands = [
             _gaussian_band(size, millimetres / spacing)
             for size, spacing in zip(mask.shape, spacing_mm, strict=True)
         ]
-        share = self._filter(mask.astype(np.float32))
+        if rows is not None:
+            self.bands[0] = self.bands[0][rows]
+            mask = mask[rows]
+        share = self._filter(self.mask.astype(np.float32))
         self.gain = np.where(mask, 1.0 / np.maximum(share, 1e-6), 0).astype(np.float32)
 
     def _filter(self, values: Grid) -> Grid:
         z, y, x = self.bands
         depth, height, width = values.shape
-        values = (z @ values.reshape(depth, -1)).reshape(depth, height, width)
+        values = (z @ values.reshape(depth, -1)).reshape(len(z), height, width)
         return np.asarray(y @ values @ x.T, np.float32)
 
     def __call__(self, values: Grid) -> Grid:
-        """The average at every voxel of the mask, 0 outside; float32, shape (D, H, W)."""
+        """The average at every voxel of the mask, 0 outside; float32, shape (D', H, W)."""
         return self._filter(np.where(self.mask, values, 0).astype(np.float32)) * self.gain
 
 
@@ -96,103 +107,139 @@ def smooth(values: Grid, mask: Mask, millimetres: float, spacing_mm: Spacing) ->
     return MaskedMean(mask, millimetres, spacing_mm)(values)
 
 
-def residual(
-    kind: ScoreKind, scan: Grid, reconstruction: Grid, mask: Mask, spacing_mm: Spacing
+def residuals(
+    kind: ScoreKind,
+    scan: Grid,
+    reconstructions: Grid,
+    mask: Mask,
+    spacing_mm: Spacing,
+    weights: Grid | None = None,
+    rows: slice | None = None,
 ) -> Grid:
-    """The voxel-wise score before smoothing, float32, shape (D, H, W).
+    """The voxel-wise scores of some reconstructions, before smoothing.
 
     Parameters
     ----------
     kind : str
         See :data:`SCORE_MEANINGS`.
-    scan, reconstruction : ndarray of float32, shape (D, H, W)
+    scan : ndarray of float32, shape (D, H, W)
         Model values, 0..1.
+    reconstructions : ndarray of float32, shape (draws, D, H, W)
+    mask : ndarray of bool, shape (D, H, W)
+        Where scan and reconstruction hold values.
+    spacing_mm : (z, y, x)
+    weights : ndarray of float32, shape (draws, D, H, W), optional
+        What each draw's score is multiplied by, for methods that also tell where a
+        lesion can be.
+    rows : slice, optional
+        Work out only these slices along z, from all of them; D' of D.
+
+    Returns
+    -------
+    ndarray of float32, shape (draws, D', H, W)
     """
-    difference = reconstruction - scan
-    if kind == "signed":
-        return difference
-    if kind == "darker":
-        return np.maximum(difference, 0)
-    if kind == "brighter":
-        return np.maximum(-difference, 0)
-    if kind == "absolute":
-        return np.abs(difference)
-    if kind == "squared":
-        return difference**2
-    return 1.0 - structural_similarity(scan, reconstruction, mask, SSIM_SCALES_MM, spacing_mm)
+    rows = rows or slice(None)
+    if kind == "ssim":
+        similarity = Similarity(scan, mask, SSIM_SCALES_MM, spacing_mm, rows)
+        values = np.stack([1.0 - similarity(drawn) for drawn in reconstructions])
+    else:
+        difference = reconstructions[:, rows] - scan[rows]
+        if kind == "signed":
+            values = difference
+        elif kind == "darker":
+            values = np.maximum(difference, 0)
+        elif kind == "brighter":
+            values = np.maximum(-difference, 0)
+        elif kind == "absolute":
+            values = np.abs(difference)
+        else:
+            values = difference**2
+    return values if weights is None else values * weights[:, rows]
 
 
-def structural_similarity(
-    a: Grid, b: Grid, mask: Mask, scales_mm: tuple[float, ...], spacing_mm: Spacing
-) -> Grid:
-    """SSIM [1]_ within a mask, averaged over scales; float32, shape (D, H, W).
+class Similarity:
+    """SSIM [1]_ with one scan within a mask, averaged over scales.
 
-    scikit-image's takes no mask, so that air would count as similar.
+    scikit-image's takes no mask, so that air would count as similar. What depends on
+    the scan alone is worked out once.
 
     Parameters
     ----------
-    a, b : ndarray of float32, shape (D, H, W)
+    scan : ndarray of float32, shape (D, H, W)
         Values in 0..1.
+    mask : ndarray of bool, shape (D, H, W)
     scales_mm : tuple of float
         Standard deviations of the Gaussian windows.
+    spacing_mm : (z, y, x)
+    rows : slice, optional
+        Work out only these slices along z, from all of them; D' of D.
 
     References
     ----------
     .. [1] Wang et al. Image quality assessment: from error visibility to structural
        similarity. IEEE Transactions on Image Processing, 2004.
     """
-    c1, c2 = 0.01**2, 0.03**2
-    total = np.zeros(a.shape, np.float32)
-    for scale in scales_mm:
-        mean = MaskedMean(mask, scale, spacing_mm)
-        mean_a, mean_b = mean(a), mean(b)
-        product = mean_a * mean_b
-        squares = mean_a**2 + mean_b**2
-        variances = mean(a * a + b * b) - squares
-        covariance = mean(a * b) - product
-        total += ((2 * product + c1) * (2 * covariance + c2)) / ((squares + c1) * (variances + c2))
-    return total / np.float32(len(scales_mm))
+
+    def __init__(
+        self,
+        scan: Grid,
+        mask: Mask,
+        scales_mm: tuple[float, ...],
+        spacing_mm: Spacing,
+        rows: slice | None = None,
+    ) -> None:
+        self.scan = scan
+        self.means = [MaskedMean(mask, scale, spacing_mm, rows) for scale in scales_mm]
+        self.of_scan = [mean(scan) for mean in self.means]
+
+    def __call__(self, other: Grid) -> Grid:
+        """The similarity of another image, (D, H, W); float32, shape (D', H, W)."""
+        c1, c2 = 0.01**2, 0.03**2
+        powers = self.scan * self.scan + other * other
+        products = self.scan * other
+        total = np.zeros_like(self.of_scan[0])
+        for mean, mean_a in zip(self.means, self.of_scan, strict=True):
+            mean_b = mean(other)
+            product = mean_a * mean_b
+            squares = mean_a**2 + mean_b**2
+            variances = mean(powers) - squares
+            covariance = mean(products) - product
+            total += ((2 * product + c1) * (2 * covariance + c2)) / (
+                (squares + c1) * (variances + c2)
+            )
+        return total / np.float32(len(self.means))
 
 
-def anomaly_map(
-    scan: Grid,
-    reconstructions: Grid,
-    mask: Mask,
+def smoothed_mean(
+    values: Grid,
     inner: Mask,
-    score: ScoreSpecification,
+    millimetres: float,
     spacing_mm: Spacing,
-    weights: Grid | None = None,
+    rows: slice | None = None,
 ) -> tuple[Grid, Grid | None]:
-    """Score the draws, smooth, and average.
+    """Smooth the :func:`residuals` of some draws, and average them: the anomaly map.
 
     Parameters
     ----------
-    scan : ndarray of float32, shape (D, H, W)
-        Model values, 0..1.
-    reconstructions : ndarray of float32, shape (draws, D, H, W)
-    mask : ndarray of bool, shape (D, H, W)
-        Where scan and reconstruction hold values.
+    values : ndarray of float32, shape (draws, D, H, W)
     inner : ndarray of bool, shape (D, H, W)
         Where the map is wanted: the brain mask after :func:`erode`. It is eroded
         before slices are left out, or a slice alone would have no inside.
-    score : ScoreSpecification
+    millimetres : float
+        Standard deviation of the Gaussian.
     spacing_mm : (z, y, x)
-    weights : ndarray of float32, shape (draws, D, H, W), optional
-        What each draw's score is multiplied by before smoothing, for methods that
-        also tell where a lesion can be.
+    rows : slice, optional
+        Work out only these slices along z, from all of them; D' of D.
 
     Returns
     -------
-    anomaly : ndarray of float32, shape (D, H, W)
+    anomaly : ndarray of float32, shape (D', H, W)
         0 outside ``inner``.
-    uncertainty : ndarray of float32, shape (D, H, W), or None
+    uncertainty : ndarray of float32, shape (D', H, W), or None
         Standard deviation over the draws; None for a single draw.
     """
-    mean = MaskedMean(inner, score.smoothing_mm, spacing_mm)
-    maps = []
-    for draw, reconstruction in enumerate(reconstructions):
-        values = residual(score.kind, scan, reconstruction, mask, spacing_mm)
-        maps.append(mean(values if weights is None else values * weights[draw]))
+    mean = MaskedMean(inner, millimetres, spacing_mm, rows)
+    maps = [mean(drawn) for drawn in values]
     if len(maps) == 1:
         return maps[0], None
     return np.mean(maps, axis=0), np.std(maps, axis=0, ddof=1)

@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "preparation",
     },
     "report": {"errors"},
+    "session": {"checkpoint", "preparation", "scoring", "volume"},
     "detection": {
         "checkpoint",
         "diffusion",
@@ -42,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "methods",
         "preparation",
         "scoring",
+        "session",
         "volume",
     },
     "overlay": {"detection", "io", "volume"},

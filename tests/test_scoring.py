@@ -5,14 +5,13 @@ import pytest
 from scipy import ndimage
 from skimage.metrics import structural_similarity as skimage_ssim
 
-from napari_addm.checkpoint import ScoreSpecification
 from napari_addm.scoring import (
     SCORE_MEANINGS,
-    anomaly_map,
+    Similarity,
     erode,
-    residual,
+    residuals,
     smooth,
-    structural_similarity,
+    smoothed_mean,
 )
 
 SPACING = (2.0, 1.5, 1.0)
@@ -72,7 +71,7 @@ def test_smoothing_equals_normalised_convolution_by_scipy(scan, ball):
 
 @pytest.mark.parametrize("kind", SCORE_MEANINGS)
 def test_a_perfect_reconstruction_scores_zero(kind, scan, ball):
-    assert np.abs(residual(kind, scan, scan, ball, SPACING)[ball]).max() < 1e-4
+    assert np.abs(residuals(kind, scan, scan[None], ball, SPACING)[0, ball]).max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -89,15 +88,14 @@ def test_signs(kind, dark, bright, ball):
     healthy = np.full(ball.shape, 0.5, np.float32)
     for value, expected in ((0.3, dark), (0.7, bright)):
         scan = np.full_like(healthy, value)
-        assert residual(kind, scan, healthy, ball, SPACING)[ball] == pytest.approx(
-            expected, abs=1e-6
-        )
+        (values,) = residuals(kind, scan, healthy[None], ball, SPACING)
+        assert values[ball] == pytest.approx(expected, abs=1e-6)
 
 
 def test_ssim_equals_scikit_image_where_no_mask_is_near(scan):
     other = scan + 0.2 * np.random.default_rng(1).random(scan.shape).astype(np.float32)
     everywhere = np.ones(scan.shape, bool)
-    ours = structural_similarity(scan, other, everywhere, (1.5,), (1, 1, 1))
+    ours = Similarity(scan, everywhere, (1.5,), (1, 1, 1))(other)
     _, theirs = skimage_ssim(
         scan,
         other,
@@ -116,12 +114,29 @@ def test_draws_are_averaged_and_their_spread_is_the_uncertainty(ball):
     rng = np.random.default_rng(2)
     scan = np.full(ball.shape, 0.5, np.float32)
     drawn = (0.5 + 0.1 * rng.standard_normal((40, *ball.shape))).astype(np.float32)
-    score = ScoreSpecification(kind="signed", smoothing_mm=0, erosion_mm=3)
     inner = erode(ball, 3, SPACING)
-    anomaly, uncertainty = anomaly_map(scan, drawn, ball, inner, score, SPACING)
+    values = residuals("signed", scan, drawn, ball, SPACING)
+    anomaly, uncertainty = smoothed_mean(values, inner, 0.0, SPACING)
     np.testing.assert_allclose(anomaly[inner], (drawn - scan).mean(axis=0)[inner], atol=1e-6)
     assert uncertainty is not None
     assert uncertainty[inner].mean() == pytest.approx(0.1, rel=0.02)
     assert (anomaly[~inner] == 0).all()
     assert (uncertainty[~inner] == 0).all()
-    assert anomaly_map(scan, drawn[:1], ball, inner, score, SPACING)[1] is None
+    assert smoothed_mean(values[:1], inner, 0.0, SPACING)[1] is None
+
+
+@pytest.mark.parametrize("kind", ["ssim", "squared"])
+def test_some_slices_alone_are_scored_as_among_all(kind, scan, ball):
+    rng = np.random.default_rng(3)
+    drawn = (scan + 0.2 * rng.random((2, *scan.shape))).astype(np.float32)
+    weights = rng.random(drawn.shape).astype(np.float32)
+    inner, rows = erode(ball, 3, SPACING), slice(9, 14)
+    whole = residuals(kind, scan, drawn, ball, SPACING, weights)
+    some = residuals(kind, scan, drawn, ball, SPACING, weights, rows)
+    np.testing.assert_allclose(some, whole[:, rows], atol=1e-5)
+    for map_, part in zip(
+        smoothed_mean(whole, inner, 4.0, SPACING),
+        smoothed_mean(whole, inner, 4.0, SPACING, rows),
+        strict=True,
+    ):
+        np.testing.assert_allclose(part, map_[rows], atol=1e-5)
