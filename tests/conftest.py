@@ -1,6 +1,7 @@
 """What every test may use."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,16 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(
         tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", specification, weights
     )
+
+
+@pytest.fixture(autouse=True)
+def own_preferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test reads or writes the preferences of whoever runs it."""
+    napari_settings = sys.modules.get("napari.settings")
+    if napari_settings is None:  # a test without napari
+        yield
+        return
+    napari_settings._clear_plugin_settings_cache()
+    monkeypatch.setattr(napari_settings, "_CFG_PATH", str(tmp_path / "settings" / "settings.yaml"))
+    yield
+    napari_settings._clear_plugin_settings_cache()

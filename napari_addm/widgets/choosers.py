@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Labels, Layer
-from qtpy.QtCore import Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QComboBox, QFileDialog, QWidget
 
 from napari_addm.checkpoint import DEMO_CHECKPOINT
@@ -57,7 +57,7 @@ class LayerChooser(QComboBox):
             self.addItem(self._none, None)
         for layer in layers:
             self.addItem(layer.name, layer.unique_id)
-            self.setItemData(self.count() - 1, layer.name, 3)  # the tooltip, for long names
+            self.setItemData(self.count() - 1, layer.name, Qt.ItemDataRole.ToolTipRole)
         self._select(chosen)
         self.blockSignals(False)
         if self.layer_id != chosen:
@@ -173,45 +173,71 @@ class LabelsChoice(QWidget):
 
 
 class CheckpointChooser(QComboBox):
-    """The bundled checkpoint, or a file."""
+    """The bundled checkpoint, one of a folder, or any file.
+
+    Attributes
+    ----------
+    changed : Signal()
+        Another checkpoint is chosen.
+    path : Path
+        The chosen file.
+    """
 
     changed = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         _narrow(self)
-        self.addItem("Demo (bundled)", DEMO_CHECKPOINT)
-        self.addItem("Choose a file...", None)
-        self._last = 0
+        self.path: Path = DEMO_CHECKPOINT
+        self._folder: Path | None = None
+        self._files: list[Path] = []  # chosen from elsewhere
+        self._list()
         self.activated.connect(self._on_activated)
 
-    @property
-    def path(self) -> Path:
-        """The chosen file."""
-        chosen: Path = self.itemData(self._last)
-        return chosen
+    def offer_folder(self, folder: Path | None) -> None:
+        """Offer the checkpoints of a folder as well; the choice stays."""
+        self._folder = folder
+        self._list()
 
     def choose(self, path: Path) -> None:
         """Choose a file, which is offered from now on."""
-        paths = [self.itemData(index) for index in range(self.count())]
-        if path not in paths:
-            index = self.count() - 1
-            self.insertItem(index, path.name, path)
-            self.setItemData(index, str(path), 3)
-        else:
-            index = paths.index(path)
-        self.setCurrentIndex(index)
-        self._last = index
+        self.path = path
+        self._list()
         self.changed.emit()
+
+    def showPopup(self) -> None:
+        """Qt's, with the folder as it is now."""
+        self._list()
+        super().showPopup()
+
+    def _list(self) -> None:
+        in_folder: list[Path] = []
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                in_folder = sorted(self._folder.glob("*.safetensors"))
+        if self.path not in (DEMO_CHECKPOINT, *in_folder, *self._files):
+            self._files.append(self.path)
+        elsewhere = [path for path in self._files if path not in in_folder]
+        self.blockSignals(True)
+        self.clear()
+        self.addItem("Demo (bundled)", DEMO_CHECKPOINT)
+        for path in (*in_folder, *elsewhere):
+            self.addItem(path.name, path)
+            self.setItemData(self.count() - 1, str(path), Qt.ItemDataRole.ToolTipRole)
+            if path == self.path:
+                self.setCurrentIndex(self.count() - 1)
+        self.addItem("Choose a file...", None)
+        self.blockSignals(False)
 
     def _on_activated(self, index: int) -> None:
         path: Path | None = self.itemData(index)
         if path is None:
+            start = "" if self._folder is None else str(self._folder)
             name, _ = QFileDialog.getOpenFileName(
-                self, "Choose a checkpoint", "", "Checkpoints (*.safetensors)"
+                self, "Choose a checkpoint", start, "Checkpoints (*.safetensors)"
             )
             if not name:
-                self.setCurrentIndex(self._last)
+                self._list()
                 return
             path = Path(name)
         self.choose(path)

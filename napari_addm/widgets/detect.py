@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from napari_addm.checkpoint import ModelSpecification
 from napari_addm.detection import DetectionSettings, Progress
 from napari_addm.errors import AddmError
+from napari_addm.widgets import preferences
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.agreement import TruthAgreement
 from napari_addm.widgets.findings import FindingsReview
@@ -104,7 +105,8 @@ class DetectWidget(QWidget):
         self._build()
         self._name_fields()
         self._connect()
-        self._on_checkpoint()
+        self._unwatch = preferences.watch(self._on_preferences)
+        self._restore()
         self._on_layers()
         self.destroyed.connect(_Farewell(self))
 
@@ -119,16 +121,22 @@ class DetectWidget(QWidget):
         content = QWidget()
         body = column(content)
         body.setContentsMargins(8, 6, 8, 6)
-        for widget in (
-            Section(texts.SCAN_SECTION, self.inputs),
-            Section(texts.MODEL_SECTION, self.model),
-            self.warnings,
-            self.findings_section,
-            Section(texts.TRUTH_SECTION, self.agreement),
-            Section(texts.VIEW_SECTION, self.views),
-            self.save_section,
-        ):
-            body.addWidget(widget)
+        self._sections = {
+            section.title: section
+            for section in (
+                Section(texts.SCAN_SECTION, self.inputs),
+                Section(texts.MODEL_SECTION, self.model),
+                self.findings_section,
+                Section(texts.TRUTH_SECTION, self.agreement),
+                Section(texts.VIEW_SECTION, self.views),
+                self.save_section,
+            )
+        }
+        for section in self._sections.values():
+            if section is self.findings_section:
+                body.addWidget(self.warnings)
+            body.addWidget(section)
+            section.folded.connect(self._on_folded)
         body.addStretch()
         self._scroll = Column(content)
 
@@ -208,6 +216,8 @@ class DetectWidget(QWidget):
         self.inputs.demo_opened.connect(self._on_demo)
         self.inputs.failed.connect(self._show_error)
         self.model.checkpoint_changed.connect(self._on_checkpoint)
+        self.model.chosen.connect(preferences.remember)
+        self.model.reset_asked.connect(self._on_reset)
         self.findings.moved.connect(self._mark)
         self.agreement.truth_changed.connect(self._measure)
         self.agreement.finished.connect(self._enable)
@@ -216,6 +226,7 @@ class DetectWidget(QWidget):
         self.saving.said.connect(self._on_said)
         self.saving.finished.connect(self._enable)
         self.saving.failed.connect(self._show_error)
+        self.saving.folder_chosen.connect(preferences.remember)
         events = self._viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.connect(self._on_layers)
@@ -230,6 +241,28 @@ class DetectWidget(QWidget):
     @property
     def _specification(self) -> ModelSpecification | None:
         return self.model.specification
+
+    def _restore(self) -> None:
+        """Start as the preferences say."""
+        kept = preferences.read()
+        say(self.status, self.model.restore(kept))
+        self.saving.folder = kept.output_folder
+        for title, section in self._sections.items():
+            section.expand(title not in kept.folded)
+
+    def _on_preferences(self, event: Any = None) -> None:
+        kept = preferences.read()
+        self.model.follow(kept)
+        self.saving.folder = kept.output_folder
+
+    def _on_folded(self) -> None:
+        folded = [title for title, section in self._sections.items() if not section.expanded]
+        preferences.remember("folded", ", ".join(folded))
+
+    def _on_reset(self) -> None:
+        preferences.reset()
+        self.model.reset()
+        self._restore()
 
     def _on_checkpoint(self) -> None:
         # A result that is shown keeps its threshold until a run with the other one begins.
@@ -451,6 +484,7 @@ class _Farewell:
             events = panel._viewer.layers.events
             for event in (events.inserted, events.removed, events.reordered, events.renamed):
                 event.disconnect(panel._on_layers)
+            panel._unwatch()
         if "torch" in sys.modules:
             from napari_addm.detection import free_memory
 

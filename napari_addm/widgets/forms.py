@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
@@ -45,9 +45,13 @@ class Section(QWidget):
 
     Attributes
     ----------
+    folded : Signal()
+        A person folded or unfolded it.
     heading : QPushButton
         Checked while the content is shown.
     """
+
+    folded = Signal()
 
     def __init__(
         self, text: Text, content: QWidget, expanded: bool = True, quiet: bool = False
@@ -64,6 +68,7 @@ class Section(QWidget):
             + ("" if quiet else "font-weight: bold;")
         )
         self.heading.toggled.connect(self._on_toggled)
+        self.heading.clicked.connect(lambda _=False: self.folded.emit())
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
@@ -71,6 +76,11 @@ class Section(QWidget):
         layout.addWidget(content)
         self.heading.setChecked(expanded)
         self._on_toggled(expanded)
+
+    @property
+    def title(self) -> str:
+        """The heading's words."""
+        return self._text.label
 
     @property
     def expanded(self) -> bool:

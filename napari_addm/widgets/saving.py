@@ -37,6 +37,10 @@ class Saving(QWidget):
         Writing has come to its end, well or not.
     failed : Signal(object)
         An exception, for the panel to show.
+    folder_chosen : Signal(str, str)
+        A person chose a folder: its name in the preferences, and the folder.
+    folder : Path or None
+        Where the dialog starts.
     outcome : Outcome or None
         What would be saved; the panel sets it.
     """
@@ -45,11 +49,13 @@ class Saving(QWidget):
     said = Signal(str)
     finished = Signal()
     failed = Signal(object)
+    folder_chosen = Signal(str, str)
 
     def __init__(self, start: Callable[..., Job]) -> None:
         super().__init__()
         self._start = start
         self.outcome: Outcome | None = None
+        self.folder: Path | None = None
         self.save_button = button(texts.SAVE, self._on_save)
         column(self).addWidget(self.save_button)
 
@@ -57,9 +63,13 @@ class Saving(QWidget):
         outcome = self.outcome
         if outcome is None or outcome.detection is None:
             return
-        folder = QFileDialog.getExistingDirectory(self, "Save into which folder?")
+        folder = QFileDialog.getExistingDirectory(
+            self, "Save into which folder?", str(self.folder or "")
+        )
         if not folder:
             return
+        self.folder = Path(folder)
+        self.folder_chosen.emit("output_folder", folder)
         try:
             paths = check_outputs(folder, outcome.stem, True, outcome.scan)
         except AddmError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -18,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.checkpoint import (
+    DEMO_CHECKPOINT,
     RANDOM_METHODS,
     ModelSpecification,
     SamplerKind,
@@ -34,6 +36,7 @@ from napari_addm.widgets.forms import (
     ERROR,
     SMALL,
     Section,
+    button,
     column,
     form,
     message,
@@ -42,6 +45,7 @@ from napari_addm.widgets.forms import (
     say,
     whole,
 )
+from napari_addm.widgets.preferences import Preferences
 
 
 class ModelSettings(QWidget):
@@ -54,17 +58,26 @@ class ModelSettings(QWidget):
     ----------
     checkpoint_changed : Signal()
         Another checkpoint is chosen, and its defaults are set.
+    chosen : Signal(str, str)
+        A person chose what holds beyond a run and a checkpoint: the name in
+        the preferences, and the value.
+    reset_asked : Signal()
     specification : ModelSpecification or None
         Of the chosen checkpoint; None when it cannot be read.
     """
 
     checkpoint_changed = Signal()
+    chosen = Signal(str, str)
+    reset_asked = Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self.specification: ModelSpecification | None = None
         self._build()
         self.checkpoint_chooser.changed.connect(self._on_checkpoint)
+        self.checkpoint_chooser.changed.connect(self._on_chosen)
+        self.device.textActivated.connect(partial(self.chosen.emit, "device"))
+        self.precision.textActivated.connect(partial(self.chosen.emit, "precision"))
         self._on_checkpoint()
 
     def _build(self) -> None:
@@ -132,6 +145,8 @@ class ModelSettings(QWidget):
         row(inner, texts.ETA, self.eta)
         row(inner, texts.PRECISION, self.precision)
         row(inner, texts.BATCH_SIZE, self.batch_size)
+        self.reset_button = button(texts.RESET, self.reset_asked.emit)
+        inner.addRow("", self.reset_button)
         self.advanced = Section(texts.ADVANCED_SECTION, more, expanded=False, quiet=True)
         body = column(self)
         body.addLayout(fields)
@@ -160,6 +175,39 @@ class ModelSettings(QWidget):
             smoothing_mm=self.smoothing.value(),
         )
 
+    def restore(self, preferences: Preferences) -> str:
+        """Start as the preferences say.
+
+        Returns
+        -------
+        str
+            Words for a person when the checkpoint of last time is gone, else empty.
+        """
+        path = preferences.checkpoint or DEMO_CHECKPOINT
+        gone = not path.is_file()
+        # It sets its defaults; so it comes before what does not depend on it.
+        self.checkpoint_chooser.path = DEMO_CHECKPOINT if gone else path
+        self.checkpoint_chooser.offer_folder(preferences.checkpoint_folder)
+        self._on_checkpoint()
+        if preferences.sampler is not None and self.sampler.isEnabled():
+            self.sampler.setCurrentIndex(self.sampler.findData(preferences.sampler))
+        self.device.setCurrentText(preferences.device)
+        self.precision.setCurrentText(preferences.precision)
+        return texts.CHECKPOINT_GONE.format(path) if gone else ""
+
+    def follow(self, preferences: Preferences) -> None:
+        """Take over what was changed on the page of preferences while the panel is open."""
+        self.checkpoint_chooser.offer_folder(preferences.checkpoint_folder)
+        self.device.setCurrentText(preferences.device)
+        self.precision.setCurrentText(preferences.precision)
+
+    def reset(self) -> None:
+        """Set every field to its default."""
+        self.batch_size.setValue(0)
+        self.seed.setValue(0)
+        self.whole_volume.setChecked(True)
+        self.restore(Preferences())
+
     def offer_devices(self, devices: tuple[str, ...]) -> None:
         """Take away what this machine does not have."""
         for index in reversed(range(self.device.count())):
@@ -180,6 +228,10 @@ class ModelSettings(QWidget):
             self.card.setToolTip(self.specification.description)
             self._set_defaults(self.specification)
         self.checkpoint_changed.emit()
+
+    def _on_chosen(self) -> None:
+        path = self.checkpoint
+        self.chosen.emit("checkpoint", "" if path == DEMO_CHECKPOINT else str(path.absolute()))
 
     def _set_defaults(self, specification: ModelSpecification) -> None:
         default = specification.detection

@@ -89,6 +89,13 @@ PRECISION = Text(
 )
 BATCH_SIZE = Text("Batch size", "Slices at once. It is halved by itself when memory runs out.")
 
+RESET = Text(
+    "Reset to defaults",
+    "Sets all of 'Model' and the plugin's preferences as they were at first: the bundled "
+    "checkpoint, its own settings, nothing remembered.",
+)
+CHECKPOINT_GONE = "{} of last time is gone: the bundled checkpoint is chosen."
+
 RUN = Text("Run", "Reconstruct the scan as if it were healthy, and show the difference.")
 CANCEL = Text("Cancel", "Stops within one step of the network; finished slices stay.")
 
