@@ -28,7 +28,7 @@ from napari_addm.errors import AddmError, MissingExtraError
 if TYPE_CHECKING:
     from napari_addm.checkpoint import ModelSpecification
     from napari_addm.detection import Detection, DetectionSettings, Progress
-    from napari_addm.findings import Finding
+    from napari_addm.findings import Findings
     from napari_addm.methods.base import TrainingSettings
     from napari_addm.metrics import Metrics
 
@@ -242,7 +242,7 @@ class _Case:
 
     scan: Path
     detection: Detection
-    findings: list[Finding]
+    findings: Findings
     threshold: float
     minimum_ml: float
     metrics: Metrics | None

@@ -46,7 +46,6 @@ from napari_addm.widgets.inputs import ScanInputs
 from napari_addm.widgets.layers import METADATA_KEY
 from napari_addm.widgets.outcome import Outcome, own_path
 from napari_addm.widgets.results import ResultLayers, is_output
-from napari_addm.widgets.review import mark
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.views import Views
@@ -428,9 +427,9 @@ class DetectWidget(QWidget):
         outcome = self.outcome
         if outcome is None or outcome.detection is None:
             return
-        outcome.marked = mark(outcome.detection, self.threshold.value(), self.minimum.value())
-        outcome.layers.show_labels(outcome.marked.labels)
-        self.findings.show_marked(outcome.detection, outcome.marked)
+        marked = outcome.mark(self.threshold.value(), self.minimum.value())
+        outcome.layers.show_labels(marked.labels)
+        self.findings.show_marked(outcome.detection, marked)
         self.agreement.show_marked(outcome)
         self.findings_section.show()
         self.save_section.show()
