@@ -15,8 +15,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "diffusion": set(),
     "volume": set(),
-    "naming": {"errors"},
-    "record": {"errors", "volume"},
     "metrics": {"errors"},
     "statistics": set(),
     "checkpoint": {"errors"},
@@ -49,17 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "volume",
     },
     "overlay": {"detection", "io", "volume"},
-    "outputs": {
-        "checkpoint",
-        "detection",
-        "errors",
-        "findings",
-        "io",
-        "metrics",
-        "naming",
-        "record",
-        "volume",
-    },
+    "outputs": {"checkpoint", "detection", "errors", "findings", "io", "metrics", "volume"},
     "cases": {"errors", "io", "preparation", "volume"},
     "calibration": {
         "cases",
@@ -94,7 +82,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "io",
         "methods",
         "metrics",
-        "naming",
         "outputs",
         "overlay",
         "training",
@@ -114,7 +101,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 
-VIEWER = {"magicgui", "napari", "PyQt6", "PySide6", "qtpy", "superqt", "vispy"}
+VIEWER = {"magicgui", "napari", "PyQt6", "PySide6", "pyqtgraph", "qtpy", "superqt", "vispy"}
 LEARNING = {"deepbet", "lightning", "monai", "torch"}
 # These may import torch and monai at their top; the others only inside functions.
 TORCH_ROOMS = {"diffusion", "methods", "networks", "training"}
@@ -125,10 +112,8 @@ NO_TORCH = {
     "findings",
     "io",
     "metrics",
-    "naming",
     "overlay",
     "protocols",
-    "record",
     "report",
     "scoring",
     "statistics",
