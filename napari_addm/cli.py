@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
@@ -28,7 +28,7 @@ from napari_addm.errors import AddmError, MissingExtraError
 if TYPE_CHECKING:
     from napari_addm.checkpoint import ModelSpecification
     from napari_addm.detection import Detection, DetectionSettings, Progress
-    from napari_addm.findings import Finding
+    from napari_addm.findings import Findings
     from napari_addm.methods.base import TrainingSettings
     from napari_addm.metrics import Metrics
 
@@ -200,6 +200,8 @@ def detect(
     What is not given comes from the checkpoint; `napari-addm info` shows it.
     """
     from napari_addm.detection import DetectionSettings
+    from napari_addm.naming import case_paths
+    from napari_addm.outputs import claim_outputs
 
     settings = DetectionSettings(
         steps=steps,
@@ -215,21 +217,23 @@ def detect(
         score=score,
         smoothing_mm=smoothing,
     )
-    case = _detect_case(
-        scan,
-        output,
-        settings,
-        checkpoint=checkpoint,
-        truth=truth,
-        mask=mask,
-        frame=frame,
-        resample_truth=resample_truth,
-        resample_mask=resample_mask,
-        threshold=threshold,
-        minimum_ml=minimum_ml,
-        overlay=f"{_stem(scan)}_overlay.png" if png else None,
-        overwrite=overwrite,
-    )
+    stem = _stem(scan)
+    with claim_outputs(output, stem):
+        case = _detect_case(
+            scan,
+            output,
+            settings,
+            checkpoint=checkpoint,
+            truth=truth,
+            mask=mask,
+            frame=frame,
+            resample_truth=resample_truth,
+            resample_mask=resample_mask,
+            threshold=threshold,
+            minimum_ml=minimum_ml,
+            overlay=case_paths(output, stem)["overlay"] if png else None,
+            overwrite=overwrite,
+        )
     if as_json:
         print(json.dumps(case.summary(), indent=2, allow_nan=False))
     else:
@@ -242,7 +246,7 @@ class _Case:
 
     scan: Path
     detection: Detection
-    findings: list[Finding]
+    findings: Findings
     threshold: float
     minimum_ml: float
     metrics: Metrics | None
@@ -251,6 +255,7 @@ class _Case:
 
     def summary(self) -> dict[str, Any]:
         """What ``--json`` prints."""
+        from napari_addm.findings import findings_record
         from napari_addm.outputs import metrics_record
 
         summary: dict[str, Any] = {
@@ -260,7 +265,7 @@ class _Case:
             "minimum_ml": self.minimum_ml,
             "device": self.detection.device,
             "precision": self.detection.precision,
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": findings_record(self.findings),
             "seconds": {stage: round(spent, 3) for stage, spent in self.seconds.items()},
             "warnings": list(self.detection.warnings),
         }
@@ -334,7 +339,7 @@ def _detect_case(
     resample_mask: bool = False,
     threshold: float | None = None,
     minimum_ml: float | None = None,
-    overlay: str | None = None,
+    overlay: Path | None = None,
     overwrite: bool = False,
 ) -> _Case:
     """Read, detect, find, measure and write; what can be refused is refused before the run."""
@@ -407,8 +412,10 @@ def _detect_case(
             checkpoint=loaded,
             threshold=threshold,
             minimum_ml=minimum_ml,
+            frame=frame,
             metrics=metrics,
             truth=truth,
+            truth_voxels=lesion,
             mask=mask,
             seconds=dict(watch.seconds),
             overwrite=overwrite,
@@ -417,7 +424,7 @@ def _detect_case(
             from napari_addm.overlay import caption_lines, overlay_png
 
             paths["overlay"] = overlay_png(
-                output / overlay,
+                overlay,
                 volume,
                 anomaly,
                 labels,
@@ -1040,7 +1047,7 @@ def demo(
         output,
         DetectionSettings(steps=steps),
         truth=SAMPLE_DATA / "demo_lesion.nii.gz",
-        overlay="demo_overlay.png",
+        overlay=output / "demo_overlay.png",
         overwrite=True,
     )
     case.show()

@@ -7,17 +7,17 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
+import cc3d
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
 from napari_addm.volume import Volume
 
-# Voxels that share a face, an edge or a corner belong together.
-NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
+Box = tuple[slice, slice, slice]
 
 CSV_COLUMNS = (
     "id",
@@ -107,6 +107,220 @@ class Finding:
         return describe_position(self.centroid_mm, sides_known=self.sides_known)
 
 
+class Findings(Sequence[Finding]):
+    """Findings side by side in arrays; each is made into a `Finding` when it is asked for.
+
+    Noise has ten thousands of components, and a threshold is dragged.
+
+    Attributes
+    ----------
+    id : ndarray of int, shape (n,)
+    volume_ml, peak, mean : ndarray of float64, shape (n,)
+    centroid_mm : ndarray of float64, shape (n, 3)
+    uncertainty : ndarray of float64, shape (n,), or None
+    slice, voxels : ndarray of int, shape (n,)
+    sides_known : bool
+        All as in `Finding`.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: np.ndarray,
+        volume_ml: np.ndarray,
+        centroid_mm: np.ndarray,
+        peak: np.ndarray,
+        mean: np.ndarray,
+        uncertainty: np.ndarray | None,
+        slice: np.ndarray,
+        voxels: np.ndarray,
+        sides_known: bool,
+    ) -> None:
+        self.id = id
+        self.volume_ml = volume_ml
+        self.centroid_mm = centroid_mm
+        self.peak = peak
+        self.mean = mean
+        self.uncertainty = uncertainty
+        self.slice = slice
+        self.voxels = voxels
+        self.sides_known = sides_known
+
+    @property
+    def total_ml(self) -> float:
+        """Volume of all findings together, mL."""
+        return float(self.volume_ml.sum())
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    @overload
+    def __getitem__(self, index: int) -> Finding: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Finding]: ...
+    def __getitem__(self, index: int | slice) -> Finding | list[Finding]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        x, y, z = self.centroid_mm[index].tolist()
+        return Finding(
+            id=int(self.id[index]),
+            volume_ml=float(self.volume_ml[index]),
+            centroid_mm=(x, y, z),
+            peak=float(self.peak[index]),
+            mean=float(self.mean[index]),
+            uncertainty=None if self.uncertainty is None else float(self.uncertainty[index]),
+            slice=int(self.slice[index]),
+            voxels=int(self.voxels[index]),
+            sides_known=self.sides_known,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Marker:
+    """Findings of one anomaly map under a threshold that moves.
+
+    What does not depend on the threshold is done once.
+
+    Parameters
+    ----------
+    anomaly : ndarray, (S, A, R)
+        Scores; NaN counts as not anomalous.
+    spacing : tuple of float
+        Along S, A, R, mm.
+    mask : ndarray, (S, A, R), optional
+        Findings lie where it is nonzero; everywhere when not given.
+
+    Notes
+    -----
+    At the first threshold the findings are numbered 1..n by falling volume.
+    From then on a number belongs to the voxel with the finding's highest score:
+    as the threshold moves, a finding that grows or shrinks keeps its number (and
+    so its colour), one that falls apart leaves it to the part with the peak, and
+    of those that flow together the highest keeps its own. New ones get the next
+    free numbers, by falling volume. Whatever the way the threshold took, a
+    finding that was seen before has the number that it had.
+    """
+
+    def __init__(
+        self,
+        anomaly: np.ndarray,
+        *,
+        spacing: tuple[float, float, float],
+        mask: np.ndarray | None = None,
+    ) -> None:
+        self._anomaly = np.ascontiguousarray(anomaly)
+        self._shape = anomaly.shape
+        self._voxel_ml = math.prod(spacing) / 1000.0
+        inside = None if mask is None else np.asarray(mask) != 0
+        everywhere = slice(0, self._shape[0]), slice(0, self._shape[1]), slice(0, self._shape[2])
+        self._box = everywhere if inside is None else _bounding_box(inside)
+        s, a, r = (axis.stop - axis.start for axis in self._box)
+        # With a column of nothing behind every row, no run of voxels goes on into the next row.
+        self._scores = np.full((s, a, r + 1), -np.inf, dtype=np.result_type(anomaly, np.float32))
+        self._scores[..., :-1] = anomaly[self._box]
+        if inside is not None:
+            self._scores[..., :-1][~inside[self._box]] = -np.inf
+        # By the place of the peak in the grid; 0 where none has been seen.
+        self._number_at: np.ndarray | None = None
+        self._given = 0
+
+    def label(self, threshold: float, minimum_ml: float) -> np.ndarray:
+        """Label the findings.
+
+        Parameters
+        ----------
+        threshold : float
+            A voxel belongs to a finding where its score is strictly greater.
+        minimum_ml : float
+            Components smaller than this are dropped, mL.
+
+        Returns
+        -------
+        ndarray of int32, (S, A, R)
+            0 = no finding (26-connectivity). int32 names more components than a
+            volume that fits in memory can have.
+        """
+        return self._find(threshold, minimum_ml)[0]
+
+    def find(
+        self,
+        threshold: float,
+        minimum_ml: float,
+        volume: Volume,
+        uncertainty: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Findings]:
+        """Label and measure the findings: `label` and `measure_findings` in one go.
+
+        Parameters
+        ----------
+        threshold, minimum_ml : float
+            As for `label`.
+        volume, uncertainty
+            As for `measure_findings`.
+
+        Returns
+        -------
+        labels : ndarray of int32, (S, A, R)
+        findings : Findings
+            In the order of the ids.
+        """
+        labels, ids, runs, scores, at_peak = self._find(threshold, minimum_ml)
+        spread = None if uncertainty is None else uncertainty.ravel()[runs.voxels]
+        return labels, _measure(ids, runs, scores, at_peak, spread, volume)
+
+    def _find(
+        self, threshold: float, minimum_ml: float
+    ) -> tuple[np.ndarray, np.ndarray, _Runs, np.ndarray, np.ndarray]:
+        """The labels, and for `_measure` the findings in falling size."""
+        above = self._scores > threshold
+        # As uint8: cc3d 4.1 fails for booleans in grids that are one voxel wide and deep.
+        components, count = cc3d.connected_components(
+            above.view(np.uint8), connectivity=26, return_N=True
+        )
+        where = np.flatnonzero(above)
+        offset = np.flatnonzero(np.diff(where, prepend=-2) != 1)
+        start, length = where[offset], np.diff(offset, append=where.size)
+        # Neighbours in a row are connected: a run belongs to one component.
+        component = components.ravel()[start].astype(np.intp) - 1
+        sizes = np.bincount(component, weights=length, minlength=count).astype(np.int64)
+        # A hair below, so that 100 voxels of 0.001 mL are 0.1 mL whatever the rounding.
+        fewest = math.ceil(minimum_ml / self._voxel_ml - 1e-6)
+        kept = np.flatnonzero(sizes >= fewest)
+        kept = kept[np.argsort(-sizes[kept], kind="stable")]
+        member_of = np.full(count, -1, dtype=np.intp)
+        member_of[kept] = np.arange(kept.size)
+        member = member_of[component]
+        start, length, member = (part[member >= 0] for part in (start, length, member))
+
+        at = np.unravel_index(start, above.shape)
+        corner = [axis.start for axis in self._box]
+        in_grid = np.ravel_multi_index(
+            tuple(n + low for n, low in zip(at, corner, strict=True)), self._shape
+        )
+        runs = _Runs(in_grid, length, member)
+        scores = self._anomaly.ravel()[runs.voxels]
+        at_peak = _first_peaks(scores, runs, kept.size)
+        ids = self._numbers(runs.voxels[at_peak])
+        labels = np.zeros(self._shape, dtype=np.int32)
+        labels.ravel()[runs.voxels] = np.repeat(ids[member], length)
+        return labels, ids, runs, scores, at_peak
+
+    def _numbers(self, peaks: np.ndarray) -> np.ndarray:
+        """The numbers of findings, largest first, by the flat indices of their peaks."""
+        if self._number_at is None:
+            self._number_at = np.zeros(math.prod(self._shape), dtype=np.int32)
+        numbers = self._number_at[peaks]
+        new = np.flatnonzero(numbers == 0)
+        numbers[new] = np.arange(1, new.size + 1) + self._given
+        self._given += new.size
+        self._number_at[peaks] = numbers
+        return numbers
+
+
 def label_anomalies(
     anomaly: np.ndarray,
     threshold: float,
@@ -133,30 +347,9 @@ def label_anomalies(
     Returns
     -------
     ndarray of int32, (S, A, R)
-        0 = no finding, 1..n by falling volume (26-connectivity). int32 names
-        more components than a volume that fits in memory can have.
+        0 = no finding, 1..n by falling volume (26-connectivity).
     """
-    labels = np.zeros(anomaly.shape, dtype=np.int32)
-    above = anomaly > threshold
-    if mask is not None:
-        above &= np.asarray(mask) != 0
-    box = _bounding_box(above)
-    if box is None:
-        return labels
-
-    # A threshold slider is dragged: work in the box, and on the voxels above alone.
-    above = above[box]
-    components, count = ndimage.label(above, structure=NEIGHBOURS)
-    component = components[above]
-    sizes = np.bincount(component, minlength=count + 1)[1:]
-    # A hair below, so that 100 voxels of 0.001 mL are 0.1 mL whatever the rounding.
-    fewest = math.ceil(minimum_ml / (math.prod(spacing) / 1000.0) - 1e-6)
-    kept = np.flatnonzero(sizes >= fewest)
-    kept = kept[np.argsort(-sizes[kept], kind="stable")]
-    new_id = np.zeros(count + 1, dtype=np.int32)
-    new_id[kept + 1] = np.arange(1, kept.size + 1)
-    labels[box][above] = new_id[component]
-    return labels
+    return Marker(anomaly, spacing=spacing, mask=mask).label(threshold, minimum_ml)
 
 
 def measure_findings(
@@ -164,7 +357,7 @@ def measure_findings(
     anomaly: np.ndarray,
     volume: Volume,
     uncertainty: np.ndarray | None = None,
-) -> list[Finding]:
+) -> Findings:
     """Measure every finding of a label image.
 
     Parameters
@@ -180,8 +373,8 @@ def measure_findings(
 
     Returns
     -------
-    list of Finding
-        In the order of the ids.
+    Findings
+        A sequence of `Finding` in the order of the ids.
 
     Raises
     ------
@@ -192,46 +385,92 @@ def measure_findings(
         if array is not None and array.shape != volume.shape:
             raise ValueError(f"shape {array.shape} is not the grid's {volume.shape}")
     where = np.flatnonzero(labels)
-    scores = anomaly.ravel()[where].astype(np.float64)
     label = labels.ravel()[where]
-    if label.size and (label.min() < 0 or label.max() > labels.size):
-        # A person may paint with any number: counting up to it could fill the memory.
-        ids, member, voxels = np.unique(label, return_inverse=True, return_counts=True)
-    else:
-        counts = np.bincount(label, minlength=1)
-        ids = np.flatnonzero(counts)
-        voxels = counts[ids]
-        member = (np.cumsum(counts > 0) - 1)[label]
-    index = np.stack(np.unravel_index(where, labels.shape))
+    row = where // labels.shape[2]
+    breaks = (np.diff(where) != 1) | (np.diff(row) != 0) | (np.diff(label) != 0)
+    offset = np.flatnonzero(np.concatenate((where[:1] >= 0, breaks)))
+    ids, member = np.unique(label[offset], return_inverse=True)
+    runs = _Runs(where[offset], np.diff(offset, append=where.size), member)
+    scores = anomaly.ravel()[where]
+    spread = None if uncertainty is None else uncertainty.ravel()[where]
+    return _measure(ids, runs, scores, _first_peaks(scores, runs, ids.size), spread, volume)
+
+
+@dataclass(frozen=True, eq=False)
+class _Runs:
+    """Findings as stretches of neighbours in a row (along R): far fewer than their voxels.
+
+    Attributes
+    ----------
+    start, length : ndarray of int, shape (n,)
+        First voxel, as a flat index that rises, and number of voxels.
+    member : ndarray of int, shape (n,)
+        Which finding, from 0.
+    """
+
+    start: np.ndarray
+    length: np.ndarray
+    member: np.ndarray
+
+    @cached_property
+    def offset(self) -> np.ndarray:
+        """Where each begins among the voxels of all."""
+        return np.cumsum(self.length) - self.length
+
+    @cached_property
+    def voxels(self) -> np.ndarray:
+        """Flat indices of the voxels of all."""
+        return np.repeat(self.start - self.offset, self.length) + np.arange(self.length.sum())
+
+
+def _first_peaks(scores: np.ndarray, runs: _Runs, count: int) -> np.ndarray:
+    """For each finding which of all voxels has its highest score; of equal ones the first."""
+    first = np.zeros(count, dtype=np.intp)
+    if count:
+        peaks = np.full(count, -np.inf, dtype=scores.dtype)
+        np.maximum.at(peaks, runs.member, np.maximum.reduceat(scores, runs.offset))
+        # Written backwards, so that of equal peaks the first voxel stays.
+        at_peak = np.flatnonzero(scores == np.repeat(peaks[runs.member], runs.length))[::-1]
+        first[np.repeat(runs.member, runs.length)[at_peak]] = at_peak
+    return first
+
+
+def _measure(
+    ids: np.ndarray,
+    runs: _Runs,
+    scores: np.ndarray,
+    at_peak: np.ndarray,
+    uncertainty: np.ndarray | None,
+    volume: Volume,
+) -> Findings:
+    """Measure findings from the scores, and uncertainties, of the runs' voxels."""
+
+    def total(values_of_run: np.ndarray) -> np.ndarray:
+        return np.bincount(runs.member, weights=values_of_run, minlength=ids.size)
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return np.bincount(member, weights=values, minlength=ids.size) / voxels
+        sums = np.add.reduceat(values, runs.offset, dtype=np.float64) if ids.size else values
+        return total(sums) / voxels
 
+    voxels = total(runs.length).astype(np.int64)
+    s, a, r = np.unravel_index(runs.start, volume.shape)
+    middle = r + (runs.length - 1) / 2
     centroids = nib.affines.apply_affine(
-        volume.affine, np.stack([mean(axis) for axis in index], axis=-1)
+        volume.affine,
+        np.stack([total(axis * runs.length) / voxels for axis in (s, a, middle)], axis=-1),
     )
-    means = mean(scores)
-    spread = None if uncertainty is None else mean(uncertainty.ravel()[where])
-    peaks = np.full(ids.size, -np.inf)
-    np.maximum.at(peaks, member, scores)
-    # Written backwards, so that of equal peaks the first voxel stays.
-    at_peak = np.flatnonzero(scores == peaks[member])[::-1]
-    slices = np.zeros(ids.size, dtype=np.int64)
-    slices[member[at_peak]] = index[0, at_peak]
-    return [
-        Finding(
-            id=int(ids[n]),
-            volume_ml=float(voxels[n] * volume.voxel_ml),
-            centroid_mm=(float(centroids[n, 0]), float(centroids[n, 1]), float(centroids[n, 2])),
-            peak=float(peaks[n]),
-            mean=float(means[n]),
-            uncertainty=None if spread is None else float(spread[n]),
-            slice=int(slices[n]),
-            voxels=int(voxels[n]),
-            sides_known=volume.sides_known,
-        )
-        for n in range(ids.size)
-    ]
+    order = np.argsort(ids)
+    return Findings(
+        id=ids[order],
+        volume_ml=voxels[order] * volume.voxel_ml,
+        centroid_mm=centroids[order],
+        peak=scores[at_peak[order]].astype(np.float64),
+        mean=mean(scores)[order],
+        uncertainty=None if uncertainty is None else mean(uncertainty)[order],
+        slice=np.unravel_index(runs.voxels[at_peak[order]], volume.shape)[0],
+        voxels=voxels[order],
+        sides_known=volume.sides_known,
+    )
 
 
 def describe_position(
@@ -308,13 +547,11 @@ def findings_record(
     ]
 
 
-def _bounding_box(voxels: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """Smallest box around the True voxels; None when there are none."""
+def _bounding_box(voxels: np.ndarray) -> Box:
+    """Smallest box around the True voxels; an empty one when there are none."""
     box = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
         occupied = np.flatnonzero(voxels.any(axis=others))
-        if occupied.size == 0:
-            return None
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1) if occupied.size else slice(0, 0))
     return box[0], box[1], box[2]

@@ -16,7 +16,6 @@ from napari_addm.errors import InputError
 # Volumes at which lesions are parted into size classes, mL: 0.1 mL is a sphere of 6 mm across,
 # 1 mL of 12 mm, 10 mL of 27 mm.
 SIZE_BOUNDS_ML = (0.1, 1.0, 10.0)
-EMPTY_TRUTH = "The ground truth is empty: Dice and the like are excluded."
 
 
 @dataclass(frozen=True)
@@ -475,59 +474,23 @@ def evaluate(
     _check_scores(scores)
 
     positives = int(np.count_nonzero(lesion))
-    return metrics_of_counts(
-        hits=int(np.count_nonzero(lesion & predicted)),
-        found=int(np.count_nonzero(predicted)),
-        positives=positives,
-        voxels=scores.size,
-        voxel_ml=voxel_ml,
-        ranking=rank(scores, lesion) if positives else None,
-        notes=tuple(notes),
-    )
-
-
-def metrics_of_counts(
-    *,
-    hits: int,
-    found: int,
-    positives: int,
-    voxels: int,
-    voxel_ml: float,
-    ranking: Ranking | None,
-    notes: tuple[str, ...] = (),
-) -> Metrics:
-    """The metrics of a region whose voxels are counted already.
-
-    Parameters
-    ----------
-    hits, found, positives, voxels : int
-        Voxels that are predicted and truth, predicted, truth, and all; at least
-        one voxel.
-    voxel_ml : float
-        Volume of one voxel, mL.
-    ranking : Ranking or None
-        Of the scores; None when the truth is empty.
-    notes : tuple of str
-        Said before those about the counts.
-
-    Returns
-    -------
-    Metrics
-    """
-    said = list(notes)
+    found = int(np.count_nonzero(predicted))
     dice = iou = precision = recall = None
+    ranking = None
     if positives:
+        hits = int(np.count_nonzero(lesion & predicted))
         dice = 2 * hits / (positives + found)
         iou = hits / (positives + found - hits)
         recall = hits / positives
         if found:
             precision = hits / found
         else:
-            said.append("Nothing is predicted (0 mL), so precision is not defined.")
-        if ranking is not None and ranking.auroc is None:
-            said.append("The ground truth fills the region, so AUROC is not defined.")
+            notes.append("Nothing is predicted (0 mL), so precision is not defined.")
+        ranking = rank(scores, lesion)
+        if ranking.auroc is None:
+            notes.append("The ground truth fills the region, so AUROC is not defined.")
     else:
-        said.append(EMPTY_TRUTH)
+        notes.append("The ground truth is empty: Dice and the like are excluded.")
     return Metrics(
         dice=dice,
         iou=iou,
@@ -535,12 +498,12 @@ def metrics_of_counts(
         recall=recall,
         auroc=ranking.auroc if ranking else None,
         auprc=ranking.auprc if ranking else None,
-        prevalence=positives / voxels,
+        prevalence=positives / scores.size,
         best_dice=ranking.best_dice if ranking else None,
         best_threshold=ranking.best_threshold if ranking else None,
         truth_ml=positives * voxel_ml,
         predicted_ml=found * voxel_ml,
-        notes=tuple(said),
+        notes=tuple(notes),
     )
 
 

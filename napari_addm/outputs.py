@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import os
-import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
+from filelock import FileLock, Timeout
 
-from napari_addm import __version__
 from napari_addm.errors import AddmError
 from napari_addm.findings import (
     NO_DECISIONS,
@@ -26,27 +22,33 @@ from napari_addm.findings import (
     Finding,
     findings_csv,
     findings_record,
+    label_anomalies,
 )
-from napari_addm.io import write_volume
+from napari_addm.io import open_atomic, write_volume
 from napari_addm.metrics import Metrics
+from napari_addm.naming import case_paths, check_dataset, dataset_files
+from napari_addm.record import (
+    CheckpointEntry,
+    FileEntry,
+    FindingEntry,
+    InputEntry,
+    LabelsEntry,
+    MaskEntry,
+    RunRecord,
+    SettingsEntry,
+    SlicesEntry,
+    file_entry,
+    file_sha256,
+    geometry_entry,
+    software_versions,
+    thread_count,
+    voxels_sha256,
+)
 from napari_addm.volume import Volume
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint import Checkpoint
     from napari_addm.detection import Detection
-
-RECORD_VERSION = 1
-
-# What is written for a case, and how each file's name ends.
-ENDINGS = {
-    "anomaly": "_anomaly.nii.gz",
-    "labels": "_labels.nii.gz",
-    "recon": "_recon.nii.gz",
-    "uncertainty": "_uncertainty.nii.gz",
-    "findings": "_findings.csv",
-    "record": "_record.json",
-    "overlay": "_overlay.png",
-}
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -97,7 +99,7 @@ def check_outputs(
     Returns
     -------
     dict of str to Path
-        The paths by the keys of `ENDINGS`.
+        The paths; see `napari_addm.naming.case_paths`.
 
     Raises
     ------
@@ -106,8 +108,9 @@ def check_outputs(
         input would be replaced.
     """
     folder = Path(folder)
-    paths = {key: folder / f"{stem}{ending}" for key, ending in ENDINGS.items()}
+    paths = case_paths(folder, stem)
     check_folder(folder)
+    check_dataset(folder, stem)
     inputs = [volume.source.path if volume else None, *keep]
     kept = {path.resolve() for path in inputs if path is not None}
     for path in paths.values():
@@ -123,6 +126,56 @@ def check_outputs(
     return paths
 
 
+@contextlib.contextmanager
+def claim_outputs(folder: str | os.PathLike[str], stem: str) -> Iterator[None]:
+    """Keep a case to one run at a time, across processes; may be nested in one thread.
+
+    The system lets go of the lock when the process ends, however it ends. The
+    lock file and folders that were made for it are gone afterwards, unless
+    something else was written into them.
+
+    Raises
+    ------
+    AddmError
+        When another run has the case, or the folder cannot be written to.
+    """
+    inner = case_paths(Path(folder), stem)["record"].parent
+    made = []
+    try:
+        parent = inner
+        while not parent.exists() and parent != parent.parent:
+            made.append(parent)
+            parent = parent.parent
+        inner.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(inner / f".{stem}.lock", timeout=0, is_singleton=True)
+        lock.acquire()
+    except Timeout as error:
+        raise AddmError(
+            f"Another run is writing the files of {stem} in {inner}: wait until it has finished, "
+            "or choose another output folder."
+        ) from error
+    except OSError as error:
+        raise _unwritable(inner, error) from error
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            # Only while it is held: who waits for it then sees that it is gone, and makes its own.
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()
+        lock.release()
+        for empty in made:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+def _unwritable(folder: Path, error: OSError) -> AddmError:
+    return AddmError(
+        f"{folder} cannot be written to ({error.strerror or error}): choose another output "
+        "folder, or free some space."
+    )
+
+
 def save_detection(
     folder: str | os.PathLike[str],
     volume: Volume,
@@ -135,16 +188,20 @@ def save_detection(
     minimum_ml: float,
     decisions: Decisions = NO_DECISIONS,
     stem: str | None = None,
+    frame: int | None = None,
     metrics: Metrics | None = None,
     truth: Path | None = None,
+    truth_voxels: np.ndarray | None = None,
     mask: Path | None = None,
+    mask_given: bool | None = None,
     seconds: Mapping[str, float] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Path]:
     """Write the maps, the labels, the findings and the run record of one case.
 
     The files are written aside and take their names together at the end, so
-    that a failure leaves none of them.
+    that a failure leaves none of them. The names are those of
+    `napari_addm.naming.case_paths`; a BIDS scan's dataset is described, too.
 
     Parameters
     ----------
@@ -154,7 +211,8 @@ def save_detection(
         The scan; everything is written on its own grid.
     detection : Detection
     labels : ndarray of int, shape (S, A, R)
-        0 = no finding.
+        0 = no finding. The record says how many voxels differ from what the
+        threshold alone gives, as a person's edits do.
     findings : sequence of Finding
         Measured on `labels`.
     checkpoint : Checkpoint
@@ -165,10 +223,16 @@ def save_detection(
         What a person thinks of the findings, by their ids.
     stem : str, optional
         How the file names begin; the scan's name by default.
+    frame : int, optional
+        Of a 4D scan.
     metrics : Metrics, optional
-        Against `truth`, inside the brain mask.
+        Against the truth, inside the brain mask.
     truth, mask : Path, optional
         The files of the ground truth and of the brain mask that were given.
+    truth_voxels : ndarray, shape (S, A, R), optional
+        The truth as it was compared; nonzero is anomalous.
+    mask_given : bool, optional
+        Whether the brain mask was given at all; a mask may have no file.
     seconds : mapping of str to float, optional
         Seconds per stage for the record; the detection's own by default.
     overwrite : bool
@@ -183,121 +247,156 @@ def save_detection(
     Raises
     ------
     AddmError
-        When a file cannot or must not be written.
+        When a file cannot or must not be written, or another run has the case.
     """
     folder = Path(folder)
     stem = stem or volume.name
-    paths = check_outputs(folder, stem, overwrite, volume, keep=(truth, mask))
-    maps = {
-        "anomaly": detection.anomaly,
-        "labels": volume.with_data(labels),
-        "recon": detection.reconstruction,
-    }
-    if detection.uncertainty is not None:
-        maps["uncertainty"] = detection.uncertainty
-    record = run_record(
-        volume,
-        detection,
-        findings,
-        checkpoint=checkpoint,
-        threshold=threshold,
-        minimum_ml=minimum_ml,
-        decisions=decisions,
-        metrics=metrics,
-        truth=truth,
-        mask=mask,
-        seconds=seconds,
-    )
-    texts = {
-        "findings": findings_csv(findings, decisions),
-        "record": json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as aside:
-            staged = {key: Path(aside, paths[key].name) for key in (*maps, *texts)}
-            # zlib lets go of the interpreter's lock, so threads compress side by side.
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(lambda key: write_volume(staged[key], maps[key]), maps))
-            for key, text in texts.items():
-                staged[key].write_text(text, encoding="utf-8")
-            for key, path in staged.items():
-                os.replace(path, paths[key])
-        # What an earlier run wrote and this one did not must not lie beside this one's.
-        for key in paths.keys() - staged.keys():
-            paths[key].unlink(missing_ok=True)
-    except OSError as error:
-        raise AddmError(
-            f"{folder} cannot be written to ({error.strerror}): choose another output folder, or "
-            "free some space."
-        ) from error
-    return {key: paths[key] for key in staged}
+    with claim_outputs(folder, stem):
+        paths = check_outputs(folder, stem, overwrite, volume, keep=(truth, mask))
+        maps = {
+            "anomaly": detection.anomaly,
+            "labels": volume.with_data(labels),
+            "recon": detection.reconstruction,
+        }
+        if detection.uncertainty is not None:
+            maps["uncertainty"] = detection.uncertainty
+        inner = paths["record"].parent
+        try:
+            with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=inner) as aside:
+                staged = {key: Path(aside, paths[key].name) for key in maps}
+                # zlib lets go of the interpreter's lock, so threads compress side by side.
+                with ThreadPoolExecutor() as pool:
+                    list(pool.map(lambda key: write_volume(staged[key], maps[key]), maps))
+                staged["findings"] = Path(aside, paths["findings"].name)
+                _write_text(staged["findings"], findings_csv(findings, decisions))
+                record = RunRecord(
+                    created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                    **_inputs(volume, detection, frame, mask, mask_given),
+                    truth=_truth(truth, truth_voxels, metrics),
+                    **_done(detection, checkpoint),
+                    threshold=float(threshold),
+                    minimum_ml=float(minimum_ml),
+                    seconds=_rounded(detection.seconds if seconds is None else seconds),
+                    findings=tuple(
+                        FindingEntry.model_validate(entry)
+                        for entry in findings_record(findings, decisions)
+                    ),
+                    labels=_labels_entry(volume, detection, labels, threshold, minimum_ml),
+                    metrics=None if metrics is None else metrics_record(metrics, detection),
+                    outputs={
+                        key: FileEntry(
+                            name=path.name,
+                            sha256=None if key in maps else file_sha256(path),
+                            voxels_sha256=voxels_sha256(maps[key].data) if key in maps else None,
+                        )
+                        for key, path in staged.items()
+                    },
+                )
+                staged["record"] = Path(aside, paths["record"].name)
+                _write_text(staged["record"], record.to_json())
+                for path, text in dataset_files(folder, stem).items():
+                    if not path.exists():
+                        with open_atomic(path) as file:
+                            file.write(text.encode())
+                for key, path in staged.items():
+                    os.replace(path, paths[key])
+            # What an earlier run wrote and this one did not must not lie beside this one's.
+            for key in paths.keys() - staged.keys():
+                paths[key].unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(inner, error) from error
+        return {key: paths[key] for key in staged}
 
 
-def run_record(
+def _write_text(path: Path, text: str) -> None:
+    """Text as bytes on the disk, so that a full disk shows here and not after the renaming."""
+    with path.open("xb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _inputs(
     volume: Volume,
     detection: Detection,
-    findings: Sequence[Finding],
-    *,
-    checkpoint: Checkpoint,
-    threshold: float,
-    minimum_ml: float,
-    decisions: Decisions = NO_DECISIONS,
-    metrics: Metrics | None = None,
-    truth: Path | None = None,
-    mask: Path | None = None,
-    seconds: Mapping[str, float] | None = None,
+    frame: int | None,
+    mask: Path | None,
+    mask_given: bool | None,
 ) -> dict[str, Any]:
-    """All that is needed to repeat a run and to check it; parameters as in `save_detection`.
+    given = mask is not None if mask_given is None else mask_given
+    scan = file_entry(volume.source.path, volume.data)
+    brain = file_entry(mask, detection.brain_mask.data)
+    return {
+        "input": InputEntry(**scan.model_dump(), frame=frame),
+        "brain_mask": MaskEntry(**brain.model_dump(), origin="given" if given else "found"),
+        "geometry": geometry_entry(volume),
+    }
 
-    Files are named without their folders, and nothing of a header's free text
-    is taken over.
+
+def _truth(
+    path: Path | None, voxels: np.ndarray | None, metrics: Metrics | None
+) -> FileEntry | None:
+    if path is None and metrics is None:
+        return None
+    return file_entry(path, None if voxels is None else np.asarray(voxels) != 0)
+
+
+def _done(detection: Detection, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What was computed, with which model, on which machine."""
+    specification, done = detection.specification, detection.done
+    settings = asdict(detection.settings)
+    settings["erosion_mm"] = specification.detection.score.erosion_mm
+    return {
+        "checkpoint": CheckpointEntry(
+            name=specification.name,
+            file=checkpoint.path.name,
+            sha256=checkpoint.sha256,
+            weights_sha256=specification.weights_sha256,
+        ),
+        "settings": SettingsEntry.model_validate(settings),
+        "device": detection.device,
+        "precision": detection.precision,
+        "threads": thread_count(),
+        "versions": software_versions(),
+        "slices_done": SlicesEntry(
+            done=int(done.sum()),
+            of=len(done),
+            indices=None if done.all() else tuple(np.flatnonzero(done).tolist()),
+        ),
+        "warnings": detection.warnings,
+    }
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(float(spent), 3) for stage, spent in seconds.items()}
+
+
+def _labels_entry(
+    volume: Volume, detection: Detection, labels: np.ndarray, threshold: float, minimum_ml: float
+) -> LabelsEntry:
+    computed = computed_labels(volume, detection, threshold, minimum_ml)
+    return LabelsEntry(
+        computed_voxels_sha256=voxels_sha256(computed),
+        edited_voxels=int(np.count_nonzero(computed != labels)),
+    )
+
+
+def computed_labels(
+    volume: Volume, detection: Detection, threshold: float, minimum_ml: float
+) -> np.ndarray:
+    """The findings as the threshold alone gives them, inside the brain and finished slices.
 
     Returns
     -------
-    dict
-        Ready for JSON, its keys always in the same order.
+    ndarray of int32, shape (S, A, R)
     """
-    source = volume.source
-    spacing = np.linalg.norm(source.affine[:3, :3], axis=0)
-    settings = asdict(detection.settings)
-    settings["erosion_mm"] = detection.specification.detection.score.erosion_mm
-    return {
-        "schema_version": RECORD_VERSION,
-        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "input": _file(source.path),
-        "brain_mask": _file(mask),
-        "truth": _file(truth),
-        "checkpoint": {
-            "name": detection.specification.name,
-            "file": checkpoint.path.name,
-            "sha256": checkpoint.sha256,
-        },
-        "settings": settings,
-        "threshold": float(threshold),
-        "minimum_ml": float(minimum_ml),
-        "device": detection.device,
-        "precision": detection.precision,
-        "versions": {
-            "napari-addm": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "torch", "monai", "nibabel")},
-        },
-        "geometry": {
-            "shape": [int(n) for n in source.shape],
-            "spacing_mm": [float(n) for n in spacing],
-            "affine": [[float(n) for n in row] for row in source.affine],
-            "orientation": "".join(nib.aff2axcodes(source.affine)),
-        },
-        "slices_done": {"done": int(detection.done.sum()), "of": len(detection.done)},
-        "warnings": list(detection.warnings),
-        "seconds": {
-            stage: round(float(spent), 3)
-            for stage, spent in (detection.seconds if seconds is None else seconds).items()
-        },
-        "findings": findings_record(findings, decisions),
-        "metrics": None if metrics is None else metrics_record(metrics, detection),
-    }
+    return label_anomalies(
+        detection.anomaly.data,
+        threshold,
+        spacing=volume.spacing,
+        minimum_ml=minimum_ml,
+        mask=detection.brain_mask.data & detection.done[:, None, None],
+    )
 
 
 def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:
@@ -306,17 +405,3 @@ def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:
     if not detection.done.all():
         region = f"{region}, {int(detection.done.sum())} of {len(detection.done)} slices"
     return {"region": region, **asdict(metrics)}
-
-
-def _file(path: Path | None) -> dict[str, str] | None:
-    """Name and SHA-256 of a file's bytes (of the header's for a .hdr/.img pair)."""
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AddmError(
-            f"{path} can no longer be read ({error.strerror}): put it back and save again."
-        ) from error
-    return {"name": path.name, "sha256": digest}

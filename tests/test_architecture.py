@@ -15,6 +15,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "diffusion": set(),
     "volume": set(),
+    "naming": {"errors"},
+    "record": {"errors", "volume"},
     "metrics": {"errors"},
     "statistics": set(),
     "checkpoint": {"errors"},
@@ -47,7 +49,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         "volume",
     },
     "overlay": {"detection", "io", "volume"},
-    "outputs": {"checkpoint", "detection", "errors", "findings", "io", "metrics", "volume"},
+    "outputs": {
+        "checkpoint",
+        "detection",
+        "errors",
+        "findings",
+        "io",
+        "metrics",
+        "naming",
+        "record",
+        "volume",
+    },
     "cases": {"errors", "io", "preparation", "volume"},
     "calibration": {
         "cases",
@@ -82,6 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "io",
         "methods",
         "metrics",
+        "naming",
         "outputs",
         "overlay",
         "training",
@@ -101,7 +114,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 
-VIEWER = {"magicgui", "napari", "PyQt6", "PySide6", "pyqtgraph", "qtpy", "superqt", "vispy"}
+VIEWER = {"magicgui", "napari", "PyQt6", "PySide6", "qtpy", "superqt", "vispy"}
 LEARNING = {"deepbet", "lightning", "monai", "torch"}
 # These may import torch and monai at their top; the others only inside functions.
 TORCH_ROOMS = {"diffusion", "methods", "networks", "training"}
@@ -112,8 +125,10 @@ NO_TORCH = {
     "findings",
     "io",
     "metrics",
+    "naming",
     "overlay",
     "protocols",
+    "record",
     "report",
     "scoring",
     "statistics",

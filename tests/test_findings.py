@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import time
 
@@ -17,12 +18,14 @@ from napari_addm.findings import (
     CSV_COLUMNS,
     Decision,
     Finding,
+    Marker,
     describe_position,
     findings_csv,
     findings_record,
     label_anomalies,
     measure_findings,
 )
+from napari_addm.io import read_volume
 from napari_addm.volume import GRID_OF_LAYER, UNKNOWN_SIDES, volume_from_array
 
 SPACING = (1.0, 1.0, 1.0)
@@ -126,6 +129,97 @@ def test_whole_grid_is_fast_enough_for_a_slider():
         seconds.append(time.perf_counter() - start)
     # some 50 ms each on two cores; the bound leaves room for a busy machine
     assert min(seconds) < 0.5
+
+
+SMALL_MAPS = hnp.arrays(np.float32, (5, 6, 7), elements=st.integers(0, 4).map(float))
+
+
+@given(
+    SMALL_MAPS,
+    hnp.arrays(np.bool_, (5, 6, 7)),
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=6),
+)
+def test_a_moving_threshold_finds_what_a_fresh_one_finds(anomaly, mask, steps):
+    volume = volume_from_array(anomaly, spacing=(2.0, 1.0, 1.5))
+    spread = anomaly / 7 + 1
+    marker = Marker(anomaly, spacing=volume.spacing, mask=mask)
+    for n, (threshold, fewest) in enumerate(steps):
+        minimum = fewest * volume.voxel_ml
+        fresh = label_anomalies(
+            anomaly, threshold, spacing=volume.spacing, minimum_ml=minimum, mask=mask
+        )
+        labels, findings = marker.find(threshold, minimum, volume, spread)
+        assert findings == measure_findings(labels, anomaly, volume, spread)
+        assert findings.total_ml == pytest.approx(np.count_nonzero(fresh) * volume.voxel_ml)
+        np.testing.assert_array_equal(labels > 0, fresh > 0)
+        # one number each, and not the same one
+        pairs = set(zip(labels[fresh > 0].tolist(), fresh[fresh > 0].tolist(), strict=True))
+        assert len(pairs) == len(findings) == fresh.max()
+        if n == 0:
+            np.testing.assert_array_equal(labels, fresh)
+
+
+@given(SMALL_MAPS, st.lists(st.integers(0, 3), min_size=2, max_size=6))
+def test_a_number_stays_with_its_peak(anomaly, thresholds):
+    marker = Marker(anomaly, spacing=SPACING)
+    number_at: dict[int, int] = {}
+    seen: dict[int, np.ndarray] = {}
+    for threshold in thresholds:
+        labels = marker.label(threshold, 0)
+        np.testing.assert_array_equal(labels, seen.setdefault(threshold, labels))
+        for number in np.unique(labels[labels > 0]).tolist():
+            inside = np.flatnonzero(labels == number)
+            peak = int(inside[np.argmax(anomaly.ravel()[inside])])
+            assert number_at.setdefault(peak, number) == number
+    assert sorted(number_at.values()) == list(range(1, len(number_at) + 1))
+
+
+def test_what_falls_apart_and_flows_together():
+    anomaly = np.zeros((3, 3, 20), np.float32)
+    anomaly[1, 1, 2:18] = 1  # a bridge ...
+    anomaly[1, 1, 2:9] = 2  # ... between a large hill ...
+    anomaly[1, 1, 12:17] = 2
+    anomaly[1, 1, 13] = 5  # ... and a high one
+    marker = Marker(anomaly, spacing=SPACING)
+    assert marker.label(0.5, 0).max() == 1
+    labels = marker.label(1.5, 0)
+    assert (labels[1, 1, 13], labels[1, 1, 4]) == (1, 2)
+    assert set(np.unique(marker.label(0.5, 0))) == {0, 1}
+    np.testing.assert_array_equal(marker.label(1.5, 0), labels)
+
+
+ORIENTATIONS = [
+    "".join(letters)
+    for axes in itertools.permutations(("RL", "AP", "SI"))
+    for letters in itertools.product(*axes)
+]
+
+
+@pytest.mark.parametrize("orientation", [*ORIENTATIONS, "oblique"])
+def test_left_is_left_however_the_scan_is_stored(orientation, tmp_path):
+    """A lesion is planted in the world; the file's axes must not matter."""
+    turn = nib.eulerangles.euler2mat(0.3, -0.2, 0.25) if orientation == "oblique" else np.eye(3)
+    axes = "LIP" if orientation == "oblique" else orientation
+    linear = np.zeros((3, 3))
+    for native, (world, flip) in enumerate(nib.orientations.axcodes2ornt(axes)):
+        linear[int(world), native] = flip * (2.0, 2.5, 3.0)[native]
+    linear = turn @ linear
+    shape = (60, 52, 44)
+    affine = nib.affines.from_matvec(linear, -linear @ (np.array(shape) / 2))
+    world = nib.affines.apply_affine(affine, np.indices(shape).reshape(3, -1).T)
+    planted = np.array([-32.0, 12.0, 40.0])
+    lesion = (np.linalg.norm(world - planted, axis=1) < 8).reshape(shape)
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(lesion.astype(np.float32), affine), path)
+    volume = read_volume(path)
+    labels = label_anomalies(volume.data, 0.5, spacing=volume.spacing)
+    (finding,) = measure_findings(labels, volume.data, volume)
+    expected = world[lesion.ravel()].mean(0)
+    np.testing.assert_allclose(finding.centroid_mm, expected, atol=1e-3)
+    np.testing.assert_allclose(expected, planted, atol=1)
+    assert finding.volume_ml == pytest.approx(lesion.sum() * 15 / 1000)
+    letters = [word[0] for word in finding.position.split("  ")]
+    assert letters == ["L", "A", "S"]
 
 
 def test_measures_by_hand():

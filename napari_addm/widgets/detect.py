@@ -46,7 +46,6 @@ from napari_addm.widgets.inputs import ScanInputs
 from napari_addm.widgets.layers import METADATA_KEY
 from napari_addm.widgets.outcome import Outcome, own_path
 from napari_addm.widgets.results import ResultLayers, is_output
-from napari_addm.widgets.review import mark
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.views import Views
@@ -96,7 +95,7 @@ class DetectWidget(QWidget):
         self._aside: Job | None = None  # the last that ranked or saved
         self._jobs: WeakSet[Job] = WeakSet()  # all; superqt keeps them until they are finished
 
-        self.inputs = ScanInputs(viewer, self._start_aside)
+        self.inputs = ScanInputs(viewer)
         self.model = ModelSettings()
         self.findings = FindingsReview()
         self.agreement = TruthAgreement(viewer, self._start_aside)
@@ -220,7 +219,6 @@ class DetectWidget(QWidget):
         self.model.reset_asked.connect(self._on_reset)
         self.findings.moved.connect(self._mark)
         self.agreement.truth_changed.connect(self._measure)
-        self.agreement.threshold_chosen.connect(self.threshold.setValue)
         self.agreement.finished.connect(self._enable)
         self.agreement.failed.connect(self._show_error)
         self.saving.begun.connect(self._clear_messages)
@@ -278,7 +276,6 @@ class DetectWidget(QWidget):
         labels = [layer for layer in layers if isinstance(layer, Labels)]
         self.inputs.offer(images, labels)
         self.agreement.truth.chooser.offer(labels)
-        self.agreement.check_layers()
         if self._job is not None and self._scan_id not in [layer.unique_id for layer in images]:
             self.cancel()
         self._enable()
@@ -377,7 +374,6 @@ class DetectWidget(QWidget):
             mask_notes=begun.mask_notes,
             name=scan.name,
         )
-        self.agreement.forget(self.outcome)
         self.saving.outcome = self.outcome
         self.findings.begin(begun.checkpoint.specification)
 
@@ -431,9 +427,9 @@ class DetectWidget(QWidget):
         outcome = self.outcome
         if outcome is None or outcome.detection is None:
             return
-        outcome.marked = mark(outcome.detection, self.threshold.value(), self.minimum.value())
-        outcome.layers.show_labels(outcome.marked.labels)
-        self.findings.show_marked(outcome.detection, outcome.marked)
+        marked = outcome.mark(self.threshold.value(), self.minimum.value())
+        outcome.layers.show_labels(marked.labels)
+        self.findings.show_marked(outcome.detection, marked)
         self.agreement.show_marked(outcome)
         self.findings_section.show()
         self.save_section.show()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from napari.layers import Image, Labels
@@ -12,7 +11,7 @@ from qtpy.QtWidgets import QWidget
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.choosers import LabelsChoice, LayerChooser, layer_of
 from napari_addm.widgets.forms import button, column, form, row
-from napari_addm.widgets.worker import Job, LayerData
+from napari_addm.widgets.worker import LayerData
 
 if TYPE_CHECKING:
     import napari
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
 
 class ScanInputs(QWidget):
     """Choose the scan and its brain mask among the layers of a viewer.
-
-    Parameters
-    ----------
-    viewer : napari.viewer.Viewer
-    start : callable
-        Starts a job as `napari_addm.widgets.worker.start_job` does.
 
     Attributes
     ----------
@@ -43,16 +36,16 @@ class ScanInputs(QWidget):
     demo_opened = Signal()
     failed = Signal(object)
 
-    def __init__(self, viewer: napari.viewer.Viewer, start: Callable[..., Job]) -> None:
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self._viewer = viewer
         self.scan_chooser = LayerChooser()
         self.demo_button = button(texts.OPEN_DEMO, self._on_demo)
-        self.brain = LabelsChoice(viewer, "Automatic", start)
+        self.brain = LabelsChoice(viewer, "Automatic")
         fields = form()
         row(fields, texts.SCAN, self.scan_chooser)
         fields.addRow("", self.demo_button)
-        row(fields, texts.BRAIN_MASK, self.brain.chooser, self.brain.open_button)
+        row(fields, texts.BRAIN_MASK, self.brain.chooser)
         body = column(self)
         body.addLayout(fields)
         body.addWidget(self.brain)

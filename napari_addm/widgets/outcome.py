@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_addm.checkpoint import Checkpoint
 from napari_addm.detection import Detection
+from napari_addm.findings import Decisions
 from napari_addm.volume import Volume
 from napari_addm.widgets.results import ResultLayers
-from napari_addm.widgets.review import Agreement, Marked
+from napari_addm.widgets.review import Agreement, LiveMarker, Marked
 
 
 @dataclass
@@ -29,7 +30,11 @@ class Outcome:
         Of the scan's layer.
     detection : Detection or None
         The last result, partial while the run goes on.
+    marker : LiveMarker or None
+        Marks `detection`.
     marked : Marked or None
+    decisions : mapping of int to Decision
+        What a person thinks of the findings in `marked`, by their ids.
     agreement : Agreement or None
         With the ground truth that is chosen.
     truth_path : Path or None
@@ -44,7 +49,9 @@ class Outcome:
     mask_notes: tuple[str, ...]
     name: str
     detection: Detection | None = None
+    marker: LiveMarker | None = None
     marked: Marked | None = None
+    decisions: Decisions = field(default_factory=dict)
     agreement: Agreement | None = None
     truth_path: Path | None = None
     truth_notes: tuple[str, ...] = ()
@@ -53,6 +60,14 @@ class Outcome:
     def scan(self) -> Volume:
         """The scan."""
         return self.layers.placed.volume
+
+    def mark(self, threshold: float, minimum_ml: float) -> Marked:
+        """Mark the result, which has to be there, under a threshold."""
+        assert self.detection is not None
+        if self.marker is None or self.marker.detection is not self.detection:
+            self.marker = LiveMarker(self.detection)
+        self.marked = self.marker.mark(threshold, minimum_ml)
+        return self.marked
 
     @property
     def stem(self) -> str:

@@ -149,6 +149,7 @@ def _save(
         checkpoint=outcome.checkpoint,
         threshold=marked.threshold,
         minimum_ml=marked.minimum_ml,
+        decisions=outcome.decisions,
         stem=outcome.stem,
         metrics=None if agreement is None else agreement.at(marked),
         truth=None if agreement is None else outcome.truth_path,
