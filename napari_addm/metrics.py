@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,6 +15,7 @@ from napari_addm.errors import InputError
 # Volumes at which lesions are parted into size classes, mL: 0.1 mL is a sphere of 6 mm across,
 # 1 mL of 12 mm, 10 mL of 27 mm.
 SIZE_BOUNDS_ML = (0.1, 1.0, 10.0)
+EMPTY_TRUTH = "The ground truth is empty: Dice and the like are excluded."
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,8 @@ class Lesions:
     def under(
         self,
         labels: np.ndarray,
-        sizes: Mapping[int, int],
+        ids: ArrayLike,
+        sizes: ArrayLike,
         *,
         overlap: float = 0.1,
         outside: float = 0.7,
@@ -374,8 +375,8 @@ class Lesions:
         ----------
         labels : ndarray of int, (S, A, R)
             0 = no finding; nonzero in the region only.
-        sizes : mapping of int to int
-            Number of voxels of every finding, by its id in `labels`.
+        ids, sizes : array-like of int, (n,)
+            Every finding's number in `labels`, in any order, and its voxels.
         overlap, outside : float
             The rule, as for `lesion_recall`.
 
@@ -384,10 +385,9 @@ class Lesions:
         LesionTable
         """
         component = labels.ravel()[self._where]
-        ids = np.fromiter(sizes, dtype=np.int64, count=len(sizes))
-        voxels = np.fromiter(sizes.values(), dtype=np.int64, count=len(sizes))
+        ids, voxels = np.asarray(ids), np.asarray(sizes)
         order = np.argsort(ids)
-        # Compact, from 1; a person's ids may have gaps.
+        # Compact, from 1: the ids may have gaps.
         compact = np.zeros(component.size, dtype=np.int64)
         hit = component != 0
         compact[hit] = np.searchsorted(ids[order], component[hit]) + 1
@@ -411,7 +411,7 @@ class Lesions:
                 )
                 for n in range(self._voxels.size)
             ),
-            findings=len(sizes),
+            findings=ids.size,
             false_findings=int(np.count_nonzero(false)),
         )
 
@@ -474,23 +474,59 @@ def evaluate(
     _check_scores(scores)
 
     positives = int(np.count_nonzero(lesion))
-    found = int(np.count_nonzero(predicted))
+    return metrics_of_counts(
+        hits=int(np.count_nonzero(lesion & predicted)),
+        found=int(np.count_nonzero(predicted)),
+        positives=positives,
+        voxels=scores.size,
+        voxel_ml=voxel_ml,
+        ranking=rank(scores, lesion) if positives else None,
+        notes=tuple(notes),
+    )
+
+
+def metrics_of_counts(
+    *,
+    hits: int,
+    found: int,
+    positives: int,
+    voxels: int,
+    voxel_ml: float,
+    ranking: Ranking | None,
+    notes: tuple[str, ...] = (),
+) -> Metrics:
+    """The metrics of a region whose voxels are counted already.
+
+    Parameters
+    ----------
+    hits, found, positives, voxels : int
+        Voxels that are predicted and truth, predicted, truth, and all; at least
+        one voxel.
+    voxel_ml : float
+        Volume of one voxel, mL.
+    ranking : Ranking or None
+        Of the scores; None when the truth is empty.
+    notes : tuple of str
+        Said before those about the counts.
+
+    Returns
+    -------
+    Metrics
+    """
+    said = list(notes)
     dice = iou = precision = recall = None
-    ranking = None
     if positives:
-        hits = int(np.count_nonzero(lesion & predicted))
         dice = 2 * hits / (positives + found)
         iou = hits / (positives + found - hits)
         recall = hits / positives
         if found:
             precision = hits / found
         else:
-            notes.append("Nothing is predicted (0 mL), so precision is not defined.")
-        ranking = rank(scores, lesion)
-        if ranking.auroc is None:
-            notes.append("The ground truth fills the region, so AUROC is not defined.")
+            said.append("Nothing is predicted (0 mL), so precision is not defined.")
+        if ranking is not None and ranking.auroc is None:
+            said.append("The ground truth fills the region, so AUROC is not defined.")
     else:
-        notes.append("The ground truth is empty: Dice and the like are excluded.")
+        said.append(EMPTY_TRUTH)
     return Metrics(
         dice=dice,
         iou=iou,
@@ -498,12 +534,12 @@ def evaluate(
         recall=recall,
         auroc=ranking.auroc if ranking else None,
         auprc=ranking.auprc if ranking else None,
-        prevalence=positives / scores.size,
+        prevalence=positives / voxels,
         best_dice=ranking.best_dice if ranking else None,
         best_threshold=ranking.best_threshold if ranking else None,
         truth_ml=positives * voxel_ml,
         predicted_ml=found * voxel_ml,
-        notes=tuple(notes),
+        notes=tuple(said),
     )
 
 

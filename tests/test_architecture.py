@@ -114,7 +114,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 
-VIEWER = {"magicgui", "napari", "PyQt6", "PySide6", "qtpy", "superqt", "vispy"}
+VIEWER = {"magicgui", "napari", "PyQt6", "PySide6", "pyqtgraph", "qtpy", "superqt", "vispy"}
 LEARNING = {"deepbet", "lightning", "monai", "torch"}
 # These may import torch and monai at their top; the others only inside functions.
 TORCH_ROOMS = {"diffusion", "methods", "networks", "training"}

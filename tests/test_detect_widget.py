@@ -508,6 +508,9 @@ def test_truth_on_another_grid(model, alone, qtbot, scan, make_brain):
     alone.truth_chooser.choose(add(model, other, "labels", name="fine"))
     assert "fine" in alone.grid_message.text()
     alone.resample_button.click()
+    assert not alone.resample_button.isEnabled()  # it is done aside
+    finish(qtbot, alone)
+    assert alone.resample_button.isEnabled()
     assert alone.grid_message.text() == ""
     assert alone.truth_chooser.currentText() == "fine on head"
     resampled = model.layers["fine on head"]
@@ -674,3 +677,144 @@ def test_a_method_without_noise_offers_no_noise(
     alone.checkpoint_chooser.choose(tiny_checkpoint)
     assert alone.level.isEnabled()
     assert alone.draws.isEnabled()
+
+
+# --- ground truth ------------------------------------------------------------------------------
+
+
+def test_a_truth_out_of_a_file_and_the_threshold_on_its_curves(
+    viewer, panel, qtbot, scan, tmp_path
+):
+    layer = add(viewer, scan)
+    truth = truth_of(scan)
+    panel.agreement.truth.open(write_volume(tmp_path / "lesion.nii.gz", truth))
+    assert not panel.agreement.truth.open_button.isEnabled()  # it is read aside
+    finish(qtbot, panel)
+    assert panel.truth_chooser.currentText() == "lesion"
+    assert_array_equal(viewer.layers["lesion"].data, truth.data)
+    assert_array_equal(viewer.layers["lesion"].scale, layer.scale)
+    run(qtbot, panel)
+    view = panel.agreement.view
+    anomaly, brain = panel.outcome.detection.anomaly.data, panel.outcome.detection.brain_mask.data
+    lesion = truth.data[brain] > 0
+    threshold = round(float(np.quantile(anomaly[brain], 0.98)), 3)
+    assert threshold > 0
+    view.threshold_chosen.emit(threshold)  # as a click on a curve does
+    qtbot.wait(400)
+    assert panel.threshold.value() == pytest.approx(threshold)
+    above = anomaly[brain] > threshold
+    recall = np.mean(above[lesion])
+    assert view.roc.marked == pytest.approx((np.mean(above[~lesion]), recall))
+    assert view.pr.marked == pytest.approx((recall, np.mean(lesion[above])))
+    assert view.dice.marked[0] == pytest.approx(threshold)
+    assert view.lesions.model.rowCount() == 1
+    # a row leads to the peak of the lesion
+    view.lesions.table.clicked.emit(view.lesions.table.model().index(0, 0))
+    there = tuple(int(n) for n in np.round(layer.world_to_data(viewer.dims.point)))
+    masked = np.where((truth.data > 0) & brain, anomaly, -np.inf)
+    assert there == np.unravel_index(np.argmax(masked), masked.shape)
+
+
+def test_hits_and_misses_follow_the_threshold_in_place(model, alone, qtbot, scan):
+    add(model, scan)
+    alone.truth_chooser.choose(add(model, truth_of(scan), "labels", name="lesion"))
+    run(qtbot, alone)
+    button = alone.agreement.view.overlay
+    truth, brain = truth_of(scan).data > 0, alone.outcome.detection.brain_mask.data
+    button.setChecked(True)
+    shown = output(model, "hits and misses")
+    memory = shown.data
+    anomaly, outlines = output(model, "anomaly map"), output(model, "anomalies")
+    assert not anomaly.visible
+    assert not outlines.visible
+    for share in (0.2, 0.6, 1.1):
+        alone.threshold.setValue(share * alone.outcome.detection.anomaly.data.max())
+        qtbot.wait(300)
+        found = alone.outcome.marked.labels > 0
+        assert shown.data is memory
+        assert_array_equal(shown.data == 3, found & truth & brain)
+        assert_array_equal(shown.data == 2, found & ~truth)
+        assert_array_equal(shown.data == 1, truth & brain & ~found)
+    assert_array_equal(shown.scale, outlines.scale)
+    assert shown.metadata[METADATA_KEY] is outlines.metadata[METADATA_KEY]
+    assert shown.name not in [
+        alone.truth_chooser.itemText(n) for n in range(alone.truth_chooser.count())
+    ]
+    # away and back, by the button, by hand, by a run, by another truth
+    button.setChecked(False)
+    assert output(model, "hits and misses") is None
+    assert anomaly.visible
+    assert outlines.visible
+    button.setChecked(True)
+    model.layers.remove(output(model, "hits and misses"))
+    assert not button.isChecked()
+    assert anomaly.visible
+    button.setChecked(True)
+    alone.this_slice.setChecked(True)
+    model.dims.set_current_step(0, 17)
+    alone.run()
+    qtbot.waitUntil(lambda: output(model, "hits and misses") is None, timeout=MINUTE)
+    finish(qtbot, alone)
+    shown = output(model, "hits and misses")
+    assert button.isChecked()
+    assert shown.data[17].any()
+    assert not np.delete(shown.data, 17, axis=0).any()
+    alone.truth_chooser.choose(None)
+    assert output(model, "hits and misses") is None
+    assert output(model, "anomaly map").visible
+
+
+def test_an_empty_truth_is_explained_in_the_panel(model, alone, qtbot, scan):
+    add(model, scan)
+    nothing = scan.with_data(np.zeros(scan.shape, dtype=np.uint8))
+    alone.truth_chooser.choose(add(model, nothing, "labels", name="nothing"))
+    run(qtbot, alone)
+    view = alone.agreement.view
+    assert "The ground truth is empty" in view.explanation.text()
+    assert f"{alone.outcome.marked.total_ml:.1f} mL" in view.explanation.text()
+    assert alone.figures["dice"].text() == "–"
+    assert alone.error.text() == ""
+
+
+def test_a_file_that_holds_no_labels_is_refused_in_words(model, alone, qtbot, scan_file, scan):
+    add(model, scan)
+    before = len(model.layers)
+    alone.agreement.truth.open(scan_file)
+    finish(qtbot, alone)
+    assert str(scan_file) in alone.error.text()
+    assert "no mask" in alone.error.text()
+    assert alone.agreement.truth.open_button.isEnabled()
+    assert len(model.layers) == before
+
+
+def test_another_truth_while_one_is_compared(model, alone, qtbot, scan):
+    """Whichever comparison ends last, the one of the truth that is chosen is shown."""
+    add(model, scan)
+    empty = scan.with_data(np.zeros(scan.shape, dtype=np.uint8))
+    first = add(model, truth_of(scan), "labels", name="lesion")
+    second = add(model, empty, "labels", name="nothing")
+    run(qtbot, alone)
+    alone.truth_chooser.choose(first)
+    older = alone.agreement._compared_with
+    alone.truth_chooser.choose(second)
+    assert alone.agreement._compared_with is not older
+    qtbot.waitUntil(lambda: not Job._worker_set, timeout=MINUTE)
+    qtbot.wait(50)
+    assert alone.outcome.agreement.is_empty
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1)])
+def test_a_voxel_is_found_in_layers_of_other_readers(model, alone, qtbot, scan, flips):
+    data = scan.data[tuple(slice(None, None, flip) for flip in flips)]
+    scale = tuple(step * flip for step, flip in zip(scan.spacing, flips, strict=True))
+    layer = Image(data, name="foreign", scale=scale, contrast_limits=(0, 140))
+    model.add_layer(layer)
+    alone.this_slice.setChecked(True)
+    model.dims.set_current_step(0, 12)
+    run(qtbot, alone)
+    placed = alone.outcome.layers.placed
+    index = (20, 7, 11)
+    alone.outcome.layers.go_to(index)
+    there = tuple(int(n) for n in np.round(layer.world_to_data(model.dims.point)))
+    assert there == placed.index_in_layer(index)
+    assert layer.data[there] == placed.volume.data[index]

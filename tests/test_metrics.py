@@ -557,9 +557,10 @@ def test_curves_without_positives_or_negatives():
 
 def table_of(prediction, truth, anomaly=None, **options):
     labels, count = ndimage.label(prediction, structure=np.ones((3, 3, 3)))
-    sizes = {n: int(np.count_nonzero(labels == n)) for n in range(1, count + 1)}
+    ids = np.arange(1, count + 1)
+    sizes = [np.count_nonzero(labels == n) for n in ids]
     anomaly = np.asarray(truth, dtype=np.float32) if anomaly is None else anomaly
-    return Lesions(truth, anomaly, **options).under(labels, sizes)
+    return Lesions(truth, anomaly, **options).under(labels, ids, sizes)
 
 
 def test_lesions_by_hand():
@@ -636,5 +637,5 @@ def test_findings_with_any_numbers():
     truth[2, 2, 1:4] = True
     labels = np.where(truth, 70_000, 0).astype(np.int32)
     labels[0, 0, 0] = 9
-    table = Lesions(truth, truth.astype(float)).under(labels, {70_000: 3, 9: 1})
+    table = Lesions(truth, truth.astype(float)).under(labels, [70_000, 9], [3, 1])
     assert (table.found, table.findings, table.false_findings) == (1, 2, 1)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from napari.layers import Labels, Layer
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QComboBox, QFileDialog, QWidget
 
 from napari_addm.checkpoint import DEMO_CHECKPOINT
 from napari_addm.errors import AddmError
-from napari_addm.io import resample_labels
+from napari_addm.io import READABLE
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import WARNING, button, column, message, say
-from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.worker import LayerData, place, place_grid
+from napari_addm.widgets.layers import LayerTuple
+from napari_addm.widgets.worker import (
+    Job,
+    LayerData,
+    place_grid,
+    read_labels_layer,
+    resample_onto,
+)
 
 if TYPE_CHECKING:
     import napari
@@ -92,14 +97,17 @@ def layer_of(viewer: napari.viewer.Viewer, chooser: LayerChooser) -> Layer | Non
 class LabelsChoice(QWidget):
     """A chooser of labels that have to lie on the scan's voxels, and what to do if they do not.
 
-    The chooser is for a row of a form; the widget itself, below it, holds a
-    message and a button that resamples, and is empty while the labels fit.
+    The chooser and the button that opens a file are for a row of a form; the
+    widget itself, below them, holds a message and a button that resamples, and
+    is empty while the labels fit.
 
     Parameters
     ----------
     viewer : napari.viewer.Viewer
     none : str
         Words of the entry that means no layer.
+    start : callable
+        Starts a job as `napari_addm.widgets.worker.start_job` does.
 
     Attributes
     ----------
@@ -108,6 +116,7 @@ class LabelsChoice(QWidget):
     failed : Signal(object)
         An exception, for the panel to show.
     chooser : LayerChooser
+    open_button : QPushButton
     grid_message : QLabel
     resample_button : QPushButton
     """
@@ -115,11 +124,14 @@ class LabelsChoice(QWidget):
     changed = Signal()
     failed = Signal(object)
 
-    def __init__(self, viewer: napari.viewer.Viewer, none: str) -> None:
+    def __init__(self, viewer: napari.viewer.Viewer, none: str, start: Callable[..., Job]) -> None:
         super().__init__()
         self._viewer = viewer
+        self._start = start
         self._scan: Layer | None = None
+        self._resampled: Hashable | None = None  # the layer that is resampled now
         self.chooser = LayerChooser(none)
+        self.open_button = button(texts.OPEN_LABELS, self._on_open)
         self.grid_message = message(WARNING)
         self.resample_button = button(texts.RESAMPLE, self._on_resample)
         body = column(self)
@@ -153,23 +165,63 @@ class LabelsChoice(QWidget):
         self.resample_button.setVisible(not fits)
         self.setVisible(not fits)
 
+    def open(self, path: Path) -> None:
+        """Read a file aside, add it as a labels layer and choose that."""
+        self.open_button.setEnabled(False)
+        self._start(
+            f"Read {path.name}",
+            read_labels_layer,
+            path,
+            yielded=self._on_read,
+            errored=self._on_failed,
+            finished=self._on_done,
+        )
+
+    def _on_open(self) -> None:
+        endings = " ".join(f"*{ending}" for ending in READABLE)
+        name, _ = QFileDialog.getOpenFileName(self, texts.OPEN_LABELS.tip, "", f"({endings})")
+        if name:
+            self.open(Path(name))
+
+    def _on_read(self, made: LayerTuple) -> None:
+        self.chooser.choose(self._add(made))
+
     def _on_resample(self) -> None:
         layer, scan = self.layer, self._scan
         if layer is None or scan is None:
             return
-        try:
-            like = place(LayerData.of(scan))
-            moved = resample_labels(place(LayerData.of(layer)).volume, like.volume)
-        except AddmError as error:
-            self.failed.emit(error)
-            return
-        name = f"{layer.name} on {scan.name}"
-        data, arguments, _ = volume_to_layer(moved, "labels", name=name)
-        for key in ("scale", "translate", "units", "axis_labels", "affine"):
-            arguments[key] = getattr(scan, key)
-        copy = Labels(np.array(like.to_layer(data)), **arguments)
-        self._viewer.add_layer(copy)
-        self.chooser.choose(copy)
+        self._resampled = layer.unique_id
+        self.resample_button.setEnabled(False)
+        self.resample_button.setText(texts.RESAMPLING)
+        self._start(
+            "Resample labels",
+            resample_onto,
+            LayerData.of(layer),
+            LayerData.of(scan),
+            yielded=self._on_resampled,
+            errored=self._on_failed,
+            finished=self._on_done,
+        )
+
+    def _on_resampled(self, made: LayerTuple) -> None:
+        copy = self._add(made)
+        # Another one may have been chosen meanwhile.
+        if self.chooser.layer_id == self._resampled:
+            self.chooser.choose(copy)
+
+    def _add(self, made: LayerTuple) -> Labels:
+        data, arguments, _ = made
+        layer = Labels(data, **arguments)
+        self._viewer.add_layer(layer)
+        return layer
+
+    def _on_failed(self, error: Exception) -> None:
+        self.failed.emit(error)
+
+    def _on_done(self) -> None:
+        self.open_button.setEnabled(True)
+        self.resample_button.setEnabled(True)
+        self.resample_button.setText(texts.RESAMPLE.label)
 
 
 class CheckpointChooser(QComboBox):

@@ -95,7 +95,7 @@ class DetectWidget(QWidget):
         self._aside: Job | None = None  # the last that ranked or saved
         self._jobs: WeakSet[Job] = WeakSet()  # all; superqt keeps them until they are finished
 
-        self.inputs = ScanInputs(viewer)
+        self.inputs = ScanInputs(viewer, self._start_aside)
         self.model = ModelSettings()
         self.findings = FindingsReview()
         self.agreement = TruthAgreement(viewer, self._start_aside)
@@ -219,6 +219,7 @@ class DetectWidget(QWidget):
         self.model.reset_asked.connect(self._on_reset)
         self.findings.moved.connect(self._mark)
         self.agreement.truth_changed.connect(self._measure)
+        self.agreement.threshold_chosen.connect(self.threshold.setValue)
         self.agreement.finished.connect(self._enable)
         self.agreement.failed.connect(self._show_error)
         self.saving.begun.connect(self._clear_messages)
@@ -276,6 +277,7 @@ class DetectWidget(QWidget):
         labels = [layer for layer in layers if isinstance(layer, Labels)]
         self.inputs.offer(images, labels)
         self.agreement.truth.chooser.offer(labels)
+        self.agreement.check_layers()
         if self._job is not None and self._scan_id not in [layer.unique_id for layer in images]:
             self.cancel()
         self._enable()
@@ -374,6 +376,7 @@ class DetectWidget(QWidget):
             mask_notes=begun.mask_notes,
             name=scan.name,
         )
+        self.agreement.forget(self.outcome)
         self.saving.outcome = self.outcome
         self.findings.begin(begun.checkpoint.specification)
 

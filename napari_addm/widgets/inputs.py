@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from napari.layers import Image, Labels
@@ -11,7 +12,7 @@ from qtpy.QtWidgets import QWidget
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.choosers import LabelsChoice, LayerChooser, layer_of
 from napari_addm.widgets.forms import button, column, form, row
-from napari_addm.widgets.worker import LayerData
+from napari_addm.widgets.worker import Job, LayerData
 
 if TYPE_CHECKING:
     import napari
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 class ScanInputs(QWidget):
     """Choose the scan and its brain mask among the layers of a viewer.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    start : callable
+        Starts a job as `napari_addm.widgets.worker.start_job` does.
 
     Attributes
     ----------
@@ -36,16 +43,16 @@ class ScanInputs(QWidget):
     demo_opened = Signal()
     failed = Signal(object)
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+    def __init__(self, viewer: napari.viewer.Viewer, start: Callable[..., Job]) -> None:
         super().__init__()
         self._viewer = viewer
         self.scan_chooser = LayerChooser()
         self.demo_button = button(texts.OPEN_DEMO, self._on_demo)
-        self.brain = LabelsChoice(viewer, "Automatic")
+        self.brain = LabelsChoice(viewer, "Automatic", start)
         fields = form()
         row(fields, texts.SCAN, self.scan_chooser)
         fields.addRow("", self.demo_button)
-        row(fields, texts.BRAIN_MASK, self.brain.chooser)
+        row(fields, texts.BRAIN_MASK, self.brain.chooser, self.brain.open_button)
         body = column(self)
         body.addLayout(fields)
         body.addWidget(self.brain)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 AXIS_LABELS = ("S", "A", "R")
 METADATA_KEY = "napari_addm"
+# The arguments of a layer that say where it lies.
+GEOMETRY = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
 LayerKind = Literal["image", "labels"]
 LayerTuple = tuple[np.ndarray, dict[str, Any], LayerKind]

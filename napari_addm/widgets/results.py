@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
-from napari.utils.colormaps import Colormap, CyclicLabelColormap
+from napari.utils.colormaps import Colormap, CyclicLabelColormap, DirectLabelColormap
 
 from napari_addm.detection import Detection
-from napari_addm.widgets.layers import METADATA_KEY
+from napari_addm.widgets.layers import GEOMETRY, METADATA_KEY
+from napari_addm.widgets.review import FALSE_ALARM, HIT, MISSED
 from napari_addm.widgets.worker import LayerData, Placed
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 OUTPUT_KEY = "napari_addm_output"
 
-GEOMETRY = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 TITLES = {
     "reconstruction": "reconstruction",
     "anomaly": "anomaly map",
     "uncertainty": "uncertainty",
     "labels": "anomalies",
+    "agreement": "hits and misses",
 }
 # Clear where nothing is, so that the scan shows through; half of it lies below the threshold.
 GLOW = Colormap(
@@ -31,6 +32,8 @@ GLOW = Colormap(
     name="anomaly",
     display_name="anomaly",
 )
+# Okabe and Ito's colours, which people who see red and green alike can tell apart.
+AGREEMENT_COLORS = {HIT: "#009e73", FALSE_ALARM: "#d55e00", MISSED: "#56b4e9"}
 # Far from grey and from the glow, and from one to the next.
 FINDING_COLORS = ("#35e0ff", "#7dff5c", "#ff7bf2", "#ffffff", "#9d9bff", "#ffe14d", "#4dffc3")
 
@@ -70,6 +73,7 @@ class ResultLayers:
         self._scan_id = scan_id
         self.placed = placed
         self._begun = False
+        self._covered: list[Layer] = []  # hidden while hits and misses are shown
 
     def layer(self, role: str) -> Layer | None:
         """The layer of a role (a key of `TITLES`), if it is there."""
@@ -101,6 +105,48 @@ class ResultLayers:
         layer = self.layer("labels")
         return None if layer is None else self.placed.from_layer(np.asarray(layer.data))
 
+    def show_agreement(self, overlay: np.ndarray) -> None:
+        """Show hits, false alarms and misses, in place once they are there.
+
+        The anomaly map and the outlines, which would mix with the colours, are
+        hidden meanwhile.
+
+        Parameters
+        ----------
+        overlay : ndarray of uint8, (S, A, R)
+            See `Agreement.overlay`.
+        """
+        if self.layer("agreement") is not None:
+            self._write("agreement", overlay)
+            return
+        self.hide_agreement()
+        active = self._viewer.layers.selection.active
+        data = np.array(self.placed.to_layer(overlay), order="C")
+        self._viewer.add_layer(self._create("agreement", data, 0.0))
+        self._viewer.layers.selection.active = active
+        for role in ("anomaly", "labels"):
+            layer = self.layer(role)
+            if layer is not None and layer.visible:
+                layer.visible = False
+                self._covered.append(layer)
+
+    def hide_agreement(self) -> None:
+        """Take hits and misses away, and show again what they covered."""
+        layer = self.layer("agreement")
+        covered, self._covered = self._covered, []
+        if layer is not None:
+            self._viewer.layers.remove(layer)
+        for hidden in covered:
+            hidden.visible = True
+
+    def go_to(self, index: tuple[int, int, int]) -> None:
+        """Bring the viewer to a voxel (s, a, r) of the scan, in whatever plane it shows."""
+        for layer in self._viewer.layers:
+            if layer.unique_id == self._scan_id:
+                point = layer.data_to_world(self.placed.index_in_layer(index))
+                dims = self._viewer.dims
+                dims.set_point(range(dims.ndim - len(point), dims.ndim), point)
+
     def _write(self, role: str, array: np.ndarray) -> None:
         layer = self.layer(role)
         if layer is not None:
@@ -111,9 +157,10 @@ class ResultLayers:
         self._begun = True
         active = self._viewer.layers.selection.active
         # A layer of an earlier run that this one does not make would belong to other maps.
-        stale = self.layer("uncertainty")
-        if stale is not None and "uncertainty" not in maps:
-            self._viewer.layers.remove(stale)
+        for role in ("uncertainty", "agreement"):
+            stale = self.layer(role)
+            if stale is not None and role not in maps:
+                self._viewer.layers.remove(stale)
         for role, array in (*maps.items(), ("labels", np.zeros(self.placed.volume.shape, int))):
             dtype = np.int32 if role == "labels" else np.float32
             data = np.array(self.placed.to_layer(array), dtype, order="C")
@@ -140,6 +187,13 @@ class ResultLayers:
             layer.contour = 1
             layer.opacity = 1.0
             return layer
+        if role == "agreement":
+            return Labels(
+                data,
+                colormap=DirectLabelColormap(color_dict={None: "transparent"} | AGREEMENT_COLORS),
+                opacity=0.6,
+                **arguments,
+            )
         if role == "reconstruction":
             # It would hide the scan; the eye in the layer list shows it.
             return Image(

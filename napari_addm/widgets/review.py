@@ -12,7 +12,18 @@ import numpy as np
 
 from napari_addm.detection import Detection
 from napari_addm.findings import Decision, Findings, Marker, measure_findings
-from napari_addm.metrics import Metrics, evaluate
+from napari_addm.metrics import (
+    Curves,
+    Lesions,
+    LesionTable,
+    Metrics,
+    SortedScores,
+    evaluate,
+    metrics_of_counts,
+)
+
+# What a voxel of `Agreement.overlay` says: bit 0, it is truth; bit 1, it is marked.
+MISSED, FALSE_ALARM, HIT = 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +184,16 @@ class Agreement:
     truth : ndarray, shape (S, A, R)
         Nonzero = anomalous.
 
+    Attributes
+    ----------
+    detection : Detection
+    curves : Curves
+        Of the map, voxel by voxel: before the smallest finding is applied.
+    best_dice, best_threshold : float or None
+        As in `Metrics`: the upper bound of the Dice curve.
+    voxel_ml : float
+        Volume of one voxel, mL.
+
     Raises
     ------
     InputError
@@ -180,42 +201,75 @@ class Agreement:
 
     Notes
     -----
-    Measured inside the brain mask, in finished slices. AUROC, AUPRC and the
-    best Dice need all scores sorted; they do not depend on the threshold and
-    are computed here, once.
+    Measured inside the brain mask, in finished slices. What needs all scores
+    sorted (areas, curves, the best Dice) or all lesions labelled does not
+    depend on the threshold and is computed here, once.
     """
 
     def __init__(self, detection: Detection, truth: np.ndarray) -> None:
         self.detection = detection
+        self.voxel_ml = detection.anomaly.voxel_ml
+        anomaly = detection.anomaly.data
         truth = np.asarray(truth) != 0
         self._region = detection.brain_mask.data & detection.done[:, None, None]
-        self._truth = truth[self._region]
-        self._voxel_ml = detection.anomaly.voxel_ml
-        self._ranked = evaluate(
-            detection.anomaly.data,
-            truth,
-            threshold=0.0,
-            mask=self._region,
-            voxel_ml=self._voxel_ml,
-            prediction=truth,  # so that the notes are about the truth alone
-        )
+        # Of the truth against itself: for the checks, and the notes about the truth alone.
+        itself = evaluate(truth, truth, threshold=0.5, mask=self._region, voxel_ml=self.voxel_ml)
+        self._notes = itself.notes
+        self._elsewhere = bool(truth.any())
+        self._inside = truth & self._region
+        self._where = np.flatnonzero(self._inside)
+        self._scores = SortedScores.of(anomaly[self._region], truth[self._region])
+        self._voxels = self._scores.positive.size + self._scores.negative.size
+        self._ranking = None if self.is_empty else self._scores.ranking()
+        self._lesions = Lesions(truth, anomaly, mask=self._region, voxel_ml=self.voxel_ml)
+        self.curves = self._scores.curves()
+        self.best_dice = self._ranking.best_dice if self._ranking else None
+        self.best_threshold = self._ranking.best_threshold if self._ranking else None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no ground truth lies where it is measured."""
+        return self._scores.positive.size == 0
 
     def at(self, marked: Marked) -> Metrics:
         """The metrics of some findings."""
-        # Ranking two values instead of a million scores is quick enough for a dragged slider.
-        found = evaluate(
-            marked.labels[self._region] != 0,
-            self._truth,
-            threshold=0.5,
-            voxel_ml=self._voxel_ml,
+        # A slider is dragged: count, and rank nothing anew.
+        figures = metrics_of_counts(
+            hits=int(np.count_nonzero(marked.labels.ravel()[self._where])),
+            found=int(np.count_nonzero((marked.labels != 0) & self._region)),
+            positives=self._where.size,
+            voxels=self._voxels,
+            voxel_ml=self.voxel_ml,
+            ranking=self._ranking,
         )
-        return replace(
-            found,
-            auroc=self._ranked.auroc,
-            auprc=self._ranked.auprc,
-            best_dice=self._ranked.best_dice,
-            best_threshold=self._ranked.best_threshold,
-            notes=tuple(dict.fromkeys((*self._ranked.notes, *found.notes))),
+        return replace(figures, notes=tuple(dict.fromkeys((*self._notes, *figures.notes))))
+
+    def point(self, threshold: float) -> Curves:
+        """Where a threshold lies on the curves: curves of one point."""
+        return self._scores.at(threshold)
+
+    def lesions(self, marked: Marked) -> LesionTable:
+        """The lesions of the truth, one by one, under some findings."""
+        return self._lesions.under(marked.labels, marked.findings.id, marked.findings.voxels)
+
+    def overlay(self, marked: Marked) -> np.ndarray:
+        """`HIT`, `FALSE_ALARM` and `MISSED` voxels, and 0 elsewhere; uint8, (S, A, R)."""
+        marks = (marked.labels != 0) & self._region
+        return (marks.view(np.uint8) << 1) | self._inside.view(np.uint8)
+
+    def explanation(self, figures: Metrics) -> str:
+        """What can be said, in words, where an empty truth leaves the usual figures undefined."""
+        if not self.is_empty:
+            return ""
+        if self._elsewhere:
+            why = "None of the ground truth lies in the brain mask, in the slices that are done"
+        else:
+            why = "The ground truth is empty: there is no lesion to find"
+        brain_ml = self._voxels * self.voxel_ml
+        return (
+            f"{why}. So Dice, recall, ROC and precision have no meaning here. What can be said: "
+            f"whatever is marked is a false alarm. That is {figures.predicted_ml:.1f} mL now, "
+            f"{figures.predicted_ml / brain_ml:.1%} of the brain."
         )
 
 

@@ -41,6 +41,8 @@ RESAMPLE = Text(
     "Resample onto the scan",
     "Adds a copy of the labels on the scan's voxels (nearest neighbour) and chooses it.",
 )
+RESAMPLING = "Resampling ..."
+OPEN_LABELS = Text("File...", "Open a file of labels and choose it.")
 CHECKPOINT = Text(
     "Checkpoint",
     "The trained model. The bundled one is small and made to show how everything works; others "
@@ -128,3 +130,57 @@ METRICS = {
         "brain that is anomalous.",
     ),
 }
+
+OVERLAY = Text(
+    "Show hits and misses",
+    "Colours every voxel by findings and ground truth, inside the brain mask: hit (in both), false "
+    "alarm (marked, not in the truth), missed (in the truth, not marked). It follows the "
+    "threshold. The anomaly map and the outlines are hidden meanwhile.",
+)
+HIT, FALSE_ALARM, MISSED = "hit", "false alarm", "missed"
+CURVES_OF_MAP = (
+    "Of the anomaly map voxel by voxel, inside the brain mask, before the smallest finding is "
+    "applied."
+)
+DICE_CURVE = Text(
+    "Dice",
+    "Overlap with the ground truth at every threshold. Drag the line, or click, to choose one. "
+    "The best Dice was found by looking at the truth: an upper bound, no result. " + CURVES_OF_MAP,
+)
+FALSE_ALARM_CURVE = Text(
+    "False alarm",
+    "With an empty ground truth whatever is marked is a false alarm: its volume at every "
+    "threshold, on a logarithmic scale. Drag the line, or click, to choose one. " + CURVES_OF_MAP,
+)
+ROC_CURVE = Text(
+    "ROC",
+    "Share of the ground truth that is marked, against the share of healthy voxels that are marked "
+    "falsely. A map without information runs along the diagonal. Healthy voxels are many, so a "
+    "small share can be a large volume. Click to choose a threshold. " + CURVES_OF_MAP,
+)
+PR_CURVE = Text(
+    "PR",
+    "Share of what is marked that is ground truth, against the share of the ground truth that is "
+    "marked. Click to choose a threshold. " + CURVES_OF_MAP,
+)
+LESION_TABLE = Text(
+    "Lesions",
+    "The connected parts of the ground truth. Found: at least 10 % of the lesion is covered by "
+    "findings of which at most 70 % lies outside the ground truth. Click a row to go there.",
+)
+LESION_COLUMNS = {
+    "id": Text("Lesion", "1 is the largest."),
+    "volume_ml": Text("mL", "Volume inside the brain mask, in finished slices."),
+    "found": Text("Found", LESION_TABLE.tip),
+    "covered": Text("Covered", "Share of the lesion that lies in findings of any kind."),
+    "peak": Text("Peak", "Largest anomaly score in the lesion."),
+}
+FLOODED = (
+    "Covered, but only by findings of which more than 70 % lies outside the ground truth: they "
+    "would find any lesion."
+)
+THRESHOLD_AXIS = "Threshold"
+FALSE_POSITIVE_RATE_AXIS = "False positive rate"
+FALSE_ALARM_AXIS = "False alarm, mL"
+RECALL_AXIS = "Recall"
+PRECISION_AXIS = "Precision"

@@ -20,11 +20,15 @@ from superqt.utils import WorkerBase
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
 from napari_addm.detection import DetectionSettings, Progress, detect
 from napari_addm.errors import InputError
+from napari_addm.io import read_labels, resample_labels
 from napari_addm.volume import GRID_OF_LAYER, Volume
 from napari_addm.widgets.layers import (
+    GEOMETRY,
     METADATA_KEY,
     LayerGeometry,
+    LayerTuple,
     volume_from_layer_data,
+    volume_to_layer,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +90,17 @@ class Placed:
         source = self.volume.source
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in source.flips)
         return array.transpose(source.axes)[steps]
+
+    def index_in_layer(self, index: tuple[int, int, int]) -> tuple[int, ...]:
+        """Where a voxel (s, a, r) of the volume stands in the layer."""
+        if self.in_layer_order:
+            return index
+        source, there = self.volume.source, [0, 0, 0]
+        for axis, n, flip, count in zip(
+            source.axes, index, source.flips, self.volume.shape, strict=True
+        ):
+            there[axis] = count - 1 - n if flip else n
+        return tuple(there)
 
     def slice_at(self, index: tuple[float, ...]) -> int:
         """The volume's slice along S that holds a position given in the layer's voxels."""
@@ -164,6 +179,33 @@ def place_labels(layer: LayerData, scan: Volume) -> Volume:
             "the scan'."
         )
     return labels
+
+
+def read_labels_layer(path: Path) -> Iterator[LayerTuple]:
+    """Read a file of labels as a layer; a generator for :class:`Job`.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged or holds no labels.
+    """
+    yield volume_to_layer(read_labels(path), "labels")
+
+
+def resample_onto(labels: LayerData, scan: LayerData) -> Iterator[LayerTuple]:
+    """A labels layer on the voxels of a scan's (nearest); a generator for :class:`Job`.
+
+    Raises
+    ------
+    InputError
+        When one of the two is no 3D grey image or labels layer.
+    """
+    like = place(scan)
+    moved = resample_labels(place(labels).volume, like.volume)
+    name = f"{labels.name} on {scan.name}"
+    data, arguments, kind = volume_to_layer(moved, "labels", name=name)
+    arguments |= {key: scan.meta[key] for key in GEOMETRY if key in scan.meta}
+    yield np.array(like.to_layer(data)), arguments, kind
 
 
 def labels_notes(what: str, labels: Volume, scan: Volume) -> tuple[str, ...]:
