@@ -537,6 +537,9 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Slices per iteration.")
     ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", min=1e-8, max=1, help="Of Adam.")
+    ] = None,
     weight: Annotated[
         float | None, typer.Option("--lambda", min=0, help="Weight of the adversarial loss.")
     ] = None,
@@ -587,6 +590,7 @@ def train(
             training.preset_settings(method, preset, int(timesteps)),
             epochs=epochs,
             batch_size=batch_size,
+            learning_rate=learning_rate,
             weight=weight,
             noise=noise,
             augment=augment,
@@ -654,13 +658,19 @@ def _training_settings(
     *,
     epochs: int | None,
     batch_size: int | None,
+    learning_rate: float | None,
     weight: float | None,
     noise: NoiseChoice | None,
     augment: bool | None,
     seed: int,
 ) -> TrainingSettings:
     """A preset with what was given on the command line."""
-    changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "augment": augment}
+    changes: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "augment": augment,
+    }
     if weight is not None:
         if settings.method != "addm":
             raise AddmError(f"The method {settings.method} has no adversarial loss (--lambda).")

@@ -335,7 +335,7 @@ def augment(values: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[T
 
     # contrast: a random monotone piecewise-linear curve through .05 and .95
     knots = 7
-    increments = (0.25 * torch.randn(batch, knots - 1, generator=generator)).exp().to(device)
+    increments = (0.35 * torch.randn(batch, knots - 1, generator=generator)).exp().to(device)
     curve = torch.cat([torch.zeros(batch, 1, device=device), increments.cumsum(1)], 1)
     curve = LANDMARK_ENDS[0] + (LANDMARK_ENDS[1] - LANDMARK_ENDS[0]) * curve / curve[:, -1:]
     low, high = LANDMARK_ENDS
@@ -352,7 +352,7 @@ def augment(values: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[T
 
     # sharpness: mix with a 3 x 3 mean, or away from it
     mean = avg_pool2d(values * mask, 3, 1, 1) / avg_pool2d(mask.float(), 3, 1, 1).clamp_min(0.1)
-    values = values + uniform(-0.2, 0.8, 1, 1, 1) * (mean - values)
+    values = values + uniform(-0.2, 1.0, 1, 1, 1) * (mean - values)
     grain = uniform(0.0, 0.02, 1, 1, 1)
     values = values + grain * torch.randn(values.shape, generator=generator).to(device)
     return values.clamp(0.0, 1.0), mask
