@@ -1,4 +1,4 @@
-"""The command line: ``napari-addm detect | train | calibrate | benchmark | info | demo``.
+"""The command line: ``napari-addm detect | verify | train | calibrate | benchmark | info | demo``.
 
 Whatever is heavy is imported inside the commands, so that ``--help`` is quick.
 Results go to stdout, progress and everything else to stderr.
@@ -505,6 +505,54 @@ def _metrics_table(metrics: Metrics) -> Any:
     ):
         table.add_row(name, "not defined" if value is None else f"{value:.3f}")
     return table
+
+
+# --- verify ---------------------------------------------------------------------------------
+
+
+@app.command()
+@_plain_errors
+def verify(
+    record: Annotated[Path, typer.Argument(help="The run record, ..._record.json.")],
+    scan: Annotated[
+        Path | None, typer.Option("--input", help="The scan; looked for around the record.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The .safetensors; looked for around the record.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="The brain mask, if one was given.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="The ground truth, if one was given.")] = None,
+    device: Annotated[
+        DeviceChoice | None, typer.Option(help="Another device than the recorded one.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
+    ] = False,
+) -> None:
+    """Do a recorded run again, and say whether it gives the same.
+
+    Scan, model and the saved files are checked by their hashes. Exit code 0 only if
+    the result is the same, voxel for voxel or within the stated tolerance.
+    """
+    from napari_addm.verification import verify as verified
+
+    with _progress_bar(record.name) as on_progress:
+        result = verified(
+            record,
+            scan=scan,
+            model=model,
+            mask=mask,
+            truth=truth,
+            device=device,
+            on_progress=on_progress,
+        )
+    if as_json:
+        print(json.dumps(result.summary(), indent=2, allow_nan=False))
+    else:
+        for line in result.lines():
+            print(line)
+    if not result.ok:
+        raise typer.Exit(1)
 
 
 # --- train ----------------------------------------------------------------------------------

@@ -140,7 +140,9 @@ class _Stored:
 
 # Numbers too large for their type become infinite and are found so; numpy's warning adds nothing.
 @np.errstate(over="ignore", invalid="ignore")
-def read_volume(path: str | os.PathLike[str], *, frame: int | None = None) -> Volume:
+def read_volume(
+    path: str | os.PathLike[str], *, frame: int | None = None, constant: bool = False
+) -> Volume:
     """Read a scan.
 
     Parameters
@@ -150,6 +152,8 @@ def read_volume(path: str | os.PathLike[str], *, frame: int | None = None) -> Vo
         or NRRD (with the extra ``nrrd``).
     frame : int, optional
         Which frame of a 4D file; needed only where there is more than one.
+    constant : bool
+        Whether the same value in every voxel is allowed, as in a map of nothing.
 
     Returns
     -------
@@ -171,7 +175,7 @@ def read_volume(path: str | os.PathLike[str], *, frame: int | None = None) -> Vo
     if stored.inter != 0.0:
         data += np.float32(stored.inter)
     data, warnings = _zero_non_finite(data, stored.path)
-    if data.min() == data.max():
+    if not constant and data.min() == data.max():
         raise InputError(
             f"{stored.path} holds the same value in every voxel, so there is no picture in it: "
             "export the scan again."

@@ -377,8 +377,30 @@ def _labels_entry(
     computed = computed_labels(volume, detection, threshold, minimum_ml)
     return LabelsEntry(
         computed_voxels_sha256=voxels_sha256(computed),
-        edited_voxels=int(np.count_nonzero(computed != labels)),
+        edited_voxels=edited_voxels(computed, labels),
     )
+
+
+def edited_voxels(computed: np.ndarray, labels: np.ndarray) -> int:
+    """How many voxels differ between two label images, whatever numbers the findings have.
+
+    The panel keeps a finding's number while the threshold moves, so numbers alone say nothing.
+    """
+    either = (computed != 0) | (labels != 0)
+    pairs = np.stack([computed[either], labels[either]])
+    if not pairs.size:
+        return 0
+    (ours, theirs), counts = np.unique(pairs, axis=1, return_counts=True)
+    partner: dict[int, int] = {}
+    taken: set[int] = set()
+    same = 0
+    for n in np.argsort(-counts, kind="stable"):
+        one, other = int(ours[n]), int(theirs[n])
+        if one and other and one not in partner and other not in taken:
+            partner[one] = other
+            taken.add(other)
+            same += int(counts[n])
+    return int(counts.sum()) - same
 
 
 def computed_labels(
