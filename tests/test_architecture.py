@@ -121,6 +121,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "metrics",
         "outputs",
         "scoring",
+        "session",
         "volume",
     },
 }

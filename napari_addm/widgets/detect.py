@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+import numpy as np
 from napari.layers import Image, Labels
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -26,6 +27,7 @@ from qtpy.QtWidgets import (
 from napari_addm.checkpoint import ModelSpecification
 from napari_addm.detection import DetectionSettings, Progress
 from napari_addm.errors import AddmError
+from napari_addm.session import Session
 from napari_addm.widgets import preferences
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.agreement import TruthAgreement
@@ -45,11 +47,21 @@ from napari_addm.widgets.forms import (
 from napari_addm.widgets.inputs import ScanInputs
 from napari_addm.widgets.layers import METADATA_KEY
 from napari_addm.widgets.outcome import Outcome, own_path
+from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, is_output
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.views import Views
-from napari_addm.widgets.worker import Begun, Job, LayerData, Request, Stage, start_job, work
+from napari_addm.widgets.worker import (
+    Begun,
+    Job,
+    LayerData,
+    Request,
+    Stage,
+    forget_checkpoint,
+    start_job,
+    work,
+)
 
 if TYPE_CHECKING:
     import napari
@@ -78,8 +90,11 @@ class DetectWidget(QWidget):
     agreement : TruthAgreement
     views : Views
     saving : Saving
+    follow : FollowSlice
+    session : Session
+        What runs and previews have reconstructed.
     outcome : Outcome or None
-        What the last run gave.
+        What the last run gave, or the previews since.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
@@ -87,8 +102,9 @@ class DetectWidget(QWidget):
         self._viewer = viewer
         self.outcome: Outcome | None = None
         self._job: Job | None = None
-        self._scan_id: Hashable | None = None
         self._request: Request | None = None
+        self._shown_for: Hashable = None  # what the outcome was asked for
+        self._patchwork: Patchwork | None = None
         self._begun = False  # the run; until then the outcome is an earlier run's
         self._cancelled = False
         self._started = 0.0
@@ -101,6 +117,8 @@ class DetectWidget(QWidget):
         self.agreement = TruthAgreement(viewer, self._start_aside)
         self.views = Views(viewer)
         self.saving = Saving(self._start_aside)
+        self.session = Session()
+        self.follow = FollowSlice(viewer, self._start, self._ask_preview)
         self._build()
         self._name_fields()
         self._connect()
@@ -165,6 +183,7 @@ class DetectWidget(QWidget):
         footer = QVBoxLayout()
         footer.setContentsMargins(8, 2, 8, 4)
         footer.setSpacing(4)
+        footer.addWidget(self.follow)
         footer.addLayout(buttons)
         for below in (self.progress, self.status, self.error, self.details, notice):
             footer.addWidget(below)
@@ -227,6 +246,11 @@ class DetectWidget(QWidget):
         self.saving.finished.connect(self._enable)
         self.saving.failed.connect(self._show_error)
         self.saving.folder_chosen.connect(preferences.remember)
+        self.model.changed.connect(self.follow.look)
+        self.inputs.scan_changed.connect(self.follow.look)
+        self.inputs.brain.chooser.changed.connect(self.follow.look)
+        self.follow.shown.connect(self._on_preview)
+        self.follow.failed.connect(self._show_error)
         events = self._viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.connect(self._on_layers)
@@ -278,7 +302,8 @@ class DetectWidget(QWidget):
         self.inputs.offer(images, labels)
         self.agreement.truth.chooser.offer(labels)
         self.agreement.check_layers()
-        if self._job is not None and self._scan_id not in [layer.unique_id for layer in images]:
+        ids = [layer.unique_id for layer in images]
+        if self._request is not None and self._request.scan_id not in ids:
             self.cancel()
         self._enable()
 
@@ -316,22 +341,42 @@ class DetectWidget(QWidget):
         self._aside = self._start(*args, **options)
         return self._aside
 
-    def run(self) -> None:
-        """Start a run with the settings as they stand."""
+    def _ask(self) -> Request | None:
+        """What scan, settings and position stand for; None when a run is not possible."""
         scan = self.inputs.scan
-        if scan is None or self.model.specification is None or self.running:
-            return
-        self._clear_messages()
-        self._scan_id = scan.unique_id
-        point = self._viewer.dims.point[-scan.ndim :]
-        self._request = Request(
+        if scan is None or self.model.specification is None:
+            return None
+
+        # The run asks from its own thread, where no layer is touched.
+        origin = np.array(scan.world_to_data((0.0,) * scan.ndim))
+        to_data = [np.array(scan.world_to_data(axis)) - origin for axis in np.eye(scan.ndim)]
+        ndim, follow = scan.ndim, self.follow
+
+        def where() -> tuple[float, ...]:
+            index = origin + follow.position[-ndim:] @ np.stack(to_data)
+            return tuple(index.tolist())
+
+        return Request(
             scan=LayerData.of(scan),
             checkpoint=self.model.checkpoint,
             settings=self.model.settings,
             brain_mask=self.inputs.brain_mask,
-            position=tuple(float(n) for n in scan.world_to_data(point)),
-            this_slice=self.model.this_slice.isChecked(),
+            position=where(),
+            this_slice=False,
+            scan_id=scan.unique_id,
+            session=self.session,
+            where=where,
         )
+
+    def run(self) -> None:
+        """Start a run with the settings as they stand."""
+        request = self._ask()
+        if request is None or self.running:
+            return
+        self._clear_messages()
+        self.follow.hold(True)
+        self._patchwork = None
+        self._request = replace(request, this_slice=self.model.this_slice.isChecked())
         self._begun = False
         self._cancelled = False
         self._started = time.perf_counter()
@@ -367,14 +412,17 @@ class DetectWidget(QWidget):
         assert self._request is not None
         self._begun = True
         self.model.offer_devices(begun.devices)
-        scan = self._request.scan
-        layers = ResultLayers(self._viewer, scan, self._scan_id, begun.scan)
+        self._begin_outcome(self._request, begun)
+
+    def _begin_outcome(self, request: Request, begun: Begun) -> None:
+        """From now on another scan, or other settings, are shown."""
+        self._shown_for = request.slices_aside
         self.outcome = Outcome(
-            layers=layers,
+            layers=ResultLayers(self._viewer, request.scan, request.scan_id, begun.scan),
             checkpoint=begun.checkpoint,
             mask_path=own_path(begun.brain_mask, begun.scan.volume),
             mask_notes=begun.mask_notes,
-            name=scan.name,
+            name=request.scan.name,
         )
         self.agreement.forget(self.outcome)
         self.saving.outcome = self.outcome
@@ -397,11 +445,14 @@ class DetectWidget(QWidget):
             warnings = (*progress.result.warnings, *self.outcome.mask_notes)
             self.outcome.detection = replace(progress.result, warnings=warnings)
             self.outcome.agreement = None
-            self.outcome.layers.show(self.outcome.detection, self.threshold.value())
+            self.outcome.layers.show(
+                self.outcome.detection, self.threshold.value(), progress.changed
+            )
             self._mark()
 
     def _on_finished(self) -> None:
         self._job = None
+        self._request = None
         self.progress.hide()
         detection = self.outcome.detection if self.outcome is not None and self._begun else None
         failed = bool(self.error.text())
@@ -415,6 +466,8 @@ class DetectWidget(QWidget):
                 words += f" after {took} {where}; {done} of {count} slices are done"
             else:
                 words = f"Done in {took} {where}"
+                # What is whole is not to be replaced by previews when a setting is touched.
+                self.follow.box.setChecked(False)
             say(self.warnings, "\n".join(detection.warnings))
             self.findings.end(detection)
         elif self._cancelled:
@@ -422,6 +475,46 @@ class DetectWidget(QWidget):
         say(self.status, words)
         self._enable()
         self._measure()
+        self.follow.hold(False)
+
+    # --- previews --------------------------------------------------------------------------------
+
+    def _ask_preview(self) -> Request | None:
+        """What to preview; None when a run has done the slice already."""
+        request, outcome = self._ask(), self.outcome
+        if (
+            request is not None
+            and outcome is not None
+            and outcome.detection is not None
+            and not outcome.preview
+            and request.slices_aside == self._shown_for
+            and outcome.detection.done[outcome.layers.placed.slice_at(request.position)]
+        ):
+            return None
+        return request
+
+    def _on_preview(self, request: Request, begun: Begun, progress: Progress) -> None:
+        ids = [layer.unique_id for layer in self._viewer.layers]
+        if self.running or request.scan_id not in ids:
+            return
+        if self.outcome is None or request.slices_aside != self._shown_for:
+            self.model.offer_devices(begun.devices)
+            self._begin_outcome(request, begun)
+            self._patchwork = None
+        assert self.outcome is not None
+        assert progress.result is not None
+        if self._patchwork is None:
+            self._patchwork = Patchwork.begin(progress.result, self.outcome.detection)
+        changed = self._patchwork.put(progress.result, begun.scan.slice_at(request.position))
+        detection = self._patchwork.detection
+        warnings = (*detection.warnings, *self.outcome.mask_notes)
+        self.outcome.detection = replace(detection, warnings=warnings)
+        self.outcome.preview = True
+        self.agreement.forget(self.outcome)
+        self.outcome.layers.show(self.outcome.detection, self.threshold.value(), changed)
+        self._mark()
+        say(self.warnings, "\n".join(warnings))
+        self._enable()
 
     # --- review ----------------------------------------------------------------------------------
 
@@ -467,8 +560,11 @@ class DetectWidget(QWidget):
         ready = self.model.specification is not None and self.scan_chooser.layer_id is not None
         self.run_button.setEnabled(ready and not self.running)
         self.cancel_button.setEnabled(self.running and not self._cancelled)
-        done = self.outcome is not None and self.outcome.detection is not None
-        self.save_button.setEnabled(done and not self.running)
+        outcome = self.outcome
+        done = outcome is not None and outcome.detection is not None
+        preview = outcome is not None and outcome.preview
+        self.save_button.setEnabled(done and not preview and not self.running)
+        self.save_button.setToolTip(texts.PREVIEW_NOT_SAVED if preview else texts.SAVE.tip)
 
 
 class _Farewell:
@@ -487,7 +583,10 @@ class _Farewell:
             for event in (events.inserted, events.removed, events.reordered, events.renamed):
                 event.disconnect(panel._on_layers)
             panel._unwatch()
+            panel.follow.disconnect_viewer()
+            panel.session.clear()
         if "torch" in sys.modules:
             from napari_addm.detection import free_memory
 
             free_memory()
+            forget_checkpoint()

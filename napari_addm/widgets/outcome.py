@@ -41,6 +41,8 @@ class Outcome:
         File of that ground truth.
     truth_notes : tuple of str
         Its warnings.
+    preview : bool
+        Whether it is put together from previews, which no record could repeat.
     """
 
     layers: ResultLayers
@@ -55,6 +57,7 @@ class Outcome:
     agreement: Agreement | None = None
     truth_path: Path | None = None
     truth_notes: tuple[str, ...] = ()
+    preview: bool = False
 
     @property
     def scan(self) -> Volume:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,8 +82,19 @@ class ResultLayers:
                 return layer
         return None
 
-    def show(self, detection: Detection, threshold: float) -> None:
-        """Show a result, partial or whole; the first call makes or takes over the layers."""
+    def show(
+        self, detection: Detection, threshold: float, changed: Sequence[int] | None = None
+    ) -> None:
+        """Show a result, partial or whole; the first call makes or takes over the layers.
+
+        Parameters
+        ----------
+        detection : Detection
+        threshold : float
+            For the contrast of new layers.
+        changed : sequence of int, optional
+            The slices, rising, in which it differs from what is shown; else any of them.
+        """
         maps = {
             "reconstruction": detection.reconstruction.data,
             "anomaly": detection.anomaly.data,
@@ -94,7 +105,7 @@ class ResultLayers:
             self._begin(maps, threshold)
             return
         for role, array in maps.items():
-            self._write(role, array)
+            self._write(role, array, changed)
 
     def show_labels(self, labels: np.ndarray) -> None:
         """Write the labels in place."""
@@ -147,11 +158,20 @@ class ResultLayers:
                 dims = self._viewer.dims
                 dims.set_point(range(dims.ndim - len(point), dims.ndim), point)
 
-    def _write(self, role: str, array: np.ndarray) -> None:
+    def _write(self, role: str, array: np.ndarray, changed: Sequence[int] | None = None) -> None:
         layer = self.layer(role)
-        if layer is not None:
+        if layer is None:
+            return
+        if changed is None:
             layer.data[...] = self.placed.to_layer(array)
-            layer.refresh()
+        elif len(changed):
+            # a view: the layer's own voxels in the volume's order
+            shown = self.placed.from_layer(layer.data)
+            # slices without a gap at once, which takes no copy of them
+            for part in np.split(np.array(changed), np.flatnonzero(np.diff(changed) > 1) + 1):
+                rows = slice(part[0], part[-1] + 1)
+                shown[rows] = array[rows]
+        layer.refresh()
 
     def _begin(self, maps: dict[str, np.ndarray], threshold: float) -> None:
         self._begun = True

@@ -62,6 +62,8 @@ class ModelSettings(QWidget):
         A person chose what holds beyond a run and a checkpoint: the name in
         the preferences, and the value.
     reset_asked : Signal()
+    changed : Signal()
+        Any of the settings is another; for one choice it may come more than once.
     specification : ModelSpecification or None
         Of the chosen checkpoint; None when it cannot be read.
     """
@@ -69,11 +71,19 @@ class ModelSettings(QWidget):
     checkpoint_changed = Signal()
     chosen = Signal(str, str)
     reset_asked = Signal()
+    changed = Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self.specification: ModelSpecification | None = None
         self._build()
+        for box in (self.sampler, self.device, self.score, self.precision):
+            box.currentIndexChanged.connect(self.changed)
+        for field in (self.level, self.steps, self.seed, self.draws, self.batch_size):
+            field.valueChanged.connect(self.changed)
+        for number_field in (self.smoothing, self.eta):
+            number_field.valueChanged.connect(self.changed)
+        self.checkpoint_changed.connect(self.changed)
         self.checkpoint_chooser.changed.connect(self._on_checkpoint)
         self.checkpoint_chooser.changed.connect(self._on_chosen)
         self.device.textActivated.connect(partial(self.chosen.emit, "device"))

@@ -98,6 +98,15 @@ RESET = Text(
 )
 CHECKPOINT_GONE = "{} of last time is gone: the bundled checkpoint is chosen."
 
+FOLLOW = Text(
+    "Follow slice",
+    "Reconstructs the axial slice on screen while you scroll, then its neighbours, and says how "
+    "long the whole volume would take. Finished slices are kept for the run. A preview is scored "
+    "with few neighbours: what it marks may differ from the run.",
+)
+FOLLOW_AXIAL = "The preview follows axial slices: the one under the cursor"
+PREVIEW_NOT_SAVED = "A preview is not saved: run the whole volume, or this slice."
+
 RUN = Text("Run", "Reconstruct the scan as if it were healthy, and show the difference.")
 CANCEL = Text("Cancel", "Stops within one step of the network; finished slices stay.")
 

@@ -6,10 +6,10 @@ layers on the main thread (:class:`LayerData`) and hears back by Qt signals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from napari_addm.checkpoint import Checkpoint, load_checkpoint
 from napari_addm.detection import DetectionSettings, Progress, detect
 from napari_addm.errors import InputError
 from napari_addm.io import read_labels, resample_labels
+from napari_addm.session import Session
 from napari_addm.volume import GRID_OF_LAYER, Volume
 from napari_addm.widgets.layers import (
     GEOMETRY,
@@ -232,6 +233,14 @@ class Request:
         Where the viewer stands, in the scan layer's voxels.
     this_slice : bool
         Only the slice at `position`; else the whole volume, from there outward.
+    scan_id : hashable, optional
+        `unique_id` of the scan's layer.
+    session : Session, optional
+        What other requests have left, and where this one leaves its own.
+    where : callable, optional
+        Tells the position again while the run goes on; asked from the other thread.
+    reach_mm : float, optional
+        Not the whole volume, but so far on either side of the position.
     """
 
     scan: LayerData
@@ -240,6 +249,16 @@ class Request:
     brain_mask: LayerData | None
     position: tuple[float, ...]
     this_slice: bool
+    scan_id: Hashable = None
+    session: Session | None = None
+    where: Callable[[], tuple[float, ...]] | None = None
+    reach_mm: float | None = None
+
+    @property
+    def slices_aside(self) -> Hashable:
+        """What tells requests apart, whichever slices they ask for."""
+        mask = None if self.brain_mask is None else id(self.brain_mask.data)
+        return self.scan_id, mask, self.checkpoint, self.settings
 
 
 @dataclass(frozen=True)
@@ -289,19 +308,56 @@ def work(request: Request) -> Iterator[Stage | Begun | Progress]:
         notes = labels_notes("brain mask", mask, scan.volume)
     # The first import of torch takes seconds.
     yield Stage("Loading the checkpoint")
-    checkpoint = load_checkpoint(request.checkpoint)
+    checkpoint = load_checkpoint_once(request.checkpoint)
     yield Begun(scan, replace(checkpoint, weights={}), mask, notes, _devices())
     here = scan.slice_at(request.position)
     settings = request.settings
+    first_slice: int | Callable[[], int] = here
     if request.this_slice:
         settings = replace(settings, slices=(here,))
+    elif request.reach_mm is not None:
+        reach = round(request.reach_mm / scan.volume.spacing[0])
+        near = range(max(0, here - reach), min(scan.volume.shape[0], here + reach + 1))
+        settings = replace(settings, slices=tuple(near))
+    elif request.where is not None:
+        where = request.where
+
+        def first_slice() -> int:
+            return scan.slice_at(where())
+
     yield from detect(
         scan.volume,
         checkpoint,
         settings,
         None if mask is None else mask.data != 0,
-        first_slice=here,
+        first_slice=first_slice,
+        session=request.session,
     )
+
+
+def load_checkpoint_once(path: Path) -> Checkpoint:
+    """A checkpoint; the last one is kept until its file changes.
+
+    Raises
+    ------
+    AddmError
+        When it cannot be used.
+    """
+    try:
+        state = path.stat()
+    except OSError:
+        return load_checkpoint(path)  # which says what is wrong
+    return _load_checkpoint(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1)
+def _load_checkpoint(path: Path, modified: int, size: int) -> Checkpoint:
+    return load_checkpoint(path)
+
+
+def forget_checkpoint() -> None:
+    """Give the memory of the last checkpoint back."""
+    _load_checkpoint.cache_clear()
 
 
 def _devices() -> tuple[str, ...]:

@@ -1,0 +1,156 @@
+"""How the panel feels: previews, a run, cancel and the event loop, in a real viewer.
+
+    xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/interactive.py SCAN [--json FILE]
+
+A timer of 10 ms is the heartbeat: how late it comes is how long the event loop was blocked;
+`longest_own_ms` is what the loop's thread computed itself meanwhile, without waiting for a
+processor that others use.
+Reported for each phase: previews while scrolling (seconds from the last scroll step to the
+slice in the layer), a run of the volume that is cancelled (seconds from Cancel to the end),
+and the run that goes on from there.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import napari
+import numpy as np
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
+
+from napari_addm.io import read_volume
+from napari_addm.widgets.detect import DetectWidget
+from napari_addm.widgets.layers import volume_to_layer
+
+BEAT_MS = 10
+
+
+class Heartbeat:
+    """Longest gaps between two beats of the event loop, beyond the beat itself."""
+
+    def __init__(self) -> None:
+        self.gaps: list[float] = []
+        self.own: list[float] = []
+        self._last, self._computed = time.perf_counter(), time.thread_time()
+        self._timer = QTimer()
+        self._timer.setInterval(BEAT_MS)
+        self._timer.timeout.connect(self._beat)
+        self._timer.start()
+
+    def _beat(self) -> None:
+        now, computed = time.perf_counter(), time.thread_time()
+        self.gaps.append(max(0.0, now - self._last - BEAT_MS / 1000))
+        self.own.append(computed - self._computed)
+        self._last, self._computed = now, computed
+
+    def take(self) -> dict[str, float]:
+        """The gaps since the last time, in ms."""
+        gaps, self.gaps = sorted(self.gaps) or [0.0], []
+        own, self.own = self.own or [0.0], []
+        return {
+            "longest_block_ms": 1000 * gaps[-1],
+            "longest_own_ms": 1000 * max(own),
+            "blocks_over_100_ms": sum(gap > 0.1 for gap in gaps),
+            "beats": len(gaps),
+        }
+
+
+def wait(done: Callable[[], bool], seconds: float = 600.0) -> float:
+    """Turn the event loop until something holds; the seconds that took."""
+    started = time.perf_counter()
+    while not done():
+        QApplication.processEvents()
+        time.sleep(0.001)
+        if time.perf_counter() - started > seconds:
+            raise SystemExit("waited too long")
+    return time.perf_counter() - started
+
+
+def pause(seconds: float) -> None:
+    """Turn the event loop for so long."""
+    end = time.perf_counter() + seconds
+    wait(lambda: time.perf_counter() > end)
+
+
+def main() -> None:
+    """Measure, and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scan", type=Path)
+    parser.add_argument("--checkpoint", type=Path, help="default: the demo checkpoint")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    viewer = napari.Viewer()
+    panel = DetectWidget(viewer)
+    viewer.window.add_dock_widget(panel)
+    volume = read_volume(options.scan)
+    data, arguments, _ = volume_to_layer(volume)
+    viewer.add_image(data, **arguments)
+    if options.checkpoint:
+        panel.checkpoint_chooser.choose(options.checkpoint)
+    brain = np.flatnonzero((volume.data != volume.data.min()).any(axis=(1, 2)))
+    middle = int(brain[len(brain) // 2])
+
+    def go(index: int) -> None:
+        viewer.dims.set_current_step(0, index)
+
+    def shown(index: int) -> bool:
+        detection = panel.outcome.detection if panel.outcome is not None else None
+        return detection is not None and bool(detection.done[index])
+
+    report: dict[str, object] = {"scan": list(volume.shape)}
+    heart = Heartbeat()
+    wait(lambda: len(heart.gaps) > 20)
+    heart.take()
+
+    go(middle)
+    panel.follow.box.setChecked(True)
+    first = wait(lambda: shown(middle))
+    wait(lambda: not panel.follow.working)
+    report["first_preview"] = {"seconds_with_imports": first, **heart.take()}
+
+    seconds = []
+    for start in (brain[len(brain) // 5], brain[4 * len(brain) // 5]):
+        for index in range(int(start), int(start) + 10):  # what is scrolled past is not begun
+            go(index)
+            pause(0.03)
+        seconds.append(wait(lambda index=index: shown(index)))
+        wait(lambda: not panel.follow.working)
+    report["previews"] = {
+        "seconds_to_slice": seconds,
+        "words": panel.follow.words.text(),
+        **heart.take(),
+    }
+
+    panel.run()
+    wait(lambda: panel.progress.maximum() > 0 and panel.progress.value() >= 4)
+    cancels = []
+    for _ in range(3):
+        panel.cancel()
+        cancels.append(wait(lambda: not panel.running))
+        panel.run()
+        wait(lambda: panel.progress.maximum() > 0 and panel.progress.value() >= 2)
+    report["cancel"] = {"median_seconds": statistics.median(cancels), **heart.take()}
+
+    started = time.perf_counter()
+    step = 0
+    while panel.running:  # a person goes on scrolling
+        go(int(brain[step % len(brain)]))
+        step += 3
+        pause(0.2)
+    report["run_with_scrolling"] = {"seconds": time.perf_counter() - started, **heart.take()}
+    pause(0.5)
+
+    text = json.dumps(report, indent=1, default=float)
+    print(text)
+    if options.json:
+        options.json.write_text(text)
+    viewer.close()
+
+
+if __name__ == "__main__":
+    main()
