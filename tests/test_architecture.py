@@ -120,6 +120,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "io",
         "metrics",
         "outputs",
+        "overlay",
         "scoring",
         "session",
         "volume",

@@ -115,7 +115,7 @@ class DetectWidget(QWidget):
         self.model = ModelSettings()
         self.findings = FindingsReview()
         self.agreement = TruthAgreement(viewer, self._start_aside)
-        self.views = Views(viewer)
+        self.views = Views(viewer, self._start_aside)
         self.saving = Saving(self._start_aside)
         self.session = Session()
         self.follow = FollowSlice(viewer, self._start, self._ask_preview)
@@ -251,6 +251,7 @@ class DetectWidget(QWidget):
         self.inputs.brain.chooser.changed.connect(self.follow.look)
         self.follow.shown.connect(self._on_preview)
         self.follow.failed.connect(self._show_error)
+        self.views.failed.connect(self._show_error)
         events = self._viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.connect(self._on_layers)
@@ -425,7 +426,7 @@ class DetectWidget(QWidget):
             name=request.scan.name,
         )
         self.agreement.forget(self.outcome)
-        self.saving.outcome = self.outcome
+        self.saving.outcome = self.views.outcome = self.outcome
         self.findings.begin(begun.checkpoint.specification)
 
     def _on_progress(self, progress: Progress) -> None:
@@ -527,6 +528,7 @@ class DetectWidget(QWidget):
         outcome.layers.show_labels(marked.labels)
         self.findings.show_marked(outcome.detection, marked)
         self.agreement.show_marked(outcome)
+        self.views.set_threshold(marked.threshold)
         self.findings_section.show()
         self.save_section.show()
 

@@ -75,6 +75,14 @@ class ResultLayers:
         self._begun = False
         self._covered: list[Layer] = []  # hidden while hits and misses are shown
 
+    @property
+    def scan_layer(self) -> Layer | None:
+        """The scan's layer, if it is still there."""
+        for layer in self._viewer.layers:
+            if layer.unique_id == self._scan_id:
+                return layer
+        return None
+
     def layer(self, role: str) -> Layer | None:
         """The layer of a role (a key of `TITLES`), if it is there."""
         for layer in self._viewer.layers:

@@ -125,6 +125,58 @@ SAVE = Text(
     "Writes the anomaly map, labels, reconstruction, uncertainty, table of findings and run "
     "record into a folder, on the scan's own grid.",
 )
+VIEW_3D = Text("3D", "The volume from the front; the patient's right is on the left of the screen.")
+THREE_PLANES = Text(
+    "Three planes",
+    "The two other planes below this one, at the same place. Click anywhere to go there.",
+)
+SIDE_BY_SIDE = Text(
+    "Side by side", "The reconstruction on a second canvas, with the same slice and zoom."
+)
+BLINK = Text("Blink", "Scan and reconstruction in turn, some times a second.")
+SWIPE = Text(
+    "Swipe",
+    "The scan to the left of the border, the reconstruction to the right. Drag the slider.",
+)
+COLOUR_BAR = Text("Colour bar", "Which colour of the anomaly map is which score.")
+COLOUR_BAR_LABEL = "anomaly score"
+FIGURE_SCOPES = {"This slice": 1, "6 axial slices": 6, "12 axial slices": 12, "24 axial slices": 24}
+FIGURE = Text(
+    "Figure...",
+    "Saves a picture of this slice, or of several axial slices, with map, outlines, scale bar, "
+    "colour bar, the patient's sides, and the settings.",
+)
+FIGURE_NAMED = Text(
+    "Scan name",
+    "Write the scan's name into the figure. A file name may be a patient's name: leave it out of "
+    "what others will see.",
+)
+NO_FIGURE = "A figure shows a result: press Run first."
+KEYS = Text("Keys", "They work while the mouse is over the viewer. Click to fold or unfold.")
+
+
+class Shortcut(NamedTuple):
+    """A key: how napari and how people call it, and what it does."""
+
+    key: str
+    shown: str
+    action: str
+    does: str
+
+
+# napari's own keys, for any kind of layer, are others.
+SHORTCUTS = (
+    Shortcut("Q", "Q", "next plane", "next plane"),
+    Shortcut("Shift-Q", "Shift Q", "3d", "3D and back"),
+    Shortcut("U", "U", "three planes", "three planes"),
+    Shortcut("Shift-U", "Shift U", "side by side", "side by side"),
+    Shortcut("H", "H (hold)", "hold", "reconstruction while held"),
+    Shortcut("K", "K", "blink", "blink"),
+    Shortcut("W", "W", "swipe", "swipe"),
+    Shortcut("J", "J", "maps", "hide and show maps and outlines"),
+    Shortcut("N", "N", "next finding", "next finding"),
+    Shortcut("Shift-N", "Shift N", "previous finding", "previous finding"),
+)
 VIEW = "Turns the slice view. The patient's right is on the left of the screen (radiological)."
 
 METRICS = {

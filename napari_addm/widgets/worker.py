@@ -103,12 +103,24 @@ class Placed:
             there[axis] = count - 1 - n if flip else n
         return tuple(there)
 
-    def slice_at(self, index: tuple[float, ...]) -> int:
-        """The volume's slice along S that holds a position given in the layer's voxels."""
-        source, count = self.volume.source, self.volume.shape[0]
-        position = index[0] if self.in_layer_order else index[source.axes[0]]
+    def slice_at(self, index: tuple[float, ...], cut: int = 0) -> int:
+        """The volume's slice that holds a position given in the layer's voxels.
+
+        Parameters
+        ----------
+        index : tuple of float
+        cut : int
+            The volume's axis (S, A, R) that the slices lie across.
+        """
+        source, count = self.volume.source, self.volume.shape[cut]
+        position = index[cut] if self.in_layer_order else index[source.axes[cut]]
         nearest = int(np.clip(np.round(position), 0, count - 1))
-        return count - 1 - nearest if not self.in_layer_order and source.flips[0] else nearest
+        flipped = not self.in_layer_order and source.flips[cut]
+        return count - 1 - nearest if flipped else nearest
+
+    def cut_of(self, axis: int) -> int:
+        """The volume's axis (S, A, R) that is an axis of the layer."""
+        return axis if self.in_layer_order else self.volume.source.axes.index(axis)
 
 
 def place(layer: LayerData) -> Placed:

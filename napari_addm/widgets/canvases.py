@@ -1,0 +1,579 @@
+"""Further canvases beside the viewer's own, and what is drawn over every canvas.
+
+A layer is sliced in one way only, so a second canvas shows copies of the
+layers. The copies share the voxels of the originals and are linked to them by
+napari's `link_layers`; an update in place shows in all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.components.overlays import TextOverlay
+from napari.experimental import link_layers, unlink_layers
+from napari.layers import Image, Labels, Layer
+from napari.qt import QtViewer
+from qtpy.QtCore import QEvent, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QVBoxLayout, QWidget
+
+from napari_addm.volume import UNKNOWN_SIDES
+from napari_addm.widgets.crosshair import CrosshairOverlay
+from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
+
+if TYPE_CHECKING:
+    import napari
+
+# Order of the axes S, A, R on screen; the last two span the slice.
+PLANES = {"Axial": (0, 1, 2), "Coronal": (1, 0, 2), "Sagittal": (2, 0, 1)}
+DEFAULT_ORIENTATION = ("towards", "down", "right")
+# Superior or anterior up, the patient's right on the left of the screen; right-handed in 3D.
+RADIOLOGICAL = ("away", "up", "left")
+
+# Where the index of an axis grows to, and where it comes from.
+GROWS_TO = ("S", "A", "R")
+COMES_FROM = ("I", "P", "L")
+
+LINKED = (
+    "visible",
+    "opacity",
+    "blending",
+    "scale",
+    "translate",
+    "rotate",
+    "shear",
+    "affine",
+)
+LINKED_OF_KIND: dict[type[Layer], tuple[str, ...]] = {
+    Image: ("colormap", "contrast_limits", "gamma", "interpolation2d"),
+    Labels: ("colormap", "contour", "selected_label", "show_selected_label"),
+}
+# Copies follow an update this soon; a run that fills slices asks many times a second.
+REFRESH_MS = 30
+CLICK_PIXELS = 3
+# A new dock has its size after this time.
+SETTLE_MS = 100
+QWIDGETSIZE_MAX = 2**24 - 1  # Qt's; its bindings have no name for it
+
+LETTER = "addm_edge_"
+LETTER_PLACES = ("top_center", "bottom_center", "middle_left", "middle_right")
+CROSSHAIR = "addm_crosshair"
+TITLE = "addm_title"
+
+Overrides = Callable[[Layer], bool | None]
+
+
+def unwrapped(obj: Any) -> Any:
+    """The object behind the proxy that napari hands to plugins, for Qt and weak references."""
+    return getattr(obj, "__wrapped__", obj)
+
+
+def plane_of(order: tuple[int, ...]) -> str | None:
+    """The name of the plane that an order of the axes shows; None for another order."""
+    first = len(order) - 3
+    shown = tuple(axis - first for axis in order[-3:])
+    return next((name for name, axes in PLANES.items() if axes == shown), None)
+
+
+def order_of(plane: str, ndim: int) -> tuple[int, ...]:
+    """The order of the axes that shows a plane."""
+    first = ndim - 3
+    return (*range(first), *(first + axis for axis in PLANES[plane]))
+
+
+def sides_known(layers: Iterator[Layer] | Any) -> bool:
+    """Whether all images and labels say how they lie in the patient, and agree on the axes."""
+    kept = [
+        layer.metadata.get(METADATA_KEY) for layer in layers if isinstance(layer, (Image, Labels))
+    ]
+    return bool(kept) and all(
+        isinstance(grid, LayerGeometry) and UNKNOWN_SIDES not in grid.warnings for grid in kept
+    )
+
+
+def edge_letters(displayed: tuple[int, int], orientation: tuple[str, ...]) -> Mapping[str, str]:
+    """The letters at the edges of a slice.
+
+    Parameters
+    ----------
+    displayed : tuple of int
+        The vertical and the horizontal axis, out of S, A, R.
+    orientation : tuple of str
+        The camera's: depth, vertical, horizontal.
+
+    Returns
+    -------
+    mapping
+        From `LETTER_PLACES` to one of S, I, A, P, R, L.
+    """
+    (rows, columns), (_, vertical, horizontal) = displayed, (str(axis) for axis in orientation)
+    ends = ("top_center", "bottom_center") if vertical == "up" else ("bottom_center", "top_center")
+    sides = ("middle_left", "middle_right")
+    if horizontal == "right":
+        sides = ("middle_right", "middle_left")
+    return {
+        ends[0]: GROWS_TO[rows],
+        ends[1]: COMES_FROM[rows],
+        sides[0]: GROWS_TO[columns],
+        sides[1]: COMES_FROM[columns],
+    }
+
+
+class Connections:
+    """Callbacks on napari's events that can be given back together."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[Any, Callable[..., object]]] = []
+
+    def add(self, emitter: Any, callback: Callable[..., object]) -> None:
+        """Connect."""
+        emitter.connect(callback)
+        self._made.append((emitter, callback))
+
+    def close(self) -> None:
+        """Disconnect all of them."""
+        for emitter, callback in self._made:
+            # a viewer that is being closed has disconnected some already
+            with contextlib.suppress(ValueError, RuntimeError, TypeError):
+                emitter.disconnect(callback)
+        self._made.clear()
+
+
+class EdgeLetters:
+    """R, L, A, P, S, I at the edges of a canvas, where all that is shown says how it lies.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer or ViewerModel
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer | ViewerModel) -> None:
+        self._viewer = viewer
+        self._connections = Connections()
+        for place in LETTER_PLACES:
+            viewer.canvas.overlays[LETTER + place] = TextOverlay(
+                position=place,
+                font_size=12,
+                color="white",
+                box_color=(0.0, 0.0, 0.0, 0.45),
+            )
+        layers = viewer.layers.events
+        for event in (
+            viewer.dims.events.order,
+            viewer.dims.events.ndisplay,
+            viewer.dims.events.ndim,
+            viewer.scene.camera.events.orientation,
+            layers.inserted,
+            layers.removed,
+        ):
+            self._connections.add(event, self.update)
+        self.update()
+
+    def update(self, event: Any = None) -> None:
+        """Set the letters to how the viewer shows the layers."""
+        dims = self._viewer.dims
+        known = dims.ndisplay == 2 and dims.ndim == 3 and sides_known(self._viewer.layers)
+        if known:
+            camera = self._viewer.scene.camera
+            for place, letter in edge_letters(dims.displayed, camera.orientation).items():
+                self._viewer.canvas.overlays[LETTER + place].text = letter
+        for place in LETTER_PLACES:
+            self._viewer.canvas.overlays[LETTER + place].visible = known
+
+    def close(self) -> None:
+        """Take the letters away."""
+        self._connections.close()
+        for place in LETTER_PLACES:
+            self._viewer.canvas.overlays.pop(LETTER + place, None)
+
+
+class Crosshair:
+    """Two lines through the viewer's position, on its canvas.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer or ViewerModel
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer | ViewerModel) -> None:
+        self._viewer = viewer
+        viewer.scene.overlays[CROSSHAIR] = CrosshairOverlay(visible=True)
+
+    def close(self) -> None:
+        """Take them away."""
+        self._viewer.scene.overlays.pop(CROSSHAIR, None)
+
+
+def go_where_clicked(viewer: Any, event: Any) -> Iterator[None]:
+    """Mouse callback of a viewer: a click (no drag) moves its position there."""
+    active = viewer.layers.selection.active
+    pans = active is None or str(active.mode) == "pan_zoom"
+    if event.button != 1 or event.modifiers or viewer.dims.ndisplay != 2 or not pans:
+        return
+    start = np.asarray(event.pos)
+    yield
+    while event.type == "mouse_move":
+        yield
+    if np.abs(np.asarray(event.pos) - start).max() <= CLICK_PIXELS:
+        viewer.dims.point = event.position
+
+
+class LinkedCanvas(QWidget):
+    """A canvas with copies of a viewer's layers, at the viewer's position.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        Whose layers are shown.
+    plane : callable
+        Of the viewer's order of axes: the order of this canvas.
+    title : str
+        Words in its corner; none if empty.
+    overrides : callable, optional
+        Whether a layer of the viewer is visible here; None: as there.
+    follow_camera : bool
+        Whether centre and zoom are those of the viewer, both ways.
+
+    Attributes
+    ----------
+    model : ViewerModel
+        What the canvas shows.
+    """
+
+    def __init__(
+        self,
+        viewer: napari.viewer.Viewer,
+        plane: Callable[[tuple[int, ...]], tuple[int, ...]],
+        title: str = "",
+        overrides: Overrides | None = None,
+        follow_camera: bool = False,
+    ) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._plane = plane
+        self._overrides = overrides or (lambda layer: None)
+        self._connections = Connections()
+        self._copies: dict[Layer, Layer] = {}
+        self._of_layer: dict[Layer, Connections] = {}
+        self._stale: set[Layer] = set()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(REFRESH_MS)
+        self._timer.timeout.connect(self._refresh)
+        self._closed = False
+
+        self.model = ViewerModel(title=title)
+        self.model.theme = viewer.theme
+        self._sync_layers()
+        self._sync_view()
+        self.letters = EdgeLetters(self.model)
+        if title:
+            self.model.canvas.overlays[TITLE] = TextOverlay(
+                text=title,
+                position="top_left",
+                font_size=8,
+                color="white",
+                box_color=(0.0, 0.0, 0.0, 0.45),
+                visible=True,
+            )
+        self.qt_viewer = QtViewer(self.model)
+        self.qt_viewer.setAcceptDrops(False)
+        self.qt_viewer.setMinimumSize(120, 120)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.qt_viewer)
+
+        add = self._connections.add
+        layers = viewer.layers.events
+        for event in (layers.inserted, layers.removed, layers.reordered):
+            add(event, self._sync_layers)
+        add(viewer.dims.events.point, self._take_position)
+        add(self.model.dims.events.point, self._give_position)
+        add(viewer.dims.events.order, self._sync_view)
+        add(viewer.scene.camera.events.orientation, self._sync_view)
+        add(viewer.events.reset_view, self._fit)
+        add(viewer.events.theme, self._sync_theme)
+        if follow_camera:
+            for ours, theirs in (
+                (viewer.scene.camera, self.model.scene.camera),
+                (self.model.scene.camera, viewer.scene.camera),
+            ):
+                for name in ("zoom", "center"):
+                    add(getattr(ours.events, name), _copier(ours, theirs, name))
+                    setattr(self.model.scene.camera, name, getattr(viewer.scene.camera, name))
+
+    def copy_of(self, layer: Layer) -> Layer | None:
+        """The copy that stands for a layer of the viewer."""
+        return self._copies.get(unwrapped(layer))
+
+    def bind(self, keymap: Mapping[str, Callable[..., object]]) -> None:
+        """Let keys work on this canvas, too."""
+        for key, pressed in keymap.items():
+            self.model.bind_key(key, pressed, overwrite=True)
+
+    def release(self) -> None:
+        """Unlink, and free the canvas; the viewer and its layers are as if it had never been."""
+        if self._closed:
+            return
+        self._closed = True
+        self._connections.close()
+        for layer in list(self._copies):
+            self._forget(layer)
+        # Qt's side may be gone already, with the window
+        with contextlib.suppress(RuntimeError):
+            self._timer.stop()
+        with contextlib.suppress(RuntimeError):
+            self.letters.close()
+            self.qt_viewer.close()
+            self.qt_viewer.deleteLater()
+        with contextlib.suppress(RuntimeError):
+            self.deleteLater()
+
+    # --- layers ----------------------------------------------------------------------------------
+
+    def _sync_layers(self, event: Any = None) -> None:
+        sources = [unwrapped(layer) for layer in self._viewer.layers]
+        for layer in set(self._copies) - set(sources):
+            copy = self._copies[layer]
+            self._forget(layer)
+            if copy in self.model.layers:
+                self.model.layers.remove(copy)
+        for index, layer in enumerate(sources):
+            if layer not in self._copies:
+                self.model.layers.insert(index, self._adopt(layer))
+            at = self.model.layers.index(self._copies[layer])
+            if at != index:
+                self.model.layers.move(at, index)
+
+    def _adopt(self, layer: Layer) -> Layer:
+        """A copy of a layer, linked to it."""
+        copy = Layer.create(*layer.as_layer_data_tuple())
+        kind = next(
+            (names for kind, names in LINKED_OF_KIND.items() if isinstance(layer, kind)), ()
+        )
+        shown = self._overrides(layer)
+        linked = {*LINKED, *kind} - ({"visible"} if shown is not None else set())
+        for name in linked:
+            if hasattr(layer, name) and name in kind:
+                setattr(copy, name, getattr(layer, name))
+        link_layers([layer, copy], linked)
+        if shown is not None:
+            copy.visible = shown
+        own = Connections()
+
+        def renamed(event: Any = None) -> None:
+            copy.name = layer.name
+
+        def replaced(event: Any = None) -> None:
+            if copy.data is not layer.data:
+                copy.data = layer.data
+
+        def updated(event: Any = None) -> None:
+            self._mark_stale(layer)
+
+        own.add(layer.events.name, renamed)
+        own.add(layer.events.data, replaced)
+        own.add(layer.events.set_data, updated)
+        if isinstance(layer, Labels):
+            own.add(layer.events.labels_update, updated)
+        self._copies[layer], self._of_layer[layer] = copy, own
+        return copy
+
+    def _forget(self, layer: Layer) -> None:
+        self._of_layer.pop(layer).close()
+        self._stale.discard(layer)
+        unlink_layers([self._copies.pop(layer)])
+
+    def _mark_stale(self, layer: Layer) -> None:
+        self._stale.add(layer)
+        # A hidden layer tells nobody of its updates; the other results of its run do.
+        self._stale.update(other for other in self._copies if not other.visible)
+        if not self._timer.isActive():
+            self._timer.start()
+
+    def _refresh(self) -> None:
+        for layer in self._stale:
+            copy = self._copies.get(layer)
+            if copy is not None and copy.visible:
+                copy.refresh(thumbnail=False, highlight=False, extent=False)
+        self._stale.clear()
+
+    # --- view ------------------------------------------------------------------------------------
+
+    def _sync_view(self, event: Any = None) -> None:
+        """Take the plane and the camera's orientation from the viewer."""
+        dims = self._viewer.dims
+        if self.model.dims.ndim != dims.ndim:
+            return
+        order = self._plane(dims.order)
+        if self.model.dims.order != order:
+            self.model.dims.order = order
+        self.model.scene.camera.orientation = self._viewer.scene.camera.orientation
+        self._take_position()
+
+    def _take_position(self, event: Any = None) -> None:
+        if self.model.dims.ndim == self._viewer.dims.ndim:
+            _set_point(self.model.dims, self._viewer.dims.point)
+
+    def _give_position(self, event: Any = None) -> None:
+        if self.model.dims.ndim == self._viewer.dims.ndim:
+            _set_point(self._viewer.dims, self.model.dims.point)
+
+    def _fit(self, event: Any = None) -> None:
+        self.model.fit_to_view()
+
+    def _sync_theme(self, event: Any = None) -> None:
+        self.model.theme = self._viewer.theme
+
+
+class CanvasDock(QWidget):
+    """Further canvases, docked below or beside the viewer's own.
+
+    Closing it, or `release`, gives the viewer back as it was: its layers
+    unlinked, its camera and its corners where they were.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        With a window.
+    canvases : list of LinkedCanvas
+    name : str
+        Title of the dock.
+    area : {"bottom", "right"}
+    beside : QDockWidget, optional
+        On the right, the dock that keeps its place at the window's edge.
+
+    Attributes
+    ----------
+    closed : Signal()
+        It was released, by a person or in code.
+    canvases : list of LinkedCanvas
+    """
+
+    closed = Signal()
+
+    def __init__(
+        self,
+        viewer: napari.viewer.Viewer,
+        canvases: list[LinkedCanvas],
+        name: str,
+        area: str,
+        beside: QDockWidget | None = None,
+    ) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.canvases = canvases
+        self._released = False
+        camera = viewer.scene.camera
+        self._before = viewer.dims.order, camera.center, camera.zoom
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        for canvas in canvases:
+            layout.addWidget(canvas)
+        height, width = viewer.canvas.size
+        # Qt gives a new dock what it must have, and lets it keep that when it may be less.
+        if area == "bottom":
+            self.setFixedHeight(int(0.45 * height))
+        else:
+            self.setFixedWidth(width // 2)
+        viewer.window.add_dock_widget(self, name=name, area=area, add_vertical_stretch=False)
+        self._corners: dict[Qt.Corner, Qt.DockWidgetArea] = {}
+        self._beside: QDockWidget | None = None
+        dock, window = self.parentWidget(), self.window()
+        assert isinstance(dock, QDockWidget)
+        assert isinstance(window, QMainWindow)
+        self._main = window
+        if area == "bottom":
+            # The docks on the left and on the right keep their height.
+            for corner, side in (
+                (Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea),
+                (Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea),
+            ):
+                self._corners[corner] = window.corner(corner)
+                window.setCorner(corner, side)
+        elif (
+            beside is not None
+            and not beside.isFloating()
+            and window.dockWidgetArea(beside) == Qt.DockWidgetArea.RightDockWidgetArea
+        ):
+            self._beside, self._width_before = beside, beside.width()
+            beside.setMinimumWidth(self._width_before)
+            window.splitDockWidget(dock, beside, Qt.Orientation.Horizontal)
+        QTimer.singleShot(SETTLE_MS, self._settle)
+
+    def _settle(self) -> None:
+        if self._released:
+            return
+        self.setMinimumSize(0, 0)
+        self.setMaximumSize(QWIDGETSIZE_MAX, QWIDGETSIZE_MAX)
+        self._viewer.reset_view()
+
+    def release(self) -> None:
+        """Close the canvases and the dock."""
+        if self._released:
+            return
+        self._released = True
+        for canvas in self.canvases:
+            canvas.release()
+        # Qt's side may be gone already, with the window
+        with contextlib.suppress(RuntimeError, LookupError, AttributeError):
+            for corner, area in self._corners.items():
+                self._main.setCorner(corner, area)
+            if self.parentWidget() is not None:
+                self._viewer.window.remove_dock_widget(self)
+            if self._beside is not None:
+                # else it would take the room that becomes free
+                self._beside.setMinimumWidth(0)
+                self._beside.setMaximumWidth(self._width_before)
+                QTimer.singleShot(SETTLE_MS, partial(_widen_again, self._beside))
+            order, center, zoom = self._before
+            if self._viewer.dims.order == order:
+                camera = self._viewer.scene.camera
+                camera.center, camera.zoom = center, zoom
+            else:
+                self._viewer.reset_view()
+            self.closed.emit()
+            self.deleteLater()
+
+    def event(self, event: QEvent | None) -> bool:
+        """Notice that a person has closed the dock: napari takes this widget out of it."""
+        if (
+            event is not None
+            and event.type() == QEvent.Type.ParentChange
+            and self.parentWidget() is None
+            and not self._released
+        ):
+            QTimer.singleShot(0, self.release)
+        return super().event(event)
+
+
+def _widen_again(dock: QDockWidget) -> None:
+    with contextlib.suppress(RuntimeError):  # the window may be gone
+        dock.setMaximumWidth(QWIDGETSIZE_MAX)
+
+
+def dock_of(widget: QWidget) -> QDockWidget | None:
+    """The dock that holds a widget."""
+    parent = widget.parentWidget()
+    while parent is not None and not isinstance(parent, QDockWidget):
+        parent = parent.parentWidget()
+    return parent
+
+
+def _copier(ours: Any, theirs: Any, name: str) -> Callable[..., None]:
+    def copy(event: Any = None) -> None:
+        value = getattr(ours, name)
+        if not np.allclose(getattr(theirs, name), value):
+            setattr(theirs, name, value)
+
+    return copy
+
+
+def _set_point(dims: Any, point: tuple[float, ...]) -> None:
+    if not np.allclose(dims.point, point):
+        dims.point = point

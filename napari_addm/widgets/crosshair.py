@@ -1,0 +1,67 @@
+"""Two lines through a viewer's position, as an overlay of its scene.
+
+napari has no such overlay of its own, and no public way to give it one: this
+module alone uses napari's private table of overlays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from napari._vispy.overlays.base import ViewerOverlayMixin, VispySceneOverlay
+from napari._vispy.utils.visual import overlay_to_visual
+from napari.components.overlays import SceneOverlay
+from napari.layers.base._base_constants import Blending
+from vispy.scene.visuals import Line
+
+COLOR = (0.35, 0.75, 1.0, 0.55)
+# Longer than any scan, in mm; clipped at the canvas.
+REACH = 1e4
+
+
+class CrosshairOverlay(SceneOverlay):
+    """Lines through the viewer's position, in 2D only."""
+
+    blending: Blending = Blending.TRANSLUCENT_NO_DEPTH
+
+
+class VispyCrosshairOverlay(ViewerOverlayMixin, VispySceneOverlay):
+    """Draws a `CrosshairOverlay`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            node=Line(pos=np.zeros((4, 2)), connect="segments", color=COLOR, width=1), **kwargs
+        )
+        dims = self.viewer.dims.events
+        for event in (dims.point, dims.order, dims.ndisplay, dims.ndim):
+            event.connect(self._move)
+        self.reset()
+        self._move()
+
+    def _should_be_visible(self) -> bool:
+        return bool(super()._should_be_visible() and self.viewer.dims.ndisplay == 2)
+
+    def _move(self, event: Any = None) -> None:
+        self._on_visible_change()
+        dims = self.viewer.dims
+        if dims.ndisplay != 2:
+            return
+        row, column = (dims.point[axis] for axis in dims.displayed)
+        lines = [
+            (column - REACH, row),
+            (column + REACH, row),
+            (column, row - REACH),
+            (column, row + REACH),
+        ]
+        self.node.set_data(pos=np.asarray(lines, np.float32))
+
+    def close(self) -> None:
+        """Stop following the viewer."""
+        dims = self.viewer.dims.events
+        for event in (dims.point, dims.order, dims.ndisplay, dims.ndim):
+            event.disconnect(self._move)
+        super().close()
+
+
+overlay_to_visual[CrosshairOverlay] = VispyCrosshairOverlay
