@@ -176,7 +176,11 @@ def caption_lines(
         f"score {settings.score}",
     ]
     model = f"Model {specification.name} ({sha256[:12]}); {', '.join(words)}."
-    return tuple(_printable(line) for line in ((f"Scan {scan}.",) if scan else ()) + (model,))
+    lines = [f"Scan {scan}.", model] if scan else [model]
+    if not detection.done.all():
+        done, count = int(detection.done.sum()), len(detection.done)
+        lines.append(f"{done} of {count} axial slices were run; in the others the map is empty.")
+    return tuple(map(_printable, lines))
 
 
 def slices_through(

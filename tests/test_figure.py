@@ -180,7 +180,8 @@ def test_the_caption_names_no_scan_unless_told(scan, tiny_checkpoint) -> None:
 
     checkpoint = load_checkpoint(tiny_checkpoint)
     detection = run(scan, checkpoint, DetectionSettings(seed=5, slices=(30,), device="cpu"))
-    (words,) = caption_lines(detection, checkpoint.sha256, 0.1234)
+    words, partial = caption_lines(detection, checkpoint.sha256, 0.1234)
+    assert partial == "1 of 60 axial slices were run; in the others the map is empty."
     assert words == (
         f"Model tiny ({checkpoint.sha256[:12]}); threshold 0.123, noise level 200 of 1000, "
         "3 DDIM steps, 1 draw, seed 5, score signed."

@@ -192,34 +192,67 @@ class EdgeLetters:
 
 
 class Crosshair:
-    """Two lines through the viewer's position, on its canvas.
+    """Two lines through a viewer's position.
 
     Parameters
     ----------
-    viewer : napari.viewer.Viewer or ViewerModel
+    viewer : napari.viewer.Viewer
+        Whose position it is.
+    model : napari.viewer.Viewer or ViewerModel
+        On whose canvas they are drawn.
     """
 
-    def __init__(self, viewer: napari.viewer.Viewer | ViewerModel) -> None:
-        self._viewer = viewer
-        viewer.scene.overlays[CROSSHAIR] = CrosshairOverlay(visible=True)
+    def __init__(
+        self, viewer: napari.viewer.Viewer, model: napari.viewer.Viewer | ViewerModel
+    ) -> None:
+        self._viewer, self._model = viewer, model
+        self._overlay = CrosshairOverlay(visible=True, position=viewer.dims.point)
+        self._connections = Connections()
+        self._connections.add(viewer.dims.events.point, self._move)
+        model.scene.overlays[CROSSHAIR] = self._overlay
+
+    def _move(self, event: Any = None) -> None:
+        self._overlay.position = self._viewer.dims.point
 
     def close(self) -> None:
         """Take them away."""
-        self._viewer.scene.overlays.pop(CROSSHAIR, None)
+        self._connections.close()
+        self._model.scene.overlays.pop(CROSSHAIR, None)
 
 
-def go_where_clicked(viewer: Any, event: Any) -> Iterator[None]:
-    """Mouse callback of a viewer: a click (no drag) moves its position there."""
-    active = viewer.layers.selection.active
-    pans = active is None or str(active.mode) == "pan_zoom"
-    if event.button != 1 or event.modifiers or viewer.dims.ndisplay != 2 or not pans:
-        return
-    start = np.asarray(event.pos)
-    yield
-    while event.type == "mouse_move":
+class ClickToGo:
+    """A click (no drag) on a canvas moves a viewer's position there.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+        Whose position moves.
+    model : napari.viewer.Viewer or ViewerModel
+        On whose canvas one clicks.
+    """
+
+    def __init__(
+        self, viewer: napari.viewer.Viewer, model: napari.viewer.Viewer | ViewerModel
+    ) -> None:
+        self._viewer, self._model = viewer, model
+        model.mouse_drag_callbacks.append(self._on_press)
+
+    def _on_press(self, model: Any, event: Any) -> Iterator[None]:
+        active = model.layers.selection.active
+        pans = active is None or str(active.mode) == "pan_zoom"
+        if event.button != 1 or event.modifiers or model.dims.ndisplay != 2 or not pans:
+            return
+        start = np.asarray(event.pos)
         yield
-    if np.abs(np.asarray(event.pos) - start).max() <= CLICK_PIXELS:
-        viewer.dims.point = event.position
+        while event.type == "mouse_move":
+            yield
+        if np.abs(np.asarray(event.pos) - start).max() <= CLICK_PIXELS:
+            self._viewer.dims.point = event.position
+
+    def close(self) -> None:
+        """Listen to clicks no longer."""
+        with contextlib.suppress(ValueError):
+            self._model.mouse_drag_callbacks.remove(self._on_press)
 
 
 class LinkedCanvas(QWidget):
@@ -260,6 +293,7 @@ class LinkedCanvas(QWidget):
         self._copies: dict[Layer, Layer] = {}
         self._of_layer: dict[Layer, Connections] = {}
         self._stale: set[Layer] = set()
+        self._sliced_at: dict[Layer, tuple[Any, ...]] = {}
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(REFRESH_MS)
@@ -373,19 +407,29 @@ class LinkedCanvas(QWidget):
                 copy.data = layer.data
 
         def updated(event: Any = None) -> None:
+            # sliced anew because somebody scrolls, or because there is something new to see?
+            here = (self._viewer.dims.point, self._viewer.dims.order, self._viewer.dims.ndisplay)
+            if self._sliced_at.get(layer) == here:
+                self._mark_stale(layer)
+            self._sliced_at[layer] = here
+
+        def painted(event: Any = None) -> None:
             self._mark_stale(layer)
 
         own.add(layer.events.name, renamed)
         own.add(layer.events.data, replaced)
         own.add(layer.events.set_data, updated)
         if isinstance(layer, Labels):
-            own.add(layer.events.labels_update, updated)
+            own.add(layer.events.labels_update, painted)
         self._copies[layer], self._of_layer[layer] = copy, own
+        dims = self._viewer.dims
+        self._sliced_at[layer] = (dims.point, dims.order, dims.ndisplay)
         return copy
 
     def _forget(self, layer: Layer) -> None:
         self._of_layer.pop(layer).close()
         self._stale.discard(layer)
+        self._sliced_at.pop(layer, None)
         unlink_layers([self._copies.pop(layer)])
 
     def _mark_stale(self, layer: Layer) -> None:
@@ -416,12 +460,10 @@ class LinkedCanvas(QWidget):
         self._take_position()
 
     def _take_position(self, event: Any = None) -> None:
-        if self.model.dims.ndim == self._viewer.dims.ndim:
-            _set_point(self.model.dims, self._viewer.dims.point)
+        _copy_position(self._viewer.dims, self.model.dims, self.model.dims.not_displayed)
 
     def _give_position(self, event: Any = None) -> None:
-        if self.model.dims.ndim == self._viewer.dims.ndim:
-            _set_point(self._viewer.dims, self.model.dims.point)
+        _copy_position(self.model.dims, self._viewer.dims, self.model.dims.not_displayed)
 
     def _fit(self, event: Any = None) -> None:
         self.model.fit_to_view()
@@ -574,6 +616,10 @@ def _copier(ours: Any, theirs: Any, name: str) -> Callable[..., None]:
     return copy
 
 
-def _set_point(dims: Any, point: tuple[float, ...]) -> None:
-    if not np.allclose(dims.point, point):
-        dims.point = point
+def _copy_position(ours: Any, theirs: Any, axes: tuple[int, ...]) -> None:
+    """Only along the axes that are sliced: another position within a slice slices nothing anew."""
+    if ours.ndim != theirs.ndim:
+        return
+    point = [ours.point[axis] for axis in axes]
+    if not np.allclose([theirs.point[axis] for axis in axes], point):
+        theirs.set_point(axes, point)

@@ -21,8 +21,15 @@ REACH = 1e4
 
 
 class CrosshairOverlay(SceneOverlay):
-    """Lines through the viewer's position, in 2D only."""
+    """Lines through a position, in 2D only.
 
+    Attributes
+    ----------
+    position : tuple of float
+        In the world of the viewer, one number per axis.
+    """
+
+    position: tuple[float, ...] = ()
     blending: Blending = Blending.TRANSLUCENT_NO_DEPTH
 
 
@@ -34,8 +41,9 @@ class VispyCrosshairOverlay(ViewerOverlayMixin, VispySceneOverlay):
             node=Line(pos=np.zeros((4, 2)), connect="segments", color=COLOR, width=1), **kwargs
         )
         dims = self.viewer.dims.events
-        for event in (dims.point, dims.order, dims.ndisplay, dims.ndim):
+        for event in (dims.order, dims.ndisplay, dims.ndim):
             event.connect(self._move)
+        self.overlay.events.position.connect(self._move)
         self.reset()
         self._move()
 
@@ -44,10 +52,10 @@ class VispyCrosshairOverlay(ViewerOverlayMixin, VispySceneOverlay):
 
     def _move(self, event: Any = None) -> None:
         self._on_visible_change()
-        dims = self.viewer.dims
-        if dims.ndisplay != 2:
+        dims, position = self.viewer.dims, self.overlay.position
+        if dims.ndisplay != 2 or len(position) != dims.ndim:
             return
-        row, column = (dims.point[axis] for axis in dims.displayed)
+        row, column = (position[axis] for axis in dims.displayed)
         lines = [
             (column - REACH, row),
             (column + REACH, row),
@@ -59,8 +67,9 @@ class VispyCrosshairOverlay(ViewerOverlayMixin, VispySceneOverlay):
     def close(self) -> None:
         """Stop following the viewer."""
         dims = self.viewer.dims.events
-        for event in (dims.point, dims.order, dims.ndisplay, dims.ndim):
+        for event in (dims.order, dims.ndisplay, dims.ndim):
             event.disconnect(self._move)
+        self.overlay.events.position.disconnect(self._move)
         super().close()
 
 

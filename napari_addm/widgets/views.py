@@ -33,12 +33,12 @@ from napari_addm.widgets.canvases import (
     PLANES,
     RADIOLOGICAL,
     CanvasDock,
+    ClickToGo,
     Connections,
     Crosshair,
     EdgeLetters,
     LinkedCanvas,
     dock_of,
-    go_where_clicked,
     order_of,
     plane_of,
 )
@@ -260,17 +260,12 @@ class Views(QWidget):
         canvases = [
             LinkedCanvas(self._viewer, partial(_other_plane, which=which)) for which in (0, 1)
         ]
-        crosshairs = [Crosshair(self._viewer), *(Crosshair(c.model) for c in canvases)]
         models = [self._viewer, *(canvas.model for canvas in canvases)]
-        for model in models:
-            model.mouse_drag_callbacks.append(go_where_clicked)
+        drawn = [kind(self._viewer, model) for kind in (Crosshair, ClickToGo) for model in models]
 
         def undo() -> None:
-            for crosshair in crosshairs:
-                crosshair.close()
-            for model in models:
-                with contextlib.suppress(ValueError):
-                    model.mouse_drag_callbacks.remove(go_where_clicked)
+            for one in drawn:
+                one.close()
 
         self._dock(self.three_planes, canvases, texts.THREE_PLANES.label, "bottom", undo)
 
