@@ -717,7 +717,8 @@ def test_a_truth_out_of_a_file_and_the_threshold_on_its_curves(
 
 def test_hits_and_misses_follow_the_threshold_in_place(model, alone, qtbot, scan):
     add(model, scan)
-    alone.truth_chooser.choose(add(model, truth_of(scan), "labels", name="lesion"))
+    lesion = add(model, truth_of(scan), "labels", name="lesion")
+    alone.truth_chooser.choose(lesion)
     run(qtbot, alone)
     button = alone.agreement.view.overlay
     truth, brain = truth_of(scan).data > 0, alone.outcome.detection.brain_mask.data
@@ -725,8 +726,7 @@ def test_hits_and_misses_follow_the_threshold_in_place(model, alone, qtbot, scan
     shown = output(model, "hits and misses")
     memory = shown.data
     anomaly, outlines = output(model, "anomaly map"), output(model, "anomalies")
-    assert not anomaly.visible
-    assert not outlines.visible
+    assert not any(layer.visible for layer in (anomaly, outlines, lesion))
     for share in (0.2, 0.6, 1.1):
         alone.threshold.setValue(share * alone.outcome.detection.anomaly.data.max())
         qtbot.wait(300)
@@ -743,8 +743,7 @@ def test_hits_and_misses_follow_the_threshold_in_place(model, alone, qtbot, scan
     # away and back, by the button, by hand, by a run, by another truth
     button.setChecked(False)
     assert output(model, "hits and misses") is None
-    assert anomaly.visible
-    assert outlines.visible
+    assert all(layer.visible for layer in (anomaly, outlines, lesion))
     button.setChecked(True)
     model.layers.remove(output(model, "hits and misses"))
     assert not button.isChecked()

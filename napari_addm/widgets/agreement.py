@@ -174,7 +174,8 @@ class TruthAgreement(QWidget):
         if outcome is None or outcome.agreement is None or outcome.marked is None:
             return
         if self.view.overlay.isChecked():
-            outcome.layers.show_agreement(outcome.agreement.overlay(outcome.marked))
+            overlay = outcome.agreement.overlay(outcome.marked)
+            outcome.layers.show_agreement(overlay, self.truth.layer)
         else:
             outcome.layers.hide_agreement()
 

@@ -212,6 +212,7 @@ class LabelsChoice(QWidget):
     def _add(self, made: LayerTuple) -> Labels:
         data, arguments, _ = made
         layer = Labels(data, **arguments)
+        layer.contour = 1  # what is below stays to be seen
         self._viewer.add_layer(layer)
         return layer
 

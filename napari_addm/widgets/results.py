@@ -124,16 +124,18 @@ class ResultLayers:
         layer = self.layer("labels")
         return None if layer is None else self.placed.from_layer(np.asarray(layer.data))
 
-    def show_agreement(self, overlay: np.ndarray) -> None:
+    def show_agreement(self, overlay: np.ndarray, truth: Layer | None = None) -> None:
         """Show hits, false alarms and misses, in place once they are there.
 
-        The anomaly map and the outlines, which would mix with the colours, are
-        hidden meanwhile.
+        Anomaly map, outlines and ground truth, which would mix with the colours,
+        are hidden meanwhile.
 
         Parameters
         ----------
         overlay : ndarray of uint8, (S, A, R)
             See `Agreement.overlay`.
+        truth : Layer, optional
+            The ground truth's.
         """
         if self.layer("agreement") is not None:
             self._write("agreement", overlay)
@@ -143,8 +145,7 @@ class ResultLayers:
         data = np.array(self.placed.to_layer(overlay), order="C")
         self._viewer.add_layer(self._create("agreement", data, 0.0))
         self._viewer.layers.selection.active = active
-        for role in ("anomaly", "labels"):
-            layer = self.layer(role)
+        for layer in (self.layer("anomaly"), self.layer("labels"), truth):
             if layer is not None and layer.visible:
                 layer.visible = False
                 self._covered.append(layer)

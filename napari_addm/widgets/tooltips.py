@@ -196,7 +196,7 @@ OVERLAY = Text(
     "Show hits and misses",
     "Colours every voxel by findings and ground truth, inside the brain mask: hit (in both), false "
     "alarm (marked, not in the truth), missed (in the truth, not marked). It follows the "
-    "threshold. The anomaly map and the outlines are hidden meanwhile.",
+    "threshold. Map, outlines and truth are hidden meanwhile.",
 )
 HIT, FALSE_ALARM, MISSED = "hit", "false alarm", "missed"
 CURVES_OF_MAP = (
