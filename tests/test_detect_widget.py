@@ -142,7 +142,7 @@ def test_opens_from_the_plugins_menu(viewer):
     assert isinstance(widget, DetectWidget)
     assert widget.checkpoint_chooser.currentText() == "Demo (bundled)"
     assert not widget.run_button.isEnabled()  # nothing is open
-    assert not widget.demo_button.isHidden()
+    assert not widget.welcome.isHidden()
 
 
 def test_creating_it_imports_no_torch():
@@ -487,7 +487,7 @@ def test_choosers_follow_the_layers(model, alone, scan):
     first = add(model, scan, name="first")
     second = add(model, scan, name="second")
     mask = add(model, truth_of(scan), "labels", name="mask")
-    assert alone.demo_button.isHidden()
+    assert alone.welcome.isHidden()
     alone.scan_chooser.choose(second)
     alone.mask_chooser.choose(mask)
     second.name = "other"

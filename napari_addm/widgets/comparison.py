@@ -331,6 +331,7 @@ class LesionView(QWidget):
         self._sorted.setSourceModel(self.model)
         self._sorted.setSortRole(SORT_ROLE)
         self.table = QTableView()
+        self.table.setToolTip(texts.LESION_TABLE.tip)
         self.table.setModel(self._sorted)
         self.table.setSortingEnabled(True)
         self.table.sortByColumn(0, Qt.SortOrder.AscendingOrder)

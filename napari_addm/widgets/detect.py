@@ -52,6 +52,7 @@ from napari_addm.widgets.results import ResultLayers, is_output
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.views import Views
+from napari_addm.widgets.welcome import Welcome
 from napari_addm.widgets.worker import (
     Begun,
     Job,
@@ -84,6 +85,7 @@ class DetectWidget(QWidget):
 
     Attributes
     ----------
+    welcome : Welcome
     inputs : ScanInputs
     model : ModelSettings
     findings : FindingsReview
@@ -111,6 +113,7 @@ class DetectWidget(QWidget):
         self._aside: Job | None = None  # the last that ranked or saved
         self._jobs: WeakSet[Job] = WeakSet()  # all; superqt keeps them until they are finished
 
+        self.welcome = Welcome(viewer)
         self.inputs = ScanInputs(viewer, self._start_aside)
         self.model = ModelSettings()
         self.findings = FindingsReview()
@@ -125,6 +128,9 @@ class DetectWidget(QWidget):
         self._unwatch = preferences.watch(self._on_preferences)
         self._restore()
         self._on_layers()
+        active = viewer.layers.selection.active
+        if isinstance(active, Image) and not is_output(active):
+            self.scan_chooser.choose(active)
         self.destroyed.connect(_Farewell(self))
 
     # --- what it looks like ----------------------------------------------------------------------
@@ -149,6 +155,7 @@ class DetectWidget(QWidget):
                 self.save_section,
             )
         }
+        body.addWidget(self.welcome)
         for section in self._sections.values():
             if section is self.findings_section:
                 body.addWidget(self.warnings)
@@ -196,7 +203,7 @@ class DetectWidget(QWidget):
     def _name_fields(self) -> None:
         """The fields of all sections under one roof, for scripts."""
         self.scan_chooser = self.inputs.scan_chooser
-        self.demo_button = self.inputs.demo_button
+        self.demo_button = self.welcome.demo_button
         self.mask_chooser = self.inputs.brain.chooser
         self.checkpoint_chooser = self.model.checkpoint_chooser
         self.card = self.model.card
@@ -230,8 +237,8 @@ class DetectWidget(QWidget):
         self.save = self.saving.save
 
     def _connect(self) -> None:
+        self.welcome.demo_opened.connect(self._on_demo)
         self.inputs.scan_changed.connect(self._on_scan)
-        self.inputs.demo_opened.connect(self._on_demo)
         self.inputs.failed.connect(self._show_error)
         self.model.checkpoint_changed.connect(self._on_checkpoint)
         self.model.chosen.connect(preferences.remember)
@@ -303,6 +310,10 @@ class DetectWidget(QWidget):
         self.inputs.offer(images, labels)
         self.agreement.truth.chooser.offer(labels)
         self.agreement.check_layers()
+        self.welcome.setVisible(not images)
+        for section in self._sections.values():
+            if section not in (self.findings_section, self.save_section):
+                section.setVisible(bool(images) or self.outcome is not None)
         ids = [layer.unique_id for layer in images]
         if self._request is not None and self._request.scan_id not in ids:
             self.cancel()
@@ -355,7 +366,7 @@ class DetectWidget(QWidget):
 
         def where() -> tuple[float, ...]:
             index = origin + follow.position[-ndim:] @ np.stack(to_data)
-            return tuple(index.tolist())
+            return tuple(index[-3:].tolist())  # a frame before them has no say
 
         return Request(
             scan=LayerData.of(scan),

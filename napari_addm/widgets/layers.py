@@ -150,8 +150,18 @@ def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
         Arguments of the layer; any of them may be absent.
     """
     name = f"layer '{meta.get('name', 'without a name')}'"
-    if meta.get("rgb") or meta.get("multiscale") or np.ndim(data) != 3:
-        raise InputError(f"{name} is not a 3D grey image or labels layer: choose one that is.")
+    if meta.get("rgb"):
+        raise InputError(f"{name} is in colour: choose a grey 3D scan.")
+    if meta.get("multiscale"):
+        raise InputError(f"{name} holds several resolutions: choose a layer that holds one.")
+    if np.ndim(data) > 3:
+        frames = int(np.prod(np.shape(data)[:-3]))
+        raise InputError(
+            f"{name} has {np.ndim(data)} axes with {frames} frames: go to the frame you want and "
+            "press 'Take this frame'."
+        )
+    if np.ndim(data) < 3:
+        raise InputError(f"{name} is a single 2D image: open the whole 3D scan.")
     data = np.asarray(data)
     kept = meta.get("metadata", {}).get(METADATA_KEY)
     to_world = _layer_to_world(meta, name)
@@ -164,6 +174,46 @@ def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
     # napari's world axes are S, A, R; the world of a volume is R, A, S.
     to_ras = to_world[[2, 1, 0, 3]]
     return volume_from_native(data, to_ras, warnings=(GRID_OF_LAYER,))
+
+
+def spatial_part(
+    data: Any, meta: dict[str, Any], frame: tuple[int, ...] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """The last three axes of a layer's data and arguments, where that is possible.
+
+    Of several resolutions the finest is taken. Axes before the last three are
+    dropped when they have one step, or when a frame is named. What cannot be
+    reduced so (colours, fewer axes, several frames, a transform that mixes
+    space with another axis) is returned as it is.
+
+    Parameters
+    ----------
+    data, meta
+        As of ``layer.as_layer_data_tuple()``.
+    frame : tuple of int, optional
+        Index along each axis before the last three.
+    """
+    meta = dict(meta)
+    if meta.get("multiscale"):
+        data, meta["multiscale"] = data[0], False
+    extra = np.ndim(data) - 3
+    if meta.get("rgb") or extra <= 0:
+        return data, meta
+    if frame is None:
+        if any(size != 1 for size in np.shape(data)[:extra]):
+            return data, meta
+        frame = (0,) * extra
+    affine, rotate = np.asarray(meta["affine"]), np.asarray(meta["rotate"])
+    mixed = any(m[:extra, extra:-1].any() or m[extra:, :extra].any() for m in (affine, rotate))
+    if mixed or np.any(meta["shear"]):
+        return data, meta
+    del meta["shear"]
+    meta["affine"], meta["rotate"] = affine[extra:, extra:], rotate[extra:, extra:]
+    for key in ("scale", "translate", "units", "axis_labels"):
+        meta[key] = tuple(meta[key])[extra:]
+    # planes that clip in more axes mean nothing in three
+    meta.pop("experimental_clipping_planes", None)
+    return data[frame], meta
 
 
 def _upright(

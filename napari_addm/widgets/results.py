@@ -120,9 +120,15 @@ class ResultLayers:
         self._write("labels", labels)
 
     def labels(self) -> np.ndarray | None:
-        """The labels as they are now, edits and all, in the volume's voxel order."""
+        """The labels as they are now, edits and all, in the volume's voxel order.
+
+        None when their layer is gone or holds another grid.
+        """
         layer = self.layer("labels")
-        return None if layer is None else self.placed.from_layer(np.asarray(layer.data))
+        if layer is None or np.ndim(layer.data) != 3:
+            return None
+        labels = self.placed.from_layer(np.asarray(layer.data))
+        return labels if labels.shape == self.placed.volume.shape else None
 
     def show_agreement(self, overlay: np.ndarray, truth: Layer | None = None) -> None:
         """Show hits, false alarms and misses, in place once they are there.
@@ -169,7 +175,8 @@ class ResultLayers:
 
     def _write(self, role: str, array: np.ndarray, changed: Sequence[int] | None = None) -> None:
         layer = self.layer(role)
-        if layer is None:
+        # Someone may have cropped it or put other voxels in: then it is theirs.
+        if layer is None or np.shape(layer.data) != self.placed.to_layer(array).shape:
             return
         if changed is None:
             layer.data[...] = self.placed.to_layer(array)

@@ -26,6 +26,12 @@ VIEW_SECTION = Text("View", "How the layers are shown. Click to fold or unfold."
 SAVE_SECTION = Text("Save", "Results as files. Click to fold or unfold.")
 ADVANCED_SECTION = Text("Advanced", "What rarely needs a change. Click to fold or unfold.")
 
+WELCOME = (
+    "No scan is open yet. Drop a T1-weighted brain scan (NIfTI, MGH or NRRD) onto the viewer, "
+    "or begin with the demo case."
+)
+HELP = Text("How to use this panel", "Opens the guide for clinicians in the web browser.")
+
 SCAN = Text("Scan", "The T1-weighted brain scan to look at: a 3D image layer.")
 TRUTH = Text(
     "Labels",
@@ -43,6 +49,10 @@ RESAMPLE = Text(
 )
 RESAMPLING = "Resampling ..."
 OPEN_LABELS = Text("File...", "Open a file of labels and choose it.")
+TAKE_FRAME = Text(
+    "Take this frame",
+    "Adds the frame that the viewer is at as a layer of its own and chooses it.",
+)
 CHECKPOINT = Text(
     "Checkpoint",
     "The trained model. The bundled one is small and made to show how everything works; others "
@@ -178,6 +188,10 @@ SHORTCUTS = (
     Shortcut("Shift-N", "Shift N", "previous finding", "previous finding"),
 )
 VIEW = "Turns the slice view. The patient's right is on the left of the screen (radiological)."
+
+NO_IMAGE_CHOSEN = "Select the layer of a scan in the layer list first."
+NO_LABELS_CHOSEN = "Select a labels layer in the layer list first."
+NO_RESULT = "There is no result to save yet: press Run in the panel 'Detect anomalies' first."
 
 METRICS = {
     "dice": Text("Dice", "Overlap of findings and ground truth, 0 to 1."),

@@ -28,6 +28,7 @@ from napari_addm.widgets.layers import (
     METADATA_KEY,
     LayerGeometry,
     LayerTuple,
+    spatial_part,
     volume_from_layer_data,
     volume_to_layer,
 )
@@ -53,9 +54,9 @@ class LayerData:
 
     @classmethod
     def of(cls, layer: Layer) -> LayerData:
-        """Take the picture; main thread only."""
+        """Take the picture, of the last three axes where that is possible; main thread only."""
         data, meta, _ = layer.as_layer_data_tuple()
-        return cls(data, meta)
+        return cls(*spatial_part(data, meta))
 
     @property
     def name(self) -> str:
