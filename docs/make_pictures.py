@@ -20,7 +20,8 @@ from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QApplication
 from skimage.io import imsave
 
-from napari_addm.widgets.detect import PLANES, DetectWidget
+from napari_addm.widgets.canvases import PLANES
+from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.results import is_output
 
 WINDOW = (1280, 800)

@@ -450,8 +450,6 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     rec, anomaly, findings = add_results(viewer, scan)
     native = views.window().findChild(type(views.window().centralWidget())).findChildren(object)
     canvas = next(w for w in native if type(w).__name__.startswith("CanvasBackend"))
-    stepped = []
-    views.finding_stepped.connect(stepped.append)
     pressed = {s.action: s.key for s in texts.SHORTCUTS}
 
     def press(action: str, how=QTest.keyClick) -> None:
@@ -491,9 +489,8 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     press("maps")
     assert anomaly.visible
     assert findings.visible
-    press("next finding")
+    press("next finding")  # without a result: nothing happens
     press("previous finding")
-    assert stepped == [1, -1]
     press("three planes")
     assert views.three_planes.isChecked()
     press("side by side")
@@ -586,6 +583,20 @@ def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot) -
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
     assert panel.error.text() == ""
     assert model.canvas.overlays["addm_bar_label"].text.endswith("threshold 0.01")
+
+    # next and previous finding
+    findings = panel.outcome.marked.findings
+    assert len(findings)
+    steps = [1, -1] if len(findings) > 1 else [1]
+    for by in steps:
+        model.dims.point = (0.0, 0.0, 0.0)
+        model.keymap[coerce_keybinding("N" if by > 0 else "Shift-N")](model)
+        wanted = findings[0 if by > 0 else len(findings) - 1].centroid_mm
+        assert_allclose(model.dims.point[::-1], wanted, atol=3.1)
+    picked = []
+    views.pick_finding = picked.append
+    views.step_finding(1)
+    assert picked == [findings[0].id]
 
     views.show_plane("Coronal")
     model.dims.point = (0.0, -20.0, 0.0)

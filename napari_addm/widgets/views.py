@@ -76,21 +76,23 @@ class Views(QWidget):
         Words for the status line.
     failed : Signal(object)
         An exception, for the panel to show.
-    finding_stepped : Signal(int)
-        Somebody asked for the next (1) or the previous (-1) finding.
     outcome : Outcome or None
         What a figure shows; the panel sets it.
+    pick_finding : callable or None
+        Called with the number of a finding to go to; without it, the section
+        itself turns all slices to the finding's centre.
     """
 
     said = Signal(str)
     failed = Signal(object)
-    finding_stepped = Signal(int)
 
     def __init__(self, viewer: napari.viewer.Viewer, start: Callable[..., Job]) -> None:
         super().__init__()
         self._viewer = viewer
         self._start = start
         self.outcome: Outcome | None = None
+        self.pick_finding: Callable[[int], None] | None = None
+        self._finding: int | None = None  # number of the last one gone to
         self._threshold: float | None = None
         self._hidden: list[Any] = []  # maps that the key has hidden
         self._point_before_3d: tuple[float, ...] | None = None
@@ -355,6 +357,29 @@ class Views(QWidget):
         for layer in shown or again:
             layer.visible = not shown
 
+    def step_finding(self, by: int) -> None:
+        """Go to the next (1) or the previous (-1) finding, round and round."""
+        outcome = self.outcome
+        if outcome is None or outcome.marked is None or not len(outcome.marked.findings):
+            return
+        findings = outcome.marked.findings
+        numbers = [finding.id for finding in findings]
+        if self._finding in numbers:
+            at = (numbers.index(self._finding) + by) % len(numbers)
+        else:
+            at = 0 if by > 0 else -1
+        self._finding = numbers[at]
+        if self.pick_finding is not None:
+            self.pick_finding(self._finding)
+            return
+        layer, placed = outcome.layers.scan_layer, outcome.layers.placed
+        if layer is None:
+            return
+        centre = np.linalg.solve(placed.volume.affine, (*findings[at].centroid_mm, 1.0))[:3]
+        s, a, r = (round(float(n)) for n in centre)
+        dims, place = self._viewer.dims, layer.data_to_world(placed.index_in_layer((s, a, r)))
+        dims.set_point(range(dims.ndim - 3, dims.ndim), [float(n) for n in place[-3:]])
+
     # --- colour bar ------------------------------------------------------------------------------
 
     def set_threshold(self, threshold: float) -> None:
@@ -398,8 +423,8 @@ class Views(QWidget):
             "blink": self.blink_button.toggle,
             "swipe": self.swipe_check.toggle,
             "maps": self.toggle_maps,
-            "next finding": lambda: self.finding_stepped.emit(1),
-            "previous finding": lambda: self.finding_stepped.emit(-1),
+            "next finding": partial(self.step_finding, 1),
+            "previous finding": partial(self.step_finding, -1),
         }
         self._pressed: dict[str, Callable[..., object]] = {}
         for shortcut in texts.SHORTCUTS:
