@@ -14,6 +14,7 @@ from napari_addm.detection import DetectionSettings, run
 from napari_addm.errors import InputError
 from napari_addm.evaluation import intensity_baselines
 from napari_addm.metrics import rank
+from napari_addm.preparation import prepare
 from napari_addm.protocols import (
     HealthyMap,
     false_alarm_curve,
@@ -21,6 +22,7 @@ from napari_addm.protocols import (
     threshold_by_dice,
     threshold_by_false_alarms,
 )
+from napari_addm.qc import RECONSTRUCTION_KEY, healthy_range, reconstruction_error
 
 PROMISED_ML = 5.0
 """False alarm per brain at which the promise is tried on subjects it was not measured on."""
@@ -103,11 +105,13 @@ def calibrate(
     chosen = threshold_by_dice(pairs)
     threshold = round(chosen.threshold, 4)
 
-    maps, found = [], []
+    maps, found, errors = [], [], []
     for case in healthy:
         report(f"{case.group}: {case.name}")
         result = run(case.volume, checkpoint, DetectionSettings(), case.brain)
         maps.append(HealthyMap(result.anomaly.data, case.brain, case.volume.spacing))
+        prepared = prepare(case.volume, specification.preparation, case.brain)
+        errors.append(reconstruction_error(prepared, result))
         judged = healthy_case(
             result.anomaly.data,
             case.brain,
@@ -136,6 +140,7 @@ def calibrate(
             "false_positive_ml_mean": round(float(np.mean(found)), 2),
             "false_positive_ml_max": round(float(np.max(found)), 2),
         },
+        RECONSTRUCTION_KEY: healthy_range(errors),
     }
     if len(maps) > 2:
         report("the promise, on subjects it was not measured on")

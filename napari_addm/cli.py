@@ -1,4 +1,4 @@
-"""The command line: ``napari-addm detect | verify | train | calibrate | benchmark | info | demo``.
+"""The command line: ``napari-addm detect | verify | batch | report | train`` and more.
 
 Whatever is heavy is imported inside the commands, so that ``--help`` is quick.
 Results go to stdout, progress and everything else to stderr.
@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ from napari_addm import __version__
 from napari_addm.errors import AddmError, MissingExtraError
 
 if TYPE_CHECKING:
+    from napari_addm.batch import BatchProgress
     from napari_addm.checkpoint import ModelSpecification
     from napari_addm.detection import Detection, DetectionSettings, Progress
     from napari_addm.findings import Findings
@@ -57,6 +59,7 @@ AcceleratorChoice = Literal["auto", "cpu", "gpu", "mps"]
 
 SAMPLE_DATA = Path(__file__).parent / "sample_data"
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
+SOME_FAILED = 3
 
 app = typer.Typer(
     name="napari-addm",
@@ -553,6 +556,185 @@ def verify(
             print(line)
     if not result.ok:
         raise typer.Exit(1)
+
+
+# --- batch ----------------------------------------------------------------------------------
+
+
+@app.command()
+@_plain_errors
+def batch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="Folder, BIDS dataset, glob pattern in quotes, or CSV with the column scan.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all files.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Model (.safetensors); the bundled demo model if missing.")
+    ] = None,
+    frame: Annotated[int | None, typer.Option(help="Which frame of 4D scans, from 0.")] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Bring truths and masks to the scan's grid.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    level: Annotated[
+        int | None, typer.Option(help="Noise level, a timestep t of the model's chain.")
+    ] = None,
+    sampler: Annotated[SamplerChoice | None, typer.Option(help="Sampler.")] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="Randomness of DDIM: 0 none, 1 like DDPM.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise; same seed, same result.")] = 0,
+    draws: Annotated[
+        int | None, typer.Option(help="Noise draws to average; 2 or more give an uncertainty map.")
+    ] = None,
+    score: Annotated[
+        ScoreChoice | None, typer.Option(help="How scan and reconstruction are compared.")
+    ] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(help="Standard deviation of the score's smoothing, mm.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Voxels with a higher score belong to findings.")
+    ] = None,
+    minimum_ml: Annotated[
+        float | None, typer.Option("--minimum-ml", help="Smallest finding, mL.")
+    ] = None,
+    device: Annotated[DeviceChoice, typer.Option(help="Where the network runs.")] = "auto",
+    precision: Annotated[PrecisionChoice, typer.Option(help="The network's numbers.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Slices at once.")] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Write a montage of each case.")
+    ] = True,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Threads that read, and as many that write.")
+    ] = 1,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Only part I of N, for a scheduler's job arrays.")
+    ] = "1/1",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
+    ] = False,
+) -> None:
+    """Find anomalies in all scans of a cohort; run it again to go on where it stopped.
+
+    Each case gets its own folder, and OUT/manifest.csv says what became of it. A
+    case that cannot be done is named there with its reason, and the others go on.
+    Exit code 0: all done; 3: some failed.
+    """
+    from napari_addm.batch import BatchSettings, run_batch
+    from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint
+    from napari_addm.cohort import CohortFolder, find_cohort, parse_shard
+    from napari_addm.detection import DetectionSettings
+
+    part = parse_shard(shard)
+    settings = BatchSettings(
+        detection=DetectionSettings(
+            steps=steps,
+            level=level,
+            sampler=sampler,
+            eta=eta,
+            seed=seed,
+            draws=draws,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            score=score,
+            smoothing_mm=smoothing,
+        ),
+        threshold=threshold,
+        minimum_ml=minimum_ml,
+        frame=frame,
+        resample=resample,
+        pictures=pictures,
+        workers=workers,
+    )
+    cases = find_cohort(source, output)
+    loaded = load_checkpoint(checkpoint or DEMO_CHECKPOINT)
+    started = time.perf_counter()
+    progress = None
+    # a scheduler asks to stop with SIGTERM, a person with Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with (
+            contextlib.closing(run_batch(cases, output, loaded, settings, part)) as run,
+            _batch_lines() as show,
+        ):
+            for progress in run:
+                show(progress)
+    except KeyboardInterrupt:
+        _fail("Stopped; run the same command again to go on.", INTERRUPTED)
+    assert progress is not None  # the last one always comes
+    manifest = CohortFolder(output).manifest_path(part)
+    done, failed = progress.finished - progress.failed, progress.failed
+    skipped = len(part.take(cases)) - progress.finished
+    if as_json:
+        summary = {
+            "manifest": str(manifest),
+            "done": done,
+            "failed": failed,
+            "skipped": skipped,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        print(json.dumps(summary, indent=2))
+    else:
+        spent = _duration(time.perf_counter() - started)
+        print(f"{done} done, {failed} failed, {skipped} skipped in {spent}", file=sys.stderr)
+        print(manifest)
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+@_plain_errors
+def report(
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The output folder of napari-addm batch.")
+    ],
+    pictures: Annotated[
+        int, typer.Option(min=0, help="At most so many pictures on the page.")
+    ] = 200,
+) -> None:
+    """Make one page of what a batch found, with a CSV and a JSON of all figures beside it.
+
+    The page needs no network and no other file. Shards are put together, and
+    OUT/manifest.csv is written for all of them.
+    """
+    from napari_addm.cohort_report import write_cohort_report
+
+    for path in write_cohort_report(output, pictures).values():
+        print(path)
+
+
+@contextlib.contextmanager
+def _batch_lines() -> Iterator[Callable[[BatchProgress], None]]:
+    """A line on stderr for each case, and a bar under them if a person is there to see it."""
+    from rich.progress import Progress as Bar
+
+    console = _console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(progress: BatchProgress) -> None:
+            left = "" if not progress.eta else f", about {_duration(progress.eta)} left"
+            words = f"{progress.finished} of {progress.total} cases{left}"
+            bar.update(task, description=words, completed=progress.finished, total=progress.total)
+            result = progress.result
+            if result is None:
+                return
+            said = result.reason
+            if result.status == "done" and result.anomaly_ml is not None:
+                dice = "" if result.dice is None else f", Dice {result.dice:.3f}"
+                flags = f" [{', '.join(result.qc)}]" if result.qc else ""
+                said = f"{result.anomaly_ml:.1f} mL{dice}{flags}"
+            status = "unchanged" if progress.unchanged else result.status
+            line = f"{progress.finished}/{progress.total} {result.case}: {status}, {said}"
+            print(line, file=sys.stderr, flush=True)
+
+        yield show
 
 
 # --- train ----------------------------------------------------------------------------------

@@ -195,6 +195,8 @@ def save_detection(
     mask: Path | None = None,
     mask_given: bool | None = None,
     seconds: Mapping[str, float] | None = None,
+    quality: Mapping[str, Any] | None = None,
+    dated: bool = True,
     overwrite: bool = False,
 ) -> dict[str, Path]:
     """Write the maps, the labels, the findings and the run record of one case.
@@ -235,6 +237,11 @@ def save_detection(
         Whether the brain mask was given at all; a mask may have no file.
     seconds : mapping of str to float, optional
         Seconds per stage for the record; the detection's own by default.
+    quality : mapping, optional
+        For the record; see `napari_addm.qc.Quality.record`.
+    dated : bool
+        Whether the record tells the date and the seconds. Without them, equal runs give equal
+        bytes.
     overwrite : bool
         Replace the files of an earlier run.
 
@@ -270,13 +277,18 @@ def save_detection(
                 staged["findings"] = Path(aside, paths["findings"].name)
                 _write_text(staged["findings"], findings_csv(findings, decisions))
                 record = RunRecord(
-                    created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                    created_utc=(
+                        datetime.now(UTC).isoformat(timespec="seconds") if dated else None
+                    ),
                     **_inputs(volume, detection, frame, mask, mask_given),
                     truth=_truth(truth, truth_voxels, metrics),
                     **_done(detection, checkpoint),
                     threshold=float(threshold),
                     minimum_ml=float(minimum_ml),
-                    seconds=_rounded(detection.seconds if seconds is None else seconds),
+                    seconds=(
+                        _rounded(detection.seconds if seconds is None else seconds) if dated else {}
+                    ),
+                    quality=None if quality is None else dict(quality),
                     findings=tuple(
                         FindingEntry.model_validate(entry)
                         for entry in findings_record(findings, decisions)

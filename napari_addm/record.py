@@ -137,8 +137,9 @@ class RunRecord(_Entry):
     ----------
     schema_version : int
         `SCHEMA_VERSION`.
-    created_utc : str
-        ISO 8601, when the files were written.
+    created_utc : str or None
+        ISO 8601, when the files were written; None where equal runs have to give equal bytes, as
+        in a batch, whose manifest has the times.
     input, brain_mask, truth : entries
         What went in; ``truth`` is None without a ground truth.
     checkpoint, settings, threshold, minimum_ml
@@ -156,12 +157,14 @@ class RunRecord(_Entry):
     labels : LabelsEntry
     metrics : dict or None
         Against the ground truth.
+    quality : dict or None
+        `napari_addm.qc.Quality`'s flags, figures and what was not checked.
     outputs : dict of str to FileEntry
         The files beside the record.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
-    created_utc: str
+    created_utc: str | None
     input: InputEntry
     brain_mask: MaskEntry
     truth: FileEntry | None
@@ -180,6 +183,7 @@ class RunRecord(_Entry):
     findings: tuple[FindingEntry, ...]
     labels: LabelsEntry
     metrics: dict[str, Any] | None
+    quality: dict[str, Any] | None = None
     outputs: dict[str, FileEntry]
 
     def to_json(self) -> str:

@@ -44,9 +44,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from napari_addm.errors import AddmError, InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 @dataclass(frozen=True)
@@ -292,18 +295,7 @@ def write_report(results: Results, output: Path, folder: Path) -> Path:
     matplotlib.
     """
     output = Path(output)
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise _missing_extra("jinja2") from error
-    environment = Environment(
-        loader=PackageLoader("napari_addm"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": _figure, "duration": _duration, "value": _number}
+    environment = page_environment()
     sections = _sections(_part(results, "summary"))
     tables = [_table(results, *section) for section in sections if not _is_healthy(section[1])]
     legend, figures = _curves(results)
@@ -335,6 +327,29 @@ def write_report(results: Results, output: Path, folder: Path) -> Path:
     return output
 
 
+def page_environment() -> Environment:
+    """Where the templates of the pages are rendered: strict, with every text escaped.
+
+    Raises
+    ------
+    MissingExtraError
+        Without jinja2 (the extra ``benchmark``).
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise _missing_extra("jinja2") from error
+    environment = Environment(
+        loader=PackageLoader("napari_addm"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": format_figure, "duration": format_duration, "value": _number}
+    return environment
+
+
 def markdown_table(results: Results, protocol: str, group: str) -> str:
     """The page's table of one protocol and group, as Markdown.
 
@@ -357,7 +372,7 @@ def markdown_table(results: Results, protocol: str, group: str) -> str:
     lines = [["method", "n", *heads], ["---", *["---:"] * (1 + len(heads))]]
     for row in table.rows:
         name = " · ".join(_markdown(part) for part in (row.method, row.score) if part)
-        lines.append([name, _figure(row.n, 0), *map(_markdown_cell, row.cells)])
+        lines.append([name, format_figure(row.n, 0), *map(_markdown_cell, row.cells)])
     if any(table.chance):
         lines.append(["*chance*", "", *table.chance])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -396,9 +411,9 @@ def write_csv(results: Results, path: Path) -> Path:
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow((*CASE_KEYS, "metric", "value"))
     for case in [*_part(results, "cases"), *healthy]:
-        identity = [_csv_cell(case.get(key)) for key in CASE_KEYS]
+        identity = [csv_cell(case.get(key)) for key in CASE_KEYS]
         for metric, value in _metrics(case):
-            writer.writerow((*identity, _csv_cell(metric), _number(value)))
+            writer.writerow((*identity, csv_cell(metric), _number(value)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.getvalue(), encoding="utf-8", newline="")
@@ -482,9 +497,11 @@ def _cell(entry: Mapping[str, Any], measure: Measure, n: int | None, best: float
     interval = note = ""
     if low is not None and high is not None:
         joint = "–" if min(low, high) >= 0 else " to "
-        interval = f"{_figure(low, measure.digits)}{joint}{_figure(high, measure.digits)}"
+        interval = (
+            f"{format_figure(low, measure.digits)}{joint}{format_figure(high, measure.digits)}"
+        )
     elif largest is not None:
-        interval = f"up to {_figure(largest, measure.digits)}"
+        interval = f"up to {format_figure(largest, measure.digits)}"
     undefined, count = _number(entry.get("undefined")), _number(entry.get("n"))
     if undefined:
         note = f"{int(undefined)} undefined"
@@ -492,7 +509,7 @@ def _cell(entry: Mapping[str, Any], measure: Measure, n: int | None, best: float
         note = f"n = {int(count)}"
     return Cell(
         value=mean,
-        text=_figure(mean, measure.digits),
+        text=format_figure(mean, measure.digits),
         interval=interval,
         note=note,
         best=mean is not None and best == round(mean, measure.digits),
@@ -502,9 +519,9 @@ def _cell(entry: Mapping[str, Any], measure: Measure, n: int | None, best: float
 def _chance(measure: Measure, found: Iterable[Mapping[str, Mapping[str, Any]]]) -> str:
     """What no information gives; for the AUPRC the prevalence, a range if methods differ in it."""
     if measure.key != "auprc":
-        return _figure(measure.chance, measure.digits) if measure.chance is not None else ""
+        return format_figure(measure.chance, measure.digits) if measure.chance is not None else ""
     prevalences = (_number(metrics.get("prevalence", {}).get("mean")) for metrics in found)
-    shown = sorted({_figure(value, 3) for value in prevalences if value is not None})
+    shown = sorted({format_figure(value, 3) for value in prevalences if value is not None})
     return "–".join(dict.fromkeys((shown[0], shown[-1]))) if shown else ""
 
 
@@ -569,7 +586,7 @@ def _comparisons(results: Results) -> list[dict[str, Any]]:
                 "group": group,
                 "rows": [_comparison(row, reach) for row in rows],
                 "limits": [
-                    (n, _figure(2.0 ** (1 - n), 4).rstrip("0"))
+                    (n, format_figure(2.0 ** (1 - n), 4).rstrip("0"))
                     for n in sorted({int(_number(row.get("n")) or 0) for row in rows})
                     if 1 <= n <= 5  # from six pairs on, p can fall below .05
                 ],
@@ -596,7 +613,7 @@ def _comparison(entry: Mapping[str, Any], reaches: Mapping[str, float]) -> dict[
         "beyond_zero": low is not None and high is not None and (low > 0 or high < 0),
         "bar": [f"{50 + 46 * (end or 0.0) / (reach or 1.0):.1f}" for end in ends],
         "p": p,
-        "p_text": "–" if p is None else "< 0.0001" if p < 0.0001 else _figure(p, 4),
+        "p_text": "–" if p is None else "< 0.0001" if p < 0.0001 else format_figure(p, 4),
         "n": _number(entry.get("n")),
     }
 
@@ -848,7 +865,7 @@ def _order(results: Results, keys: Iterable[tuple[str, str]]) -> list[tuple[str,
     return sorted(keys, key=place)
 
 
-def _figure(value: float | None, digits: int) -> str:
+def format_figure(value: float | None, digits: int) -> str:
     """A number for the eye, with a true minus; a dash for None."""
     if value is None:
         return "–"
@@ -856,7 +873,7 @@ def _figure(value: float | None, digits: int) -> str:
     return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text.replace("-", "−")
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time in words, such as ``2 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.0f} s"
@@ -879,7 +896,8 @@ def _markdown_cell(cell: Cell) -> str:
     return f"{text} ({details})" if details else text
 
 
-def _csv_cell(value: object) -> str | int | float:
+def csv_cell(value: object) -> str | int | float:
+    """A value as a cell of a CSV that no spreadsheet takes for a formula."""
     if value is None:
         return ""
     if isinstance(value, int | float):

@@ -1,0 +1,390 @@
+"""The page of a cohort: what a batch found, what it warns of and what failed, in one HTML file.
+
+Made from the plan, the states and the run records in a batch's folder; the scans are not needed.
+The same figures go to a CSV and a JSON file beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from napari_addm import __version__
+from napari_addm.cohort import CaseResult, CohortFolder, Shard, digest, hash_of
+from napari_addm.io import open_atomic
+from napari_addm.qc import LABELS
+from napari_addm.report import MEASURES, Measure, csv_cell, page_environment
+from napari_addm.statistics import MeanInterval, mean_interval
+
+PAGE, TABLE, FIGURES = "report.html", "report.csv", "report.json"
+MOST_PICTURES = 200
+PICTURE_WIDTH = 900
+BARS = 24
+
+# Averaged over the cases with a ground truth, in this order.
+METRICS = ("dice", "iou", "precision", "recall", "auroc", "auprc", "best_dice")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case as the page shows it.
+
+    Attributes
+    ----------
+    result : CaseResult
+    record : dict
+        The run record; empty where the case is not done.
+    picture : str
+        Path of its montage under the folder; empty without one.
+    """
+
+    result: CaseResult
+    record: Mapping[str, Any] = field(default_factory=dict)
+    picture: str = ""
+
+    @property
+    def flags(self) -> list[dict[str, Any]]:
+        """Quality flags with their sentences, as `napari_addm.qc.Flag`."""
+        return list(self._quality.get("flags") or ())
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the quality control measured, by name."""
+        return dict(self._quality.get("figures") or {})
+
+    @property
+    def unchecked(self) -> list[str]:
+        """What it could not check, in sentences."""
+        return list(self._quality.get("unchecked") or ())
+
+    @property
+    def _quality(self) -> Mapping[str, Any]:
+        return self.record.get("quality") or {}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All that a batch's folder tells.
+
+    Attributes
+    ----------
+    parameters : dict
+        Of the plan.
+    entries : tuple of Entry
+        All planned cases, in their order.
+    missing : tuple of str
+        Shards that have not begun, such as ``3 of 4``.
+    notes : tuple of str
+        What else a reader has to know.
+    """
+
+    parameters: Mapping[str, Any]
+    entries: tuple[Entry, ...]
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def of(self, status: str) -> list[Entry]:
+        """The entries with one status."""
+        return [entry for entry in self.entries if entry.result.status == status]
+
+
+def read_cohort(path: Path) -> Cohort:
+    """What became of every case of a batch, with those of all its shards.
+
+    A case whose record or picture is no longer what was written counts as failed.
+
+    Raises
+    ------
+    InputError
+        When the folder holds no batch.
+    """
+    folder = CohortFolder(path)
+    plans = folder.plans()
+    latest = max(plans, key=lambda plan: plan["written_ns"])
+    parameters, notes = latest["parameters"], []
+    if any(plan["parameters"] != parameters for plan in plans):
+        notes.append(
+            "The shards were run with different models or settings; the cases of those that differ "
+            "from the latest are left out."
+        )
+    there = {int(plan["shard"][0]) for plan in plans}
+    count = int(latest["shard"][1])
+    missing = tuple(f"{i} of {count}" for i in range(1, count + 1) if i not in there)
+    expected = hash_of(parameters)
+    entries = [
+        _entry(folder, planned, expected)
+        for planned in sorted(
+            (case for plan in plans for case in plan["cases"]), key=lambda case: case["case"]
+        )
+    ]
+    return Cohort(parameters, tuple(entries), missing, tuple(notes))
+
+
+def _entry(folder: CohortFolder, planned: Mapping[str, str], expected: str) -> Entry:
+    nothing = CaseResult(planned["case"], planned["input"], "skipped")
+    if planned["skip"]:
+        return Entry(replace(nothing, reason=planned["skip"]))
+    state, parameters = folder.read_state(planned["case"])
+    if state is None or state.status == "skipped":
+        return Entry(replace(nothing, reason="not reached yet"))
+    if parameters != expected:
+        return Entry(
+            replace(nothing, reason="not reached yet; its files are of a run with other settings")
+        )
+    if state.status != "done":
+        return Entry(state)
+    record: Mapping[str, Any] = {}
+    picture = ""
+    for name, sha256 in state.files.items():
+        if not name.endswith(("_record.json", "_overlay.png")):
+            continue
+        try:
+            whole = digest(folder.path / name) == sha256
+        except OSError:
+            whole = False
+        if not whole:
+            return Entry(
+                replace(
+                    nothing,
+                    status="failed",
+                    reason=f"{Path(name).name} was changed or removed after it was written: run "
+                    "the batch again",
+                )
+            )
+        if name.endswith(".json"):
+            record = json.loads((folder.path / name).read_text(encoding="utf-8"))
+        else:
+            picture = name
+    return Entry(state, record, picture)
+
+
+def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[str, Path]:
+    """Write the page, its CSV and its JSON into a batch's folder, and the manifest of all shards.
+
+    Parameters
+    ----------
+    path : Path
+        The output folder of a batch; it may still be running.
+    most_pictures : int
+        At most so many montages go into the page: of cases with quality flags first, then of those
+        with the largest findings.
+
+    Returns
+    -------
+    dict of str to Path
+        ``page``, ``table``, ``figures``, ``manifest``.
+
+    Raises
+    ------
+    InputError
+        When the folder holds no batch.
+    MissingExtraError
+        Without jinja2.
+    AddmError
+        When a file cannot be written.
+    """
+    path = Path(path)
+    environment = page_environment()
+    cohort = read_cohort(path)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    intervals = _intervals(cohort)
+    summary = _summary(cohort, intervals, created)
+    shown = _pictured(cohort, most_pictures)
+    page = environment.get_template("cohort.html").render(
+        cohort=cohort,
+        summary=summary,
+        intervals=[(_measure(name), interval) for name, interval in intervals.items()],
+        flagged=[entry for entry in cohort.entries if entry.result.qc],
+        flag_labels=LABELS,
+        flag_counts=Counter(key for entry in cohort.entries for key in entry.result.qc),
+        histogram=_histogram(
+            [e.result.anomaly_ml for e in cohort.of("done") if e.result.anomaly_ml is not None]
+        ),
+        pictures=[(entry, _thumbnail(path / entry.picture)) for entry in shown],
+        left_out=sum(bool(entry.picture) for entry in cohort.entries) - len(shown),
+        parameters=_flat(cohort.parameters),
+        versions=_versions(cohort),
+    )
+    written = {
+        "page": path / PAGE,
+        "table": path / TABLE,
+        "figures": path / FIGURES,
+        "manifest": CohortFolder(path).manifest_path(Shard()),
+    }
+    figures = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    for key, text in (("page", page), ("table", _table(cohort)), ("figures", figures)):
+        with open_atomic(written[key]) as file:
+            file.write(text.encode())
+    CohortFolder(path).write_manifest(
+        written["manifest"], (entry.result for entry in cohort.entries)
+    )
+    return written
+
+
+def _measure(name: str) -> Measure:
+    return MEASURES.get(name) or Measure(name, name)
+
+
+def _intervals(cohort: Cohort) -> dict[str, MeanInterval]:
+    """Means over the subjects with a ground truth, the sessions of one averaged first."""
+    judged = [entry.result for entry in cohort.of("done") if entry.result.metrics]
+    found = {}
+    for name in METRICS if judged else ():
+        scores: dict[str, list[float | None]] = {}
+        for result in judged:
+            value = result.metrics.get(name)
+            scores.setdefault(subject(result.case), []).append(
+                float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+            )
+        found[name] = mean_interval(scores)
+    return found
+
+
+def subject(case: str) -> str:
+    """Whose scan a case is: ``sub-01`` for all BIDS sessions of one, else the case itself."""
+    last = case.rpartition("/")
+    name = last[2].partition("_")[0]
+    return f"{last[0]}/{name}" if name.startswith("sub-") else case
+
+
+def _summary(cohort: Cohort, intervals: Mapping[str, MeanInterval], created: str) -> dict[str, Any]:
+    """What the JSON holds."""
+    counts = Counter(entry.result.status for entry in cohort.entries)
+    return {
+        "schema_version": 1,
+        "created_utc": created,
+        "version": __version__,
+        "parameters": dict(cohort.parameters),
+        "counts": {status: counts[status] for status in ("done", "failed", "skipped")},
+        "missing_shards": list(cohort.missing),
+        "notes": list(cohort.notes),
+        "metrics": {name: asdict(interval) for name, interval in intervals.items()},
+        "cases": [
+            {
+                "case": e.result.case,
+                "input": e.result.input,
+                "status": e.result.status,
+                "reason": e.result.reason,
+                "seconds": e.result.seconds,
+                "anomaly_ml": e.result.anomaly_ml,
+                "findings": e.result.findings,
+                "qc": e.flags or [{"key": key} for key in e.result.qc],
+                "figures": e.figures,
+                "unchecked": e.unchecked,
+                "metrics": dict(e.result.metrics),
+                "warnings": list(e.record.get("warnings") or ()),
+                "files": list(e.result.files),
+            }
+            for e in cohort.entries
+        ],
+    }
+
+
+def _table(cohort: Cohort) -> str:
+    """One line for each case, a column for each figure that any of them has."""
+    metrics = list(dict.fromkeys(key for e in cohort.entries for key in e.result.metrics))
+    metrics = [key for key in metrics if key not in ("notes",)]
+    figures = list(dict.fromkeys(key for e in cohort.entries for key in e.figures))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    own = ("case", "input", "status", "reason", "seconds", "anomaly_ml", "findings")
+    writer.writerow((*own, "qc", *figures, *metrics))
+    for e in cohort.entries:
+        measured = e.figures
+        cells = [getattr(e.result, key) for key in own]
+        cells += [" ".join(e.result.qc), *(measured.get(key) for key in figures)]
+        cells += [e.result.metrics.get(key) for key in metrics]
+        writer.writerow(csv_cell(cell) for cell in cells)
+    return text.getvalue()
+
+
+def _pictured(cohort: Cohort, most: int) -> list[Entry]:
+    """Whose montages go into the page, in the order of the cases."""
+    ranked = sorted(
+        (entry for entry in cohort.entries if entry.picture),
+        key=lambda e: (not e.result.qc, -(e.result.anomaly_ml or 0.0)),
+    )
+    chosen = {entry.result.case for entry in ranked[: max(most, 0)]}
+    return [entry for entry in cohort.entries if entry.result.case in chosen]
+
+
+def _thumbnail(path: Path) -> str:
+    """A montage, smaller, as a JPEG in base64; its metadata stay behind."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        size = (PICTURE_WIDTH, round(PICTURE_WIDTH * picture.height / picture.width))
+        small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=72, optimize=True)
+    return base64.b64encode(encoded.getvalue()).decode("ascii")
+
+
+def _histogram(volumes: Sequence[float]) -> dict[str, Any] | None:
+    """Bars of a histogram of mL: cases with nothing, then a logarithmic axis."""
+    if not volumes:
+        return None
+    some = [volume for volume in volumes if volume > 0]
+    low = math.floor(math.log10(min(some))) if some else 0
+    high = max(math.ceil(math.log10(max(some))) if some else 1, low + 1)
+    edges = [low + (high - low) * n / BARS for n in range(BARS + 1)]
+    counts = [0] * BARS
+    for volume in some:
+        place = int((math.log10(volume) - low) / (high - low) * BARS)
+        counts[min(place, BARS - 1)] += 1
+    ordered = sorted(volumes)
+    tallest = max([*counts, len(volumes) - len(some), 1])
+    return {
+        "none": len(volumes) - len(some),
+        "bars": [
+            {"count": n, "low": 10 ** edges[k], "high": 10 ** edges[k + 1], "height": n / tallest}
+            for k, n in enumerate(counts)
+        ],
+        "none_height": (len(volumes) - len(some)) / tallest,
+        "tallest": tallest,
+        "ticks": [
+            {"at": (exponent - low) / (high - low), "label": f"{10.0**exponent:g}"}
+            for exponent in range(low, high + 1)
+        ],
+        "n": len(volumes),
+        "median": _median(ordered),
+        "mean": math.fsum(ordered) / len(ordered),
+        "largest": ordered[-1],
+    }
+
+
+def _median(ordered: Sequence[float]) -> float:
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as lines."""
+    lines: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines |= _flat(value, f"{prefix}{key} ")
+        elif value is not None:
+            lines[f"{prefix}{key}".replace("_", " ")] = str(value)
+    return lines
+
+
+def _versions(cohort: Cohort) -> dict[str, str]:
+    """Of all records: each library, device and precision, with all that occur."""
+    found: dict[str, dict[str, None]] = {}
+    for entry in cohort.of("done"):
+        for name, version in (entry.record.get("versions") or {}).items():
+            found.setdefault(name, {})[str(version)] = None
+        for name in ("device", "precision"):
+            if name in entry.record:
+                found.setdefault(name, {})[str(entry.record[name])] = None
+    return {name: ", ".join(versions) for name, versions in found.items()}
