@@ -91,7 +91,10 @@ def calibrated(data, tiny_checkpoint):
 def test_calibration_promises_what_it_then_finds(data, calibrated, tiny_checkpoint, tmp_path):
     from napari_addm.detection import run
     from napari_addm.findings import label_anomalies
+    from napari_addm.preparation import prepare
+    from napari_addm.qc import check_quality
 
+    rule = calibrated.preparation
     detection = calibrated.detection
     assert (detection.steps, detection.draws) == (1, 2)
     assert "2 labelled cases (tumour/validation)" in detection.threshold_source
@@ -117,6 +120,9 @@ def test_calibration_promises_what_it_then_finds(data, calibrated, tiny_checkpoi
                 minimum_ml=detection.minimum_ml,
                 mask=case.brain,
             )
+            quality = check_quality(prepare(case.volume, rule, case.brain), calibrated, result)
+            assert quality.unchecked == ()
+            assert "reconstruction" not in {flag.key for flag in quality.flags}
             found.append((labels > 0).sum() * case.volume.voxel_ml)
     assert np.mean(found) == pytest.approx(alarms.expected_ml(middle), rel=0.02, abs=0.01)
 

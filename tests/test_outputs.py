@@ -177,6 +177,7 @@ def test_record(tmp_path: Path, checkpoint: Checkpoint) -> None:
         "findings",
         "labels",
         "metrics",
+        "quality",
         "outputs",
     ]
     assert record["input"]["name"] == "scan.nii.gz"

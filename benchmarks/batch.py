@@ -1,0 +1,132 @@
+"""What the batch promises, measured: throughput, flat memory, and what survives ``kill -9``.
+
+    python benchmarks/batch.py throughput FOLDER [-- options of batch and detect]
+    python benchmarks/batch.py memory FOLDER --cases 100 [-- options]
+    python benchmarks/batch.py kills FOLDER --times 20 [-- options]
+
+FOLDER holds a few scans. ``throughput`` runs them through ``napari-addm batch`` and through
+``napari-addm detect`` one after the other, and prints the seconds of both with their ratio.
+``memory`` hands the same scans in again and again under other names and prints the batch's
+resident memory on the way. ``kills`` kills a batch at random moments until it has been killed
+so often, lets it end, and compares the files of all cases with those of an undisturbed run.
+"""
+
+import argparse
+import hashlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ADDM = [sys.executable, "-m", "napari_addm"]
+
+
+def main() -> None:
+    """Run one of the three."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["throughput", "memory", "kills"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)
+    options = parser.parse_args(given[:cut])
+    options.options = given[cut + 1 :]  # for napari-addm
+    with tempfile.TemporaryDirectory() as folder:
+        {"throughput": throughput, "memory": memory, "kills": kills}[options.what](
+            options, Path(folder)
+        )
+
+
+def throughput(options: argparse.Namespace, folder: Path) -> None:
+    """Seconds of a shell's loop, and of one batch."""
+    scans = sorted(options.folder.glob("*.nii*"))
+    started = time.perf_counter()
+    for scan in scans:
+        command = [*ADDM, "detect", scan, "-o", folder / "loop", "--png", *options.options]
+        subprocess.run(command, check=True, capture_output=True)
+    loop = time.perf_counter() - started
+    started = time.perf_counter()
+    command = [*ADDM, "batch", options.folder, "-o", folder / "batch", *options.options]
+    subprocess.run(command, check=True, capture_output=True)
+    batch = time.perf_counter() - started
+    print(
+        f"{len(scans)} cases: detect in a loop {loop:.1f} s, batch {batch:.1f} s, "
+        f"ratio {loop / batch:.2f}"
+    )
+
+
+def memory(options: argparse.Namespace, folder: Path) -> None:
+    """Resident memory of a batch, each time that another tenth of the cases is done."""
+    scans = sorted(options.folder.glob("*.nii*"))
+    names = [f"{n:04d}-{scans[n % len(scans)].name}" for n in range(options.cases)]
+    (folder / "in").mkdir()
+    for n, name in enumerate(names):
+        (folder / "in" / name).symlink_to(scans[n % len(scans)].resolve())
+    command = [*ADDM, "batch", folder / "in", "-o", folder / "out", *options.options]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = psutil.Process(child.pid)
+    assert child.stderr is not None
+    for line in child.stderr:
+        done = line.split("/")[0]
+        if done.isdigit() and int(done) % max(1, options.cases // 10) == 0 and child.poll() is None:
+            print(f"{done} cases: {process.memory_info().rss / 1e6:.0f} MB", flush=True)
+    if child.wait():
+        sys.exit(f"the batch ended with {child.returncode}")
+
+
+def kills(options: argparse.Namespace, folder: Path) -> None:
+    """Kill, resume, compare."""
+    calm, output = folder / "calm", folder / "out"
+    command = [*ADDM, "batch", options.folder, "-o"]
+    started = time.perf_counter()
+    subprocess.run([*command, calm, *options.options], check=True, capture_output=True)
+    whole = time.perf_counter() - started
+    moments = random.Random(options.seed)
+    killed = 0
+    while killed < options.times:
+        # once all cases are done there is nothing left to disturb: begin anew
+        child = subprocess.Popen(
+            [*command, output, *options.options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            child.wait(timeout=moments.uniform(0, whole))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            killed += 1
+            continue
+        compare(calm, output)
+        shutil.rmtree(output)
+    subprocess.run([*command, output, *options.options], check=True, capture_output=True)
+    compare(calm, output)
+    print(f"killed {killed} times: all {len(hashes(calm))} files of the cases are the same bytes")
+
+
+def compare(calm: Path, output: Path) -> None:
+    """Exit if any file of a case differs, is missing or is one too many."""
+    expected, found = hashes(calm), hashes(output)
+    wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
+    if wrong:
+        sys.exit(f"not the same: {', '.join(sorted(wrong))}")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file but the manifest and the batch's own states."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and ".batch" not in path.parts and path.name != "manifest.csv"
+    }
+
+
+if __name__ == "__main__":
+    main()
