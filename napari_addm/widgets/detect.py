@@ -353,19 +353,21 @@ class DetectWidget(QWidget):
         self._aside = self._start(*args, **options)
         return self._aside
 
-    def _ask(self) -> Request | None:
+    def _ask(self, preview: bool = False) -> Request | None:
         """What scan, settings and position stand for; None when a run is not possible."""
         scan = self.inputs.scan
         if scan is None or self.model.specification is None:
             return None
 
+        self.follow.update_point()
         # The run asks from its own thread, where no layer is touched.
         origin = np.array(scan.world_to_data((0.0,) * scan.ndim))
         to_data = [np.array(scan.world_to_data(axis)) - origin for axis in np.eye(scan.ndim)]
-        ndim, follow = scan.ndim, self.follow
+        turn, ndim, follow = np.stack(to_data), scan.ndim, self.follow
 
         def where() -> tuple[float, ...]:
-            index = origin + follow.position[-ndim:] @ np.stack(to_data)
+            point = follow.position if preview else follow.point
+            index = origin + np.array(point[-ndim:]) @ turn
             return tuple(index[-3:].tolist())  # a frame before them has no say
 
         return Request(
@@ -493,7 +495,7 @@ class DetectWidget(QWidget):
 
     def _ask_preview(self) -> Request | None:
         """What to preview; None when a run has done the slice already."""
-        request, outcome = self._ask(), self.outcome
+        request, outcome = self._ask(preview=True), self.outcome
         if (
             request is not None
             and outcome is not None

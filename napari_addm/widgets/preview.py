@@ -41,7 +41,7 @@ class FollowSlice(QWidget):
     start : callable
         As :func:`napari_addm.widgets.worker.start_job`.
     ask : callable
-        Gives the `Request` for the slice at :meth:`position`, or None when there is
+        Gives the `Request` for the slice at `position`, or None when there is
         nothing to do.
 
     Attributes
@@ -52,6 +52,10 @@ class FollowSlice(QWidget):
         An exception that is a bug; what a person can mend is said here.
     box : QCheckBox
         Turns it on and off.
+    point : tuple of float
+        Where the viewer's sliders stand, in its world; may be read from any thread.
+    position : tuple of float
+        What is previewed: the same, but under the cursor where the S axis is on screen.
     words : QLabel
         Time per slice and for the volume, or why nothing is shown.
     """
@@ -75,7 +79,8 @@ class FollowSlice(QWidget):
         self._going: Hashable = None  # what the job was started for
         self._begun: Begun | None = None
         self._held = False
-        self._point: tuple[float, ...] = ()
+        self.point: tuple[float, ...] = ()
+        self.position: tuple[float, ...] = ()
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
         self._rest.setInterval(REST_MS)
@@ -93,14 +98,9 @@ class FollowSlice(QWidget):
         for event in self._events:
             event.connect(self.look)
         viewer.cursor.events.position.connect(self._on_cursor)
-        self._update_point()
+        self.update_point()
 
     # --- where the person looks ------------------------------------------------------------------
-
-    @property
-    def position(self) -> tuple[float, ...]:
-        """The point looked at, in the viewer's world; may be asked from any thread."""
-        return self._point
 
     @property
     def axial(self) -> bool:
@@ -108,15 +108,17 @@ class FollowSlice(QWidget):
         dims = self._viewer.dims
         return dims.ndisplay == 2 and dims.ndim >= 3 and dims.order[-3] == dims.ndim - 3
 
-    def _update_point(self) -> None:
+    def update_point(self) -> None:
+        """Read the viewer's position; main thread only."""
         dims = self._viewer.dims
+        self.point = tuple(dims.point)
         point = list(dims.point)
         if dims.ndisplay == 2 and dims.ndim >= 3 and not self.axial:
             # the S axis is on screen, so that the slider says nothing of it
             cursor = self._viewer.cursor.position
             if len(cursor) == len(point):
                 point[-3] = cursor[-3]
-        self._point = tuple(point)
+        self.position = tuple(point)
 
     def _on_cursor(self, event: Any = None) -> None:
         if not self.axial:
@@ -145,7 +147,7 @@ class FollowSlice(QWidget):
 
     def look(self, event: Any = None) -> None:
         """Slice or settings may be others: follow once they have rested."""
-        self._update_point()
+        self.update_point()
         if self.active:
             self._rest.start()
 

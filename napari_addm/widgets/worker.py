@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -321,6 +322,8 @@ def work(request: Request) -> Iterator[Stage | Begun | Progress]:
         notes = labels_notes("brain mask", mask, scan.volume)
     # The first import of torch takes seconds.
     yield Stage("Loading the checkpoint")
+    # napari imports it with the first labels layer, which would hold the viewer up.
+    import_module("pandas")
     checkpoint = load_checkpoint_once(request.checkpoint)
     yield Begun(scan, replace(checkpoint, weights={}), mask, notes, _devices())
     here = scan.slice_at(request.position)
