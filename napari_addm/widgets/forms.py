@@ -23,8 +23,10 @@ from napari_addm.widgets.tooltips import Text
 
 LABEL_WIDTH = 104
 SMALL = "font-size: 11px;"
-ERROR = "color: #f0616d;"
-WARNING = "color: #d9a441;"
+# Readable on napari's dark and on its light background alike.
+ERROR = "color: #dd4a55;"
+WARNING = "color: #bd7a1c;"
+LINK = "color: #4a84e0;"
 
 
 class Section(QWidget):

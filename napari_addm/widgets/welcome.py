@@ -8,7 +8,7 @@ from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_addm.widgets import tooltips as texts
-from napari_addm.widgets.forms import button, column
+from napari_addm.widgets.forms import LINK, button, column
 
 if TYPE_CHECKING:
     import napari
@@ -37,7 +37,7 @@ class Welcome(QWidget):
         words = QLabel(texts.WELCOME)
         words.setWordWrap(True)
         self.demo_button = button(texts.OPEN_DEMO, self.open_demo)
-        self.help_link = QLabel(f'<a href="{HELP_PAGE}">{texts.HELP.label}</a>')
+        self.help_link = QLabel(f'<a href="{HELP_PAGE}" style="{LINK}">{texts.HELP.label}</a>')
         self.help_link.setToolTip(texts.HELP.tip)
         self.help_link.setTextInteractionFlags(Qt.TextInteractionFlag.TextBrowserInteraction)
         self.help_link.setOpenExternalLinks(True)
