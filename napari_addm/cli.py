@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from napari_addm.batch import BatchProgress
     from napari_addm.checkpoint import ModelSpecification
     from napari_addm.detection import Detection, DetectionSettings, Progress
+    from napari_addm.dicom import Series
     from napari_addm.findings import Findings
     from napari_addm.methods.base import TrainingSettings
     from napari_addm.metrics import Metrics
@@ -139,7 +140,9 @@ def _options(
 @app.command()
 @_plain_errors
 def detect(
-    scan: Annotated[Path, typer.Argument(help="T1-weighted scan: NIfTI, MGZ or NRRD.")],
+    scan: Annotated[
+        Path, typer.Argument(help="T1-weighted scan: NIfTI, MGZ, NRRD, or a DICOM folder.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
     checkpoint: Annotated[
         Path | None, typer.Option(help="Model (.safetensors); the bundled demo model if missing.")
@@ -152,6 +155,9 @@ def detect(
     ] = None,
     frame: Annotated[
         int | None, typer.Option(help="Which frame of a 4D scan, from 0; needed if it has several.")
+    ] = None,
+    series: Annotated[
+        int | None, typer.Option(help="Number of the series in a DICOM folder; else its T1.")
     ] = None,
     resample_truth: Annotated[
         bool, typer.Option("--resample-truth", help="Bring the truth to the scan's grid.")
@@ -191,6 +197,9 @@ def detect(
     precision: Annotated[PrecisionChoice, typer.Option(help="The network's numbers.")] = "auto",
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Slices at once.")] = None,
     png: Annotated[bool, typer.Option("--png", help="Also write a montage picture.")] = False,
+    seg: Annotated[
+        bool, typer.Option("--seg", help="Also write a DICOM segmentation of a DICOM series.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files of an earlier run.")
     ] = False,
@@ -220,7 +229,10 @@ def detect(
         score=score,
         smoothing_mm=smoothing,
     )
-    stem = _stem(scan)
+    images = _pick_series(scan, series)
+    if seg and images is None:
+        raise AddmError(f"--seg needs a folder with a DICOM series, and {scan} is none.")
+    stem = _stem(scan) if images is None else images.name
     with claim_outputs(output, stem):
         case = _detect_case(
             scan,
@@ -230,6 +242,8 @@ def detect(
             truth=truth,
             mask=mask,
             frame=frame,
+            series=images,
+            seg=seg,
             resample_truth=resample_truth,
             resample_mask=resample_mask,
             threshold=threshold,
@@ -338,6 +352,8 @@ def _detect_case(
     truth: Path | None = None,
     mask: Path | None = None,
     frame: int | None = None,
+    series: Series | None = None,
+    seg: bool = False,
     resample_truth: bool = False,
     resample_mask: bool = False,
     threshold: float | None = None,
@@ -348,6 +364,7 @@ def _detect_case(
     """Read, detect, find, measure and write; what can be refused is refused before the run."""
     from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint, read_specification
     from napari_addm.detection import resolve, run
+    from napari_addm.dicom import read_series
     from napari_addm.findings import label_anomalies, measure_findings
     from napari_addm.io import read_beside, read_volume
     from napari_addm.metrics import evaluate
@@ -361,9 +378,10 @@ def _detect_case(
     minimum_ml = specification.detection.minimum_ml if minimum_ml is None else minimum_ml
     if not abs(threshold) < float("inf") or not 0 <= minimum_ml < float("inf"):
         raise AddmError("The threshold has to be a number, and the smallest finding 0 mL or more.")
-    check_outputs(output, _stem(scan), overwrite, keep=(scan, truth, mask))
+    stem = _stem(scan) if series is None else series.name
+    check_outputs(output, stem, overwrite, keep=(scan, truth, mask))
     with watch.time("read"):
-        volume = read_volume(scan, frame=frame)
+        volume = read_volume(scan, frame=frame) if series is None else read_series(series)
         notes: list[str] = []
         brain = lesion = None
         if mask is not None:
@@ -421,6 +439,7 @@ def _detect_case(
             truth_voxels=lesion,
             mask=mask,
             seconds=dict(watch.seconds),
+            seg=seg,
             overwrite=overwrite,
         )
         if overlay is not None:
@@ -437,6 +456,17 @@ def _detect_case(
             )
     seconds = {**watch.seconds, "total": watch.total()}
     return _Case(scan, detection, findings, threshold, minimum_ml, metrics, paths, seconds)
+
+
+def _pick_series(scan: Path, number: int | None) -> Series | None:
+    """The series to read where the scan is a DICOM folder; None for a file."""
+    from napari_addm.dicom import pick_series
+
+    if scan.is_dir():
+        return pick_series(scan, number)
+    if number is not None:
+        raise AddmError(f"--series needs a folder with DICOM images, and {scan} is none.")
+    return None
 
 
 def _stem(scan: Path) -> str:

@@ -39,6 +39,7 @@ from napari_addm.record import (
     SlicesEntry,
     file_entry,
     file_sha256,
+    folder_sha256,
     geometry_entry,
     software_versions,
     thread_count,
@@ -197,6 +198,7 @@ def save_detection(
     seconds: Mapping[str, float] | None = None,
     quality: Mapping[str, Any] | None = None,
     dated: bool = True,
+    seg: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Path]:
     """Write the maps, the labels, the findings and the run record of one case.
@@ -242,6 +244,9 @@ def save_detection(
     dated : bool
         Whether the record tells the date and the seconds. Without them, equal runs give equal
         bytes.
+    seg : bool
+        Also write the labels as a DICOM segmentation; the scan has to come from
+        a DICOM series.
     overwrite : bool
         Replace the files of an earlier run.
 
@@ -249,7 +254,8 @@ def save_detection(
     -------
     dict of str to Path
         The written files: ``anomaly``, ``labels``, ``recon``, ``uncertainty``
-        (several draws only), ``findings``, ``record``.
+        (several draws only), ``findings``, ``seg`` (if asked for, and there are
+        findings), ``record``.
 
     Raises
     ------
@@ -276,6 +282,11 @@ def save_detection(
                     list(pool.map(lambda key: write_volume(staged[key], maps[key]), maps))
                 staged["findings"] = Path(aside, paths["findings"].name)
                 _write_text(staged["findings"], findings_csv(findings, decisions))
+                entry = _labels_entry(volume, detection, labels, threshold, minimum_ml)
+                if seg:
+                    place = Path(aside, paths["seg"].name)
+                    if _write_seg(place, maps["labels"], entry.edited_voxels > 0):
+                        staged["seg"] = place
                 record = RunRecord(
                     created_utc=(
                         datetime.now(UTC).isoformat(timespec="seconds") if dated else None
@@ -293,7 +304,7 @@ def save_detection(
                         FindingEntry.model_validate(entry)
                         for entry in findings_record(findings, decisions)
                     ),
-                    labels=_labels_entry(volume, detection, labels, threshold, minimum_ml),
+                    labels=entry,
                     metrics=None if metrics is None else metrics_record(metrics, detection),
                     outputs={
                         key: FileEntry(
@@ -328,6 +339,17 @@ def _write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def _write_seg(path: Path, labels: Volume, edited: bool) -> Path | None:
+    from napari_addm.dicom import write_seg
+
+    if not labels.source.series:
+        raise AddmError(
+            f"{labels.name} does not come from a DICOM series, so there is nothing that a DICOM "
+            "segmentation could belong to: leave it out, or detect in the DICOM folder."
+        )
+    return write_seg(path, labels, labels.source.series, edited=edited)
+
+
 def _inputs(
     volume: Volume,
     detection: Detection,
@@ -336,10 +358,13 @@ def _inputs(
     mask_given: bool | None,
 ) -> dict[str, Any]:
     given = mask is not None if mask_given is None else mask_given
-    scan = file_entry(volume.source.path, volume.data)
+    scan = file_entry(volume.source.path, volume.data).model_dump()
+    series = volume.source.series
+    if series:
+        scan |= {"name": volume.name, "sha256": folder_sha256(series), "files": len(series)}
     brain = file_entry(mask, detection.brain_mask.data)
     return {
-        "input": InputEntry(**scan.model_dump(), frame=frame),
+        "input": InputEntry(**scan, frame=frame),
         "brain_mask": MaskEntry(**brain.model_dump(), origin="given" if given else "found"),
         "geometry": geometry_entry(volume),
     }

@@ -10,6 +10,7 @@ import hashlib
 import json
 import platform
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -250,7 +251,7 @@ def file_sha256(path: Path) -> str:
         ) from error
 
 
-def folder_sha256(files: list[Path]) -> str:
+def folder_sha256(files: Iterable[Path]) -> str:
     """SHA-256 over the sorted hashes of some files, whatever their names and order."""
     digests = "".join(sorted(file_sha256(file) for file in files))
     return hashlib.sha256(digests.encode()).hexdigest()

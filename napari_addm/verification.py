@@ -17,8 +17,10 @@ from napari_addm.metrics import evaluate
 from napari_addm.outputs import computed_labels, edited_voxels
 from napari_addm.record import (
     FileEntry,
+    InputEntry,
     RunRecord,
     file_sha256,
+    folder_sha256,
     read_record,
     software_versions,
     thread_count,
@@ -208,10 +210,13 @@ def _scan(record: RunRecord, path: Path, given: Path | None) -> Volume:
     found = given or _find(entry, path, _bids_folder(entry.name))
     if found is None:
         name = entry.name or "the scan (a layer without a file)"
+        if entry.files is not None:
+            name = f"the folder of the DICOM series {entry.name}"
         raise AddmError(f"{path}: {name} was not found beside it: say where it is with --input.")
-    volume = read_volume(found, frame=entry.frame)
+    is_series = found.is_dir()
+    volume = _series(found, entry) if is_series else read_volume(found, frame=entry.frame)
     if voxels_sha256(volume.data) != entry.voxels_sha256:
-        if file_sha256(found) == entry.sha256:
+        if not is_series and file_sha256(found) == entry.sha256:
             raise AddmError(
                 f"{found} is the file of the record, but the run used other voxels, such as those "
                 "of a layer that was edited: save that layer and give it with --input."
@@ -229,6 +234,18 @@ def _scan(record: RunRecord, path: Path, given: Path | None) -> Volume:
             "give the file as it was with --input."
         )
     return volume
+
+
+def _series(folder: Path, entry: InputEntry) -> Volume:
+    from napari_addm.dicom import find_series, read_series
+
+    for series in find_series(folder):
+        if len(series.files) == entry.files and folder_sha256(series.files) == entry.sha256:
+            return read_series(series)
+    raise AddmError(
+        f"{folder} does not hold the DICOM series of the record ({entry.name}, {entry.files} "
+        "images): give the right one with --input."
+    )
 
 
 def _model(record: RunRecord, path: Path, given: Path | None, result: Verification) -> Checkpoint:

@@ -52,6 +52,10 @@ class Source:
         ``Volume.data`` axis n is native axis ``axes[n]`` ...
     flips : tuple of bool
         ... and runs the other way where ``flips[n]``.
+    name : str
+        What it is called where there is no file.
+    series : tuple of Path
+        The DICOM images that it was converted from.
     """
 
     path: Path | None
@@ -60,6 +64,8 @@ class Source:
     header: nib.spatialimages.SpatialHeader | None
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
+    name: str = ""
+    series: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +126,10 @@ class Volume:
 
     @property
     def name(self) -> str:
-        """File name without folder and suffix; ``"volume"`` when there is no file."""
-        return stem(self.source.path) if self.source.path is not None else "volume"
+        """File name without folder and suffix; without a file the source's, or ``"volume"``."""
+        if self.source.path is not None:
+            return stem(self.source.path)
+        return self.source.name or "volume"
 
     def with_data(self, data: np.ndarray, warnings: tuple[str, ...] | None = None) -> Volume:
         """Other voxels on the same grid.

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "statistics": set(),
     "checkpoint": {"errors"},
     "io": {"errors", "volume"},
+    "dicom": {"errors", "io", "volume"},
     "findings": {"volume"},
     "protocols": {"errors", "findings", "metrics"},
     "scoring": {"checkpoint"},
@@ -52,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outputs": {
         "checkpoint",
         "detection",
+        "dicom",
         "errors",
         "findings",
         "io",
@@ -63,6 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verification": {
         "checkpoint",
         "detection",
+        "dicom",
         "errors",
         "io",
         "metrics",
@@ -121,6 +124,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "cohort",
         "cohort_report",
         "detection",
+        "dicom",
         "errors",
         "findings",
         "io",
@@ -137,6 +141,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "widgets": {
         "checkpoint",
         "detection",
+        "dicom",
         "errors",
         "findings",
         "io",
@@ -155,6 +160,7 @@ LEARNING = {"deepbet", "lightning", "monai", "torch"}
 TORCH_ROOMS = {"diffusion", "methods", "networks", "training"}
 # And these not even there.
 NO_TORCH = {
+    "dicom",
     "errors",
     "evaluation",
     "findings",

@@ -27,6 +27,43 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
     return read_layers
 
 
+def get_dicom_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
+    """The reader for a folder that holds DICOM images, or for one of its images, else None."""
+    from napari_addm.dicom import holds_dicom, is_dicom
+
+    paths = _paths(path)
+    if len(paths) == 1 and (holds_dicom if paths[0].is_dir() else is_dicom)(paths[0]):
+        return read_dicom
+    return None
+
+
+def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
+    """The layer of a DICOM series: of a folder's only one or only T1, or the one of an image.
+
+    Raises
+    ------
+    InputError
+        When a folder has several; open an image of the right one instead.
+    """
+    from napari.utils.notifications import show_warning
+
+    from napari_addm.dicom import find_series, pick_series, read_series
+
+    (place,) = _paths(path)
+    if place.is_dir():
+        try:
+            series = pick_series(place)
+        except InputError as error:
+            words = str(error).replace("choose one with --series", "open an image of the right one")
+            raise InputError(words) from error
+    else:
+        series = next(each for each in find_series(place.parent) if place in each.files)
+    volume = read_series(series)
+    if volume.warnings:
+        show_warning(f"{volume.name}: {' '.join(volume.warnings)}")
+    return [volume_to_layer(volume)]
+
+
 def read_layers(path: PathOrPaths) -> list[LayerTuple]:
     """Layer data tuples of one or more files; a scan's warnings are shown.
 
