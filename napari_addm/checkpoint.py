@@ -351,6 +351,27 @@ class FalseAlarmSpecification(_Part):
         share = (threshold - low) / (high - low)
         return self.mean_ml[place - 1] + share * (self.mean_ml[place] - self.mean_ml[place - 1])
 
+    def threshold_for(self, expected_ml: float) -> float | None:
+        """The lowest measured threshold that keeps a promise: the inverse of `expected_ml`.
+
+        Parameters
+        ----------
+        expected_ml : float
+            Mean volume per healthy brain, mL.
+
+        Returns
+        -------
+        float or None
+            None where even the highest measured threshold marks more.
+        """
+        for place, (threshold, ml) in enumerate(zip(self.thresholds, self.mean_ml, strict=True)):
+            if ml <= expected_ml:
+                if place == 0:
+                    return threshold
+                low, more = self.thresholds[place - 1], self.mean_ml[place - 1]
+                return low + (threshold - low) * (more - expected_ml) / (more - ml)
+        return None
+
     def in_words(self, threshold: float) -> str:
         """The same for a person, such as ``about 2.5 mL``; bounds beyond the measured range."""
         expected = self.expected_ml(threshold)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -554,6 +555,29 @@ def test_false_alarms_are_interpolated_and_bounded():
     assert alarms.in_words(0.3) == "about 5.0 mL"
     assert alarms.in_words(0.05) == "more than 50 mL"
     assert alarms.in_words(0.41) == "less than 0.1 mL"
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=6),
+    st.floats(0, 150),
+    st.floats(0, 3),
+)
+def test_a_promise_gives_the_lowest_threshold_that_keeps_it(steps, promised, other):
+    rises, falls = np.array(steps).T
+    alarms = FalseAlarmSpecification(
+        thresholds=tuple(np.cumsum(rises / 100).tolist()),
+        mean_ml=tuple(np.cumsum(falls[::-1])[::-1].astype(float).tolist()),
+        minimum_ml=0.5,
+        subjects=6,
+    )
+    threshold = alarms.threshold_for(promised)
+    if threshold is None:
+        assert alarms.mean_ml[-1] > promised
+        return
+    assert alarms.thresholds[0] <= threshold <= alarms.thresholds[-1]
+    assert alarms.expected_ml(threshold) <= promised + 1e-9
+    if alarms.thresholds[0] <= other < threshold - 1e-9:
+        assert alarms.expected_ml(other) > promised - 1e-9
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ from napari_addm.widgets.inputs import ScanInputs
 from napari_addm.widgets.layers import METADATA_KEY
 from napari_addm.widgets.outcome import Outcome, own_path
 from napari_addm.widgets.preview import FollowSlice, Patchwork
-from napari_addm.widgets.results import ResultLayers, is_output
+from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.views import Views
@@ -244,6 +244,8 @@ class DetectWidget(QWidget):
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
         self.findings.moved.connect(self._mark)
+        self.findings.table.decided.connect(self._on_decided)
+        self.findings.table.picked.connect(self._on_picked)
         self.agreement.truth_changed.connect(self._measure)
         self.agreement.threshold_chosen.connect(self.threshold.setValue)
         self.agreement.finished.connect(self._enable)
@@ -538,12 +540,24 @@ class DetectWidget(QWidget):
         if outcome is None or outcome.detection is None:
             return
         marked = outcome.mark(self.threshold.value(), self.minimum.value())
-        outcome.layers.show_labels(marked.labels)
         self.findings.show_marked(outcome.detection, marked)
+        outcome.decisions = dict(self.findings.table.decisions)
+        outcome.layers.show_labels(marked.labels, finding_colors(*self.findings.table.highlights))
         self.agreement.show_marked(outcome)
         self.views.set_threshold(marked.threshold)
         self.findings_section.show()
         self.save_section.show()
+
+    def _on_decided(self) -> None:
+        if self.outcome is not None:
+            self.outcome.decisions = dict(self.findings.table.decisions)
+            self.outcome.layers.color_labels(finding_colors(*self.findings.table.highlights))
+
+    def _on_picked(self, id: int) -> None:
+        outcome = self.outcome
+        if outcome is not None and outcome.marked is not None:
+            outcome.layers.color_labels(finding_colors(*self.findings.table.highlights))
+            outcome.layers.go_to(outcome.marked.middle(id))
 
     def _measure(self) -> None:
         """Compare with the ground truth, but not while the result still grows."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import Colormap, CyclicLabelColormap, DirectLabelColormap
+from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_addm.detection import Detection
 from napari_addm.widgets.layers import GEOMETRY, METADATA_KEY
@@ -35,7 +37,48 @@ GLOW = Colormap(
 # Okabe and Ito's colours, which people who see red and green alike can tell apart.
 AGREEMENT_COLORS = {HIT: "#009e73", FALSE_ALARM: "#d55e00", MISSED: "#56b4e9"}
 # Far from grey and from the glow, and from one to the next.
-FINDING_COLORS = ("#35e0ff", "#7dff5c", "#ff7bf2", "#ffffff", "#9d9bff", "#ffe14d", "#4dffc3")
+FINDING_COLORS = ("#35e0ff", "#7dff5c", "#ff7bf2", "#9d9bff", "#ffe14d", "#4dffc3")
+SELECTED_COLOR = "#ffffff"
+DIMMED = 0.25
+# Of colors in a texture of napari's.
+MOST_COLORS = 2**16 - 1
+
+
+def finding_colors(selected: int | None, rejected: Collection[int], highest: int) -> np.ndarray:
+    """Colors by number, as napari's cyclic colormap takes them.
+
+    Parameters
+    ----------
+    selected : int or None
+        Stands out.
+    rejected : collection of int
+        Dimmed.
+    highest : int
+        Number that occurs.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 4)
+        RGBA; row 0 is the background's, and after the last one it goes on with row 1.
+    """
+    palette = transform_color(FINDING_COLORS)
+    cycle = len(palette)
+    special = [id for id in (selected, *rejected) if id is not None and 0 < id <= highest]
+    rounds = 1
+    if special and highest < MOST_COLORS - cycle:
+        # One row for each number; rounded up, so that it seldom changes under a moving threshold.
+        rounds = 2 ** math.ceil(math.log2(max(highest, cycle) / cycle))
+        rounds = min(rounds, MOST_COLORS // cycle)
+    else:
+        special = []
+    colors = np.concatenate([np.zeros((1, 4)), np.tile(palette, (rounds, 1))]).astype(np.float32)
+    for id in special:
+        if id == selected:
+            colors[id] = transform_color(SELECTED_COLOR)[0]
+    for id in special:
+        if id in rejected:
+            colors[id, 3] *= 2 * DIMMED if id == selected else DIMMED
+    return colors
 
 
 def is_output(layer: Layer) -> bool:
@@ -115,9 +158,27 @@ class ResultLayers:
         for role, array in maps.items():
             self._write(role, array, changed)
 
-    def show_labels(self, labels: np.ndarray) -> None:
-        """Write the labels in place."""
+    def show_labels(self, labels: np.ndarray, colors: np.ndarray | None = None) -> None:
+        """Write the labels in place.
+
+        Parameters
+        ----------
+        labels : ndarray of int, shape (S, A, R)
+        colors : ndarray, optional
+            From `finding_colors`; as they are when not given.
+        """
         self._write("labels", labels)
+        if colors is not None:
+            self.color_labels(colors)
+
+    def color_labels(self, colors: np.ndarray) -> None:
+        """Give the labels that are there other colors, from `finding_colors`."""
+        layer = self.layer("labels")
+        if layer is None:
+            return
+        shown = layer.colormap
+        if not isinstance(shown, CyclicLabelColormap) or not np.array_equal(shown.colors, colors):
+            layer.colormap = CyclicLabelColormap(colors=colors)
 
     def labels(self) -> np.ndarray | None:
         """The labels as they are now, edits and all, in the volume's voxel order.
@@ -166,12 +227,26 @@ class ResultLayers:
             hidden.visible = True
 
     def go_to(self, index: tuple[int, int, int]) -> None:
-        """Bring the viewer to a voxel (s, a, r) of the scan, in whatever plane it shows."""
+        """Turn all slices of the viewer to a voxel (s, a, r) of the scan."""
+        shape = self.placed.to_layer(self.placed.volume.data).shape
         for layer in self._viewer.layers:
-            if layer.unique_id == self._scan_id:
-                point = layer.data_to_world(self.placed.index_in_layer(index))
-                dims = self._viewer.dims
-                dims.set_point(range(dims.ndim - len(point), dims.ndim), point)
+            of = layer.metadata.get(OUTPUT_KEY)
+            if np.shape(layer.data) != shape:
+                continue
+            if layer.unique_id == self._scan_id or (of is not None and of[0] == self._scan_id):
+                break
+        else:
+            return
+        there = self.placed.index_in_layer(index)
+        point = [float(n) for n in layer.data_to_world(there)]
+        dims, first = self._viewer.dims, self._viewer.dims.ndim - len(point)
+        dims.set_point(range(first, dims.ndim), point)
+        # Somebody who has zoomed in must see it; else the picture had better stay where it is.
+        low, high = np.asarray(layer.corner_pixels)
+        shown = [axis - first for axis in dims.displayed if axis >= first]
+        if high.any() and any(not low[n] <= there[n] <= high[n] for n in shown):
+            camera = self._viewer.scene.camera
+            camera.center = (*camera.center[: -len(shown)], *(point[n] for n in shown))
 
     def _write(self, role: str, array: np.ndarray, changed: Sequence[int] | None = None) -> None:
         layer = self.layer(role)
@@ -218,8 +293,8 @@ class ResultLayers:
             metadata[METADATA_KEY] = self._scan.meta["metadata"][METADATA_KEY]
         arguments["metadata"] = metadata
         if role == "labels":
-            colors = [(0, 0, 0, 0), *FINDING_COLORS]
-            layer = Labels(data, colormap=CyclicLabelColormap(colors=colors), **arguments)
+            colormap = CyclicLabelColormap(colors=finding_colors(None, (), 0))
+            layer = Labels(data, colormap=colormap, **arguments)
             layer.contour = 1
             layer.opacity = 1.0
             return layer

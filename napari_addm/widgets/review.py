@@ -51,6 +51,13 @@ class Marked:
         """Flat indices of the voxels of a finding, rising."""
         return np.flatnonzero(self.labels == id)
 
+    def middle(self, id: int) -> tuple[int, int, int]:
+        """The voxel (s, a, r) of a finding that is nearest to its centre, whatever its shape."""
+        places = np.stack(np.unravel_index(self.voxels(id), self.labels.shape), axis=-1)
+        apart = np.linalg.norm(places - places.mean(axis=0), axis=1)
+        s, a, r = places[np.argmin(apart)].tolist()
+        return s, a, r
+
 
 class LiveMarker:
     """Mark one detection, as far as it is done, under a threshold that moves.

@@ -129,7 +129,46 @@ PROMISE = (
     "They came from one scanner: on another one expect more."
 )
 UNCALIBRATED = "False alarms were measured with the checkpoint's own settings, not with these."
+PRESETS = Text(
+    "False alarm",
+    "Sets the threshold by its promise: how many mL it marked, on average, in a healthy brain.",
+)
+PRESET = "{:g} mL"
+PRESET_TIP = "The threshold that marked {:g} mL in a healthy brain, on average."
+PRESET_BEYOND = "Even the highest threshold that was measured marked more than {:g} mL."
+NO_PRESETS = "False alarms were not measured for this checkpoint."
+DEFAULT_THRESHOLD = Text("Default", "The checkpoint's own threshold: {}.")
 MINIMUM = Text("Smallest finding", "Smaller findings are dropped, in mL.")
+FINDING_COLUMNS = (
+    Text("", "✓ accepted, ✗ rejected, ✎ with a note."),
+    Text("#", "Number of the finding, in the labels too. It stays as the threshold moves."),
+    Text("mL", "Volume."),
+    Text(
+        "Where",
+        "Centre, in mm to the patient's Left or Right, Anterior or Posterior, Superior or Inferior "
+        "of the scan's origin. Sorted from below to above.",
+    ),
+    Text("Peak", "Highest anomaly score in it."),
+    Text("Mean", "Mean anomaly score in it."),
+    Text("±", "Uncertainty: mean spread of the score over the draws."),
+)
+FINDINGS_TABLE = (
+    "Click a finding to go there; Up and Down walk on. A accepts, R rejects, N writes a note, "
+    "Ctrl+Z takes back."
+)
+SIDES_UNKNOWN = "The file does not say which side is left."
+ACCEPT = Text("✓ Accept", "This is one. Press again to leave it open. Key: A")
+REJECT = Text(
+    "✗ Reject",
+    "This is none: dimmed in the picture, struck through here, and saved with this mark. Press "
+    "again to leave it open. Key: R",
+)
+UNDO = Text("Undo", "Takes the last decision or note back. Key: Ctrl+Z in the table")
+REDO = Text("Redo", "Decides again what was taken back. Key: Ctrl+Y in the table")
+NOTE = Text(
+    "Note on finding {}", "Saved with the finding. Names of patients do not belong here. Key: N"
+)
+NOTHING_SELECTED = "Select a finding to decide on it"
 SAVE = Text(
     "Save...",
     "Writes the anomaly map, labels, reconstruction, uncertainty, table of findings and run "
