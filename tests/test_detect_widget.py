@@ -592,6 +592,8 @@ def test_save(model, alone, qtbot, scan, scan_file, tmp_path):
     alone.save(tmp_path / "out")
     finish(qtbot, alone)
     assert alone.error.text() == ""
+    assert not alone.saving.open_button.isHidden()
+    assert alone.saving.seg.isHidden()  # the scan is no DICOM series
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         "head_anomaly.nii.gz",

@@ -438,6 +438,7 @@ class DetectWidget(QWidget):
             checkpoint=begun.checkpoint,
             mask_path=own_path(begun.brain_mask, begun.scan.volume),
             mask_notes=begun.mask_notes,
+            mask_given=begun.brain_mask is not None,
             name=request.scan.name,
         )
         self.agreement.forget(self.outcome)

@@ -41,6 +41,8 @@ class Outcome:
         File of that ground truth.
     truth_notes : tuple of str
         Its warnings.
+    mask_given : bool
+        Whether a brain mask was chosen; a layer may have no file.
     preview : bool
         Whether it is put together from previews, which no record could repeat.
     """
@@ -57,6 +59,7 @@ class Outcome:
     agreement: Agreement | None = None
     truth_path: Path | None = None
     truth_notes: tuple[str, ...] = ()
+    mask_given: bool = False
     preview: bool = False
 
     @property

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
+from qtpy.QtCore import QUrl, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QWidget
 
 from napari_addm.errors import AddmError
 from napari_addm.outputs import check_outputs, save_detection
@@ -54,10 +55,32 @@ class Saving(QWidget):
     def __init__(self, start: Callable[..., Job]) -> None:
         super().__init__()
         self._start = start
-        self.outcome: Outcome | None = None
+        self._outcome: Outcome | None = None
+        self._saved: Path | None = None
         self.folder: Path | None = None
         self.save_button = button(texts.SAVE, self._on_save)
-        column(self).addWidget(self.save_button)
+        self.seg = QCheckBox(texts.SEG.label)
+        self.seg.setToolTip(texts.SEG.tip)
+        self.seg.hide()
+        self.open_button = button(texts.OPEN_FOLDER, self._on_open)
+        self.open_button.hide()
+        layout = column(self)
+        for widget in (self.seg, self.save_button, self.open_button):
+            layout.addWidget(widget)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What would be saved; the panel sets it."""
+        return self._outcome
+
+    @outcome.setter
+    def outcome(self, outcome: Outcome | None) -> None:
+        self._outcome = outcome
+        self.seg.setVisible(outcome is not None and bool(outcome.scan.source.series))
+
+    def _on_open(self) -> None:
+        if self._saved is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._saved)))
 
     def _on_save(self) -> None:
         outcome = self.outcome
@@ -103,6 +126,7 @@ class Saving(QWidget):
             None if labels is None else labels.copy(),
             folder,
             overwrite,
+            self.seg.isChecked() and bool(outcome.scan.source.series),
             yielded=self._on_saved,
             errored=self._on_failed,
             finished=self._on_finished,
@@ -110,6 +134,8 @@ class Saving(QWidget):
 
     def _on_saved(self, paths: dict[str, Path]) -> None:
         folder = next(iter(paths.values())).parent
+        self._saved = folder
+        self.open_button.show()
         self.said.emit(f"{len(paths)} files saved in {folder}")
 
     def _on_failed(self, error: Exception) -> None:
@@ -123,7 +149,7 @@ class Saving(QWidget):
 
 
 def _save(
-    outcome: Outcome, labels: np.ndarray | None, folder: Path, overwrite: bool
+    outcome: Outcome, labels: np.ndarray | None, folder: Path, overwrite: bool, seg: bool
 ) -> Iterator[dict[str, Path]]:
     detection, marked, agreement = outcome.detection, outcome.marked, outcome.agreement
     assert detection is not None
@@ -154,5 +180,7 @@ def _save(
         metrics=None if agreement is None else agreement.at(marked),
         truth=None if agreement is None else outcome.truth_path,
         mask=outcome.mask_path,
+        mask_given=outcome.mask_given,
+        seg=seg,
         overwrite=overwrite,
     )

@@ -174,6 +174,11 @@ SAVE = Text(
     "Writes the anomaly map, labels, reconstruction, uncertainty, table of findings and run "
     "record into a folder, on the scan's own grid.",
 )
+SEG = Text(
+    "Also as DICOM segmentation",
+    "For an archive: it carries the patient's name, as its series does.",
+)
+OPEN_FOLDER = Text("Open folder", "Shows the saved files.")
 VIEW_3D = Text("3D", "The volume from the front; the patient's right is on the left of the screen.")
 THREE_PLANES = Text(
     "Three planes",
