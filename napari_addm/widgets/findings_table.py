@@ -77,8 +77,8 @@ class FindingsModel(QAbstractTableModel):
         self._sorted_by = (ML, Qt.SortOrder.DescendingOrder)
         self._font = QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
         self._font.setPixelSize(FONT_PX)
-        self._words = QFont()  # narrower
-        self._words.setPixelSize(FONT_PX)
+        self._words = QFont()  # narrower, so that three digits each have room
+        self._words.setPixelSize(FONT_PX - 1)
 
     @property
     def font(self) -> QFont:
@@ -301,7 +301,7 @@ class FindingsTable(QWidget):
         heads.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         heads.setSectionResizeMode(PLACE, QHeaderView.ResizeMode.Stretch)
         for place, widest in enumerate(WIDEST):
-            heads.resizeSection(place, metrics.horizontalAdvance(widest) + 8)
+            heads.resizeSection(place, metrics.horizontalAdvance(widest) + 7)
         heads.setSortIndicator(ML, Qt.SortOrder.DescendingOrder)
         view.setSortingEnabled(True)
         # Qt's arrow would lie on the words; ours is among them.
