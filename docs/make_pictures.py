@@ -1,8 +1,9 @@
-"""Make the pictures of the documentation from the real viewer.
+"""Walk through the whole job in a real viewer, and make the pictures of the documentation.
 
-Runs the demo case, or any scan, through the dock widget and saves the whole
-window (``detect.png``) and the three planes (``planes.png``). Without a
-display::
+Opens the demo case, or any scan with its ground truth: preview, run, threshold, findings,
+a decision, agreement, three planes, save, verify, reopen. A picture of the window is taken
+at each step, and a JSON object says what was found and for how long the event loop was ever
+blocked. Without a display::
 
     xvfb-run -a -s "-screen 0 1280x800x24" python docs/make_pictures.py
 """
@@ -10,135 +11,305 @@ display::
 from __future__ import annotations
 
 import argparse
+import json
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import napari
 import numpy as np
 from napari.layers import Labels
-from qtpy.QtCore import QEventLoop, QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication, QWidget
 from skimage.io import imsave
 
+from napari_addm.io import read_labels
+from napari_addm.verification import verify
+from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.canvases import PLANES
 from napari_addm.widgets.detect import DetectWidget
-from napari_addm.widgets.results import is_output
+from napari_addm.widgets.forms import Section
 
 WINDOW = (1280, 800)
 PATIENCE_SECONDS = 3600
+BEAT_MS = 10
 
 
-def wait(milliseconds: int) -> None:
-    """Let Qt work for a while."""
-    loop = QEventLoop()
-    QTimer.singleShot(milliseconds, loop.quit)
-    loop.exec()
+class Heartbeat:
+    """How long the event loop was blocked."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._last = time.perf_counter()
+        self._timer = QTimer()
+        self._timer.setInterval(BEAT_MS)
+        self._timer.timeout.connect(self._beat)
+        self._timer.start()
+
+    def _beat(self) -> None:
+        now = time.perf_counter()
+        self.longest = max(self.longest, now - self._last - BEAT_MS / 1000)
+        self._last = now
+
+    def take_ms(self) -> float:
+        """The longest block since the last time, ms."""
+        longest, self.longest = self.longest, 0.0
+        return round(1000 * longest, 1)
 
 
-def open_case(viewer: napari.Viewer, widget: DetectWidget, arguments: argparse.Namespace) -> None:
-    """Open the scan and its ground truth, or the demo case."""
-    if arguments.scan is None:
-        viewer.open_sample("napari-addm", "demo")
-    else:
-        viewer.open(arguments.scan, plugin="napari-addm")
-        if arguments.truth is not None:
-            (truth,) = viewer.open(arguments.truth, plugin="napari-addm")
-            if not isinstance(truth, Labels):
-                voxels = (truth.data > 0).astype(np.uint8)
-                viewer.layers.remove(truth)
-                place = ("scale", "translate", "units", "axis_labels", "metadata")
-                viewer.add_layer(
-                    Labels(voxels, name=truth.name, **{key: getattr(truth, key) for key in place})
-                )
-    for layer in viewer.layers:
-        if isinstance(layer, Labels):
-            widget.truth_chooser.choose(layer)
-            layer.visible = False
+class Walk:
+    """The job, step by step.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    panel : DetectWidget
+        Docked there.
+    pictures : Path
+        Folder for the pictures.
+    """
+
+    def __init__(self, viewer: napari.Viewer, panel: DetectWidget, pictures: Path) -> None:
+        self.viewer = viewer
+        self.panel = panel
+        self.pictures = pictures
+        self.heart = Heartbeat()
+        self.report: dict[str, Any] = {}
+
+    def wait(self, done: Callable[[], bool]) -> float:
+        """Turn the event loop until something holds; the seconds that it took."""
+        started = time.perf_counter()
+        while not done():
+            QApplication.processEvents()
+            time.sleep(0.001)
+            if self.panel.error.text() or time.perf_counter() - started > PATIENCE_SECONDS:
+                raise SystemExit(self.panel.error.text() or "waited too long")
+        return round(time.perf_counter() - started, 2)
+
+    def pause(self, seconds: float) -> None:
+        """Turn the event loop for so long."""
+        end = time.perf_counter() + seconds
+        self.wait(lambda: time.perf_counter() > end)
+
+    def unfold(self, *titles: texts.Text) -> None:
+        """Unfold these sections, fold the other large ones, and scroll to the first."""
+        large = (
+            texts.SCAN_SECTION,
+            texts.MODEL_SECTION,
+            texts.FINDINGS_SECTION,
+            texts.TRUTH_SECTION,
+            texts.VIEW_SECTION,
+        )
+        sections = {
+            title.label: section
+            for section in self.panel.findChildren(Section)
+            for title in large
+            if section.heading.text().endswith(f" {title.label}")
+        }
+        for label, section in sections.items():
+            section.expand(label in [title.label for title in titles])
+        self.pause(0.3)
+        self._scroll_to(sections[titles[0].label])
+
+    def _scroll_to(self, section: QWidget) -> None:
+        parent = section.parentWidget()
+        while parent is not None and not hasattr(parent, "ensureWidgetVisible"):
+            parent = parent.parentWidget()
+        if parent is not None:
+            parent.verticalScrollBar().setValue(section.y())
+
+    def picture(self, name: str) -> None:
+        """The whole window."""
+        self.pause(0.7)
+        self.viewer.window.activate()
+        path = str(self.pictures / f"{name}.png")
+        self.viewer.screenshot(path, canvas_only=False, flash=False, size=None)
+        self.heart.take_ms()  # taking it blocks
+
+    # --- the steps -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Nothing is open yet."""
+        self.picture("start")
+
+    def open(self, scan: str | None, truth: str | None) -> None:
+        """The scan and its ground truth, or the demo case."""
+        if scan is None:
+            self.panel.demo_button.click()
         else:
-            viewer.layers.selection.active = layer
+            self.viewer.open(scan, plugin="napari-addm")
+            if truth is not None:
+                # a segmentation, whatever its name and type say
+                (layer,) = self.viewer.open(truth, plugin="napari-addm")
+                if not isinstance(layer, Labels):
+                    self.viewer.layers.remove(layer)
+                    place = ("scale", "translate", "units", "axis_labels", "metadata")
+                    layer = self.viewer.add_layer(
+                        Labels(
+                            (layer.data > 0).astype(np.uint8),
+                            name=layer.name,
+                            **{key: getattr(layer, key) for key in place},
+                        )
+                    )
+                self.panel.truth_chooser.choose(layer)
+        self.pause(0.5)
+        for layer in self.viewer.layers:
+            if isinstance(layer, Labels):
+                layer.visible = False
+                lesion = np.argwhere(np.asarray(layer.data) > 0)
+                if len(lesion):
+                    self.viewer.dims.point = layer.data_to_world(lesion.mean(axis=0))
+            else:
+                self.viewer.layers.selection.active = layer
+        self.viewer.reset_view()
 
+    def preview(self) -> None:
+        """Follow the slice on screen."""
+        panel = self.panel
+        self.heart.take_ms()
+        panel.follow.box.setChecked(True)
+        self.report["first_preview_s"] = self.wait(
+            lambda: panel.outcome is not None and panel.outcome.detection is not None
+        )
+        self.wait(lambda: not panel.follow.working)
+        self.report["preview_says"] = panel.follow.words.text()
+        self.report["longest_block_preview_ms"] = self.heart.take_ms()
+        self.picture("preview")
+        panel.follow.box.setChecked(False)
 
-def stand_at(viewer: napari.Viewer, widget: DetectWidget) -> None:
-    """Go to the middle of the ground truth, else of the largest finding."""
-    for layer in reversed(viewer.layers):
-        if isinstance(layer, Labels) and np.any(layer.data):
-            first = layer.data == 1 if is_output(layer) else layer.data > 0
-            centre = np.argwhere(first if first.any() else layer.data > 0).mean(axis=0)
-            viewer.dims.point = layer.data_to_world(centre)
-            if not is_output(layer):
-                return
+    def run(self) -> None:
+        """The whole volume, while a person scrolls."""
+        panel, dims = self.panel, self.viewer.dims
+        here = dims.point
+        panel.whole_volume.setChecked(True)
+        self.heart.take_ms()
+        panel.run()
+        started, step = time.perf_counter(), 0
+        while panel.running:
+            step += 1
+            dims.set_point(0, here[0] + 2 * (step % 5))
+            self.pause(0.2)
+        self.report["run_s"] = round(time.perf_counter() - started, 2)
+        self.report["longest_block_run_ms"] = self.heart.take_ms()
+        dims.point = here
+        self.pause(0.5)
+        truth = self.panel.agreement.truth.layer
+        if truth is not None:
+            self.wait(lambda: panel.outcome is not None and panel.outcome.agreement is not None)
+        self.report["status"] = panel.status.text()
 
+    def review(self) -> None:
+        """Threshold, a click on the largest finding, and a decision."""
+        panel, table = self.panel, self.panel.findings.table
+        default = panel.threshold.value()
+        blocks = []
+        for factor in (0.8, 0.9, 1.1, 1.0):
+            self.heart.take_ms()
+            panel.threshold.setValue(factor * default)
+            self.pause(0.3)
+            blocks.append(self.heart.take_ms())
+        self.report["longest_block_threshold_ms"] = max(blocks)
+        self.unfold(texts.FINDINGS_SECTION)
+        self.report["found"] = panel.count.text()
+        rows = table.model.rowCount()
+        if rows:
+            index = table.model.index(0, 1)
+            table.view.clicked.emit(index)
+            table.view.selectRow(0)
+            self.pause(0.3)
+            first = table.selected
+            self.report["first"] = [
+                table.model.data(table.model.index(0, column))
+                for column in range(table.model.columnCount())
+            ]
+            layer = panel.outcome.layers.layer("labels")
+            at = tuple(round(v) for v in layer.world_to_data(self.viewer.dims.point))
+            self.report["viewer_is_in_its_slice"] = bool((layer.data[at[0]] == first).any())
+            if rows > 1:
+                table.view.selectRow(rows - 1)
+                table.reject()
+                table.view.selectRow(0)
+            table.accept()
+            table.note.setText("looked at in all planes")
+            table.note.editingFinished.emit()
+        self.picture("detect")
+        self.unfold(texts.TRUTH_SECTION)
+        self.report["figures"] = {key: label.text() for key, label in panel.figures.items()}
+        self.picture("truth")
 
-def run(widget: DetectWidget) -> None:
-    """Run with the widget's settings and wait for its end."""
-    widget.run()
-    until = time.monotonic() + PATIENCE_SECONDS
-    while widget.running and time.monotonic() < until:
-        wait(100)
-    wait(3000)  # the comparison with the ground truth
-    if widget.running or widget.error.text():
-        raise SystemExit(widget.error.text() or "the run took too long")
-    print(widget.status.text(), "|", widget.count.text())
+    def planes(self) -> None:
+        """Three planes around the lesion, and the canvas in each plane, side by side."""
+        views = self.panel.views
+        self.unfold(texts.VIEW_SECTION, texts.FINDINGS_SECTION)
+        views.three_planes.setChecked(True)
+        self.pause(1.0)
+        self.picture("three_planes")
+        views.three_planes.setChecked(False)
+        self.pause(0.5)
+        pictures = []
+        low, high = self.viewer.layers.extent.world
+        for name in PLANES:
+            views.show_plane(name)
+            self.pause(0.3)
+            picture = self.viewer.screenshot(canvas_only=True, flash=False)
+            side = min(picture.shape[:2])
+            # One scale in all planes; the longest side of the scan fills the picture.
+            self.viewer.scene.camera.zoom = side / float((high - low).max())
+            self.pause(0.3)
+            picture = self.viewer.screenshot(canvas_only=True, flash=False)[..., :3]
+            top, left = ((n - side) // 2 for n in picture.shape[:2])
+            pictures.append(picture[top : top + side, left : left + side])
+        imsave(self.pictures / "planes.png", np.hstack(pictures), check_contrast=False)
+        views.show_plane("Axial")
 
-
-def save_planes(viewer: napari.Viewer, widget: DetectWidget, path: Path) -> None:
-    """The canvas in each plane, side by side."""
-    pictures = []
-    low, high = viewer.layers.extent.world
-    for name in PLANES:
-        widget.show_plane(name)
-        wait(300)
-        picture = viewer.screenshot(canvas_only=True, flash=False)
-        side = min(picture.shape[:2])
-        # One scale in all planes; the longest side of the scan fills the picture.
-        viewer.scene.camera.zoom = side / float((high - low).max())
-        wait(300)
-        picture = viewer.screenshot(canvas_only=True, flash=False)[..., :3]
-        top, left = ((n - side) // 2 for n in picture.shape[:2])
-        pictures.append(picture[top : top + side, left : left + side])
-    imsave(path, np.hstack(pictures), check_contrast=False)
-    widget.show_plane("Axial")
+    def save(self, folder: Path) -> None:
+        """Save, verify, and read the labels back."""
+        panel = self.panel
+        shown = np.array(panel.outcome.layers.labels())
+        panel.save(folder)
+        self.wait(lambda: "saved" in panel.status.text())
+        self.report["saved"] = sorted(path.name for path in folder.rglob("*") if path.is_file())
+        (record,) = folder.rglob("*_record.json")
+        scan = panel.outcome.scan.source.path
+        self.report["verify"] = verify(record, scan=scan, truth=panel.outcome.truth_path).verdict
+        (labels,) = (p for p in folder.rglob("*.nii*") if "dseg" in p.name or "labels" in p.name)
+        self.report["reopened_labels_equal"] = bool(np.array_equal(read_labels(labels).data, shown))
+        before = len(self.viewer.layers)
+        self.viewer.open(str(labels), plugin="napari-addm")
+        self.report["reopened_layers"] = len(self.viewer.layers) - before
 
 
 def main() -> None:
-    """Run and save."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Walk, and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scan", help="a scan; the demo case without it")
     parser.add_argument("--truth", help="its ground truth")
     parser.add_argument("--checkpoint", type=Path, help="the bundled one without it")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures")
-    parser.add_argument("--steps", type=int, help="sampling steps; the checkpoint's without it")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--threshold", type=float, help="the checkpoint's without it")
-    parser.add_argument("--this-slice", action="store_true", help="only the slice of the lesion")
+    parser.add_argument("--theme", choices=("dark", "light"), default="dark")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     viewer = napari.Viewer()
+    viewer.theme = arguments.theme
     viewer.window.set_geometry(0, 0, *WINDOW)
-    _, widget = viewer.window.add_plugin_dock_widget("napari-addm", "Detect anomalies")
-    assert isinstance(widget, DetectWidget)
-    wait(500)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-addm", "Detect anomalies")
+    assert isinstance(panel, DetectWidget)
+    walk = Walk(viewer, panel, arguments.output)
+    walk.pause(0.5)
     if arguments.checkpoint is not None:
-        widget.checkpoint_chooser.choose(arguments.checkpoint)
-    open_case(viewer, widget, arguments)
-    stand_at(viewer, widget)
-    if arguments.steps is not None:
-        widget.steps.setValue(arguments.steps)
-    widget.precision.setCurrentText(arguments.precision)
-    if arguments.threshold is not None:
-        widget.threshold.setValue(arguments.threshold)
-    widget.this_slice.setChecked(arguments.this_slice)
-    run(widget)
-    stand_at(viewer, widget)
-
-    viewer.window.activate()
-    viewer.reset_view()
-    wait(1000)
-    viewer.screenshot(
-        str(arguments.output / "detect.png"), canvas_only=False, flash=False, size=None
-    )
-    save_planes(viewer, widget, arguments.output / "planes.png")
+        panel.checkpoint_chooser.choose(arguments.checkpoint)
+    walk.start()
+    walk.open(arguments.scan, arguments.truth)
+    walk.preview()
+    walk.run()
+    walk.review()
+    walk.planes()
+    with tempfile.TemporaryDirectory() as folder:
+        walk.save(Path(folder))
+    print(json.dumps(walk.report, indent=1))
     viewer.close()
     QApplication.processEvents()
 
