@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MOST_HISTOGRAM_DISTANCE = 0.1
 """Of `histogram_distance`; the demo checkpoint's own kind of scans (20 of ds002748) reach .087 and
-most (18 or more) stay below .06, the T1s of BraTS with their low contrast lie between .04 and .32."""
+most stay below .06, the T1s of BraTS with their low contrast lie between .04 and .32."""
 
 RECONSTRUCTION_KEY = "healthy_reconstruction_error"
 """Where `napari-addm calibrate` keeps the range of `reconstruction_error` in a checkpoint's

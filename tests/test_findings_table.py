@@ -221,6 +221,13 @@ def test_decisions_follow_the_threshold(table, marker):
     assert table.decisions == {}
     table.show_marked(marker.mark(0.1, 0.0))
     assert table.decisions == {3: Decision("rejected")}
+    table.begin(same_scan=True)  # what a person decided is not lost with the next run
+    assert table.decisions == {}
+    table.show_marked(marker.mark(0.1, 0.0))
+    assert table.decisions == {3: Decision("rejected")}
+    table.undo()
+    assert table.decisions == {}
+    table.redo()
     table.begin()
     table.show_marked(marker.mark(0.1, 0.0))
     assert table.decisions == {}

@@ -105,6 +105,7 @@ class DetectWidget(QWidget):
         self.outcome: Outcome | None = None
         self._job: Job | None = None
         self._request: Request | None = None
+        self._outcome_scan_id: Hashable | None = None
         self._shown_for: Hashable = None  # what the outcome was asked for
         self._patchwork: Patchwork | None = None
         self._begun = False  # the run; until then the outcome is an earlier run's
@@ -433,6 +434,12 @@ class DetectWidget(QWidget):
     def _begin_outcome(self, request: Request, begun: Begun) -> None:
         """From now on another scan, or other settings, are shown."""
         self._shown_for = request.slices_aside
+        same_scan = (
+            self.outcome is not None
+            and self._outcome_scan_id == request.scan_id
+            and self.outcome.scan.shape == begun.scan.volume.shape
+        )
+        self._outcome_scan_id = request.scan_id
         self.outcome = Outcome(
             layers=ResultLayers(self._viewer, request.scan, request.scan_id, begun.scan),
             checkpoint=begun.checkpoint,
@@ -443,7 +450,7 @@ class DetectWidget(QWidget):
         )
         self.agreement.forget(self.outcome)
         self.saving.outcome = self.views.outcome = self.outcome
-        self.findings.begin(begun.checkpoint.specification)
+        self.findings.begin(begun.checkpoint.specification, same_scan)
 
     def _on_progress(self, progress: Progress) -> None:
         assert self.outcome is not None

@@ -107,11 +107,11 @@ class FindingsReview(QWidget):
         self.threshold.setValue(threshold)
         self._show_promise()  # a button that was on already must not go off
 
-    def begin(self, specification: ModelSpecification) -> None:
-        """A run with a checkpoint begins; nothing is found or decided yet."""
+    def begin(self, specification: ModelSpecification, same_scan: bool = False) -> None:
+        """A run with a checkpoint begins, maybe on the same scan; nothing is found yet."""
         self._detection = None
         self._marked = None
-        self.table.begin()
+        self.table.begin(same_scan)
         if specification != self.reviewed:
             self.review_as(specification)
 

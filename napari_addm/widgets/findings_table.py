@@ -324,11 +324,20 @@ class FindingsTable(QWidget):
 
     # --- what is shown ---------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Another result comes: nothing is decided on it."""
-        self.selected, self._marked, self._decided = None, None, ()
+    def begin(self, same_scan: bool = False) -> None:
+        """Another result comes.
+
+        Parameters
+        ----------
+        same_scan : bool
+            Whether what was decided on the result before still holds, for findings
+            that are mostly the same voxels; else nothing is decided.
+        """
+        self.selected, self._marked = None, None
         self.decisions = {}
-        self.undo_stack.clear()
+        if not same_scan:
+            self._decided = ()
+            self.undo_stack.clear()
 
     def show_marked(self, marked: Marked) -> None:
         """Show findings, their decisions among them."""

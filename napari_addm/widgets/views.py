@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.components.overlays import TextOverlay
 from napari.layers import Image
+from psygnal import EmitLoopError
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -570,8 +571,8 @@ class _Farewell:
         for key in self._keys:
             self._viewer.bind_key(key, None)
         for undo in self._undo:
-            # the viewer may be closing, too
-            with contextlib.suppress(RuntimeError):
+            # the viewer may be closing, too; psygnal wraps what a listener raises
+            with contextlib.suppress(RuntimeError, EmitLoopError):
                 undo()
 
     def _take_down_bar(self) -> None:
