@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from napari_addm import checkpoint, cli, detection, training
+from napari_addm import checkpoint, cli, detection, session, training
 from napari_addm.io import write_volume
 from napari_addm.volume import volume_from_native
 
@@ -355,7 +355,7 @@ def test_a_bug_shows_its_traceback_only_when_asked(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(detection, "prepare", broken)
+    monkeypatch.setattr(session, "prepare", broken)
     command = ("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
     result = addm(*command)
     assert result.exit_code == 1
@@ -374,7 +374,7 @@ def test_interrupt(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(detection, "prepare", interrupted)
+    monkeypatch.setattr(session, "prepare", interrupted)
     command = ("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
     result = addm(*command)
     assert result.exit_code == 130
