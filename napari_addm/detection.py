@@ -742,7 +742,8 @@ def detect(
         state.gather()
         # Scoring must not outweigh the network where one step is all there is to do.
         due = elapsed() - shown_at > PARTIAL_INTERVAL * taking
-        if pairs and partial and due and state.complete().any():
+        # Empty slices are complete at once, and no news.
+        if pairs and partial and due and (state.complete() & slices.holds_brain).any():
             begun = elapsed()
             again = refreshing is not None and begun - refreshed_at > REFRESH_INTERVAL * refreshing
             taken = state.refresh() if again else state.extend()

@@ -160,6 +160,12 @@ class Slices:
         first, last = self._reach.T
         return missing[last + 1] - missing[first] == 0
 
+    @property
+    def holds_brain(self) -> NDArray[np.bool_]:
+        """Which native slices hold any brain, shape (S,)."""
+        first, last = self._reach.T
+        return np.asarray(first <= last)
+
     @cached_property
     def _reach(self) -> NDArray[np.int64]:
         """First and last model slice that each native slice touches, shape (S, 2).
