@@ -58,6 +58,38 @@ NoiseChoice = Literal["gaussian", "coarse", "simplex"]
 TrainingPrecision = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 AcceleratorChoice = Literal["auto", "cpu", "gpu", "mps"]
 
+
+# What detect and batch share.
+StepsOption = Annotated[int | None, typer.Option(help="Sampling steps.")]
+LevelOption = Annotated[
+    int | None, typer.Option(help="Noise level, a timestep t of the model's chain.")
+]
+SamplerOption = Annotated[SamplerChoice | None, typer.Option(help="Sampler.")]
+EtaOption = Annotated[float | None, typer.Option(help="Randomness of DDIM: 0 none, 1 like DDPM.")]
+SeedOption = Annotated[int, typer.Option(help="Of the noise; same seed, same result.")]
+DrawsOption = Annotated[
+    int | None, typer.Option(help="Noise draws to average; 2 or more give an uncertainty map.")
+]
+ScoreOption = Annotated[
+    ScoreChoice | None, typer.Option(help="How scan and reconstruction are compared.")
+]
+SmoothingOption = Annotated[
+    float | None, typer.Option(help="Standard deviation of the score's smoothing, mm.")
+]
+ThresholdOption = Annotated[
+    float | None, typer.Option(help="Voxels with a higher score belong to findings.")
+]
+MinimumOption = Annotated[float | None, typer.Option("--minimum-ml", help="Smallest finding, mL.")]
+DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where the network runs.")]
+PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="The network's numbers.")]
+BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", help="Slices at once.")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help="Model (.safetensors); the bundled demo model if missing.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
+]
+
 SAMPLE_DATA = Path(__file__).parent / "sample_data"
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 SOME_FAILED = 3
@@ -144,9 +176,7 @@ def detect(
         Path, typer.Argument(help="T1-weighted scan: NIfTI, MGZ, NRRD, or a DICOM folder.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Model (.safetensors); the bundled demo model if missing.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
     truth: Annotated[
         Path | None, typer.Option(help="Ground truth, nonzero = anomalous; gives metrics.")
     ] = None,
@@ -165,37 +195,23 @@ def detect(
     resample_mask: Annotated[
         bool, typer.Option("--resample-mask", help="Bring the mask to the scan's grid.")
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
-    level: Annotated[
-        int | None, typer.Option(help="Noise level, a timestep t of the model's chain.")
-    ] = None,
-    sampler: Annotated[SamplerChoice | None, typer.Option(help="Sampler.")] = None,
-    eta: Annotated[
-        float | None, typer.Option(help="Randomness of DDIM: 0 none, 1 like DDPM.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise; same seed, same result.")] = 0,
-    draws: Annotated[
-        int | None, typer.Option(help="Noise draws to average; 2 or more give an uncertainty map.")
-    ] = None,
-    score: Annotated[
-        ScoreChoice | None, typer.Option(help="How scan and reconstruction are compared.")
-    ] = None,
-    smoothing: Annotated[
-        float | None, typer.Option(help="Standard deviation of the score's smoothing, mm.")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Voxels with a higher score belong to findings.")
-    ] = None,
-    minimum_ml: Annotated[
-        float | None, typer.Option("--minimum-ml", help="Smallest finding, mL.")
-    ] = None,
+    steps: StepsOption = None,
+    level: LevelOption = None,
+    sampler: SamplerOption = None,
+    eta: EtaOption = None,
+    seed: SeedOption = 0,
+    draws: DrawsOption = None,
+    score: ScoreOption = None,
+    smoothing: SmoothingOption = None,
+    threshold: ThresholdOption = None,
+    minimum_ml: MinimumOption = None,
     slices: Annotated[
         list[int] | None,
         typer.Option("--slice", help="Only this slice (from 0, inferior to superior); repeatable."),
     ] = None,
-    device: Annotated[DeviceChoice, typer.Option(help="Where the network runs.")] = "auto",
-    precision: Annotated[PrecisionChoice, typer.Option(help="The network's numbers.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Slices at once.")] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch_size: BatchSizeOption = None,
     png: Annotated[bool, typer.Option("--png", help="Also write a montage picture.")] = False,
     seg: Annotated[
         bool, typer.Option("--seg", help="Also write a DICOM segmentation of a DICOM series.")
@@ -203,9 +219,7 @@ def detect(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files of an earlier run.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find anomalies in a scan and write maps, labels, findings and a run record.
 
@@ -602,40 +616,24 @@ def batch(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all files.")],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Model (.safetensors); the bundled demo model if missing.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
     frame: Annotated[int | None, typer.Option(help="Which frame of 4D scans, from 0.")] = None,
     resample: Annotated[
         bool, typer.Option("--resample", help="Bring truths and masks to the scan's grid.")
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
-    level: Annotated[
-        int | None, typer.Option(help="Noise level, a timestep t of the model's chain.")
-    ] = None,
-    sampler: Annotated[SamplerChoice | None, typer.Option(help="Sampler.")] = None,
-    eta: Annotated[
-        float | None, typer.Option(help="Randomness of DDIM: 0 none, 1 like DDPM.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise; same seed, same result.")] = 0,
-    draws: Annotated[
-        int | None, typer.Option(help="Noise draws to average; 2 or more give an uncertainty map.")
-    ] = None,
-    score: Annotated[
-        ScoreChoice | None, typer.Option(help="How scan and reconstruction are compared.")
-    ] = None,
-    smoothing: Annotated[
-        float | None, typer.Option(help="Standard deviation of the score's smoothing, mm.")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Voxels with a higher score belong to findings.")
-    ] = None,
-    minimum_ml: Annotated[
-        float | None, typer.Option("--minimum-ml", help="Smallest finding, mL.")
-    ] = None,
-    device: Annotated[DeviceChoice, typer.Option(help="Where the network runs.")] = "auto",
-    precision: Annotated[PrecisionChoice, typer.Option(help="The network's numbers.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Slices at once.")] = None,
+    steps: StepsOption = None,
+    level: LevelOption = None,
+    sampler: SamplerOption = None,
+    eta: EtaOption = None,
+    seed: SeedOption = 0,
+    draws: DrawsOption = None,
+    score: ScoreOption = None,
+    smoothing: SmoothingOption = None,
+    threshold: ThresholdOption = None,
+    minimum_ml: MinimumOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch_size: BatchSizeOption = None,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write a montage of each case.")
     ] = True,
@@ -645,9 +643,7 @@ def batch(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Only part I of N, for a scheduler's job arrays.")
     ] = "1/1",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find anomalies in all scans of a cohort; run it again to go on where it stopped.
 
