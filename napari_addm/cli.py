@@ -55,6 +55,8 @@ ProtocolChoice = Literal["both", "strict", "anoddpm"]
 PresetChoice = Literal["small", "paper"]
 LengthChoice = Literal["300", "500", "1000"]
 NoiseChoice = Literal["gaussian", "coarse", "simplex"]
+JudgedChoice = Literal["previous", "clean"]
+AdversarialChoice = Literal["saturating", "non_saturating"]
 TrainingPrecision = Literal["auto", "32", "bf16-mixed", "16-mixed"]
 AcceleratorChoice = Literal["auto", "cpu", "gpu", "mps"]
 
@@ -799,6 +801,17 @@ def train(
     weight: Annotated[
         float | None, typer.Option("--lambda", min=0, help="Weight of the adversarial loss.")
     ] = None,
+    judged: Annotated[
+        JudgedChoice | None,
+        typer.Option(help="What the discriminator sees: previous, x_(t-1); clean, x_0."),
+    ] = None,
+    adversarial_loss: Annotated[
+        AdversarialChoice | None,
+        typer.Option("--adversarial-loss", help="Of the denoiser; the paper's is saturating."),
+    ] = None,
+    r1: Annotated[
+        float | None, typer.Option(min=0, help="Weight of the R1 penalty on the discriminator.")
+    ] = None,
     noise: Annotated[NoiseChoice | None, typer.Option(help="Kind of noise.")] = None,
     augment: Annotated[
         bool | None,
@@ -847,7 +860,7 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            weight=weight,
+            adversarial={"weight": weight, "judged": judged, "loss": adversarial_loss, "r1": r1},
             noise=noise,
             augment=augment,
             seed=seed,
@@ -915,7 +928,7 @@ def _training_settings(
     epochs: int | None,
     batch_size: int | None,
     learning_rate: float | None,
-    weight: float | None,
+    adversarial: dict[str, Any],
     noise: NoiseChoice | None,
     augment: bool | None,
     seed: int,
@@ -927,10 +940,14 @@ def _training_settings(
         "learning_rate": learning_rate,
         "augment": augment,
     }
-    if weight is not None:
+    asked = {key: value for key, value in adversarial.items() if value is not None}
+    if asked:
         if settings.method != "addm":
-            raise AddmError(f"The method {settings.method} has no adversarial loss (--lambda).")
-        changes["adversarial"] = replace(settings.adversarial, weight=weight)
+            raise AddmError(
+                f"The method {settings.method} has no adversarial loss; leave out --lambda, "
+                "--judged, --adversarial-loss and --r1."
+            )
+        changes["adversarial"] = replace(settings.adversarial, **asked)
     if noise is not None:
         if settings.diffusion is None:
             raise AddmError(f"The method {settings.method} has no noise to choose (--noise).")

@@ -402,6 +402,7 @@ def test_train_resume_detect_info(tmp_path: Path, healthy: Path, scans: Path) ->
     model = tmp_path / "model.safetensors"
     command = ("train", healthy, "-o", model, "--batch-size", 10, "--precision", 32)
     command += ("--lambda", 0.1, "--noise", "gaussian", "--timesteps", 300, "--no-augment")
+    command += ("--judged", "clean", "--adversarial-loss", "non_saturating", "--r1", 1)
     first = addm(*command, "--epochs", 2, "--name", "tiny", "--licence", "CC0")
     assert first.exit_code == 0, first.output
     assert "epoch 1, iteration 2" in first.stderr
@@ -411,7 +412,9 @@ def test_train_resume_detect_info(tmp_path: Path, healthy: Path, scans: Path) ->
         assert path.exists()
     card = json.loads(addm("info", model, "--json").stdout)
     assert card["training"]["iterations"] == 4
-    assert card["training"]["adversarial"]["weight"] == 0.1
+    adversarial = card["training"]["adversarial"]
+    assert (adversarial["weight"], adversarial["judged"]) == (0.1, "clean")
+    assert (adversarial["loss"], adversarial["r1"]) == ("non_saturating", 1.0)
     assert (card["diffusion"]["length"], card["diffusion"]["noise"]) == (300, "gaussian")
 
     second = addm(*command, "--epochs", 3, "--name", "tiny")
