@@ -209,6 +209,13 @@ def process(*command: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
         child.wait()
 
 
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @contextmanager
 def scheduler_and_worker(folder: Path, *worker: str, **env: str) -> Iterator[str]:
     """As on two machines: ``dask scheduler`` and ``dask worker``; gives the scheduler file."""
@@ -219,9 +226,7 @@ def scheduler_and_worker(folder: Path, *worker: str, **env: str) -> Iterator[str
         process(*scheduler),
         process(*worker, "-m", "dask", "worker", "--no-nanny", "--nthreads", "1", *common, **env),
     ):
-        deadline = time.monotonic() + 60
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for(file)
         with Client(scheduler_file=str(file), set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)
         yield str(file)
@@ -296,15 +301,19 @@ def test_a_scheduler_that_is_lost_ends_the_run_in_words(
     output = tmp_path / "out"
     file = tmp_path / "scheduler.json"
     common = ("--scheduler-file", str(file))
-    with process("-m", "dask", "scheduler", "--port", "0", "--no-dashboard", *common) as scheduler:
-        while not file.exists():
-            time.sleep(0.1)
-        worker = ("-m", "dask", "worker", "--no-nanny", "--nthreads", "1", *common)
-        with process(*worker, "--death-timeout", "5"):
-            with pytest.raises(AddmError, match="does not answer any more"):
-                for progress in drive(scans, output, checkpoint, str(file)):
-                    if progress.finished >= 2:
-                        scheduler.kill()
+    worker = ("-m", "dask", "worker", "--no-nanny", "--nthreads", "1", "--death-timeout", "5")
+    with (
+        process("-m", "dask", "scheduler", "--port", "0", "--no-dashboard", *common) as scheduler,
+        process(*worker, *common),
+    ):
+        wait_for(file)
+        run = drive(scans, output, checkpoint, str(file))
+        for progress in run:
+            if progress.finished >= 2:
+                break
+        scheduler.kill()
+        with pytest.raises(AddmError, match="does not answer any more"):
+            list(run)
     assert CohortFolder(output).plans()
     assert ",done," in (output / "manifest.csv").read_text()
 
