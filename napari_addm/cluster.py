@@ -322,7 +322,7 @@ def connected(address: str) -> Iterator[Client]:
             client = Client(scheduler_file=address, timeout=CONNECT_SECONDS, set_as_default=False)
         else:
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
         raise AddmError(
             f"No dask scheduler answers at {address}: check the address, and that dask scheduler "
             "runs there."
