@@ -5,14 +5,16 @@
     python benchmarks/batch.py kills FOLDER --times 20 [-- options]
 
 FOLDER holds a few scans. ``throughput`` runs them through ``napari-addm batch`` and through
-``napari-addm detect`` one after the other, and prints the seconds of both with their ratio.
-``memory`` hands the same scans in again and again under other names and prints the batch's
-resident memory on the way. ``kills`` kills a batch at random moments until it has been killed
-so often, lets it end, and compares the files of all cases with those of an undisturbed run.
+``napari-addm detect`` one after the other, and prints the seconds of both with their ratio; and,
+by the batch's own clock, the share of each stage, and how long the network waited for a file to be
+read or written. ``memory`` hands the same scans in again and again under other names and prints
+the batch's resident memory on the way. ``kills`` kills a batch at random moments until it has been
+killed so often, lets it end, and compares the files of all cases with those of an undisturbed run.
 """
 
 import argparse
 import hashlib
+import json
 import random
 import shutil
 import subprocess
@@ -24,6 +26,34 @@ from pathlib import Path
 import psutil
 
 ADDM = [sys.executable, "-m", "napari_addm"]
+# The command, with a look at the clock: seconds of each stage, and of waiting for a thread.
+TIMED = """
+import contextlib, json, sys, time
+from napari_addm import batch, cli
+began, stages, case = time.perf_counter(), {}, {}
+waited = 0.0
+run_batch = batch.run_batch
+def timed(*arguments):
+    global waited, case
+    before = time.perf_counter()
+    for progress in run_batch(*arguments):
+        now = time.perf_counter()
+        if progress.stage == "read":
+            waited += now - before
+        if progress.stage == "detect":
+            if progress.detection.result is not None:
+                case = progress.detection.result.seconds
+            if progress.detection.stage == "finish":
+                for name, spent in case.items():
+                    stages[name] = stages.get(name, 0.0) + spent
+        yield progress
+        before = time.perf_counter()
+batch.run_batch = timed
+sys.argv[0] = "napari-addm"
+with contextlib.suppress(SystemExit):
+    cli.main()
+print(json.dumps({"waited": waited, "stages": stages, "batch": time.perf_counter() - began}))
+"""
 
 
 def main() -> None:
@@ -53,13 +83,18 @@ def throughput(options: argparse.Namespace, folder: Path) -> None:
         subprocess.run(command, check=True, capture_output=True)
     loop = time.perf_counter() - started
     started = time.perf_counter()
-    command = [*ADDM, "batch", options.folder, "-o", folder / "batch", *options.options]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, "-c", TIMED, "batch", options.folder, "-o", folder / "batch"]
+    done = subprocess.run([*command, *options.options], check=True, capture_output=True, text=True)
     batch = time.perf_counter() - started
+    clock = json.loads(done.stdout.splitlines()[-1])
+    assert len(list((folder / "batch").rglob("*_record.json"))) == len(scans)
     print(
         f"{len(scans)} cases: detect in a loop {loop:.1f} s, batch {batch:.1f} s, "
         f"ratio {loop / batch:.2f}"
     )
+    for name, spent in clock["stages"].items():
+        print(f"{name}: {spent:.1f} s, {spent / batch:.0%} of the batch's {batch:.1f} s")
+    print(f"waiting for a file to be read or written: {clock['waited']:.1f} s")
 
 
 def memory(options: argparse.Namespace, folder: Path) -> None:
@@ -73,10 +108,15 @@ def memory(options: argparse.Namespace, folder: Path) -> None:
     child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     process = psutil.Process(child.pid)
     assert child.stderr is not None
+    tenth: list[float] = []
     for line in child.stderr:
         done = line.split("/")[0]
-        if done.isdigit() and int(done) % max(1, options.cases // 10) == 0 and child.poll() is None:
-            print(f"{done} cases: {process.memory_info().rss / 1e6:.0f} MB", flush=True)
+        if not done.isdigit() or child.poll() is not None:
+            continue
+        tenth.append(process.memory_info().rss / 1e6)
+        if int(done) % max(1, options.cases // 10) == 0:
+            print(f"{done} cases: {tenth[-1]:.0f} MB, at most {max(tenth):.0f} MB", flush=True)
+            tenth = []
     if child.wait():
         sys.exit(f"the batch ended with {child.returncode}")
 

@@ -439,13 +439,21 @@ def run_batch(
     """
     shard = shard or Shard()
     batch = Batch(checkpoint, settings or BatchSettings(), output)
-    run = _Run(batch, shard.take(cases), shard)
+    run = Run(batch, shard.take(cases), shard)
     with batch.folder.lock(shard):
         yield from run.drive()
 
 
-class _Run:
-    """One drive through the cases: the order of things, and the table of results."""
+class Run:
+    """One drive through the cases: the order of things, and the table of results.
+
+    Parameters
+    ----------
+    batch : Batch
+    cases : sequence of CohortCase
+        Of this shard alone.
+    shard : Shard
+    """
 
     def __init__(self, batch: Batch, cases: Sequence[CohortCase], shard: Shard) -> None:
         self.batch, self.cases, self.shard = batch, cases, shard
@@ -468,17 +476,35 @@ class _Run:
                     raise AddmError(f"{path} is an input: choose another output folder.")
 
     def drive(self) -> Iterator[BatchProgress]:
-        batch = self.batch
+        """All of it: what is known before, the cases, and the manifest whatever happens."""
         for case in self.cases:
             self.results[case.name] = self._known(case)
-        batch.folder.sweep(self.cases, self.shard)
+        self.batch.folder.sweep(self.cases, self.shard)
         self._manifest(plan=True)
+        stopped = "not reached: the run was stopped"
+        ended = False
+        try:
+            yield from self.work()
+            ended = True
+        except OutputLostError:
+            stopped = "not reached: the output folder takes no more files"
+            raise
+        finally:
+            for name, result in self.results.items():
+                if (result.status, result.reason) == ("skipped", NOT_REACHED):
+                    self.results[name] = replace(result, reason=stopped)
+            # An error that is on its way says more than one about the manifest.
+            with nullcontext() if ended else suppress(AddmError):
+                self._manifest()
+        yield self.progress("finish", "")
+
+    def work(self) -> Iterator[BatchProgress]:
+        """The cases of `todo`, each of which ends in `take`."""
+        batch = self.batch
         waiting = deque(self.todo)
         ahead: deque[Future[Prepared | CaseResult]] = deque()
         readers = ThreadPoolExecutor(self.workers, "addm-read")
         writers = ThreadPoolExecutor(self.workers, "addm-write")
-        stopped = "not reached: the run was stopped"
-        ended = False
         try:
             while waiting or ahead:
                 while waiting and len(ahead) < self.workers:
@@ -491,31 +517,20 @@ class _Run:
                 del future
             while self.writing:
                 yield from self._written()
-            ended = True
-        except OutputLostError:
-            stopped = "not reached: the output folder takes no more files"
-            raise
         finally:
             # What is in the network is given up; what is being written is worth its second.
             readers.shutdown(wait=True, cancel_futures=True)
             writers.shutdown(wait=True)
             for writing in self.writing:
                 if writing.exception() is None:
-                    self._keep(writing.result())
-            for name, result in self.results.items():
-                if (result.status, result.reason) == ("skipped", NOT_REACHED):
-                    self.results[name] = replace(result, reason=stopped)
-            # An error that is on its way says more than one about the manifest.
-            with nullcontext() if ended else suppress(AddmError):
-                self._manifest()
-        yield self._progress("finish", "")
+                    self.keep(writing.result())
 
     def _case(
         self, item: Prepared | CaseResult, writers: ThreadPoolExecutor
     ) -> Iterator[BatchProgress]:
         """One case through the network, and over to the writer."""
         if isinstance(item, CaseResult):
-            yield self._take(item, unchanged=item.status == "done")
+            yield self.take(item, unchanged=item.status == "done")
             return
         started = time.perf_counter()
         detection = None
@@ -528,10 +543,10 @@ class _Run:
                     break
                 except Exception as error:
                     spent = item.seconds + time.perf_counter() - started
-                    yield self._take(self.batch.failed(item.case, error, spent))
+                    yield self.take(self.batch.failed(item.case, error, spent))
                     return
                 detection = progress.result
-                yield self._progress("detect", item.case.name, detection=progress)
+                yield self.progress("detect", item.case.name, detection=progress)
                 while self.writing and self.writing[0].done():
                     yield from self._written()
         finally:
@@ -545,7 +560,7 @@ class _Run:
     def _written(self) -> Iterator[BatchProgress]:
         """The result of the case that has been with the writer for longest."""
         yield from self._await(self.writing[0])
-        yield self._take(self.writing.popleft().result())
+        yield self.take(self.writing.popleft().result())
 
     def _known(self, case: CohortCase) -> CaseResult:
         """What the manifest says of a case before it is reached."""
@@ -562,21 +577,24 @@ class _Run:
         """A sign of life while a thread is at work, so that closing takes effect."""
         while not future.done():
             wait([future], timeout=HEARTBEAT)
-            yield self._progress("read", "")
+            yield self.progress("read", "")
 
-    def _keep(self, result: CaseResult) -> None:
+    def keep(self, result: CaseResult) -> None:
+        """Put a case's result into the table."""
         self.results[result.case] = result
         self.finished += 1
         self.failed += result.status == "failed"
 
-    def _take(self, result: CaseResult, unchanged: bool = False) -> BatchProgress:
-        self._keep(result)
+    def take(self, result: CaseResult, unchanged: bool = False) -> BatchProgress:
+        """Keep a result, bring the manifest up to date from time to time, and tell."""
+        self.keep(result)
         self.worked += not unchanged
         if time.perf_counter() - self.written > MANIFEST_INTERVAL:
             self._manifest()
-        return self._progress("case", result.case, result=result, unchanged=unchanged)
+        return self.progress("case", result.case, result=result, unchanged=unchanged)
 
-    def _progress(self, stage: Stage, case: str, **more: Any) -> BatchProgress:
+    def progress(self, stage: Stage, case: str, **more: Any) -> BatchProgress:
+        """Where the run is."""
         eta = None
         if self.worked:
             rate = (time.perf_counter() - self.started) / self.worked

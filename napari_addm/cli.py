@@ -645,6 +645,14 @@ def batch(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Only part I of N, for a scheduler's job arrays.")
     ] = "1/1",
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Dask scheduler (tcp://HOST:8786 or its .json) whose workers do the cases; "
+            "local:N starts N workers here.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find anomalies in all scans of a cohort; run it again to go on where it stopped.
@@ -686,9 +694,15 @@ def batch(
     progress = None
     # a scheduler asks to stop with SIGTERM, a person with Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if cluster is None:
+        generator = run_batch(cases, output, loaded, settings, part)
+    else:
+        from napari_addm.cluster import run_on_cluster
+
+        generator = run_on_cluster(cases, output, loaded, settings, part, address=cluster)
     try:
         with (
-            contextlib.closing(run_batch(cases, output, loaded, settings, part)) as run,
+            contextlib.closing(generator) as run,
             _batch_lines() as show,
         ):
             for progress in run:

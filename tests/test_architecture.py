@@ -91,6 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "qc",
         "volume",
     },
+    "cluster": {"batch", "checkpoint", "cohort", "errors"},
     "calibration": {
         "cases",
         "checkpoint",
@@ -121,6 +122,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "calibration",
         "cases",
         "checkpoint",
+        "cluster",
         "cohort",
         "cohort_report",
         "detection",
