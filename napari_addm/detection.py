@@ -23,6 +23,7 @@ from napari_addm.checkpoint import (
     RANDOM_METHODS,
     Checkpoint,
     ModelSpecification,
+    SamplerKind,
     ScoreKind,
     ScoreSpecification,
 )
@@ -67,7 +68,7 @@ class DetectionSettings:
     level : int, optional
         Noise level, a timestep t in 1..T of the checkpoint's chain.
     sampler : str, optional
-        ``"ddim"`` or ``"ddpm"``.
+        ``"ddim"``, ``"ddpm"`` or ``"dpm++"`` (DPM-Solver++(2M), derived for Gaussian noise).
     eta : float, optional
         Of the DDIM sampler: 0 is deterministic, 1 as random as DDPM.
     seed : int
@@ -91,7 +92,7 @@ class DetectionSettings:
 
     steps: int | None = None
     level: int | None = None
-    sampler: Literal["ddim", "ddpm"] | None = None
+    sampler: SamplerKind | None = None
     eta: float | None = None
     seed: int = 0
     draws: int | None = None
@@ -252,8 +253,10 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
             "the same; use 1."
         )
     sampler = settings.sampler or default.sampler
-    if sampler not in ("ddim", "ddpm"):
-        raise AddmError(f"There is no sampler {sampler!r}; choose ddim or ddpm.")
+    if sampler not in get_args(SamplerKind):
+        raise AddmError(
+            f"There is no sampler {sampler!r}; choose {', '.join(get_args(SamplerKind))}."
+        )
     eta = default.eta if settings.eta is None else settings.eta
     if not 0.0 <= eta <= 1.0:
         raise AddmError(f"eta is {eta:g}, and has to be between 0 and 1.")
