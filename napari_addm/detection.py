@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from napari_addm.diffusion.noises import SliceNoise
     from napari_addm.methods.base import Reconstruction
 
-BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16}
-FEW = 4
+BATCH_SIZES = {"cpu": 8, "cuda": 64, "mps": 16}
+FEW = 8
 """The batch for a few slices: a large one would let the first of them wait for the last."""
 
 PARTIAL_INTERVAL = 3.0
@@ -517,7 +517,10 @@ class _State:
                 *self.grids.values(), native_slices=(first, last), valid=self.finished
             )
             for name, map_ in zip(self.grids, native, strict=True):
-                self.maps[name][first:last] = map_
+                if last - first == len(wanted):
+                    self.maps[name] = map_  # all of it, and nobody else has it
+                else:
+                    self.maps[name][first:last] = map_
 
     def _taken(self, new: NDArray[np.bool_], changed: NDArray[np.bool_]) -> _Taken:
         volume = self.prepared.slices.volume
