@@ -42,7 +42,7 @@ FOREIGN_BEGINNINGS = {
 DEMO_CHECKPOINT = Path(__file__).parent / "sample_data" / "demo_addm.safetensors"
 
 ScoreKind = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim"]
-SamplerKind = Literal["ddim", "ddpm"]
+SamplerKind = Literal["ddim", "ddpm", "dpm++"]
 Millimetres = Annotated[float, Field(ge=0.1, le=20)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]

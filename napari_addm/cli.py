@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from napari_addm.metrics import Metrics
 
 # The modules that define these choices are slow to import; a test holds the two together.
-SamplerChoice = Literal["ddim", "ddpm"]
+SamplerChoice = Literal["ddim", "ddpm", "dpm++"]
 ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16"]

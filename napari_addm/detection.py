@@ -23,6 +23,7 @@ from napari_addm.checkpoint import (
     RANDOM_METHODS,
     Checkpoint,
     ModelSpecification,
+    SamplerKind,
     ScoreKind,
     ScoreSpecification,
 )
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from napari_addm.diffusion.noises import SliceNoise
     from napari_addm.methods.base import Reconstruction
 
-BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16}
-FEW = 4
+BATCH_SIZES = {"cpu": 8, "cuda": 64, "mps": 16}
+FEW = 8
 """The batch for a few slices: a large one would let the first of them wait for the last."""
 
 PARTIAL_INTERVAL = 3.0
@@ -67,7 +68,7 @@ class DetectionSettings:
     level : int, optional
         Noise level, a timestep t in 1..T of the checkpoint's chain.
     sampler : str, optional
-        ``"ddim"`` or ``"ddpm"``.
+        ``"ddim"``, ``"ddpm"`` or ``"dpm++"`` (DPM-Solver++(2M), derived for Gaussian noise).
     eta : float, optional
         Of the DDIM sampler: 0 is deterministic, 1 as random as DDPM.
     seed : int
@@ -91,7 +92,7 @@ class DetectionSettings:
 
     steps: int | None = None
     level: int | None = None
-    sampler: Literal["ddim", "ddpm"] | None = None
+    sampler: SamplerKind | None = None
     eta: float | None = None
     seed: int = 0
     draws: int | None = None
@@ -252,8 +253,10 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
             "the same; use 1."
         )
     sampler = settings.sampler or default.sampler
-    if sampler not in ("ddim", "ddpm"):
-        raise AddmError(f"There is no sampler {sampler!r}; choose ddim or ddpm.")
+    if sampler not in get_args(SamplerKind):
+        raise AddmError(
+            f"There is no sampler {sampler!r}; choose {', '.join(get_args(SamplerKind))}."
+        )
     eta = default.eta if settings.eta is None else settings.eta
     if not 0.0 <= eta <= 1.0:
         raise AddmError(f"eta is {eta:g}, and has to be between 0 and 1.")
@@ -514,7 +517,10 @@ class _State:
                 *self.grids.values(), native_slices=(first, last), valid=self.finished
             )
             for name, map_ in zip(self.grids, native, strict=True):
-                self.maps[name][first:last] = map_
+                if last - first == len(wanted):
+                    self.maps[name] = map_  # all of it, and nobody else has it
+                else:
+                    self.maps[name][first:last] = map_
 
     def _taken(self, new: NDArray[np.bool_], changed: NDArray[np.bool_]) -> _Taken:
         volume = self.prepared.slices.volume

@@ -23,6 +23,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import psutil  # type: ignore[import-untyped]
+from isal import igzip
 from nibabel.filebasedimages import SerializableImage
 from nibabel.freesurfer.mghformat import MGHHeader, MGHImage
 from scipy import ndimage
@@ -93,8 +94,9 @@ MAGICS = (
     b"ni1\0",
     *(magic + check for magic in (b"n+2\0", b"ni2\0") for check in TRANSFER_CHECKS),
 )
-# Random-looking float maps hardly compress; a higher level costs seconds and saves a few percent.
-COMPRESSION_LEVEL = 4
+# ISA-L's level 2 makes maps as small as zlib's level 4 in a tenth of the time; its own highest, 3,
+# saves nothing more on them.
+COMPRESSION_LEVEL = 2
 
 # Beyond these an affine is damage, and its arithmetic loses the millimetre.
 FARTHEST_MM = 1e6
@@ -281,7 +283,7 @@ def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: boo
         if suffix in (".nii.gz", ".mgz"):
             # No file name and no time in the gzip header: neither a patient's name nor the hour
             # of the run belongs there, and equal voxels give equal bytes.
-            with gzip.GzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) as compressed:
+            with igzip.IGzipFile("", "wb", COMPRESSION_LEVEL, file, mtime=0) as compressed:
                 image.to_stream(compressed)
         else:
             image.to_stream(file)

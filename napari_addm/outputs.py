@@ -277,9 +277,13 @@ def save_detection(
         try:
             with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=inner) as aside:
                 staged = {key: Path(aside, paths[key].name) for key in maps}
-                # zlib lets go of the interpreter's lock, so threads compress side by side.
+                # zlib and hashlib let go of the interpreter's lock, so threads work side by side.
                 with ThreadPoolExecutor() as pool:
-                    list(pool.map(lambda key: write_volume(staged[key], maps[key]), maps))
+                    writing = [pool.submit(write_volume, staged[key], maps[key]) for key in maps]
+                    hashes = {key: pool.submit(voxels_sha256, maps[key].data) for key in maps}
+                    inputs = pool.submit(_inputs, volume, detection, frame, mask, mask_given)
+                for written in writing:
+                    written.result()
                 staged["findings"] = Path(aside, paths["findings"].name)
                 _write_text(staged["findings"], findings_csv(findings, decisions))
                 entry = _labels_entry(volume, detection, labels, threshold, minimum_ml)
@@ -291,7 +295,7 @@ def save_detection(
                     created_utc=(
                         datetime.now(UTC).isoformat(timespec="seconds") if dated else None
                     ),
-                    **_inputs(volume, detection, frame, mask, mask_given),
+                    **inputs.result(),
                     truth=_truth(truth, truth_voxels, metrics),
                     **_done(detection, checkpoint),
                     threshold=float(threshold),
@@ -310,7 +314,7 @@ def save_detection(
                         key: FileEntry(
                             name=path.name,
                             sha256=None if key in maps else file_sha256(path),
-                            voxels_sha256=voxels_sha256(maps[key].data) if key in maps else None,
+                            voxels_sha256=hashes[key].result() if key in maps else None,
                         )
                         for key, path in staged.items()
                     },
@@ -424,10 +428,13 @@ def edited_voxels(computed: np.ndarray, labels: np.ndarray) -> int:
     The panel keeps a finding's number while the threshold moves, so numbers alone say nothing.
     """
     either = (computed != 0) | (labels != 0)
-    pairs = np.stack([computed[either], labels[either]])
-    if not pairs.size:
+    if not either.any():
         return 0
-    (ours, theirs), counts = np.unique(pairs, axis=1, return_counts=True)
+    # A pair of numbers as one: sorting these is ten times faster than sorting rows.
+    ours, own = np.unique(computed[either], return_inverse=True)
+    theirs, other = np.unique(labels[either], return_inverse=True)
+    pairs, counts = np.unique(own * len(theirs) + other, return_counts=True)
+    ours, theirs = ours[pairs // len(theirs)], theirs[pairs % len(theirs)]
     partner: dict[int, int] = {}
     taken: set[int] = set()
     same = 0

@@ -238,17 +238,38 @@ def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np
     offset = matrix[:3, :3] @ start + matrix[:3, 3]
     linear = matrix[:3, :3]
     diagonal = np.diag(linear)
-    # scipy's separable path, ten times faster, when the grids are parallel
-    parallel = np.allclose(linear, np.diag(diagonal), atol=1e-6)
-    samples: NDArray[np.float32] = ndimage.affine_transform(
-        np.asarray(data, np.float32),
-        diagonal if parallel else linear,
-        offset,
-        output_shape=shape,
-        order=1,
-        mode="grid-constant",
-    )
-    return samples
+    values = np.asarray(data, np.float32)
+    if not np.allclose(linear, np.diag(diagonal), atol=1e-6):
+        samples: NDArray[np.float32] = ndimage.affine_transform(
+            values, linear, offset, output_shape=shape, order=1, mode="grid-constant"
+        )
+        return samples
+    # Parallel grids: one product with a sparse matrix along each axis, many times faster than
+    # scipy, and first along those that get shorter.
+    for axis in sorted(range(3), key=lambda a: shape[a] / values.shape[a]):
+        weights = _linear(values.shape[axis], shape[axis], diagonal[axis], offset[axis])
+        if axis == 0:
+            size = values.shape[1:]
+            values = (weights @ values.reshape(len(values), -1)).reshape(-1, *size)
+        elif axis == 1:
+            values = weights @ values
+        else:
+            values = values @ weights.T
+    return values
+
+
+def _linear(size: int, count: int, scale: float, offset: float) -> NDArray[np.float32]:
+    """Linear interpolation at ``scale * n + offset`` as a matrix, shape (count, size).
+
+    Beyond the ends it goes to 0 within one sample.
+    """
+    place = scale * np.arange(count) + offset
+    lower = np.floor(place).astype(int)
+    matrix = np.zeros((count, size), np.float32)
+    for sample, weight in ((lower, 1.0 - (place - lower)), (lower + 1, place - lower)):
+        there = np.flatnonzero((sample >= 0) & (sample < size))
+        matrix[there, sample[there]] = weight[there]
+    return matrix
 
 
 def find_brain(volume: Volume) -> NDArray[np.bool_] | None:

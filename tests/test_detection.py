@@ -100,7 +100,7 @@ def test_cancel_comes_within_one_step(scan, checkpoint, monkeypatch):
     assert len(called) == 1
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++"])
 def test_the_result_does_not_depend_on_batches_or_order(scan, checkpoint, sampler):
     settings = replace(EXACT, sampler=sampler, eta=0.5, draws=2, seed=3)
     a = run(scan, checkpoint, replace(settings, batch_size=64))

@@ -374,7 +374,7 @@ def test_only_the_masked_latents_are_painted():
     def noise(n):
         return torch.randn(2, 3, 6, 5, generator=torch.Generator().manual_seed(n))
 
-    for sampler in ("ddim", "ddpm"):
+    for sampler in ("ddim", "ddpm", "dpm++"):
         states = list(
             latent_diffusion.inpaint(
                 sees_two_everywhere,

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from napari_addm import preparation
 from napari_addm.checkpoint import PreparationSpecification
 from napari_addm.errors import InputError
 from napari_addm.preparation import IntensityMap, find_brain, prepare, strip_skull
@@ -264,3 +265,22 @@ def test_deepbet_finds_the_brain_of_a_whole_head(shared_data):
     upper = np.argwhere(mask)[:, 0]
     assert upper.min() > 0.1 * mask.shape[0]
     assert np.median(volume.data[mask]) > np.percentile(volume.data, 80)
+
+
+def test_parallel_grids_are_resampled_as_scipy_does():
+    """Bigger and smaller voxels, an axis that runs backwards, and samples beyond the ends."""
+    rng = np.random.default_rng(0)
+    data = (1000 * rng.random((9, 14, 11))).astype(np.float32)
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.diag([0.4, 1.7, -0.9])
+    matrix[:3, 3] = [-1.3, 0.25, 10.6]
+    box = (slice(2, 25), slice(0, 9), slice(1, 15))
+    found = preparation._resample(data, matrix, box)
+    corner = matrix[:3, :3] @ [2, 0, 1] + matrix[:3, 3]
+    expected = ndimage.affine_transform(
+        data.astype(float), matrix[:3, :3], corner, output_shape=(23, 9, 14), order=1,
+        mode="grid-constant",
+    )  # fmt: skip
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-3)
+    assert (expected == 0).any()  # some samples lie outside

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_addm.diffusion.samplers import ddim, ddpm, sampling_levels
+from napari_addm.diffusion.samplers import ddim, ddpm, dpm_solver, sampling_levels
 from napari_addm.diffusion.schedules import LinearSchedule
 
 MEAN = 0.3
@@ -237,6 +237,27 @@ def test_deterministic_ddim_converges_to_the_probability_flow(variance):
     assert errors[-1] < 0.02 * ratio
 
 
+@pytest.mark.parametrize("variance", [0.04, 4.0])
+def test_dpm_solver_comes_closer_to_the_probability_flow_than_ddim(variance):
+    """One and two steps are DDIM's; from there on the second order shows."""
+    schedule = LinearSchedule(1000)
+    level = 250
+    model = PixelModel(schedule, variance)
+    noisy = torch.linspace(-2, 2, 9).reshape(1, 1, 3, 3)
+    bar = schedule.alpha_bar(level).item()
+    ratio = math.sqrt(variance / (bar * variance + 1 - bar))
+    limit = MEAN + ratio * (noisy - math.sqrt(bar) * MEAN)
+
+    def error(sampler, steps):
+        clean = last(sampler(model, noisy, sampling_levels(level, steps), schedule))
+        return (clean - limit).abs().max().item()
+
+    for steps in (1, 2):
+        assert error(dpm_solver, steps) == pytest.approx(error(ddim, steps), rel=1e-5)
+    for steps in (10, 25, 50):
+        assert error(dpm_solver, steps) < 0.6 * error(ddim, steps)
+
+
 def test_a_whole_chain_samples_the_distribution_of_the_data():
     """Data, noised and sampled back through every level, have the data's mean and variance."""
     schedule = LinearSchedule(1000)
@@ -444,6 +465,23 @@ def test_ddim_agrees_with_diffusers(eta, steps):
     for n, (level, state) in enumerate(zip(levels, states, strict=False), start=1):
         predicted = any_network(x, torch.full((2,), level))
         x = theirs.step(predicted, level - 1, x, eta=eta, variance_noise=fresh[n]).prev_sample
+        assert torch.allclose(state, x, atol=2e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 40])
+def test_dpm_solver_agrees_with_diffusers(steps):
+    schedule = LinearSchedule(500)
+    betas = their_betas(schedule)
+    from diffusers import DPMSolverMultistepScheduler
+
+    levels = sampling_levels(200, steps)
+    theirs = DPMSolverMultistepScheduler(500, trained_betas=betas, final_sigmas_type="zero")
+    theirs.set_timesteps(timesteps=[level - 1 for level in levels[:-1]])
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    states = dpm_solver(any_network, x, levels, schedule)
+    for level, state in zip(levels, states, strict=False):
+        predicted = any_network(x, torch.full((2,), level))
+        x = theirs.step(predicted, level - 1, x).prev_sample
         assert torch.allclose(state, x, atol=2e-4)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -79,6 +80,7 @@ def coarse(shape: Shape, generator: torch.Generator) -> Tensor:
     return total / math.sqrt(power)
 
 
+@lru_cache(maxsize=256)  # all there are for one size of image: 63 along either side
 def _interpolation(size: int, stride: int, offset: int) -> tuple[Tensor, Tensor]:
     """Linear interpolation from knots to pixels: its matrix and its gain on white noise."""
     position = (torch.arange(size, dtype=torch.float32) + offset) / stride

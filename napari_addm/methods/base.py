@@ -16,6 +16,7 @@ from napari_addm.checkpoint import (
     DiffusionSpecification,
     ModelSpecification,
     NetworkSpecification,
+    SamplerKind,
     ScoreSpecification,
 )
 from napari_addm.checkpoint import Method as MethodName
@@ -139,7 +140,7 @@ class Sampling:
     """
 
     levels: tuple[int, ...] = ()
-    sampler: Literal["ddim", "ddpm"] = "ddim"
+    sampler: SamplerKind = "ddim"
     eta: float = 0.0
 
 

@@ -17,7 +17,7 @@ from napari_addm.checkpoint import (
 )
 from napari_addm.checkpoint import Method as MethodName
 from napari_addm.diffusion.noises import NOISES, NoiseKind
-from napari_addm.diffusion.samplers import ddim, ddpm
+from napari_addm.diffusion.samplers import ddim, ddpm, dpm_solver
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.base import (
     SMALL_GRID,
@@ -177,6 +177,8 @@ class DdpmMethod(Method):
         noisy = schedule.add_noise(clean, noise(0), levels[0])
         if sampling.sampler == "ddpm":
             chain = ddpm(denoiser, noisy, levels, schedule, noise=noise)
+        elif sampling.sampler == "dpm++":
+            chain = dpm_solver(denoiser, noisy, levels, schedule)
         else:
             chain = ddim(denoiser, noisy, levels, schedule, eta=sampling.eta, noise=noise)
         for image in chain:

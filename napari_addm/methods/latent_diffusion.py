@@ -24,7 +24,7 @@ from napari_addm.checkpoint import (
     VqVaeSpecification,
 )
 from napari_addm.diffusion.noises import NOISES, Shape
-from napari_addm.diffusion.samplers import ddim, ddpm
+from napari_addm.diffusion.samplers import ddim, ddpm, dpm_solver
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.base import (
     SMALL_GRID,
@@ -192,6 +192,8 @@ def inpaint(
 
         if sampling.sampler == "ddpm":
             chain = ddpm(denoiser, state, levels, schedule, noise=fresh)
+        elif sampling.sampler == "dpm++":
+            chain = dpm_solver(denoiser, state, levels, schedule)
         else:
             chain = ddim(denoiser, state, levels, schedule, eta=sampling.eta, noise=fresh)
         (painted,) = chain
