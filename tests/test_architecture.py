@@ -74,8 +74,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "volume",
     },
     "cases": {"errors", "io", "preparation", "volume"},
-    "qc": {"checkpoint", "detection", "io", "preparation"},
+    "qc": {"checkpoint", "detection", "io", "preparation", "volume"},
     "cohort": {"errors", "io", "naming", "report", "volume"},
+    "survey": {"cohort", "errors", "io", "qc"},
     "cohort_report": {"cohort", "io", "qc", "report", "statistics"},
     "batch": {
         "checkpoint",
@@ -133,6 +134,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "naming",
         "outputs",
         "overlay",
+        "survey",
         "training",
         "verification",
         "volume",
