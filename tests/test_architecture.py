@@ -141,7 +141,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "__main__": {"cli"},
     "widgets": {
+        "batch",
         "checkpoint",
+        "cohort",
+        "cohort_report",
         "detection",
         "dicom",
         "errors",
@@ -150,8 +153,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "metrics",
         "outputs",
         "overlay",
+        "qc",
         "scoring",
         "session",
+        "survey",
         "volume",
     },
 }
