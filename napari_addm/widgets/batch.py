@@ -239,6 +239,7 @@ class BatchWidget(QWidget):
     def _restore(self) -> None:
         """Start as the preferences say."""
         kept = preferences.read()
+        self._kept = replace(kept, cohort="", cohort_output=None)
         gone = self.model.restore(kept)
         self.source.setText(kept.cohort)
         self.output.setText("" if kept.cohort_output is None else str(kept.cohort_output))
@@ -246,7 +247,11 @@ class BatchWidget(QWidget):
         say(self.error, gone)
 
     def _on_preferences(self, event: Any = None) -> None:
-        self.model.follow(preferences.read())
+        kept = preferences.read()
+        # That the folders are remembered is no news for the model.
+        if replace(kept, cohort="", cohort_output=None) != self._kept:
+            self._kept = replace(kept, cohort="", cohort_output=None)
+            self.model.follow(kept)
 
     def _on_reset(self) -> None:
         preferences.reset()
