@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import subprocess
 import sys
@@ -25,9 +26,10 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
 from napari_addm import survey as survey_module
-from napari_addm.batch import run_batch
+from napari_addm.batch import BatchSettings, run_batch
 from napari_addm.checkpoint import load_checkpoint
 from napari_addm.cohort import CohortFolder, Shard, find_cohort
+from napari_addm.detection import DetectionSettings
 from napari_addm.io import read_labels, read_volume, write_volume
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.batch import BatchWidget
@@ -92,12 +94,13 @@ def panel(qtbot: Any, tiny_checkpoint: Path) -> BatchWidget:
 
 @pytest.fixture(scope="module")
 def finished(scans: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command line would have done with the panel's settings."""
+    """What the command line would have done, with the checkpoint's own settings."""
     output = tmp_path_factory.mktemp("finished") / "out"
-    widget = prepared(BatchWidget(ViewerModel()), tiny_checkpoint)
+    settings = BatchSettings(
+        DetectionSettings(device="cpu", precision="float32"), threshold=0.01, pictures=False
+    )
     cases = find_cohort(scans / "cases.csv", output)
-    list(run_batch(cases, output, load_checkpoint(tiny_checkpoint), widget.settings))
-    widget.deleteLater()
+    list(run_batch(cases, output, load_checkpoint(tiny_checkpoint), settings))
     return output
 
 
@@ -172,7 +175,9 @@ def test_listing_cases_imports_no_torch(scans: Path, tmp_path: Path) -> None:
         "assert not heavy, heavy\n"
     )
     arguments = [str(scans / "cases.csv"), str(tmp_path / "out")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=120)
+    # what it remembers is nobody's
+    apart = {**os.environ, "NAPARI_CONFIG": str(tmp_path / "settings.yaml")}
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=120, env=apart)
 
 
 def test_cases_are_listed_before_anything_runs(

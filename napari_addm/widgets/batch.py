@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from qtpy.QtCore import Qt, QThreadPool, QTimer, QUrl
+from qtpy.QtCore import QSize, Qt, QThreadPool, QTimer, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -132,9 +132,7 @@ class BatchWidget(QWidget):
             Section(texts.OPTIONS_SECTION, self._build_options(), expanded=False),
         ):
             body.addWidget(section)
-        self.sections = Column(content)
-        # As tall as what it holds, so that all else is the table's.
-        self.sections.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        self.sections = _Sections(content)
         self.table = CasesTable()
         self.settings_line = message()
 
@@ -270,7 +268,7 @@ class BatchWidget(QWidget):
         """One line that says what will run, while its sections are folded."""
         name = self.model.checkpoint_chooser.currentText()
         words = [name, f"threshold {self.threshold.value():g}"]
-        words.append(f"findings from {self.minimum.value():g} mL")
+        words.append(f"from {self.minimum.value():g} mL")
         if self.model.specification is None:
             words = [f"{name} cannot be used: see Model"]
         elif self.model.specification.diffusion is not None:
@@ -492,6 +490,7 @@ class BatchWidget(QWidget):
         if self._last is None:  # the plan is written
             for line in self.table.model.rows:
                 line.planned = line.planned or line.case.name in self._before
+            self._enable()
         self._last = item
         percent = 0
         if item.result is not None:
@@ -696,6 +695,22 @@ _SHORT: dict[str, tuple[State, ...]] = {
     "that will fail": ("will fail",),
     "skipped": ("skipped",),
 }
+
+
+class _Sections(Column):
+    """As tall as what it holds where there is room, so that all else is the table's."""
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__(content)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+
+    def sizeHint(self) -> QSize:
+        """Qt's would be that of the first moment."""
+        content, viewport = self.widget(), self.viewport()
+        assert content is not None
+        assert viewport is not None
+        hint = content.sizeHint()
+        return QSize(hint.width(), hint.height() + self.height() - viewport.height())
 
 
 class _Farewell:

@@ -37,11 +37,11 @@ from napari_addm.widgets.forms import ERROR, SMALL, WARNING, column, message, sa
 COLUMNS = tuple(texts.COHORT_COLUMNS)
 # The widest that each has to show.
 WIDEST = {
-    "case": "a_name_of_a_case_ses-01",
-    "status": "✓ done earlier",
-    "ml": "9999.9",
+    "case": "sub-001_ses-01_run-1",
+    "status": "▸ running 100 %",
+    "ml": "999.9",
     "dice": "0.999",
-    "seconds": "99999",
+    "seconds": "999.9",
     "qc": "left/right unknown",
     "truth": "✓",
     "mask": "✓",
@@ -394,7 +394,7 @@ class CasesTable(QWidget):
         view.setShowGrid(False)
         view.setWordWrap(False)
         view.setAlternatingRowColors(False)
-        view.setMinimumHeight(5 * ROW_PX)
+        view.setMinimumHeight(8 * ROW_PX)
         rows, heads = view.verticalHeader(), view.horizontalHeader()
         assert rows is not None
         assert heads is not None
@@ -406,7 +406,9 @@ class CasesTable(QWidget):
         heads.setHighlightSections(False)
         heads.setMinimumSectionSize(16)
         for place, name in enumerate(COLUMNS):
-            heads.resizeSection(place, metrics.horizontalAdvance(WIDEST[name]) + 12)
+            heads.resizeSection(place, metrics.horizontalAdvance(WIDEST[name]) + 10)
+        # Flags and what comes before them are to be seen; headers' figures may be scrolled to.
+        view.setMinimumWidth(heads.sectionPosition(COLUMNS.index("truth")) + 4)
         heads.setSortIndicator(0, Qt.SortOrder.AscendingOrder)
         view.setSortingEnabled(True)
         # Qt's arrow would lie on the words; ours is among them.
