@@ -15,7 +15,7 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +28,7 @@ from napari_addm import __version__
 from napari_addm.checkpoint import Checkpoint
 from napari_addm.cohort import (
     EARLIER,
+    NOT_CHOSEN,
     NOT_REACHED,
     CaseResult,
     CohortCase,
@@ -365,11 +366,7 @@ class Batch:
             text = "out of memory: close other programs, or use a larger machine"
         elif not isinstance(error, AddmError):
             text = f"{type(error).__name__}: {text} (a bug in napari-addm: please report it)"
-        for path in (case.scan, case.truth, case.mask):
-            if path is not None:
-                text = text.replace(str(path), path.name)
-        text = text.replace(str(self.folder.path / case.home), case.home)
-        return " ".join(text.split())
+        return case.told(text).replace(str(self.folder.path / case.home), case.home)
 
     def _claim(self, case: CohortCase) -> None:
         """Say that files are about to come, so that those of a killed run are known as ours.
@@ -412,6 +409,7 @@ def run_batch(
     checkpoint: Checkpoint,
     settings: BatchSettings | None = None,
     shard: Shard | None = None,
+    only: Collection[str] | None = None,
 ) -> Generator[BatchProgress, None, None]:
     """Detect in every case of a cohort, and write everything into one folder.
 
@@ -425,6 +423,9 @@ def run_batch(
     settings : BatchSettings, optional
     shard : Shard, optional
         Only this part of the cases.
+    only : collection of str, optional
+        Names of the cases to run, such as those of `CohortFolder.failed`; of all others plan and
+        manifest say what an earlier run left.
 
     Yields
     ------
@@ -439,7 +440,7 @@ def run_batch(
     """
     shard = shard or Shard()
     batch = Batch(checkpoint, settings or BatchSettings(), output)
-    run = Run(batch, shard.take(cases), shard)
+    run = Run(batch, shard.take(cases), shard, only)
     with batch.folder.lock(shard):
         yield from run.drive()
 
@@ -453,12 +454,20 @@ class Run:
     cases : sequence of CohortCase
         Of this shard alone.
     shard : Shard
+    only : collection of str, optional
+        Names of the cases to run; the others keep their rows.
     """
 
-    def __init__(self, batch: Batch, cases: Sequence[CohortCase], shard: Shard) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        cases: Sequence[CohortCase],
+        shard: Shard,
+        only: Collection[str] | None = None,
+    ) -> None:
         self.batch, self.cases, self.shard = batch, cases, shard
         self.workers = batch.settings.workers
-        self.todo = [case for case in cases if not case.skip]
+        self.todo = [c for c in cases if not c.skip and (only is None or c.name in only)]
         self.results: dict[str, CaseResult] = {}
         self.finished = self.failed = self.worked = 0
         self.started = time.perf_counter()
@@ -477,8 +486,9 @@ class Run:
 
     def drive(self) -> Iterator[BatchProgress]:
         """All of it: what is known before, the cases, and the manifest whatever happens."""
+        chosen = {case.name for case in self.todo}
         for case in self.cases:
-            self.results[case.name] = self._known(case)
+            self.results[case.name] = self._known(case, case.name in chosen)
         self.batch.folder.sweep(self.cases, self.shard)
         self._manifest(plan=True)
         stopped = "not reached: the run was stopped"
@@ -562,16 +572,19 @@ class Run:
         yield from self._await(self.writing[0])
         yield self.take(self.writing.popleft().result())
 
-    def _known(self, case: CohortCase) -> CaseResult:
-        """What the manifest says of a case before it is reached."""
+    def _known(self, case: CohortCase, chosen: bool) -> CaseResult:
+        """What the manifest says of a case before it is reached, or if it is not to be."""
+        nothing = CaseResult(case.name, case.input, "skipped", case.skip or NOT_REACHED)
         if case.skip:
-            return CaseResult(case.name, case.input, "skipped", case.skip)
+            return nothing
         old, parameters = self.batch.folder.read_state(case.name)
         if old is not None and old.status == "done":
             if parameters == self.batch.parameters_hash:
                 return replace(old, reason=EARLIER)
             return CaseResult(case.name, case.input, "skipped", OTHER_SETTINGS)
-        return CaseResult(case.name, case.input, "skipped", NOT_REACHED)
+        if not chosen:
+            return old if old and old.status == "failed" else replace(nothing, reason=NOT_CHOSEN)
+        return nothing
 
     def _await(self, future: Future[Any]) -> Iterator[BatchProgress]:
         """A sign of life while a thread is at work, so that closing takes effect."""

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -27,8 +27,9 @@ from napari_addm import __version__
 from napari_addm.errors import AddmError, MissingExtraError
 
 if TYPE_CHECKING:
-    from napari_addm.batch import BatchProgress
+    from napari_addm.batch import BatchProgress, BatchSettings
     from napari_addm.checkpoint import ModelSpecification
+    from napari_addm.cohort import CohortCase
     from napari_addm.detection import Detection, DetectionSettings, Progress
     from napari_addm.dicom import Series
     from napari_addm.findings import Findings
@@ -653,13 +654,22 @@ def batch(
             "local:N starts N workers here.",
         ),
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Only the cases that failed in the last run.")
+    ] = False,
+    list_only: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="Run nothing: list the cases with size, spacing and what is known."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find anomalies in all scans of a cohort; run it again to go on where it stopped.
 
     Each case gets its own folder, and OUT/manifest.csv says what became of it. A
     case that cannot be done is named there with its reason, and the others go on.
-    Exit code 0: all done; 3: some failed.
+    Exit code 0: all done; 3: some failed (with --list: some will).
     """
     from napari_addm.batch import BatchSettings, run_batch
     from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint
@@ -689,17 +699,28 @@ def batch(
         workers=workers,
     )
     cases = find_cohort(source, output)
+    only = None
+    if retry_failed:
+        only = CohortFolder(output).failed(cases)
+        if not only:
+            _fail(f"{output} has no failed case: leave --retry-failed out to run all.")
+    if list_only:
+        chosen = [c for c in part.take(cases) if only is None or c.name in only]
+        _list_cases(chosen, output, settings, as_json)
+        return
     loaded = load_checkpoint(checkpoint or DEMO_CHECKPOINT)
     started = time.perf_counter()
     progress = None
     # a scheduler asks to stop with SIGTERM, a person with Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if cluster is None:
-        generator = run_batch(cases, output, loaded, settings, part)
+        generator = run_batch(cases, output, loaded, settings, part, only)
     else:
         from napari_addm.cluster import run_on_cluster
 
-        generator = run_on_cluster(cases, output, loaded, settings, part, address=cluster)
+        generator = run_on_cluster(
+            cases, output, loaded, settings, part, only, address=cluster
+        )
     try:
         with (
             contextlib.closing(generator) as run,
@@ -727,6 +748,49 @@ def batch(
         print(f"{done} done, {failed} failed, {skipped} skipped in {spent}", file=sys.stderr)
         print(manifest)
     if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _list_cases(
+    cases: Sequence[CohortCase], output: Path, settings: BatchSettings, as_json: bool
+) -> None:
+    """Print what a batch would do, one line for each case, as the panel's table shows it."""
+    from napari_addm.survey import survey
+
+    rows: list[dict[str, Any]] = []
+    for found in survey(cases, output, frame=settings.frame, resample=settings.resample):
+        case, earlier = found.case, found.earlier
+        rows.append(
+            {
+                "case": case.name,
+                "input": case.input,
+                "voxels": None if found.shape is None else list(found.shape),
+                "spacing_mm": None if found.spacing is None else list(found.spacing),
+                "truth": case.truth is not None,
+                "mask": case.mask is not None,
+                "qc": [flag.key for flag in found.flags],
+                "earlier": None if earlier is None else earlier.status,
+                "skip": case.skip,
+                "fault": found.fault,
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print("\t".join(("case", "voxels", "mm", "truth", "mask", "qc", "earlier", "said")))
+        for row in rows:
+            cells = (
+                row["case"],
+                "x".join(map(str, row["voxels"] or ())),
+                "x".join(f"{mm:.3g}" for mm in row["spacing_mm"] or ()),
+                "yes" if row["truth"] else "",
+                "yes" if row["mask"] else "",
+                " ".join(row["qc"]),
+                row["earlier"] or "",
+                f"skipped: {row['skip']}" if row["skip"] else row["fault"],
+            )
+            print("\t".join(map(str, cells)))
+    if any(row["fault"] for row in rows):
         raise typer.Exit(SOME_FAILED)
 
 

@@ -24,7 +24,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -233,6 +233,7 @@ def run_on_cluster(
     checkpoint: Checkpoint,
     settings: BatchSettings | None = None,
     shard: Shard | None = None,
+    only: Collection[str] | None = None,
     *,
     address: str,
 ) -> Generator[BatchProgress, None, None]:
@@ -240,7 +241,7 @@ def run_on_cluster(
 
     Parameters
     ----------
-    cases, output, checkpoint, settings, shard
+    cases, output, checkpoint, settings, shard, only
         As for `napari_addm.batch.run_batch`.
     address : str
         Of the scheduler, such as ``tcp://10.0.0.1:8786``; a scheduler file (``.json``); or
@@ -266,7 +267,7 @@ def run_on_cluster(
     batch = Batch(checkpoint, settings or BatchSettings(), output)
     mine = [_absolute(case) for case in shard.take(cases)]
     with connected(address) as client:
-        run = _ClusterRun(batch, mine, shard, client, address)
+        run = _ClusterRun(batch, mine, shard, client, address, only)
         with batch.folder.lock(shard):
             yield from run.drive()
 
@@ -361,8 +362,9 @@ class _ClusterRun(Run):
         shard: Shard,
         client: Client,
         address: str,
+        only: Collection[str] | None = None,
     ) -> None:
-        super().__init__(batch, cases, shard)
+        super().__init__(batch, cases, shard, only)
         self.client, self.address = client, address
         self.waiting: deque[CohortCase] = deque(self.todo)
         self.suspects: deque[_Task] = deque()

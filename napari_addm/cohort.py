@@ -45,6 +45,7 @@ MANIFEST_COLUMNS = (
     "qc",
 )
 NOT_REACHED = "not reached yet"
+NOT_CHOSEN = "not among the cases that this run was limited to"
 EARLIER = "from an earlier run, not checked again yet"
 
 Status = Literal["done", "failed", "skipped"]
@@ -101,6 +102,13 @@ class CohortCase:
     def home(self) -> str:
         """The folder that really holds its files; scans of one BIDS session share it."""
         return self.paths(Path())["record"].parent.as_posix()
+
+    def told(self, text: str) -> str:
+        """Words about it in one line, without the folders above its inputs."""
+        for path in (self.scan, self.truth, self.mask):
+            if path is not None:
+                text = text.replace(str(path), path.name)
+        return " ".join(text.split())
 
 
 @dataclass(frozen=True)
@@ -529,6 +537,11 @@ class CohortFolder:
         path = self.state_path(result.case)
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_json(path, {**asdict(result), "parameters": parameters})
+
+    def failed(self, cases: Iterable[CohortCase]) -> set[str]:
+        """The names of those that failed when they were last run."""
+        results = (self.read_state(case.name)[0] for case in cases if not case.skip)
+        return {result.case for result in results if result and result.status == "failed"}
 
     def is_whole(self, result: CaseResult) -> bool:
         """Whether every file of a case is there and has not changed since it was written."""

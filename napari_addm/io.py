@@ -228,6 +228,27 @@ def read_labels(path: str | os.PathLike[str], *, frame: int | None = None) -> Vo
     return volume.with_data(data.astype(np.int32 if fits else np.int64), warnings)
 
 
+def read_grid(path: str | os.PathLike[str], *, frame: int | None = None) -> Volume:
+    """Where a scan or a label file lies, and how large it is; only its header is read.
+
+    Parameters
+    ----------
+    path, frame
+        As for `read_volume`.
+
+    Returns
+    -------
+    Volume
+        Without its voxels: all are 0 and share one place in memory.
+
+    Raises
+    ------
+    InputError
+        As for `read_volume`, as far as the header and the size of the file tell.
+    """
+    return _read(Path(path), frame, voxels=False).to_volume()
+
+
 def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: bool = False) -> Path:
     """Write a volume on its source's own grid, with the source's header and affine.
 
@@ -438,10 +459,10 @@ def resample_like(volume: Volume, like: Volume, order: int = 1) -> Volume:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _read(path: Path, frame: int | None) -> _Stored:
+def _read(path: Path, frame: int | None, voxels: bool = True) -> _Stored:
     _check_path(path)
     if _suffix(path, (".nrrd",)):
-        return _read_nrrd(path, frame)
+        return _read_nrrd(path, frame, voxels)
     if (suffix := _suffix(path, (".img.gz", ".img"))) is not None:
         path = _sibling(path, suffix, (".hdr", ".hdr.gz"))
         _check_path(path)
@@ -451,9 +472,9 @@ def _read(path: Path, frame: int | None) -> _Stored:
         little, big = (int.from_bytes(head[:4], order) for order in ("little", "big"))
         warnings = _name_warnings(path, compressed)
         if {little, big} & {348, 540}:
-            return _read_nifti(path, stream, head, 540 in (little, big), frame, warnings)
+            return _read_nifti(path, stream, head, 540 in (little, big), frame, voxels, warnings)
         if big == 1 and len(head) >= MGH_DATA_OFFSET:
-            return _read_mgh(path, stream, head, frame, warnings)
+            return _read_mgh(path, stream, head, frame, voxels, warnings)
     raise InputError(f"{path} {_what_it_is(head)}")
 
 
@@ -515,6 +536,7 @@ def _read_nifti(
     head: bytes,
     is_nifti2: bool,
     frame: int | None,
+    voxels: bool,
     warnings: list[str],
 ) -> _Stored:
     kind = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
@@ -557,19 +579,25 @@ def _read_nifti(
     if magic[:2] == b"n+":
         # A single file's voxels begin after header and extension flag, whatever it claims.
         skip = max(offset, size + 4)
-        data = _read_frame(path, stream, head, skip, shape, frames, frame, dtype)
+        data = _read_frame(path, stream, head, skip, shape, frames, frame, dtype, voxels)
     else:
         suffix = _suffix(path, (".hdr.gz", ".hdr")) or path.suffix
         image_path = _sibling(path, suffix, (".img", ".img.gz"))
         _check_path(image_path)
         _drain(stream)
-        with _decompressed(image_path) as (voxels, _):
-            data = _read_frame(image_path, voxels, b"", max(offset, 0), shape, frames, frame, dtype)
+        with _decompressed(image_path) as (other, _):
+            skip = max(offset, 0)
+            data = _read_frame(image_path, other, b"", skip, shape, frames, frame, dtype, voxels)
     return _Stored(data, slope, inter, affine, header, path, tuple(warnings))
 
 
 def _read_mgh(
-    path: Path, stream: BufferedIOBase, head: bytes, frame: int | None, warnings: list[str]
+    path: Path,
+    stream: BufferedIOBase,
+    head: bytes,
+    frame: int | None,
+    voxels: bool,
+    warnings: list[str],
 ) -> _Stored:
     has_geometry = head[28:30] == b"\x00\x01"
     header = MGHHeader(head[:90], check=False)
@@ -591,11 +619,11 @@ def _read_mgh(
     affine = header.get_affine()
     _check_affine(path, affine)
     _grid_warnings(affine, shape, warnings)
-    data = _read_frame(path, stream, head, MGH_DATA_OFFSET, shape, frames, frame, dtype)
+    data = _read_frame(path, stream, head, MGH_DATA_OFFSET, shape, frames, frame, dtype, voxels)
     return _Stored(data, 1.0, 0.0, affine, header, path, tuple(warnings))
 
 
-def _read_nrrd(path: Path, frame: int | None) -> _Stored:
+def _read_nrrd(path: Path, frame: int | None, voxels: bool) -> _Stored:
     try:
         import nrrd
     except ImportError as error:
@@ -616,7 +644,10 @@ def _read_nrrd(path: Path, frame: int | None) -> _Stored:
                 f"into {_size(on_disk)}; copy it again."
             )
         _check_memory(path, math.prod(sizes), 8)
-        data, header = nrrd.read(str(path), index_order="F")
+        if voxels:
+            data, header = nrrd.read(str(path), index_order="F")
+        else:
+            data = np.broadcast_to(np.uint8(0), sizes)
     except (nrrd.NRRDError, OSError, EOFError, KeyError, ValueError, zlib.error) as error:
         raise InputError(f"{path} is damaged or no NRRD file: export it again.") from error
     _check_dtype(path, data.dtype, 0)
@@ -650,10 +681,14 @@ def _read_frame(
     frames: int,
     frame: int | None,
     dtype: np.dtype,
+    voxels: bool,
 ) -> np.ndarray:
-    """One frame's voxels; `stream` stands right behind `head`. Reads to the end of the file."""
-    voxels = math.prod(shape)
-    frame_bytes = voxels * dtype.itemsize
+    """One frame's voxels; `stream` stands right behind `head`. Reads to the end of the file.
+
+    Without `voxels` nothing is read, and all of them are one 0.
+    """
+    size = math.prod(shape)
+    frame_bytes = size * dtype.itemsize
     total = offset + frame_bytes * frames
     on_disk = path.stat().st_size
     if total > on_disk * (DEFLATE_LIMIT if isinstance(stream, gzip.GzipFile) else 1):
@@ -661,7 +696,9 @@ def _read_frame(
             f"{path} is cut short or its header is damaged: {_times(shape)} voxels need "
             f"{_size(total)}, and the file of {_size(on_disk)} cannot hold them; copy it again."
         )
-    _check_memory(path, voxels, dtype.itemsize)
+    _check_memory(path, size, dtype.itemsize)
+    if not voxels:
+        return np.broadcast_to(np.zeros((), dtype), shape)
 
     start = offset + (frame or 0) * frame_bytes
     buffer = np.empty(frame_bytes, dtype=np.uint8)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_addm.checkpoint import ModelSpecification
     from napari_addm.detection import Detection
     from napari_addm.preparation import Slices
+    from napari_addm.volume import Volume
 
 MOST_HISTOGRAM_DISTANCE = 0.1
 """Of `histogram_distance`; the demo checkpoint's own kind of scans (20 of ds002748) reach .087 and
@@ -112,11 +113,7 @@ def check_quality(
     if not low <= brain_ml <= high:
         text = f"the brain mask holds {brain_ml:.0f} mL, a brain {low:.0f} to {high:.0f}"
         flags.append(Flag("brain_volume", text, brain_ml, low, high))
-    if max(volume.spacing) > THICK_SLICE_MM:
-        text = f"voxels are {max(volume.spacing):.3g} mm apart, more than {THICK_SLICE_MM:g}"
-        flags.append(Flag("slice_thickness", text, max(volume.spacing), None, THICK_SLICE_MM))
-    if not volume.sides_known:
-        flags.append(Flag("orientation", "the file does not say which side is left"))
+    flags += grid_flags(volume)
 
     values = slices.on_grid((slices.images + 1.0) / 2.0)
     contrast = depth_contrast(values, slices.on_grid(slices.masks), slices.spacing_mm)
@@ -152,6 +149,17 @@ def check_quality(
             )
             flags.append(Flag("reconstruction", text, error, *known))
     return Quality(tuple(flags), figures, tuple(unchecked))
+
+
+def grid_flags(volume: Volume) -> list[Flag]:
+    """What a scan's grid alone tells, as `napari_addm.io.read_grid` reads it."""
+    flags = []
+    if max(volume.spacing) > THICK_SLICE_MM:
+        text = f"voxels are {max(volume.spacing):.3g} mm apart, more than {THICK_SLICE_MM:g}"
+        flags.append(Flag("slice_thickness", text, max(volume.spacing), None, THICK_SLICE_MM))
+    if not volume.sides_known:
+        flags.append(Flag("orientation", "the file does not say which side is left"))
+    return flags
 
 
 def _as_calibrated(detection: Detection) -> bool:

@@ -206,8 +206,10 @@ def volume_from_native(
     for n, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
         to_native[axis, n] = -1.0 if flip else 1.0
         to_native[axis, 3] = data.shape[axis] - 1 if flip else 0.0
+    turned = data.transpose(axes)[_flip_index(flips)]
     return Volume(
-        data=np.ascontiguousarray(data.transpose(axes)[_flip_index(flips)]),
+        # a grid without voxels repeats one value, which is not to be multiplied
+        data=np.ascontiguousarray(turned) if any(turned.strides) else turned,
         affine=affine @ to_native,
         source=Source(path, (i, j, k), affine, header, axes, flips),
         warnings=warnings,

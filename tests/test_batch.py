@@ -22,7 +22,17 @@ from typer.testing import CliRunner
 from napari_addm import cli
 from napari_addm.batch import BatchProgress, BatchSettings, run_batch
 from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.cohort import HIDDEN, CaseResult, CohortCase, Shard, find_cohort, parse_shard
+from napari_addm.cohort import (
+    EARLIER,
+    HIDDEN,
+    NOT_CHOSEN,
+    CaseResult,
+    CohortCase,
+    CohortFolder,
+    Shard,
+    find_cohort,
+    parse_shard,
+)
 from napari_addm.detection import DetectionSettings
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io import write_volume
@@ -445,6 +455,41 @@ def test_a_case_that_has_become_bad_leaves_no_old_files(
     assert found["1"].result.status == "failed"
     assert not any((output / "1").iterdir())
     assert {name.split("/")[0] for name in results(output)} == {"0"}
+
+
+def test_a_run_of_some_cases_leaves_the_rows_of_the_others(
+    small: Path, tmp_path: Path, checkpoint: Checkpoint, write_brain: Callable[..., Path]
+) -> None:
+    output = tmp_path / "out"
+    for name in ("bad", "worse"):
+        (small / f"{name}.nii.gz").write_bytes(b"")
+    run(small, output, checkpoint)
+    before = manifest(output)
+    touch(small / "late.nii.gz")
+    write_brain(small / "bad.nii.gz", 3.0)
+    cases = find_cohort(small, output)
+    failed = CohortFolder(output).failed(cases)
+    assert failed == {"bad", "worse"}
+    steps = run_batch(cases, output, checkpoint, QUICK, only=["bad"])
+    met = [progress for progress in steps if progress.stage in ("case", "finish")]
+    assert [progress.case for progress in met] == ["bad", ""]
+    assert (met[-1].finished, met[-1].total, met[-1].failed) == (1, 1, 0)
+    after = manifest(output)
+    assert after["bad"]["status"] == "done"
+    assert after["worse"] == before["worse"]
+    assert after["0"] == {**before["0"], "reason": EARLIER}
+    assert (after["late"]["status"], after["late"]["reason"]) == ("skipped", NOT_CHOSEN)
+    assert CohortFolder(output).failed(cases) == {"worse"}
+
+    command = ["batch", str(small), "-o", str(output), "--draws", "1", "--no-pictures"]
+    again = CliRunner().invoke(cli.app, [*command, "--retry-failed"])
+    assert again.exit_code == cli.SOME_FAILED, again.output
+    assert "1/1 worse: failed" in again.stderr
+    assert "0: unchanged" not in again.stderr
+    (small / "worse.nii.gz").unlink()
+    nothing = CliRunner().invoke(cli.app, [*command, "--retry-failed"])
+    assert nothing.exit_code == 1
+    assert "has no failed case" in nothing.stderr
 
 
 def test_a_stopped_run_keeps_what_is_done_and_says_what_is_not(

@@ -85,6 +85,13 @@ def order_of(plane: str, ndim: int) -> tuple[int, ...]:
     return (*range(first), *(first + axis for axis in PLANES[plane]))
 
 
+def stand_upright(viewer: napari.viewer.Viewer) -> None:
+    """Rows of our layers grow to anterior or superior: show that side up."""
+    camera = viewer.scene.camera
+    if tuple(str(axis) for axis in camera.orientation) == DEFAULT_ORIENTATION:
+        camera.orientation = RADIOLOGICAL
+
+
 def sides_known(layers: Iterator[Layer] | Any) -> bool:
     """Whether all images and labels say how they lie in the patient, and agree on the axes."""
     kept = [

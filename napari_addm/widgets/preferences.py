@@ -40,6 +40,10 @@ class Preferences:
         Where the dialog of *Save* starts.
     folded : frozenset of str
         Headings of the sections that are folded.
+    cohort : str
+        Folder, pattern or table of the last batch; empty for none.
+    cohort_output : Path or None
+        Where its results go.
     """
 
     device: str = "auto"
@@ -49,6 +53,8 @@ class Preferences:
     checkpoint_folder: Path | None = None
     output_folder: Path | None = None
     folded: frozenset[str] = frozenset()
+    cohort: str = ""
+    cohort_output: Path | None = None
 
 
 def read() -> Preferences:
@@ -64,6 +70,8 @@ def read() -> Preferences:
         checkpoint_folder=_path(page.checkpoint_folder),
         output_folder=_path(page.output_folder),
         folded=frozenset(filter(None, (word.strip() for word in page.folded.split(",")))),
+        cohort=page.cohort.strip(),
+        cohort_output=_path(page.cohort_output),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,6 +157,27 @@ class ResultLayers:
             return
         for role, array in maps.items():
             self._write(role, array, changed)
+
+    def show_saved(
+        self, maps: Mapping[str, np.ndarray], labels: np.ndarray | None, threshold: float
+    ) -> None:
+        """Show maps and labels that were read from files.
+
+        Parameters
+        ----------
+        maps : mapping of str to ndarray of float, shape (S, A, R)
+            By their roles; see `TITLES`.
+        labels : ndarray of int, optional
+            Shape (S, A, R).
+        threshold : float
+            For the contrast of the layers.
+        """
+        self._begin(dict(maps), threshold)
+        layer = self.layer("labels")
+        if labels is not None:
+            self.show_labels(labels)
+        elif layer is not None:
+            self._viewer.layers.remove(layer)
 
     def show_labels(self, labels: np.ndarray, colors: np.ndarray | None = None) -> None:
         """Write the labels in place.

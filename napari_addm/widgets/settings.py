@@ -54,6 +54,11 @@ class ModelSettings(QWidget):
     A checkpoint that is chosen sets all fields to its own defaults, but for
     the device, the precision, the batch size, the seed and the scope.
 
+    Parameters
+    ----------
+    scope : bool
+        Whether one slice may be chosen in place of the volume.
+
     Attributes
     ----------
     checkpoint_changed : Signal()
@@ -73,10 +78,10 @@ class ModelSettings(QWidget):
     reset_asked = Signal()
     changed = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, scope: bool = True) -> None:
         super().__init__()
         self.specification: ModelSpecification | None = None
-        self._build()
+        self._build(scope)
         for box in (self.sampler, self.device, self.score, self.precision):
             box.currentIndexChanged.connect(self.changed)
         for field in (self.level, self.steps, self.seed, self.draws, self.batch_size):
@@ -90,7 +95,7 @@ class ModelSettings(QWidget):
         self.precision.textActivated.connect(partial(self.chosen.emit, "precision"))
         self._on_checkpoint()
 
-    def _build(self) -> None:
+    def _build(self, with_scope: bool) -> None:
         self.checkpoint_chooser = CheckpointChooser()
         self.card = message()
         self.level = whole(1, 1000)
@@ -133,7 +138,8 @@ class ModelSettings(QWidget):
         for field in (self.sampler, self.steps, self.seed, self.draws):
             field.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         row(fields, texts.DEVICE, self.device)
-        row(fields, texts.SCOPE, self.this_slice, self.whole_volume)
+        if with_scope:
+            row(fields, texts.SCOPE, self.this_slice, self.whole_volume)
 
         self.score = QComboBox()
         for kind in get_args(ScoreKind):

@@ -304,3 +304,64 @@ FALSE_POSITIVE_RATE_AXIS = "False positive rate"
 FALSE_ALARM_AXIS = "False alarm, mL"
 RECALL_AXIS = "Recall"
 PRECISION_AXIS = "Precision"
+
+# --- the panel 'Detect in a cohort' ---
+
+COHORT_SECTION = Text("Cohort", "Which scans, and where the results go. Click to fold or unfold.")
+OPTIONS_SECTION = Text("Options", "What is written, and what counts. Click to fold or unfold.")
+COHORT_INPUT = Text(
+    "Scans",
+    "A folder (searched with the folders in it), a BIDS dataset (its T1w images), a pattern such "
+    "as study/*/t1.nii.gz, or a CSV with the column scan and, if there are any, case, truth and "
+    "mask. Return looks again.",
+)
+COHORT_OUTPUT = Text(
+    "Results",
+    "Folder for all files. What is there already for the same scans, model and settings is not "
+    "done again.",
+)
+CHOOSE_FOLDER = Text("Folder...", "Choose a folder.")
+CHOOSE_TABLE = Text("CSV...", "Choose a table of cases.")
+COHORT_THRESHOLD = Text(
+    "Threshold", "Voxels whose anomaly score is above it become findings. It starts at the model's."
+)
+FRAME = Text("Frame of 4D", "Which frame of scans with several is taken, from 0.")
+NO_FRAME = "none"
+RESAMPLE_BESIDE = Text(
+    "Resample", "Bring truths and masks that lie on another grid to their scan's (nearest)."
+)
+PICTURES = Text("Pictures", "Write a montage of each case; the report shows them.")
+COHORT_FILTER = Text("Filter by name", "Only cases whose name or file has these letters.")
+COHORT_COLUMNS = {
+    "case": Text("Case", "Its folder in the results. Double-click, or Return, opens it."),
+    "status": Text("Status", "What becomes of it; what is from an earlier run is said so."),
+    "ml": Text("mL", "Volume of all findings."),
+    "dice": Text("Dice", "Overlap of findings and ground truth, 0 to 1."),
+    "seconds": Text("s", "Seconds of work on it."),
+    "qc": Text("Flags", "How it differs from the scans that the model knows. A run may add some."),
+    "truth": Text("T", "Whether it has a ground truth."),
+    "mask": Text("M", "Whether it has a brain mask of its own."),
+    "size": Text("Voxels", "As the file has them."),
+    "spacing": Text("mm", "Distance of neighbouring voxels, as the file has them."),
+}
+COHORT_EMPTY = (
+    "Choose scans and a folder for the results: the cases are listed before anything runs."
+)
+COHORT_STATES = {
+    "waiting": "",
+    "will fail": "It cannot be done as it is.",
+    "skipped": "It is not run.",
+    "done earlier": "By the state in the results folder. A run looks whether scan, model, settings "
+    "and files are still the same, and does it again if not.",
+    "failed earlier": "In an earlier run. It will be tried again.",
+    "unchanged": "Done in an earlier run: scan, model, settings and files are still the same.",
+}
+COHORT_RUN = Text(
+    "Run",
+    "Do all cases; those that are done already, with the same settings, are left as they are.",
+)
+COHORT_RESUME = Text("Resume", "Go on where the last run stopped. Finished cases are checked.")
+COHORT_CANCEL = Text("Cancel", "Stops within one step of the network; finished cases stay.")
+RETRY_FAILED = Text("Retry failed", "Only the cases that failed; the others stay as they are.")
+OPEN_REPORT = Text("Open report", "Makes the page of the cohort and opens it in the web browser.")
+OPEN_RESULTS = Text("Open folder", "Shows the files of all cases.")

@@ -30,9 +30,7 @@ from napari_addm.volume import GRID_OF_LAYER
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.blink import RECONSTRUCTION, SCAN, Blink, Swipe, find_pair
 from napari_addm.widgets.canvases import (
-    DEFAULT_ORIENTATION,
     PLANES,
-    RADIOLOGICAL,
     CanvasDock,
     ClickToGo,
     Connections,
@@ -42,6 +40,7 @@ from napari_addm.widgets.canvases import (
     dock_of,
     order_of,
     plane_of,
+    stand_upright,
 )
 from napari_addm.widgets.forms import SMALL, Section, button, column, message, say
 from napari_addm.widgets.outcome import Outcome
@@ -201,9 +200,7 @@ class Views(QWidget):
 
     def stand_upright(self) -> None:
         """Rows of our layers grow to anterior or superior: show that side up."""
-        camera = self._viewer.scene.camera
-        if tuple(str(axis) for axis in camera.orientation) == DEFAULT_ORIENTATION:
-            camera.orientation = RADIOLOGICAL
+        stand_upright(self._viewer)
 
     def show_plane(self, name: str) -> None:
         """Show the axial, coronal or sagittal slice through the current position."""

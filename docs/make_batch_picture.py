@@ -1,0 +1,90 @@
+"""Run a cohort in the panel of a real viewer: its picture, and how long the event loop was blocked.
+
+A timer of 10 ms is the heartbeat. While the batch runs, a case that is done is opened, and the
+viewer is scrolled. Without a display::
+
+    xvfb-run -a -s "-screen 0 1280x800x24" python docs/make_batch_picture.py SCANS OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+from make_pictures import PATIENCE_SECONDS, WINDOW, Heartbeat
+from qtpy.QtWidgets import QApplication
+
+from napari_addm.widgets.batch import BatchWidget
+from napari_addm.widgets.cohort_table import DONE
+
+
+def main() -> None:
+    """Run, and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scans", help="folder, pattern in quotes, or CSV")
+    parser.add_argument("output", type=Path, help="folder for the results")
+    parser.add_argument("--pictures", type=Path, default=Path(__file__).parent / "pictures")
+    parser.add_argument("--theme", choices=("dark", "light"), default="dark")
+    arguments = parser.parse_args()
+    viewer = napari.Viewer()
+    viewer.theme = arguments.theme
+    viewer.window.set_geometry(0, 0, *WINDOW)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-addm", "Detect in a cohort")
+    assert isinstance(panel, BatchWidget)
+    heart = Heartbeat()
+    report: dict[str, Any] = {}
+
+    def wait(done: Callable[[], bool]) -> None:
+        started = time.perf_counter()
+        while not done():
+            QApplication.processEvents()
+            time.sleep(0.001)
+            if time.perf_counter() - started > PATIENCE_SECONDS:
+                raise SystemExit("waited too long")
+
+    def pause(seconds: float) -> None:
+        end = time.perf_counter() + seconds
+        wait(lambda: time.perf_counter() > end)
+
+    pause(0.5)
+    heart.take_ms()
+    panel.choose(arguments.scans, str(arguments.output))
+    wait(lambda: not panel.looking)
+    report["cases"] = len(panel.table.model.rows)
+    report["longest_block_listing_ms"] = heart.take_ms()
+    started = time.perf_counter()
+    panel.run()
+    wait(lambda: not panel.running or any(r.state in DONE for r in panel.table.model.rows))
+    report["longest_block_until_first_case_ms"] = heart.take_ms()
+    first = next(row.case.name for row in panel.table.model.rows if row.state in DONE)
+    panel.table.view.selectRow(panel.table.model.place_of(first))
+    panel.open_case(first)
+    wait(lambda: panel._opening is None)
+    pause(0.5)
+    report["longest_block_opening_a_case_ms"] = heart.take_ms()
+    pause(1.0)
+    path = str(arguments.pictures / "cohort.png")
+    viewer.screenshot(path, canvas_only=False, flash=False, size=None)
+    heart.take_ms()  # taking it blocks
+    step = 0
+    while panel.running:
+        step += 1
+        here = viewer.dims.current_step[0]
+        viewer.dims.set_current_step(0, here + (1 if step % 20 < 10 else -1))
+        pause(0.2)
+    report["longest_block_running_ms"] = heart.take_ms()
+    report["seconds"] = round(time.perf_counter() - started, 1)
+    report["status"] = panel.status.text()
+    report["error"] = panel.error.text()
+    print(json.dumps(report, indent=1))
+    viewer.close()
+    QApplication.processEvents()
+
+
+if __name__ == "__main__":
+    main()

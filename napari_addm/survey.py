@@ -1,0 +1,112 @@
+"""A cohort before it is run: what the headers of its cases tell, and what an earlier run left.
+
+No voxel is read and nothing is written, so thousands of cases take seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from napari_addm.cohort import CaseResult, CohortCase, CohortFolder
+from napari_addm.errors import AddmError, InputError
+from napari_addm.io import check_same_grid, read_grid
+from napari_addm.qc import Flag, grid_flags
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a case before it is run.
+
+    Attributes
+    ----------
+    case : CohortCase
+    shape : tuple of int or None
+        Voxels (i, j, k), as the file has them; None where the header cannot be read.
+    spacing : tuple of float or None
+        Along the same axes, mm.
+    flags : tuple of Flag
+        Quality flags that the header raises; a run may raise more.
+    fault : str
+        Why it will fail, as far as headers tell; empty for most.
+    earlier : CaseResult or None
+        What the output folder has of it. A run checks by content whether it still holds.
+    planned : bool
+        Whether the last run in the output folder was to do it.
+    """
+
+    case: CohortCase
+    shape: tuple[int, ...] | None = None
+    spacing: tuple[float, ...] | None = None
+    flags: tuple[Flag, ...] = ()
+    fault: str = ""
+    earlier: CaseResult | None = None
+    planned: bool = False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run was to do it and did not come to it, or not to its end."""
+        return self.planned and self.earlier is None
+
+
+def survey(
+    cases: Iterable[CohortCase],
+    output: str | os.PathLike[str],
+    *,
+    frame: int | None = None,
+    resample: bool = False,
+) -> Iterator[Found]:
+    """Look at each case's headers and at what the output folder has of it.
+
+    Parameters
+    ----------
+    cases : iterable of CohortCase
+        From `napari_addm.cohort.find_cohort`.
+    output : path
+        It need not exist.
+    frame, resample
+        As a run would have them; see `napari_addm.batch.BatchSettings`.
+
+    Yields
+    ------
+    Found
+        One for each case, in their order; of a case that is skipped nothing is read.
+    """
+    folder = CohortFolder(output)
+    try:
+        planned = {row["case"] for plan in folder.plans() for row in plan["cases"]}
+    except InputError:
+        planned = set()
+    for case in cases:
+        found = Found(case)
+        if not case.skip:
+            earlier, _ = folder.read_state(case.name)
+            if earlier is not None and earlier.status == "skipped":
+                earlier = None  # its writing was cut off
+            found = replace(found, earlier=earlier, planned=case.name in planned)
+            found = _with_headers(found, frame, resample)
+        yield found
+
+
+def _with_headers(found: Found, frame: int | None, resample: bool) -> Found:
+    case = found.case
+    try:
+        grid = read_grid(case.scan, frame=frame)
+        spacing = np.linalg.norm(grid.source.affine[:3, :3], axis=0).tolist()
+        found = replace(
+            found,
+            shape=grid.source.shape,
+            spacing=tuple(spacing),
+            flags=tuple(grid_flags(grid)),
+        )
+        for path in (case.truth, case.mask):
+            if path is not None:
+                labels = read_grid(path)
+                if not resample:
+                    check_same_grid(labels, grid, "resample it to bring it there")
+    except AddmError as error:
+        return replace(found, fault=case.told(str(error)))
+    return found
