@@ -148,7 +148,6 @@ def show(
         ),
         checkpoint=checkpoint,
         mask_path=None,
-        mask_notes=(),
         name=layer.name,
         detection=result,
     )
