@@ -44,6 +44,7 @@ from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.results import ResultLayers, is_output
+from napari_addm.widgets.review import LiveMarker
 from napari_addm.widgets.worker import LayerData, place_scan
 
 FORMER_WAIT_S = 0.03
@@ -99,7 +100,12 @@ def main() -> None:
         clocks["handed"] = clock()
 
     ways = {
-        "now": (partial(panel.outcome.marker.mark, minimum_ml=minimum), now, 0.0),
+        "now": (
+            # a marker of its own: the panel's keeps what it was asked for last
+            partial(LiveMarker(detection).mark, minimum_ml=minimum),
+            now,
+            0.0,
+        ),
         "first version": (
             partial(former_marking, detection, minimum_ml=minimum),
             former,
@@ -148,7 +154,6 @@ def show(
         ),
         checkpoint=checkpoint,
         mask_path=None,
-        mask_notes=(),
         name=layer.name,
         detection=result,
     )

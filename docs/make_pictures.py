@@ -243,8 +243,12 @@ class Walk:
         """Three planes around the lesion, and the canvas in each plane, side by side."""
         views = self.panel.views
         self.unfold(texts.VIEW_SECTION, texts.FINDINGS_SECTION)
+        self.heart.take_ms()
         views.three_planes.setChecked(True)
-        self.pause(1.0)
+        canvases = views._docked.dock.canvases
+        self.wait(lambda: all(canvas.complete for canvas in canvases))
+        self.pause(0.5)
+        self.report["longest_block_three_planes_ms"] = self.heart.take_ms()
         self.picture("three_planes")
         views.three_planes.setChecked(False)
         self.pause(0.5)

@@ -718,9 +718,7 @@ def batch(
     else:
         from napari_addm.cluster import run_on_cluster
 
-        generator = run_on_cluster(
-            cases, output, loaded, settings, part, only, address=cluster
-        )
+        generator = run_on_cluster(cases, output, loaded, settings, part, only, address=cluster)
     try:
         with (
             contextlib.closing(generator) as run,

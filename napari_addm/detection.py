@@ -352,7 +352,8 @@ def _engine(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
     for engine in list(_kept):  # another thread may free it meanwhile
         if engine.key == key:
             return engine
-    free_memory()
+    if _kept:
+        free_memory()  # which takes a while, and holds other threads up
     engine = _Engine(key, load_network(checkpoint).to(device, dtype))
     _kept.append(engine)
     return engine

@@ -194,6 +194,11 @@ class Marker:
     mask : ndarray, (S, A, R), optional
         Findings lie where it is nonzero; everywhere when not given.
 
+    Attributes
+    ----------
+    box : tuple of slice
+        Around the mask: outside there is no finding.
+
     Notes
     -----
     At the first threshold the findings are numbered 1..n by falling volume.
@@ -217,13 +222,13 @@ class Marker:
         self._voxel_ml = math.prod(spacing) / 1000.0
         inside = None if mask is None else np.asarray(mask) != 0
         everywhere = slice(0, self._shape[0]), slice(0, self._shape[1]), slice(0, self._shape[2])
-        self._box = everywhere if inside is None else _bounding_box(inside)
-        s, a, r = (axis.stop - axis.start for axis in self._box)
+        self.box = everywhere if inside is None else bounding_box(inside)
+        s, a, r = (axis.stop - axis.start for axis in self.box)
         # With a column of nothing behind every row, no run of voxels goes on into the next row.
         self._scores = np.full((s, a, r + 1), -np.inf, dtype=np.result_type(anomaly, np.float32))
-        self._scores[..., :-1] = anomaly[self._box]
+        self._scores[..., :-1] = anomaly[self.box]
         if inside is not None:
-            self._scores[..., :-1][~inside[self._box]] = -np.inf
+            self._scores[..., :-1][~inside[self.box]] = -np.inf
         # By the place of the peak in the grid; 0 where none has been seen.
         self._number_at: np.ndarray | None = None
         self._given = 0
@@ -297,7 +302,7 @@ class Marker:
         start, length, member = (part[member >= 0] for part in (start, length, member))
 
         at = np.unravel_index(start, above.shape)
-        corner = [axis.start for axis in self._box]
+        corner = [axis.start for axis in self.box]
         in_grid = np.ravel_multi_index(
             tuple(n + low for n, low in zip(at, corner, strict=True)), self._shape
         )
@@ -547,11 +552,13 @@ def findings_record(
     ]
 
 
-def _bounding_box(voxels: np.ndarray) -> Box:
+def bounding_box(voxels: np.ndarray) -> Box:
     """Smallest box around the True voxels; an empty one when there are none."""
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(voxels.any(axis=others))
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1) if occupied.size else slice(0, 0))
-    return box[0], box[1], box[2]
+    across = np.asarray(voxels.any(axis=0))
+    occupied = (voxels.any(axis=(1, 2)), across.any(axis=1), across.any(axis=0))
+    s, a, r = (_extent(np.flatnonzero(places)) for places in occupied)
+    return s, a, r
+
+
+def _extent(places: np.ndarray) -> slice:
+    return slice(int(places[0]), int(places[-1]) + 1) if places.size else slice(0, 0)

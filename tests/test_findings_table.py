@@ -289,7 +289,6 @@ def reviewed(viewer, layer: Image, checkpoint: Checkpoint) -> DetectWidget:
         layers=ResultLayers(viewer, LayerData.of(layer), layer.unique_id, placed),
         checkpoint=replace(checkpoint, weights={}),
         mask_path=None,
-        mask_notes=(),
         name=layer.name,
     )
     panel.saving.outcome = panel.outcome

@@ -213,13 +213,15 @@ def test_three_planes_are_one(viewer, views, qtbot) -> None:
     scan = add(viewer, brain(), colormap="green")
     _, anomaly, findings = add_results(viewer, scan)
     views.show_plane("Axial")
+    qtbot.waitUntil(lambda: anomaly.colorbar.visible, timeout=5000)
     camera = viewer.scene.camera
     before = camera.center, camera.zoom, set(viewer.canvas.overlays), set(viewer.scene.overlays)
     order = [layer.name for layer in viewer.layers]
 
     views.three_planes.setChecked(True)
-    qtbot.wait(250)
     coronal, sagittal = views._docked.dock.canvases
+    qtbot.waitUntil(lambda: coronal.complete and sagittal.complete, timeout=20000)
+    qtbot.wait(250)
     models = [coronal.model, sagittal.model]
     assert [model.dims.order for model in models] == [PLANES["Coronal"], PLANES["Sagittal"]]
     # the voxels are not copied
@@ -333,8 +335,9 @@ def test_side_by_side(viewer, views, qtbot) -> None:
     views.show_plane("Axial")
     looks = shown(viewer)
     views.side_by_side.setChecked(True)
-    qtbot.wait(250)
     (canvas,) = views._docked.dock.canvases
+    qtbot.waitUntil(lambda: canvas.complete, timeout=20000)
+    qtbot.wait(250)
     assert shown(viewer) == looks
     assert shown(canvas.model) == {**looks, "scan": False, "rec": True}
     assert len(green(pixels(canvas.qt_viewer))) > 1000
@@ -420,11 +423,11 @@ def test_swipe_has_the_scan_on_the_left(viewer, views, qtbot) -> None:
     assert "scan swipe" not in viewer.layers
 
 
-def test_the_bar_says_what_it_shows(alone) -> None:
+def test_the_bar_says_what_it_shows(alone, qtbot) -> None:
     model = alone._viewer
     scan = add(model, brain())
     _, anomaly, _ = add_results(model, scan)
-    assert anomaly.colorbar.visible
+    qtbot.waitUntil(lambda: anomaly.colorbar.visible, timeout=5000)
     assert model.canvas.overlays["addm_bar_label"].text == "anomaly score"
     alone.set_threshold(0.4321)
     assert model.canvas.overlays["addm_bar_label"].text == "anomaly score\nthreshold 0.432"

@@ -55,6 +55,8 @@ LINKED_OF_KIND: dict[type[Layer], tuple[str, ...]] = {
 # Copies follow an update this soon; a run that fills slices asks many times a second.
 REFRESH_MS = 30
 CLICK_PIXELS = 3
+# Between two steps in which a canvas comes about: time to draw, and for the person.
+FILL_MS = 15
 # A new dock has its size after this time.
 SETTLE_MS = 100
 QWIDGETSIZE_MAX = 2**24 - 1  # Qt's; its bindings have no name for it
@@ -282,6 +284,8 @@ class LinkedCanvas(QWidget):
     ----------
     model : ViewerModel
         What the canvas shows.
+    qt_viewer : QtViewer or None
+        The canvas; a moment later than the rest, and its layers later still.
     """
 
     def __init__(
@@ -305,12 +309,14 @@ class LinkedCanvas(QWidget):
         self._timer.setSingleShot(True)
         self._timer.setInterval(REFRESH_MS)
         self._timer.timeout.connect(self._refresh)
+        self._filling = QTimer(self)
+        self._filling.setInterval(FILL_MS)
+        self._filling.timeout.connect(self._fill)
+        self._follow_camera = follow_camera
         self._closed = False
 
         self.model = ViewerModel(title=title)
         self.model.theme = viewer.theme
-        self._sync_layers()
-        self._sync_view()
         self.letters = EdgeLetters(self.model)
         if title:
             self.model.canvas.overlays[TITLE] = TextOverlay(
@@ -321,31 +327,53 @@ class LinkedCanvas(QWidget):
                 box_color=(0.0, 0.0, 0.0, 0.45),
                 visible=True,
             )
-        self.qt_viewer = QtViewer(self.model)
-        self.qt_viewer.setAcceptDrops(False)
-        self.qt_viewer.setMinimumSize(120, 120)
+        self.qt_viewer: QtViewer | None = None
+        self.setMinimumSize(120, 120)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.qt_viewer)
+        self._filling.start()
 
         add = self._connections.add
         layers = viewer.layers.events
         for event in (layers.inserted, layers.removed, layers.reordered):
             add(event, self._sync_layers)
         add(viewer.dims.events.point, self._take_position)
-        add(self.model.dims.events.point, self._give_position)
         add(viewer.dims.events.order, self._sync_view)
         add(viewer.scene.camera.events.orientation, self._sync_view)
         add(viewer.events.reset_view, self._fit)
         add(viewer.events.theme, self._sync_theme)
-        if follow_camera:
-            for ours, theirs in (
-                (viewer.scene.camera, self.model.scene.camera),
-                (self.model.scene.camera, viewer.scene.camera),
-            ):
-                for name in ("zoom", "center"):
-                    add(getattr(ours.events, name), _copier(ours, theirs, name))
-                    setattr(self.model.scene.camera, name, getattr(viewer.scene.camera, name))
+
+    @property
+    def complete(self) -> bool:
+        """Whether canvas and layers are all there."""
+        return not self._filling.isActive()
+
+    def _fill(self) -> None:
+        """One step in one pass of the event loop: the canvas, then layer after layer."""
+        if self.qt_viewer is None:
+            self.qt_viewer = QtViewer(self.model)
+            self.qt_viewer.setAcceptDrops(False)
+            layout = self.layout()
+            assert layout is not None
+            layout.addWidget(self.qt_viewer)
+            return
+        missing = [layer for layer in self._sources if layer not in self._copies]
+        if missing:
+            self._insert(missing[0])
+            self._sync_view()
+            return
+        self._filling.stop()
+        self._fit()
+        self._sync_view()
+        # From now on what moves here moves there.
+        add = self._connections.add
+        add(self.model.dims.events.point, self._give_position)
+        if self._follow_camera:
+            ours, theirs = self._viewer.scene.camera, self.model.scene.camera
+            for name in ("zoom", "center"):
+                setattr(theirs, name, getattr(ours, name))
+                add(getattr(ours.events, name), _copier(ours, theirs, name))
+                add(getattr(theirs.events, name), _copier(theirs, ours, name))
 
     def copy_of(self, layer: Layer) -> Layer | None:
         """The copy that stands for a layer of the viewer."""
@@ -367,28 +395,42 @@ class LinkedCanvas(QWidget):
         # Qt's side may be gone already, with the window
         with contextlib.suppress(RuntimeError):
             self._timer.stop()
+            self._filling.stop()
         with contextlib.suppress(RuntimeError):
             self.letters.close()
-            self.qt_viewer.close()
-            self.qt_viewer.deleteLater()
+            if self.qt_viewer is not None:
+                self.qt_viewer.close()
+                self.qt_viewer.deleteLater()
         with contextlib.suppress(RuntimeError):
             self.deleteLater()
 
     # --- layers ----------------------------------------------------------------------------------
 
+    @property
+    def _sources(self) -> list[Layer]:
+        return [unwrapped(layer) for layer in self._viewer.layers]
+
     def _sync_layers(self, event: Any = None) -> None:
-        sources = [unwrapped(layer) for layer in self._viewer.layers]
+        sources = self._sources
         for layer in set(self._copies) - set(sources):
             copy = self._copies[layer]
             self._forget(layer)
             if copy in self.model.layers:
                 self.model.layers.remove(copy)
+        if not self.complete:
+            return  # the next ones come, each to its place
         for index, layer in enumerate(sources):
             if layer not in self._copies:
-                self.model.layers.insert(index, self._adopt(layer))
+                self._insert(layer)
             at = self.model.layers.index(self._copies[layer])
             if at != index:
                 self.model.layers.move(at, index)
+
+    def _insert(self, layer: Layer) -> None:
+        """Show a copy of a layer, below those that lie above it."""
+        sources = self._sources
+        below = sum(other in self._copies for other in sources[: sources.index(layer)])
+        self.model.layers.insert(below, self._adopt(layer))
 
     def _adopt(self, layer: Layer) -> Layer:
         """A copy of a layer, linked to it."""
@@ -473,7 +515,8 @@ class LinkedCanvas(QWidget):
         _copy_position(self.model.dims, self._viewer.dims, self.model.dims.not_displayed)
 
     def _fit(self, event: Any = None) -> None:
-        self.model.fit_to_view()
+        if self.qt_viewer is not None:
+            self.model.fit_to_view()
 
     def _sync_theme(self, event: Any = None) -> None:
         self.model.theme = self._viewer.theme

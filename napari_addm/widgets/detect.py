@@ -55,9 +55,11 @@ from napari_addm.widgets.views import Views
 from napari_addm.widgets.welcome import Welcome
 from napari_addm.widgets.worker import (
     Begun,
+    Found,
     Job,
     LayerData,
     Request,
+    Room,
     Stage,
     forget_checkpoint,
     start_job,
@@ -314,6 +316,7 @@ class DetectWidget(QWidget):
         self.agreement.truth.chooser.offer(labels)
         self.agreement.check_layers()
         self.welcome.setVisible(not images)
+        self.follow.setVisible(bool(images))
         for section in self._sections.values():
             if section not in (self.findings_section, self.save_section):
                 section.setVisible(bool(images) or self.outcome is not None)
@@ -393,7 +396,11 @@ class DetectWidget(QWidget):
         self._clear_messages()
         self.follow.hold(True)
         self._patchwork = None
-        self._request = replace(request, this_slice=self.model.this_slice.isChecked())
+        self._request = replace(
+            request,
+            this_slice=self.model.this_slice.isChecked(),
+            threshold=lambda: self.findings.marking,
+        )
         self._begun = False
         self._cancelled = False
         self._started = time.perf_counter()
@@ -417,11 +424,17 @@ class DetectWidget(QWidget):
             self.cancel_button.setEnabled(False)
             say(self.status, "Cancelling ...")
 
-    def _on_yielded(self, item: Stage | Begun | Progress) -> None:
+    def _on_yielded(self, item: Stage | Begun | Room | Progress | Found) -> None:
         if isinstance(item, Stage):
             say(self.status, item.words + " ...")
         elif isinstance(item, Begun):
             self._on_begun(item)
+        elif isinstance(item, Room):
+            assert self.outcome is not None
+            self.outcome.layers.make(item.role, self.threshold.value(), item.data)
+        elif isinstance(item, Found):
+            self._on_progress(item.progress)
+            self._on_found(item)
         else:
             self._on_progress(item)
 
@@ -444,7 +457,6 @@ class DetectWidget(QWidget):
             layers=ResultLayers(self._viewer, request.scan, request.scan_id, begun.scan),
             checkpoint=begun.checkpoint,
             mask_path=own_path(begun.brain_mask, begun.scan.volume),
-            mask_notes=begun.mask_notes,
             mask_given=begun.brain_mask is not None,
             name=request.scan.name,
         )
@@ -465,14 +477,16 @@ class DetectWidget(QWidget):
             words = "Finishing ..."
         if not self._cancelled:
             say(self.status, words)
-        if progress.result is not None:
-            warnings = (*progress.result.warnings, *self.outcome.mask_notes)
-            self.outcome.detection = replace(progress.result, warnings=warnings)
-            self.outcome.agreement = None
-            self.outcome.layers.show(
-                self.outcome.detection, self.threshold.value(), progress.changed
-            )
-            self._mark()
+
+    def _on_found(self, found: Found) -> None:
+        assert self.outcome is not None
+        assert found.progress.result is not None
+        self.outcome.detection, self.outcome.marker = found.progress.result, found.marker
+        self.outcome.agreement = None
+        self.outcome.layers.show(
+            self.outcome.detection, self.threshold.value(), found.progress.changed
+        )
+        self._mark()
 
     def _on_finished(self) -> None:
         self._job = None
@@ -517,7 +531,7 @@ class DetectWidget(QWidget):
             return None
         return request
 
-    def _on_preview(self, request: Request, begun: Begun, progress: Progress) -> None:
+    def _on_preview(self, request: Request, begun: Begun, item: Room | Found) -> None:
         ids = [layer.unique_id for layer in self._viewer.layers]
         if self.running or request.scan_id not in ids:
             return
@@ -526,18 +540,20 @@ class DetectWidget(QWidget):
             self._begin_outcome(request, begun)
             self._patchwork = None
         assert self.outcome is not None
-        assert progress.result is not None
+        if isinstance(item, Room):
+            self.outcome.layers.make(item.role, self.threshold.value(), item.data)
+            return
+        result = item.progress.result
+        assert result is not None
         if self._patchwork is None:
-            self._patchwork = Patchwork.begin(progress.result, self.outcome.detection)
-        changed = self._patchwork.put(progress.result, begun.scan.slice_at(request.position))
-        detection = self._patchwork.detection
-        warnings = (*detection.warnings, *self.outcome.mask_notes)
-        self.outcome.detection = replace(detection, warnings=warnings)
+            self._patchwork = Patchwork.begin(result, self.outcome.detection)
+        changed = self._patchwork.put(result, begun.scan.slice_at(request.position))
+        self.outcome.detection = self._patchwork.detection
         self.outcome.preview = True
         self.agreement.forget(self.outcome)
         self.outcome.layers.show(self.outcome.detection, self.threshold.value(), changed)
         self._mark()
-        say(self.warnings, "\n".join(warnings))
+        say(self.warnings, "\n".join(self.outcome.detection.warnings))
         self._enable()
 
     # --- review ----------------------------------------------------------------------------------
@@ -550,7 +566,8 @@ class DetectWidget(QWidget):
         marked = outcome.mark(self.threshold.value(), self.minimum.value())
         self.findings.show_marked(outcome.detection, marked)
         outcome.decisions = dict(self.findings.table.decisions)
-        outcome.layers.show_labels(marked.labels, finding_colors(*self.findings.table.highlights))
+        colors = finding_colors(*self.findings.table.highlights)
+        outcome.layers.show_labels(marked.labels, colors, marked.box)
         self.agreement.show_marked(outcome)
         self.views.set_threshold(marked.threshold)
         self.findings_section.show()

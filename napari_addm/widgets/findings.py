@@ -39,6 +39,8 @@ class FindingsReview(QWidget):
         By the promise that they set the threshold to, mL.
     reviewed : ModelSpecification or None
         Whose threshold the review began with.
+    marking : tuple of float
+        Threshold and smallest finding (mL); may be read from any thread.
     """
 
     moved = Signal()
@@ -79,6 +81,7 @@ class FindingsReview(QWidget):
         body.addLayout(fields)
         body.addWidget(self.count)
         body.addWidget(self.table)
+        self.marking = self.threshold.value(), self.minimum.value()
         self._show_promise()
 
     def review_as(self, specification: ModelSpecification) -> None:
@@ -141,6 +144,7 @@ class FindingsReview(QWidget):
         self.threshold.setMaximum(max(highest, 1.2 * self.threshold.value(), 1e-3))
 
     def _on_moved(self) -> None:
+        self.marking = self.threshold.value(), self.minimum.value()
         self._show_promise()
         if not self._live.isActive():
             self._live.start()

@@ -24,8 +24,6 @@ class Outcome:
         Without its weights.
     mask_path : Path or None
         File of the brain mask that was chosen.
-    mask_notes : tuple of str
-        Its warnings.
     name : str
         Of the scan's layer.
     detection : Detection or None
@@ -50,7 +48,6 @@ class Outcome:
     layers: ResultLayers
     checkpoint: Checkpoint
     mask_path: Path | None
-    mask_notes: tuple[str, ...]
     name: str
     detection: Detection | None = None
     marker: LiveMarker | None = None

@@ -10,12 +10,12 @@ import numpy as np
 from qtpy.QtCore import QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QCheckBox, QWidget
 
-from napari_addm.detection import Detection, Pace, Progress
+from napari_addm.detection import Detection, Pace
 from napari_addm.errors import AddmError
 from napari_addm.volume import Volume
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import column, duration, message, say
-from napari_addm.widgets.worker import Begun, Job, Request, work
+from napari_addm.widgets.worker import Begun, Found, Job, Request, Room, work
 
 if TYPE_CHECKING:
     import napari
@@ -46,8 +46,8 @@ class FollowSlice(QWidget):
 
     Attributes
     ----------
-    shown : Signal(Request, Begun, Progress)
-        A preview has a result.
+    shown : Signal(Request, Begun, object)
+        A preview has a `Found`, or is about to and needs `Room`.
     failed : Signal(object)
         An exception that is a bug; what a person can mend is said here.
     box : QCheckBox
@@ -220,10 +220,10 @@ class FollowSlice(QWidget):
             return
         if isinstance(item, Begun):
             self._begun = item
-        elif isinstance(item, Progress) and item.result is not None:
+        elif isinstance(item, (Room, Found)):
             self.shown.emit(self._request, self._begun, item)
-            if item.pace is not None:
-                self.say_pace(item.pace)
+            if isinstance(item, Found) and item.progress.pace is not None:
+                self.say_pace(item.progress.pace)
 
     def say_pace(self, pace: Pace) -> None:
         """Say how long a slice and the volume take."""
@@ -309,7 +309,7 @@ class Patchwork:
 
 
 def _own(map_: Volume, done: np.ndarray) -> Volume:
-    """A copy of the slices that are done; 0 in the others."""
-    data = np.zeros_like(map_.data)
+    """A copy of the slices that are done; 0 in the others, which take no memory yet."""
+    data = np.zeros(map_.shape, map_.data.dtype)
     data[done] = map_.data[done]
     return map_.with_data(data)

@@ -12,9 +12,10 @@ from napari.utils.colormaps import Colormap, CyclicLabelColormap, DirectLabelCol
 from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_addm.detection import Detection
+from napari_addm.findings import Box, bounding_box
 from napari_addm.widgets.layers import GEOMETRY, METADATA_KEY
 from napari_addm.widgets.review import FALSE_ALARM, HIT, MISSED
-from napari_addm.widgets.worker import LayerData, Placed
+from napari_addm.widgets.worker import LayerData, Placed, Room
 
 if TYPE_CHECKING:
     import napari
@@ -40,6 +41,8 @@ AGREEMENT_COLORS = {HIT: "#009e73", FALSE_ALARM: "#d55e00", MISSED: "#56b4e9"}
 FINDING_COLORS = ("#35e0ff", "#7dff5c", "#ff7bf2", "#9d9bff", "#ffe14d", "#4dffc3")
 SELECTED_COLOR = "#ffffff"
 DIMMED = 0.25
+EVERYWHERE: Box = (slice(None), slice(None), slice(None))
+NOWHERE: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 # Of colors in a texture of napari's.
 MOST_COLORS = 2**16 - 1
 
@@ -81,6 +84,20 @@ def finding_colors(selected: int | None, rejected: Collection[int], highest: int
     return colors
 
 
+def _around(one: Box, other: Box) -> Box:
+    """The smallest box around two; one of them may be empty, or everywhere."""
+    if EVERYWHERE in (one, other):
+        return EVERYWHERE
+    if any(side.start == side.stop for side in other):
+        return one
+    if any(side.start == side.stop for side in one):
+        return other
+    s, a, r = (
+        slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(one, other, strict=True)
+    )
+    return s, a, r
+
+
 def is_output(layer: Layer) -> bool:
     """Whether a layer was made by a run."""
     return OUTPUT_KEY in layer.metadata
@@ -115,7 +132,10 @@ class ResultLayers:
         self._scan = scan
         self._scan_id = scan_id
         self.placed = placed
+        self._made: set[str] = set()
         self._begun = False
+        self._labelled: Box = NOWHERE
+        self._drawn_on = False
         self._covered: list[Layer] = []  # hidden while hits and misses are shown
 
     @property
@@ -136,7 +156,7 @@ class ResultLayers:
     def show(
         self, detection: Detection, threshold: float, changed: Sequence[int] | None = None
     ) -> None:
-        """Show a result, partial or whole; the first call makes or takes over the layers.
+        """Show a result, partial or whole, in layers that are made or taken over if need be.
 
         Parameters
         ----------
@@ -153,10 +173,24 @@ class ResultLayers:
         if detection.uncertainty is not None:
             maps["uncertainty"] = detection.uncertainty.data
         if not self._begun:
-            self._begin(maps, threshold)
+            self._begun = True
+            # A layer of an earlier run that this one does not make would belong to other maps.
+            for role in ("uncertainty", "agreement"):
+                stale = self.layer(role)
+                if stale is not None and role not in maps:
+                    self._viewer.layers.remove(stale)
+        for role in (*maps, "labels"):
+            self.make(role, threshold)
+        rows = np.arange(len(detection.done)) if changed is None else np.array(changed, int)
+        if not rows.size:
             return
+        # Outside the brain they are 0, as new layers are: a write there would be for nothing.
+        _, a, r = bounding_box(detection.brain_mask.data[rows[0] : rows[-1] + 1])
+        # slices without a gap at once, which takes no copy of them
+        parts = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+        boxes = [(slice(int(part[0]), int(part[-1]) + 1), a, r) for part in parts]
         for role, array in maps.items():
-            self._write(role, array, changed)
+            self._write(role, array, *boxes)
 
     def show_saved(
         self, maps: Mapping[str, np.ndarray], labels: np.ndarray | None, threshold: float
@@ -172,14 +206,48 @@ class ResultLayers:
         threshold : float
             For the contrast of the layers.
         """
-        self._begin(dict(maps), threshold)
-        layer = self.layer("labels")
+        self._begun = True
+        for role, array in maps.items():
+            self.make(role, threshold)
+            self._write(role, array)
         if labels is not None:
+            self.make("labels", threshold)
             self.show_labels(labels)
-        elif layer is not None:
-            self._viewer.layers.remove(layer)
 
-    def show_labels(self, labels: np.ndarray, colors: np.ndarray | None = None) -> None:
+    def make(self, role: str, threshold: float, data: np.ndarray | None = None) -> None:
+        """Make the empty layer of a role, or take that of an earlier run over; once.
+
+        Parameters
+        ----------
+        role : str
+            A key of `TITLES`.
+        threshold : float
+            For the contrast of a new layer.
+        data : ndarray, optional
+            Zeros for it, from `Room`.
+        """
+        if role in self._made:
+            return
+        self._made.add(role)
+        if data is None:
+            data = Room.of(role, self.placed).data
+        layer = self.layer(role)
+        if layer is not None:
+            layer.data = data
+        else:
+            active = self._viewer.layers.selection.active
+            layer = self._viewer.add_layer(self._create(role, data, threshold))
+            if active is not None:
+                self._viewer.layers.selection.active = active
+        if role == "labels":
+            layer.events.labels_update.connect(self._on_drawn)
+
+    def _on_drawn(self, event: Any = None) -> None:
+        self._drawn_on = True
+
+    def show_labels(
+        self, labels: np.ndarray, colors: np.ndarray | None = None, box: Box = EVERYWHERE
+    ) -> None:
         """Write the labels in place.
 
         Parameters
@@ -187,8 +255,14 @@ class ResultLayers:
         labels : ndarray of int, shape (S, A, R)
         colors : ndarray, optional
             From `finding_colors`; as they are when not given.
+        box : tuple of slice
+            Outside there are none.
         """
-        self._write("labels", labels)
+        # What a person has drawn, or an earlier call has written, may lie outside.
+        self._write(
+            "labels", labels, EVERYWHERE if self._drawn_on else _around(box, self._labelled)
+        )
+        self._labelled, self._drawn_on = box, False
         if colors is not None:
             self.color_labels(colors)
 
@@ -269,40 +343,17 @@ class ResultLayers:
             camera = self._viewer.scene.camera
             camera.center = (*camera.center[: -len(shown)], *(point[n] for n in shown))
 
-    def _write(self, role: str, array: np.ndarray, changed: Sequence[int] | None = None) -> None:
+    def _write(self, role: str, array: np.ndarray, *boxes: Box) -> None:
+        """Write an array of shape (S, A, R), or only what is in some boxes, and show it."""
         layer = self.layer(role)
         # Someone may have cropped it or put other voxels in: then it is theirs.
         if layer is None or np.shape(layer.data) != self.placed.to_layer(array).shape:
             return
-        if changed is None:
-            layer.data[...] = self.placed.to_layer(array)
-        elif len(changed):
-            # a view: the layer's own voxels in the volume's order
-            shown = self.placed.from_layer(layer.data)
-            # slices without a gap at once, which takes no copy of them
-            for part in np.split(np.array(changed), np.flatnonzero(np.diff(changed) > 1) + 1):
-                rows = slice(part[0], part[-1] + 1)
-                shown[rows] = array[rows]
+        # a view: the layer's own voxels in the volume's order
+        shown = self.placed.from_layer(layer.data)
+        for box in boxes or (EVERYWHERE,):
+            shown[box] = array[box]
         layer.refresh()
-
-    def _begin(self, maps: dict[str, np.ndarray], threshold: float) -> None:
-        self._begun = True
-        active = self._viewer.layers.selection.active
-        # A layer of an earlier run that this one does not make would belong to other maps.
-        for role in ("uncertainty", "agreement"):
-            stale = self.layer(role)
-            if stale is not None and role not in maps:
-                self._viewer.layers.remove(stale)
-        for role, array in (*maps.items(), ("labels", np.zeros(self.placed.volume.shape, int))):
-            dtype = np.int32 if role == "labels" else np.float32
-            data = np.array(self.placed.to_layer(array), dtype, order="C")
-            layer = self.layer(role)
-            if layer is not None:
-                layer.data = data
-            else:
-                self._viewer.add_layer(self._create(role, data, threshold))
-        if active is not None:
-            self._viewer.layers.selection.active = active
 
     def _create(self, role: str, data: np.ndarray, threshold: float) -> Layer:
         arguments: dict[str, Any] = {

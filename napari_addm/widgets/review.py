@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from napari_addm.detection import Detection
-from napari_addm.findings import Decision, Findings, Marker, measure_findings
+from napari_addm.findings import Box, Decision, Findings, Marker, measure_findings
 from napari_addm.metrics import (
     Curves,
     Lesions,
@@ -35,12 +35,15 @@ class Marked:
     labels : ndarray of int32, shape (S, A, R)
     findings : Findings
     threshold, minimum_ml : float
+    box : tuple of slice
+        Outside there is no finding.
     """
 
     labels: np.ndarray
     findings: Findings
     threshold: float
     minimum_ml: float
+    box: Box = (slice(None), slice(None), slice(None))
 
     @property
     def total_ml(self) -> float:
@@ -67,18 +70,23 @@ class LiveMarker:
 
     def __init__(self, detection: Detection) -> None:
         self.detection = detection
-        self._marker = Marker(
-            detection.anomaly.data,
-            spacing=detection.anomaly.spacing,
-            mask=detection.brain_mask.data & detection.done[:, None, None],
-        )
+        self._last: Marked | None = None
+        mask = detection.brain_mask.data
+        if not detection.done.all():
+            mask = np.zeros(mask.shape, bool)
+            mask[detection.done] = detection.brain_mask.data[detection.done]
+        self._marker = Marker(detection.anomaly.data, spacing=detection.anomaly.spacing, mask=mask)
 
     def mark(self, threshold: float, minimum_ml: float) -> Marked:
-        """Label and measure the findings."""
+        """Label and measure the findings; at once where it was asked for just before."""
+        last = self._last
+        if last is not None and (last.threshold, last.minimum_ml) == (threshold, minimum_ml):
+            return last
         detection = self.detection
         uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
         labels, findings = self._marker.find(threshold, minimum_ml, detection.anomaly, uncertainty)
-        return Marked(labels, findings, threshold, minimum_ml)
+        self._last = Marked(labels, findings, threshold, minimum_ml, self._marker.box)
+        return self._last
 
 
 def mark(detection: Detection, threshold: float, minimum_ml: float) -> Marked:

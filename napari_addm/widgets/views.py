@@ -12,7 +12,7 @@ import numpy as np
 from napari.components.overlays import TextOverlay
 from napari.layers import Image
 from psygnal import EmitLoopError
-from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 MAP_ROLES = ("anomaly", "uncertainty", "labels")
 BAR_LABEL = "addm_bar_label"
 SIDE_TITLE = "addm_side_title"
+# After the layers have changed: OpenGL has its hands full with those.
+BAR_MS = 100
 # From the front and a little from above and the side; axes S, A, R.
 VIEW_3D = ((-0.25, -1.0, 0.35), (1.0, 0.0, 0.0))
 
@@ -104,6 +106,10 @@ class Views(QWidget):
         self._docked = _Docked(viewer)
         self._tiling_before = viewer.canvas.overlay_tiling.top_right
         viewer.canvas.overlay_tiling.top_right = "vertical"  # the bar below its label
+        self._bar_later = QTimer(self)
+        self._bar_later.setSingleShot(True)
+        self._bar_later.setInterval(BAR_MS)
+        self._bar_later.timeout.connect(self._show_bar)
         self._build()
         self._keys = self._bind_keys()
         layers = viewer.layers.events
@@ -190,7 +196,7 @@ class Views(QWidget):
         if not there:
             self._stop_comparing()
         self.swipe_border.setEnabled(self.swipe_check.isChecked())
-        self._show_bar()
+        self._bar_later.start()
 
     def _stop_comparing(self) -> None:
         for field in (self.blink_button, self.swipe_check, self.side_by_side):
@@ -397,17 +403,20 @@ class Views(QWidget):
             if is_output(layer) and layer.metadata[OUTPUT_KEY][1] == "anomaly"
         ]
         on = self.bar_check.isChecked()
-        for layer in maps:
-            layer.colorbar.size = (14, 110)
-            layer.colorbar.font_size = 8
-            layer.colorbar.visible = on
         overlays = self._viewer.canvas.overlays
         if on and maps and BAR_LABEL not in overlays:
             overlays[BAR_LABEL] = TextOverlay(
                 text=self._bar_words(), position="top_right", font_size=8, visible=True
             )
-        elif BAR_LABEL in overlays and not (on and maps):
+            # Its letters are drawn first, and then the bar's.
+            self._bar_later.start()
+            return
+        if BAR_LABEL in overlays and not (on and maps):
             del overlays[BAR_LABEL]
+        for layer in maps:
+            layer.colorbar.size = (14, 110)
+            layer.colorbar.font_size = 8
+            layer.colorbar.visible = on
 
     # --- keys ------------------------------------------------------------------------------------
 

@@ -10,16 +10,16 @@ from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from importlib import import_module
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
 from superqt.utils import WorkerBase
 
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
-from napari_addm.detection import DetectionSettings, Progress, detect
+from napari_addm.detection import Detection, DetectionSettings, Progress, detect
 from napari_addm.errors import InputError
 from napari_addm.io import read_labels, resample_labels
 from napari_addm.session import Session
@@ -33,9 +33,14 @@ from napari_addm.widgets.layers import (
     volume_from_layer_data,
     volume_to_layer,
 )
+from napari_addm.widgets.review import LiveMarker
+from napari_addm.widgets.threads import beside_the_gui, import_libraries
 
 if TYPE_CHECKING:
     from napari.layers import Layer
+
+HANDLED_SECONDS = 0.05
+"""How often a job that waits for the GUI looks whether it was told to stop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +260,9 @@ class Request:
         Tells the position again while the run goes on; asked from the other thread.
     reach_mm : float, optional
         Not the whole volume, but so far on either side of the position.
+    threshold : callable, optional
+        Tells threshold and smallest finding (mL), under which results are marked; asked from the
+        other thread.
     """
 
     scan: LayerData
@@ -267,6 +275,7 @@ class Request:
     session: Session | None = None
     where: Callable[[], tuple[float, ...]] | None = None
     reach_mm: float | None = None
+    threshold: Callable[[], tuple[float, float]] | None = None
 
     @property
     def slices_aside(self) -> Hashable:
@@ -292,8 +301,6 @@ class Begun:
     checkpoint : Checkpoint
         Without its weights, which the panel need not keep.
     brain_mask : Volume or None
-    mask_notes : tuple of str
-        Warnings of the brain mask.
     devices : tuple of str
         That torch finds on this machine.
     """
@@ -301,11 +308,51 @@ class Begun:
     scan: Placed
     checkpoint: Checkpoint
     brain_mask: Volume | None
-    mask_notes: tuple[str, ...]
     devices: tuple[str, ...]
 
 
-def work(request: Request) -> Iterator[Stage | Begun | Progress]:
+@dataclass(frozen=True, eq=False)
+class Room:
+    """The first result is about to come: a layer is needed.
+
+    One layer at a time, because napari and OpenGL take their time for each.
+
+    Attributes
+    ----------
+    role : str
+        A key of :data:`napari_addm.widgets.results.TITLES`.
+    data : ndarray
+        Zeros, in the layer's voxel order. To get the memory of a volume from the system takes a
+        tenth of a second, too.
+    """
+
+    role: str
+    data: np.ndarray
+
+    @classmethod
+    def of(cls, role: str, scan: Placed) -> Room:
+        """For a role on a scan."""
+        shape = scan.to_layer(scan.volume.data).shape
+        return cls(role, np.full(shape, 0, layer_type(role)))
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A result.
+
+    Attributes
+    ----------
+    progress : Progress
+        With the result, whose warnings are the brain mask's, too.
+    marker : LiveMarker or None
+        Of the result, which it has marked where the request says how.
+    """
+
+    progress: Progress
+    marker: LiveMarker | None
+
+
+def work(request: Request) -> Iterator[Stage | Begun | Room | Progress | Found]:
     """Carry out a request; a generator for :class:`Job`.
 
     Raises
@@ -322,10 +369,9 @@ def work(request: Request) -> Iterator[Stage | Begun | Progress]:
         notes = labels_notes("brain mask", mask, scan.volume)
     # The first import of torch takes seconds.
     yield Stage("Loading the checkpoint")
-    # napari imports it with the first labels layer, which would hold the viewer up.
-    import_module("pandas")
+    import_libraries()
     checkpoint = load_checkpoint_once(request.checkpoint)
-    yield Begun(scan, replace(checkpoint, weights={}), mask, notes, _devices())
+    yield Begun(scan, replace(checkpoint, weights={}), mask, _devices())
     here = scan.slice_at(request.position)
     settings = request.settings
     first_slice: int | Callable[[], int] = here
@@ -341,14 +387,39 @@ def work(request: Request) -> Iterator[Stage | Begun | Progress]:
         def first_slice() -> int:
             return scan.slice_at(where())
 
-    yield from detect(
+    roomy = False
+    for progress in detect(
         scan.volume,
         checkpoint,
         settings,
         None if mask is None else mask.data != 0,
         first_slice=first_slice,
         session=request.session,
-    )
+    ):
+        result = progress.result
+        if result is None:
+            yield progress
+            continue
+        if not roomy:
+            roomy = True
+            yield from (Room.of(role, scan) for role in roles_of(result))
+        result = replace(result, warnings=(*result.warnings, *notes))
+        marker = None
+        if request.threshold is not None:
+            marker = LiveMarker(result)
+            marker.mark(*request.threshold())
+        yield Found(replace(progress, result=result), marker)
+
+
+def layer_type(role: str) -> type[np.generic]:
+    """The type of a layer's voxels."""
+    return np.int32 if role == "labels" else np.float32
+
+
+def roles_of(result: Detection) -> tuple[str, ...]:
+    """The layers that show a result, from the lowest to the highest."""
+    spread = () if result.uncertainty is None else ("uncertainty",)
+    return "reconstruction", "anomaly", *spread, "labels"
 
 
 def load_checkpoint_once(path: Path) -> Checkpoint:
@@ -388,7 +459,13 @@ def _devices() -> tuple[str, ...]:
 
 
 class JobSignals(QObject):
-    """What a `Job` tells; every one of superqt's worker signals, and two more."""
+    """What a `Job` tells; every one of superqt's worker signals, and two more.
+
+    Attributes
+    ----------
+    handled : Event
+        What was yielded last has been dealt with, and the event loop has turned since.
+    """
 
     started = Signal()
     finished = Signal()
@@ -399,6 +476,14 @@ class JobSignals(QObject):
     yielded = Signal(object)
     aborted = Signal()
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.handled = Event()
+
+    def on_yielded(self, item: Any) -> None:
+        """Called in the GUI's thread after all others that hear of it."""
+        QTimer.singleShot(0, self.handled.set)
+
 
 class Job(WorkerBase):
     """Drives a generator in a thread of Qt's pool.
@@ -406,6 +491,7 @@ class Job(WorkerBase):
     superqt's own ``GeneratorWorker`` would not do: it takes every RuntimeError
     (torch raises many) for a deleted worker and keeps silent, and leaves the
     generator of a cancelled run to the garbage collector of another thread.
+    And it never waits, so that what it yields would pile up before a busy GUI.
     """
 
     def __init__(self, generate: Callable[..., Generator[Any, None, None]], *args: Any) -> None:
@@ -415,8 +501,16 @@ class Job(WorkerBase):
 
     def work(self) -> None:
         """Until the end, or until `quit` was called, whichever comes first."""
-        with closing(self._generate(*self._args)) as items:
+        signals = self.signals
+        assert isinstance(signals, JobSignals)
+        handled = signals.handled
+        handled.set()  # nothing is waiting
+        with beside_the_gui(), closing(self._generate(*self._args)) as items:
             for item in items:
+                # at most one item ahead of the GUI
+                while not handled.wait(HANDLED_SECONDS) and not self.abort_requested:
+                    pass
+                handled.clear()
                 self.yielded.emit(item)
                 if self.abort_requested:
                     self.aborted.emit()
@@ -456,10 +550,14 @@ def start_job(
     """
     from napari.qt.threading import create_worker
 
-    return create_worker(
+    job = create_worker(
         _Named(_call, generate, name=name),
         *args,
+        _start_thread=False,
         _worker_class=Job,
         _ignore_errors=True,
         _connect={"yielded": yielded, "errored": errored, "finished": finished},
     )
+    job.yielded.connect(job.signals.on_yielded)  # the last to hear
+    job.start()
+    return job
