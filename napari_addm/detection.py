@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from napari_addm.diffusion.noises import SliceNoise
     from napari_addm.methods.base import Reconstruction
 
-BATCH_SIZES = {"cpu": 8, "cuda": 64, "mps": 16}
-FEW = 8
+BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16}
+FEW = 4
 """The batch for a few slices: a large one would let the first of them wait for the last."""
 
 PARTIAL_INTERVAL = 3.0

@@ -431,9 +431,9 @@ def edited_voxels(computed: np.ndarray, labels: np.ndarray) -> int:
     if not either.any():
         return 0
     # A pair of numbers as one: sorting these is ten times faster than sorting rows.
-    ours, own = np.unique(computed[either], return_inverse=True)
-    theirs, other = np.unique(labels[either], return_inverse=True)
-    pairs, counts = np.unique(own * len(theirs) + other, return_counts=True)
+    ours, our_codes = np.unique(computed[either], return_inverse=True)
+    theirs, their_codes = np.unique(labels[either], return_inverse=True)
+    pairs, counts = np.unique(our_codes * len(theirs) + their_codes, return_counts=True)
     ours, theirs = ours[pairs // len(theirs)], theirs[pairs % len(theirs)]
     partner: dict[int, int] = {}
     taken: set[int] = set()

@@ -29,11 +29,11 @@ from napari_addm.errors import AddmError
 from napari_addm.io import read_labels, read_volume, write_volume
 from napari_addm.volume import Volume
 from napari_addm.widgets import detect as module
+from napari_addm.widgets.canvases import RADIOLOGICAL
 from napari_addm.widgets.contributions import write_image, write_labels
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import METADATA_KEY, layer_to_volume, volume_to_layer
 from napari_addm.widgets.results import is_output
-from napari_addm.widgets.views import RADIOLOGICAL
 from napari_addm.widgets.worker import Job
 
 LESION = (25.0, -20.0, 15.0, 20.0)

@@ -585,6 +585,7 @@ def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot) -
     panel.run()
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
     assert panel.error.text() == ""
+    qtbot.waitUntil(lambda: "addm_bar_label" in model.canvas.overlays)  # it comes after the layers
     assert model.canvas.overlays["addm_bar_label"].text.endswith("threshold 0.01")
 
     # next and previous finding
