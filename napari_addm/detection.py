@@ -143,6 +143,11 @@ class Detection:
     warnings: tuple[str, ...] = ()
     _state: _State | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def slices(self) -> Slices | None:
+        """The prepared scan; None for a result that did not come from :func:`detect`."""
+        return None if self._state is None else self._state.prepared.slices
+
     def rescored(self, score: ScoreSpecification) -> Detection:
         """The same reconstructions under another score; the network does not run again.
 

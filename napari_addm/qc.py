@@ -34,6 +34,9 @@ RECONSTRUCTION_KEY = "healthy_reconstruction_error"
 """Where `napari-addm calibrate` keeps the range of `reconstruction_error` in a checkpoint's
 ``evaluation``: a mapping with ``low``, ``high`` and ``subjects``."""
 
+BEYOND_WARNINGS = ("intensities", "reconstruction")
+"""The flags of which no warning of reading and preparing a scan tells."""
+
 LABELS = {
     "brain_volume": "brain volume",
     "slice_thickness": "thick slices",
@@ -75,6 +78,15 @@ class Quality:
     flags: tuple[Flag, ...]
     figures: dict[str, float]
     unchecked: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said beside a detection's own warnings."""
+        return tuple(
+            f"unlike the training scans: {flag.message}"
+            for flag in self.flags
+            if flag.key in BEYOND_WARNINGS
+        )
 
     def record(self) -> dict[str, Any]:
         """Ready for JSON."""

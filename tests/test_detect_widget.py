@@ -27,6 +27,7 @@ from napari_addm.checkpoint import (
 )
 from napari_addm.errors import AddmError
 from napari_addm.io import read_labels, read_volume, write_volume
+from napari_addm.record import read_record, voxels_sha256
 from napari_addm.volume import Volume
 from napari_addm.widgets import detect as module
 from napari_addm.widgets.canvases import RADIOLOGICAL
@@ -556,6 +557,32 @@ def test_warnings_of_mask_and_truth_are_shown_and_saved(model, alone, qtbot, sca
     finish(qtbot, alone)
     assert not alone.metrics.isHidden()
     assert "left and right" not in alone.metrics_notes.text()
+
+
+def test_how_a_scan_differs_from_the_training_is_shown_and_saved(
+    model, alone, qtbot, scan, tiny_checkpoint, tmp_path
+):
+    healthy = {"healthy_reconstruction_error": {"low": 8.0, "high": 9.0, "subjects": 3}}
+    prepared(alone, save_variant(tiny_checkpoint, tmp_path / "c.safetensors", evaluation=healthy))
+    add(model, scan)
+    drawn = add(model, truth_of(scan), "labels", name="drawn")
+    drawn.metadata.pop(METADATA_KEY)
+    alone.truth_chooser.choose(drawn)
+    alone.this_slice.setChecked(True)
+    model.dims.set_current_step(0, 17)
+    run(qtbot, alone)
+    assert alone.outcome.quality is None  # a slice does not tell
+    alone.whole_volume.setChecked(True)
+    run(qtbot, alone)
+    notes = [line for line in alone.warnings.text().splitlines() if "unlike the training" in line]
+    assert any("8.000 to 9.000" in line for line in notes)
+    alone.save(tmp_path / "out")
+    finish(qtbot, alone)
+    assert alone.error.text() == ""
+    record = read_record(tmp_path / "out" / "head_record.json")
+    assert record.quality == alone.outcome.quality.record()
+    assert "reconstruction" in [flag["key"] for flag in record.quality["flags"]]
+    assert record.truth.voxels_sha256 == voxels_sha256(truth_of(scan).data != 0)
 
 
 @pytest.mark.parametrize("form", ["plain", "dask", "flipped", "integers"])

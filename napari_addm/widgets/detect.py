@@ -482,6 +482,7 @@ class DetectWidget(QWidget):
         assert self.outcome is not None
         assert found.progress.result is not None
         self.outcome.detection, self.outcome.marker = found.progress.result, found.marker
+        self.outcome.quality = found.quality
         self.outcome.agreement = None
         self.outcome.layers.show(
             self.outcome.detection, self.threshold.value(), found.progress.changed
@@ -492,10 +493,11 @@ class DetectWidget(QWidget):
         self._job = None
         self._request = None
         self.progress.hide()
-        detection = self.outcome.detection if self.outcome is not None and self._begun else None
+        outcome = self.outcome if self._begun else None
+        detection = None if outcome is None else outcome.detection
         failed = bool(self.error.text())
         words = ""
-        if detection is not None:
+        if outcome is not None and detection is not None:
             done, count = int(detection.done.sum()), len(detection.done)
             took = duration(time.perf_counter() - self._started, about=False)
             where = f"on {detection.device}, in {detection.precision}"
@@ -506,7 +508,7 @@ class DetectWidget(QWidget):
                 words = f"Done in {took} {where}"
                 # What is whole is not to be replaced by previews when a setting is touched.
                 self.follow.box.setChecked(False)
-            say(self.warnings, "\n".join(detection.warnings))
+            say(self.warnings, "\n".join(outcome.warnings))
             self.findings.end(detection)
         elif self._cancelled:
             words = "Cancelled before the first slice was done"
@@ -549,7 +551,7 @@ class DetectWidget(QWidget):
             self._patchwork = Patchwork.begin(result, self.outcome.detection)
         changed = self._patchwork.put(result, begun.scan.slice_at(request.position))
         self.outcome.detection = self._patchwork.detection
-        self.outcome.preview = True
+        self.outcome.preview, self.outcome.quality = True, None
         self.agreement.forget(self.outcome)
         self.outcome.layers.show(self.outcome.detection, self.threshold.value(), changed)
         self._mark()

@@ -8,6 +8,7 @@ from pathlib import Path
 from napari_addm.checkpoint import Checkpoint
 from napari_addm.detection import Detection
 from napari_addm.findings import Decisions
+from napari_addm.qc import Quality
 from napari_addm.volume import Volume
 from napari_addm.widgets.results import ResultLayers
 from napari_addm.widgets.review import Agreement, LiveMarker, Marked
@@ -41,6 +42,8 @@ class Outcome:
         Its warnings.
     mask_given : bool
         Whether a brain mask was chosen; a layer may have no file.
+    quality : Quality or None
+        What tells the scan from those of the training; None until all of it is done.
     preview : bool
         Whether it is put together from previews, which no record could repeat.
     """
@@ -57,7 +60,14 @@ class Outcome:
     truth_path: Path | None = None
     truth_notes: tuple[str, ...] = ()
     mask_given: bool = False
+    quality: Quality | None = None
     preview: bool = False
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person is told about the result."""
+        assert self.detection is not None
+        return (*self.detection.warnings, *(self.quality.notes if self.quality else ()))
 
     @property
     def scan(self) -> Volume:

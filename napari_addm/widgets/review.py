@@ -202,6 +202,7 @@ class Agreement:
     Attributes
     ----------
     detection : Detection
+    truth : ndarray of bool, shape (S, A, R)
     curves : Curves
         Of the map, voxel by voxel: before the smallest finding is applied.
     best_dice, best_threshold : float or None
@@ -231,6 +232,7 @@ class Agreement:
         itself = evaluate(truth, truth, threshold=0.5, mask=self._region, voxel_ml=self.voxel_ml)
         self._notes = itself.notes
         self._elsewhere = bool(truth.any())
+        self.truth = truth
         self._inside = truth & self._region
         self._where = np.flatnonzero(self._inside)
         self._scores = SortedScores.of(anomaly[self._region], truth[self._region])

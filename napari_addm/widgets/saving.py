@@ -179,6 +179,8 @@ def _save(
         stem=outcome.stem,
         metrics=None if agreement is None else agreement.at(marked),
         truth=None if agreement is None else outcome.truth_path,
+        truth_voxels=None if agreement is None else agreement.truth,
+        quality=None if outcome.quality is None else outcome.quality.record(),
         mask=outcome.mask_path,
         mask_given=outcome.mask_given,
         seg=seg,

@@ -22,6 +22,7 @@ from napari_addm.checkpoint import Checkpoint, load_checkpoint
 from napari_addm.detection import Detection, DetectionSettings, Progress, detect
 from napari_addm.errors import InputError
 from napari_addm.io import read_labels, resample_labels
+from napari_addm.qc import Quality, check_quality
 from napari_addm.session import Session
 from napari_addm.volume import GRID_OF_LAYER, Volume
 from napari_addm.widgets.layers import (
@@ -346,10 +347,13 @@ class Found:
         With the result, whose warnings are the brain mask's, too.
     marker : LiveMarker or None
         Of the result, which it has marked where the request says how.
+    quality : Quality or None
+        Of the scan, once the whole of it is done.
     """
 
     progress: Progress
     marker: LiveMarker | None
+    quality: Quality | None = None
 
 
 def work(request: Request) -> Iterator[Stage | Begun | Room | Progress | Found]:
@@ -408,7 +412,10 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Progress | Found]:
         if request.threshold is not None:
             marker = LiveMarker(result)
             marker.mark(*request.threshold())
-        yield Found(replace(progress, result=result), marker)
+        quality = None
+        if progress.stage == "finish" and result.done.all() and result.slices is not None:
+            quality = check_quality(result.slices, checkpoint.specification, result)
+        yield Found(replace(progress, result=result), marker, quality)
 
 
 def layer_type(role: str) -> type[np.generic]:
