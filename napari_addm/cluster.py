@@ -20,6 +20,7 @@ import logging
 import os
 import queue
 import re
+import signal
 import threading
 import time
 import uuid
@@ -283,6 +284,22 @@ def _absolute(case: CohortCase) -> CohortCase:
 
 
 @contextmanager
+def _unheard_by_children() -> Iterator[None]:
+    """Ctrl-C is for the client; processes begun in the block are ended by it, not by the signal.
+
+    A terminal sends it to all of them, and each worker would print where it was.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def connected(address: str) -> Iterator[Client]:
     """A client of a scheduler; one of this machine's own is ended with the block.
 
@@ -306,16 +323,15 @@ def connected(address: str) -> Iterator[Client]:
         count = int(local[1]) if local[1] else max(1, cores // THREADS_PER_WORKER)
         if count < 1:
             raise AddmError(f"The cluster {address} has no worker: local:1 is the smallest.")
-        with (
-            LocalCluster(
+        with _unheard_by_children():
+            cluster = LocalCluster(
                 n_workers=count,
                 threads_per_worker=max(1, cores // count),
                 memory_limit=0,  # the machine's own limit is enough
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
+            )
+        with cluster, Client(cluster, set_as_default=False) as client:
             yield client
         return
     try:

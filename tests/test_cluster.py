@@ -1,5 +1,7 @@
 """The batch on a dask cluster: real schedulers and workers, some of which die."""
 
+import csv
+import json
 import os
 import signal
 import subprocess
@@ -74,8 +76,9 @@ def results(output: Path) -> dict[str, bytes]:
         for path in sorted(output.rglob("*"))
         if path.is_file() and HIDDEN not in path.parts and path.name != "manifest.csv"
     }
-    rows = [line.split(",") for line in (output / "manifest.csv").read_text().splitlines()]
-    found["manifest.csv"] = "\n".join(",".join([*row[:4], *row[5:]]) for row in rows).encode()
+    with (output / "manifest.csv").open(newline="") as file:
+        rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
+    found["manifest.csv"] = json.dumps(rows).encode()
     return found
 
 
