@@ -470,9 +470,9 @@ class _ClusterRun(Run):
             raise AddmError(_unfit(f"The scheduler {self.address}", theirs))
         scan = next((case.scan for case in self.todo if case.scan.exists()), None)
         for address in sorted(new):
-            self.workers_there[address] = worker = _Worker()
-            if address not in found["workers"]:  # it has gone meanwhile
+            if address not in found["workers"]:  # gone, or not quite there: ask again
                 continue
+            self.workers_there[address] = worker = _Worker()
             theirs = _version(found["workers"][address])
             if theirs != __version__:
                 self._refuse(_unfit(f"The worker {address}", theirs))
@@ -561,7 +561,8 @@ class _ClusterRun(Run):
         elif future.status == "error":
             error = future.exception()
             fault = f"cannot begin ({type(error).__name__}: {error})"
-        else:
+        else:  # cancelled or lost: ask again, if the worker is still there
+            del self.workers_there[address]
             return
         future.release()
         if fault:
