@@ -25,7 +25,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPlainTextEdit,
-    QProgressBar,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -49,6 +48,7 @@ from napari_addm.widgets.forms import (
     form,
     message,
     number,
+    progress_line,
     row,
     say,
     whole,
@@ -149,13 +149,7 @@ class BatchWidget(QWidget):
             buttons.addWidget(part, 1, 2 * place, 1, 2)
         for place in range(6):
             buttons.setColumnStretch(place, 1)
-        self.progress = QProgressBar()
-        self.progress.setTextVisible(False)
-        self.progress.setFixedHeight(6)
-        policy = self.progress.sizePolicy()
-        policy.setRetainSizeWhenHidden(True)
-        self.progress.setSizePolicy(policy)
-        self.progress.hide()
+        self.progress = progress_line()
         self.status = message()
         self.error = message(ERROR)
         self.details = QPlainTextEdit()

@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QPlainTextEdit,
-    QProgressBar,
     QVBoxLayout,
     QWidget,
 )
@@ -42,6 +41,7 @@ from napari_addm.widgets.forms import (
     column,
     duration,
     message,
+    progress_line,
     say,
 )
 from napari_addm.widgets.inputs import ScanInputs
@@ -173,13 +173,7 @@ class DetectWidget(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
         buttons.addWidget(self.cancel_button, 1)
-        self.progress = QProgressBar()
-        self.progress.setTextVisible(False)
-        self.progress.setFixedHeight(6)
-        policy = self.progress.sizePolicy()
-        policy.setRetainSizeWhenHidden(True)
-        self.progress.setSizePolicy(policy)
-        self.progress.hide()
+        self.progress = progress_line()
         self.status = message()
         self.error = message(ERROR)
         self.details = QPlainTextEdit()

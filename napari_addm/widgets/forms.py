@@ -11,6 +11,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QProgressBar,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -216,3 +217,15 @@ def duration(seconds: float, about: bool = True) -> str:
     if seconds < 90:
         return f"{prefix}{seconds:.0f} s"
     return f"{prefix}{seconds / 60:.0f} min"
+
+
+def progress_line() -> QProgressBar:
+    """A thin progress bar without text, hidden, that keeps its place while it is."""
+    bar = QProgressBar()
+    bar.setTextVisible(False)
+    bar.setFixedHeight(6)
+    policy = bar.sizePolicy()
+    policy.setRetainSizeWhenHidden(True)
+    bar.setSizePolicy(policy)
+    bar.hide()
+    return bar
