@@ -41,7 +41,7 @@ FOREIGN_BEGINNINGS = {
 }
 DEMO_CHECKPOINT = Path(__file__).parent / "sample_data" / "demo_addm.safetensors"
 
-ScoreKind = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim"]
+ScoreKind = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
 SamplerKind = Literal["ddim", "ddpm", "dpm++"]
 Millimetres = Annotated[float, Field(ge=0.1, le=20)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
@@ -303,11 +303,19 @@ class DiffusionSpecification(_Part):
 
 
 class ScoreSpecification(_Part):
-    """From residual to anomaly map; see :mod:`napari_addm.scoring`."""
+    """From residual to anomaly map; see :mod:`napari_addm.scoring`.
+
+    Attributes
+    ----------
+    symmetry : bool
+        Whether what both halves of the brain show is discounted; see
+        :mod:`napari_addm.symmetry`.
+    """
 
     kind: ScoreKind
     smoothing_mm: Annotated[float, Field(ge=0, le=100)]
     erosion_mm: Annotated[float, Field(ge=0, le=50)]
+    symmetry: bool = False
 
 
 class FalseAlarmSpecification(_Part):

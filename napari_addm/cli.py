@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # The modules that define these choices are slow to import; a test holds the two together.
 SamplerChoice = Literal["ddim", "ddpm", "dpm++"]
-ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim"]
+ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16"]
 MethodChoice = Literal[
@@ -78,6 +78,12 @@ ScoreOption = Annotated[
 ]
 SmoothingOption = Annotated[
     float | None, typer.Option(help="Standard deviation of the score's smoothing, mm.")
+]
+SymmetryOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--symmetry/--no-symmetry", help="Take off what both halves of the brain show alike."
+    ),
 ]
 ThresholdOption = Annotated[
     float | None, typer.Option(help="Voxels with a higher score belong to findings.")
@@ -206,6 +212,7 @@ def detect(
     draws: DrawsOption = None,
     score: ScoreOption = None,
     smoothing: SmoothingOption = None,
+    symmetry: SymmetryOption = None,
     threshold: ThresholdOption = None,
     minimum_ml: MinimumOption = None,
     slices: Annotated[
@@ -245,6 +252,7 @@ def detect(
         slices=tuple(slices) if slices else None,
         score=score,
         smoothing_mm=smoothing,
+        symmetry=symmetry,
     )
     images = _pick_series(scan, series)
     if seg and images is None:
@@ -632,6 +640,7 @@ def batch(
     draws: DrawsOption = None,
     score: ScoreOption = None,
     smoothing: SmoothingOption = None,
+    symmetry: SymmetryOption = None,
     threshold: ThresholdOption = None,
     minimum_ml: MinimumOption = None,
     device: DeviceOption = "auto",
@@ -690,6 +699,7 @@ def batch(
             batch_size=batch_size,
             score=score,
             smoothing_mm=smoothing,
+            symmetry=symmetry,
         ),
         threshold=threshold,
         minimum_ml=minimum_ml,
@@ -1246,6 +1256,7 @@ def calibrate(
     erosion: Annotated[
         float | None, typer.Option(help="New default distance from the brain's edge, mm.")
     ] = None,
+    symmetry: SymmetryOption = None,
     name: Annotated[str | None, typer.Option(help="New name, for the model's card.")] = None,
 ) -> None:
     """Choose a model's threshold on validation cases, and measure its false alarms.
@@ -1264,7 +1275,12 @@ def calibrate(
     checkpoint = load_checkpoint(model)
     given = {"level": level, "steps": steps, "draws": draws}
     changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    scoring = {"kind": score, "smoothing_mm": smoothing, "erosion_mm": erosion}
+    scoring = {
+        "kind": score,
+        "smoothing_mm": smoothing,
+        "erosion_mm": erosion,
+        "symmetry": symmetry,
+    }
     changed = {k: v for k, v in scoring.items() if v is not None}
     changes["score"] = checkpoint.specification.detection.score.model_copy(update=changed)
     specification = calibrated(
@@ -1350,7 +1366,8 @@ def _card(path: Path, specification: ModelSpecification) -> Any:
         f"{y:g} x {x:g} mm, slices {z:g} mm apart",
         "detection": f"{sampling}, {detection.draws} draw(s)",
         "score": f"{detection.score.kind}, smoothed by {detection.score.smoothing_mm:g} mm, "
-        f"{detection.score.erosion_mm:g} mm inside the brain",
+        f"{detection.score.erosion_mm:g} mm inside the brain"
+        + (", left compared with right" if detection.score.symmetry else ""),
         "threshold": f"{detection.threshold:g} ({detection.threshold_source}), findings from "
         f"{detection.minimum_ml:g} mL",
     }

@@ -31,6 +31,7 @@ from napari_addm.errors import AddmError
 from napari_addm.preparation import Slices
 from napari_addm.scoring import Grid, residuals, smoothed_mean
 from napari_addm.session import Prepared, Reconstructions, Session
+from napari_addm.symmetry import beyond_symmetry
 from napari_addm.volume import Volume
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ class DetectionSettings:
         See :data:`napari_addm.scoring.SCORE_MEANINGS`.
     smoothing_mm : float, optional
         Standard deviation of the Gaussian that smooths the residual.
+    symmetry : bool, optional
+        Whether what both halves of the brain show is discounted; see
+        :mod:`napari_addm.symmetry`.
     """
 
     steps: int | None = None
@@ -102,6 +106,7 @@ class DetectionSettings:
     slices: tuple[int, ...] | None = None
     score: ScoreKind | None = None
     smoothing_mm: float | None = None
+    symmetry: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -296,6 +301,7 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
         slices=settings.slices,
         score=score,
         smoothing_mm=smoothing,
+        symmetry=default.score.symmetry if settings.symmetry is None else settings.symmetry,
     )
 
 
@@ -424,6 +430,7 @@ class _State:
         if len(self.drawn) > 1:
             names.append("uncertainty")
         self.values = np.zeros_like(self.drawn)
+        self.smoothed = np.zeros_like(self.prepared.scan)
         self.grids: dict[str, Grid] = {n: np.zeros_like(self.prepared.scan) for n in names}
         self.maps: dict[str, Grid] = {
             name: np.zeros(slices.volume.shape, np.float32) for name in names
@@ -432,7 +439,12 @@ class _State:
     def rescored(self, score: ScoreSpecification) -> _State:
         """A copy that shares the reconstructions and scores them otherwise."""
         other = copy(self)
-        other.settings = replace(self.settings, score=score.kind, smoothing_mm=score.smoothing_mm)
+        other.settings = replace(
+            self.settings,
+            score=score.kind,
+            smoothing_mm=score.smoothing_mm,
+            symmetry=score.symmetry,
+        )
         other.score = score
         other.finished = self.finished.copy()
         other.seconds = dict(self.seconds)
@@ -509,11 +521,22 @@ class _State:
         anomaly, uncertainty = smoothed_mean(
             self.values[:, near], inner, self.score.smoothing_mm, slices.spacing_mm, rows
         )
+        self.smoothed[new] = anomaly
+        if self.score.symmetry:
+            anomaly = self._beyond_symmetry(new)
         self.grids["anomaly"][new] = anomaly
         if uncertainty is not None:
             self.grids["uncertainty"][new] = uncertainty
         mean = self.drawn[:, new].mean(axis=0).clip(0.0, 1.0)
         self.grids["reconstruction"][new] = slices.intensity.inverse(mean)
+
+    def _beyond_symmetry(self, new: slice) -> Grid:
+        """Some slices, compared with the other side as far as that is scored."""
+        prepared = self.prepared
+        there = prepared.slices.on_grid(self.scored)
+        there[new] = prepared.slices.on_grid(self.finished)[new]
+        inside = prepared.inner(self.score.erosion_mm) & there[:, None, None]
+        return beyond_symmetry(self.smoothed, inside, prepared.mirror_plane, new)
 
     def _to_native(self, wanted: NDArray[np.bool_]) -> None:
         """Bring some slices of the scan up to date in the maps."""
@@ -615,6 +638,7 @@ def detect(
     assert settings.draws is not None
     assert settings.score is not None
     assert settings.smoothing_mm is not None
+    assert settings.symmetry is not None
     assert settings.sampler is not None
     assert settings.eta is not None
     draws = settings.draws
@@ -642,6 +666,11 @@ def detect(
         warnings.append(
             "single slices are scored without their neighbours: the calibrated threshold fits "
             "whole volumes"
+        )
+    if settings.symmetry and ready.mirror_plane is None:
+        warnings.append(
+            "left and right of this brain are too different to be compared: every place is "
+            "compared with the scan's median instead"
         )
     centre = first_slice() if callable(first_slice) else first_slice
     order = _order(slices, settings.slices, centre)
@@ -673,6 +702,7 @@ def detect(
             kind=settings.score,
             smoothing_mm=settings.smoothing_mm,
             erosion_mm=specification.detection.score.erosion_mm,
+            symmetry=settings.symmetry,
         ),
         specification,
         seconds,

@@ -86,6 +86,7 @@ class SettingsEntry(_Entry):
     slices: tuple[int, ...] | None
     score: str | None
     smoothing_mm: float | None
+    symmetry: bool = False
     erosion_mm: float
 
 

@@ -17,6 +17,7 @@ Spacing = tuple[float, float, float]
 
 # Windows of a gyrus to a lobe: finer ones see texture that no reconstruction keeps.
 SSIM_SCALES_MM = (4.0, 8.0, 16.0)
+STRUCTURE_SCALES_MM = (4.0, 8.0)
 
 SCORE_MEANINGS: dict[ScoreKind, str] = {
     "signed": "reconstruction - scan, smoothed: high where the scan is darker than expected",
@@ -25,6 +26,8 @@ SCORE_MEANINGS: dict[ScoreKind, str] = {
     "absolute": "|scan - reconstruction|, smoothed",
     "squared": "(scan - reconstruction)², smoothed",
     "ssim": "1 - structural similarity over three scales: high where expected structure is lost",
+    "structure": "1 - local correlation over two scales (the structure term of the structural "
+    "similarity): as ssim, but whatever the brightness and the contrast",
 }
 """What each score shows, in words for a person."""
 
@@ -139,8 +142,10 @@ def residuals(
     ndarray of float32, shape (draws, D', H, W)
     """
     rows = rows or slice(None)
-    if kind == "ssim":
-        similarity = Similarity(scan, mask, SSIM_SCALES_MM, spacing_mm, rows)
+    if kind in ("ssim", "structure"):
+        alone = kind == "structure"
+        scales = STRUCTURE_SCALES_MM if alone else SSIM_SCALES_MM
+        similarity = Similarity(scan, mask, scales, spacing_mm, rows, structure_alone=alone)
         values = np.stack([1.0 - similarity(drawn) for drawn in reconstructions])
     else:
         difference = reconstructions[:, rows] - scan[rows]
@@ -173,6 +178,8 @@ class Similarity:
     spacing_mm : (z, y, x)
     rows : slice, optional
         Work out only these slices along z, from all of them; D' of D.
+    structure_alone : bool
+        Leave out the terms of luminance and contrast: a local correlation remains.
 
     References
     ----------
@@ -187,20 +194,37 @@ class Similarity:
         scales_mm: tuple[float, ...],
         spacing_mm: Spacing,
         rows: slice | None = None,
+        *,
+        structure_alone: bool = False,
     ) -> None:
         self.scan = scan
+        self.structure_alone = structure_alone
         self.means = [MaskedMean(mask, scale, spacing_mm, rows) for scale in scales_mm]
         self.of_scan = [mean(scan) for mean in self.means]
+        squared = scan * scan if structure_alone else None
+        self.deviations = [
+            None if squared is None else _deviation(mean(squared), of_scan)
+            for mean, of_scan in zip(self.means, self.of_scan, strict=True)
+        ]
 
     def __call__(self, other: Grid) -> Grid:
         """The similarity of another image, (D, H, W); float32, shape (D', H, W)."""
         c1, c2 = 0.01**2, 0.03**2
-        powers = self.scan * self.scan + other * other
+        powers = other * other
+        if not self.structure_alone:
+            powers += self.scan * self.scan
         products = self.scan * other
         total = np.zeros_like(self.of_scan[0])
-        for mean, mean_a in zip(self.means, self.of_scan, strict=True):
+        for mean, mean_a, deviation_a in zip(
+            self.means, self.of_scan, self.deviations, strict=True
+        ):
             mean_b = mean(other)
             product = mean_a * mean_b
+            if deviation_a is not None:
+                covariance = mean(products) - product
+                deviations = deviation_a * _deviation(mean(powers), mean_b)
+                total += (covariance + c2 / 2) / (deviations + c2 / 2)
+                continue
             squares = mean_a**2 + mean_b**2
             variances = mean(powers) - squares
             covariance = mean(products) - product
@@ -208,6 +232,10 @@ class Similarity:
                 (squares + c1) * (variances + c2)
             )
         return total / np.float32(len(self.means))
+
+
+def _deviation(mean_of_squares: Grid, mean: Grid) -> Grid:
+    return np.sqrt(np.maximum(mean_of_squares - mean**2, 0))
 
 
 def smoothed_mean(

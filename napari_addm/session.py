@@ -11,6 +11,7 @@ import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from napari_addm.preparation import Slices, prepare
 from napari_addm.scoring import erode
+from napari_addm.symmetry import MirrorPlane, find_mirror_plane
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint import PreparationSpecification
@@ -59,6 +61,11 @@ class Prepared:
         if millimetres not in self._inner:
             self._inner[millimetres] = erode(self.mask, millimetres, self.slices.spacing_mm)
         return self._inner[millimetres]
+
+    @cached_property
+    def mirror_plane(self) -> MirrorPlane | None:
+        """See :func:`napari_addm.symmetry.find_mirror_plane`."""
+        return find_mirror_plane(self.scan, self.mask, self.slices.spacing_mm)
 
     @property
     def nbytes(self) -> int:

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "findings": {"volume"},
     "protocols": {"errors", "findings", "metrics"},
     "scoring": {"checkpoint"},
+    "symmetry": set(),
     "preparation": {"checkpoint", "errors", "volume"},
     "evaluation": {"scoring", "volume"},
     "networks": {"checkpoint"},
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "preparation",
     },
     "report": {"errors"},
-    "session": {"checkpoint", "preparation", "scoring", "volume"},
+    "session": {"checkpoint", "preparation", "scoring", "symmetry", "volume"},
     "detection": {
         "checkpoint",
         "diffusion",
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "methods",
         "preparation",
         "scoring",
+        "symmetry",
         "session",
         "volume",
     },
@@ -182,6 +184,7 @@ NO_TORCH = {
     "report",
     "scoring",
     "statistics",
+    "symmetry",
     "volume",
 }
 # What a widget shows, apart from how: free of Qt and napari.

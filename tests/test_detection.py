@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from napari_addm import detection
 from napari_addm.checkpoint import Checkpoint, ScoreSpecification, load_checkpoint
@@ -271,10 +272,45 @@ def test_levels_beyond_the_training_are_flagged(scan, checkpoint):
 
 
 def test_another_score_needs_no_network(scan, checkpoint, whole):
-    score = ScoreSpecification(kind="absolute", smoothing_mm=5.0, erosion_mm=4.0)
+    score = ScoreSpecification(kind="absolute", smoothing_mm=5.0, erosion_mm=4.0, symmetry=True)
     again = whole.rescored(score)
-    directly = run(scan, checkpoint, replace(EXACT, score="absolute", smoothing_mm=5.0))
+    settings = replace(EXACT, score="absolute", smoothing_mm=5.0, symmetry=True)
+    directly = run(scan, checkpoint, settings)
     np.testing.assert_array_equal(again.anomaly.data, directly.anomaly.data)
     np.testing.assert_array_equal(again.reconstruction.data, whole.reconstruction.data)
     assert (again.settings.score, again.settings.smoothing_mm) == ("absolute", 5.0)
+    assert again.settings.symmetry
     assert whole.settings.score == "signed"
+
+
+def test_what_both_sides_show_is_taken_off_if_asked_for(scan, checkpoint, whole):
+    score = replace(EXACT, score="absolute")
+    plain, compared = (
+        run(scan, checkpoint, score),
+        run(scan, checkpoint, replace(score, symmetry=True)),
+    )
+    assert whole.settings.symmetry is False  # the checkpoint's default
+    assert (compared.anomaly.data <= plain.anomaly.data + 1e-6).all()
+    assert compared.anomaly.data.min() >= 0
+    brain = plain.anomaly.data > 0
+    assert compared.anomaly.data[brain].mean() < 0.8 * plain.anomaly.data[brain].mean()
+    np.testing.assert_array_equal(compared.reconstruction.data, plain.reconstruction.data)
+    default = checkpoint.specification.detection
+    default = default.model_copy(
+        update={"score": default.score.model_copy(update={"symmetry": True})}
+    )
+    other = checkpoint.specification.model_copy(update={"detection": default})
+    asked = run(scan, replace(checkpoint, specification=other), score)
+    np.testing.assert_array_equal(asked.anomaly.data, compared.anomaly.data)
+
+
+def test_half_a_brain_is_compared_with_its_median_and_says_so(scan, checkpoint):
+    half = np.asarray(scan.data) > 0
+    half[:, :, half.shape[2] // 2 :] = False
+    result = run(scan, checkpoint, replace(EXACT, score="absolute", symmetry=True), half)
+    assert any("too different to be compared" in warning for warning in result.warnings)
+    plain = run(scan, checkpoint, replace(EXACT, score="absolute"), half)
+    assert not any("too different" in warning for warning in plain.warnings)
+    there = plain.anomaly.data > np.median(plain.anomaly.data[plain.anomaly.data > 0])
+    ranks = stats.spearmanr(plain.anomaly.data[there], result.anomaly.data[there])
+    assert ranks.statistic > 0.98

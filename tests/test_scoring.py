@@ -110,6 +110,25 @@ def test_ssim_equals_scikit_image_where_no_mask_is_near(scan):
     np.testing.assert_allclose(ours[inner], theirs[inner], atol=2e-3)
 
 
+def test_structure_alone_is_a_local_correlation(scan, ball):
+    options = {"mask": ball, "spacing_mm": SPACING, "scales_mm": (4.0, 8.0)}
+    similarity = Similarity(scan, structure_alone=True, **options)
+    # whatever the brightness and the contrast, as long as there is some
+    np.testing.assert_allclose(similarity(3.0 * scan - 1.0)[ball], 1.0, atol=2e-3)
+    assert similarity(1.0 - scan)[ball].max() < -0.9
+    noise = np.random.default_rng(5).random(scan.shape).astype(np.float32)
+    assert abs(similarity(noise)[ball].mean()) < 0.05
+    expected = np.zeros(scan.shape)
+    for scale in (4.0, 8.0):
+        mean_a, mean_b = smooth(scan, ball, scale, SPACING), smooth(noise, ball, scale, SPACING)
+        variance_a = smooth(scan**2, ball, scale, SPACING) - mean_a**2
+        variance_b = smooth(noise**2, ball, scale, SPACING) - mean_b**2
+        covariance = smooth(scan * noise, ball, scale, SPACING) - mean_a * mean_b
+        with np.errstate(invalid="ignore", divide="ignore"):
+            expected += covariance / np.sqrt(variance_a * variance_b) / 2
+    np.testing.assert_allclose(similarity(noise)[ball], expected[ball], atol=0.01)
+
+
 def test_draws_are_averaged_and_their_spread_is_the_uncertainty(ball):
     rng = np.random.default_rng(2)
     scan = np.full(ball.shape, 0.5, np.float32)
@@ -125,7 +144,7 @@ def test_draws_are_averaged_and_their_spread_is_the_uncertainty(ball):
     assert smoothed_mean(values[:1], inner, 0.0, SPACING)[1] is None
 
 
-@pytest.mark.parametrize("kind", ["ssim", "squared"])
+@pytest.mark.parametrize("kind", ["ssim", "structure", "squared"])
 def test_some_slices_alone_are_scored_as_among_all(kind, scan, ball):
     rng = np.random.default_rng(3)
     drawn = (scan + 0.2 * rng.random((2, *scan.shape))).astype(np.float32)

@@ -300,5 +300,6 @@ def is_calibrated(detection: Detection, minimum_ml: float) -> bool:
         and minimum_ml >= alarms.minimum_ml
         and (used.level, used.steps, used.draws, used.sampler, used.eta)
         == (default.level, default.steps, default.draws, default.sampler, default.eta)
-        and (used.score, used.smoothing_mm) == (default.score.kind, default.score.smoothing_mm)
+        and (used.score, used.smoothing_mm, used.symmetry)
+        == (default.score.kind, default.score.smoothing_mm, default.score.symmetry)
     )

@@ -9,6 +9,7 @@ from typing import get_args
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QButtonGroup,
+    QCheckBox,
     QComboBox,
     QLabel,
     QRadioButton,
@@ -88,6 +89,7 @@ class ModelSettings(QWidget):
             field.valueChanged.connect(self.changed)
         for number_field in (self.smoothing, self.eta):
             number_field.valueChanged.connect(self.changed)
+        self.symmetry.toggled.connect(self.changed)
         self.checkpoint_changed.connect(self.changed)
         self.checkpoint_chooser.changed.connect(self._on_checkpoint)
         self.checkpoint_chooser.changed.connect(self._on_chosen)
@@ -148,6 +150,8 @@ class ModelSettings(QWidget):
                 self.score.count() - 1, SCORE_MEANINGS[kind], Qt.ItemDataRole.ToolTipRole
             )
         self.smoothing = number(100, 0.5, " mm")
+        self.symmetry = QCheckBox(texts.SYMMETRY.label)
+        self.symmetry.setToolTip(texts.SYMMETRY.tip)
         self.eta = number(1, 0.1)
         self.precision = QComboBox()
         self.precision.addItems(PRECISIONS)
@@ -158,6 +162,7 @@ class ModelSettings(QWidget):
         more.setLayout(inner)
         row(inner, texts.SCORE, self.score)
         row(inner, texts.SMOOTHING, self.smoothing)
+        inner.addRow("", self.symmetry)
         row(inner, texts.ETA, self.eta)
         row(inner, texts.PRECISION, self.precision)
         row(inner, texts.BATCH_SIZE, self.batch_size)
@@ -189,6 +194,7 @@ class ModelSettings(QWidget):
             batch_size=self.batch_size.value() or None,
             score=self.score.currentData(),
             smoothing_mm=self.smoothing.value(),
+            symmetry=self.symmetry.isChecked(),
         )
 
     def restore(self, preferences: Preferences) -> str:
@@ -270,6 +276,7 @@ class ModelSettings(QWidget):
         self.draws.setValue(default.draws)
         self.score.setCurrentIndex(self.score.findData(default.score.kind))
         self.smoothing.setValue(default.score.smoothing_mm)
+        self.symmetry.setChecked(default.score.symmetry)
 
     def _on_level(self) -> None:
         level = self.level.value()

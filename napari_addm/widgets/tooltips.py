@@ -95,6 +95,11 @@ SCORE = Text("Score", "How scan and reconstruction are compared.")
 SMOOTHING = Text(
     "Smoothing", "Standard deviation of the Gaussian that smooths the anomaly map, in mm."
 )
+SYMMETRY = Text(
+    "Compare left with right",
+    "Take off what the mirrored place shows as well, up to what is common in this scan. Most "
+    "errors of the network lie on both sides, most lesions on one.",
+)
 ETA = Text("DDIM eta", "0 is deterministic, 1 as random as DDPM.")
 PRECISION = Text(
     "Precision",

@@ -1,0 +1,183 @@
+"""What both halves of a brain show alike is not taken for a lesion.
+
+A network that has seen one scanner finds every brain of another one strange in the same
+places: the cerebellum, the temporal poles, the cortex at the skull. These errors are about
+as large on the left as on the right, and most lesions are not. So the score of the mirrored
+place is taken off, up to what is common in this very scan; beyond that it counts for
+nothing, so that a lesion that crosses the midline, or has a twin, stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, optimize
+
+Grid = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Spacing = tuple[float, float, float]
+
+# Chosen on the validation cases, in the middle of a plateau; see docs/benchmark.md.
+SHARE = 0.75
+"""How much of the mirrored score is taken off."""
+COMMON = 75.0
+"""Up to which percentile of the scan's scores a mirrored score is taken off."""
+LEAST_CORRELATION = 0.92
+"""Between a scan and its mirror image: whole brains have .965 and more, halves .90 and less."""
+
+SEARCH_MM = 5.5  # coarse enough to take no time, fine enough for a degree
+BLUR_MM = 4.0
+FIRST_STEP = (0.1, 0.1, 5.0)  # sines of two angles, and mm
+
+
+@dataclass(frozen=True)
+class MirrorPlane:
+    """The plane between the halves of a brain.
+
+    Attributes
+    ----------
+    normal : tuple of float
+        Unit vector (z, y, x), in mm.
+    offset_mm : float
+        Of the plane from the middle of the grid, along the normal.
+    spacing_mm : tuple of float
+        (z, y, x), of the grid that it belongs to.
+    correlation : float
+        Of the scan with its mirror image.
+    """
+
+    normal: tuple[float, float, float]
+    offset_mm: float
+    spacing_mm: Spacing
+    correlation: float = 1.0
+
+    def reflect(self, values: Grid, rows: slice | None = None) -> Grid:
+        """The mirror image of a map, linearly interpolated; 0 beyond the grid.
+
+        Parameters
+        ----------
+        values : ndarray of float32, shape (D, H, W)
+        rows : slice, optional
+            Only these slices of the mirror image; D' of D.
+
+        Returns
+        -------
+        ndarray of float32, shape (D', H, W)
+        """
+        depth, height, width = values.shape
+        first, last, _ = (rows or slice(None)).indices(depth)
+        spacing = np.array(self.spacing_mm)
+        normal = np.array(self.normal)
+        householder = np.eye(3) - 2 * np.outer(normal, normal)
+        matrix = householder * spacing / spacing[:, None]
+        middle = (np.array(values.shape) - 1) / 2
+        shift = 2 * self.offset_mm * normal / spacing
+        start = np.array([first, 0, 0])
+        reflected = ndimage.affine_transform(
+            values,
+            matrix,
+            offset=middle + shift + matrix @ (start - middle),
+            output_shape=(last - first, height, width),
+            order=1,
+        )
+        return np.asarray(reflected, np.float32)
+
+
+def find_mirror_plane(scan: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlane | None:
+    """The plane that a brain is most like its own mirror image in.
+
+    Parameters
+    ----------
+    scan : ndarray of float32, shape (D, H, W)
+        W runs from one side of the head to the other; the head may be tilted.
+    mask : ndarray of bool, shape (D, H, W)
+        The brain.
+    spacing_mm : (z, y, x)
+
+    Returns
+    -------
+    MirrorPlane or None
+        None where left and right are too different, as in a part of a brain.
+    """
+    if not mask.any():
+        return None
+    steps = [max(1, round(SEARCH_MM / spacing)) for spacing in spacing_mm]
+    coarse_spacing = (
+        spacing_mm[0] * steps[0],
+        spacing_mm[1] * steps[1],
+        spacing_mm[2] * steps[2],
+    )
+    sigma = [BLUR_MM / spacing for spacing in spacing_mm]
+    blurred = ndimage.gaussian_filter(np.where(mask, scan, 0).astype(np.float32), sigma)
+    coarse = blurred[:: steps[0], :: steps[1], :: steps[2]]
+    # Its middle is not the grid's where a step leaves something over; mm.
+    fine_middle = (np.array(scan.shape) - 1) / 2 * spacing_mm
+    shifted = (np.array(coarse.shape) - 1) / 2 * coarse_spacing - fine_middle
+    start = ndimage.center_of_mass(mask)[2] * spacing_mm[2] - fine_middle[2] - shifted[2]
+    flat = coarse.ravel() - coarse.mean()
+    norm = np.linalg.norm(flat)
+    if norm == 0:
+        return None
+
+    def plane(values: NDArray[np.float64], spacing: Spacing) -> MirrorPlane:
+        roll, yaw = np.clip(values[:2], -0.6, 0.6)
+        ahead = float(np.sqrt(1 - roll**2 - yaw**2))
+        return MirrorPlane((float(roll), float(yaw), ahead), float(values[2]), spacing)
+
+    def difference(values: NDArray[np.float64]) -> float:
+        mirrored = plane(values, coarse_spacing).reflect(coarse).ravel()
+        mirrored = mirrored - mirrored.mean()
+        return -float(flat @ mirrored / max(norm * np.linalg.norm(mirrored), 1e-12))
+
+    first = np.array([0.0, 0.0, start])
+    simplex = np.stack([first, *(first + np.diag(FIRST_STEP))])
+    found = optimize.minimize(
+        difference,
+        first,
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-4, "maxfev": 150},
+    )
+    best = plane(found.x, spacing_mm)
+    correlation = -float(found.fun)
+    if correlation < LEAST_CORRELATION:
+        return None
+    offset = best.offset_mm + float(np.dot(best.normal, shifted))
+    return MirrorPlane(best.normal, offset, spacing_mm, correlation)
+
+
+def beyond_symmetry(
+    anomaly: Grid, inside: Mask, plane: MirrorPlane | None, rows: slice | None = None
+) -> Grid:
+    """An anomaly map less what the mirrored place shows as well.
+
+    Parameters
+    ----------
+    anomaly : ndarray of float32, shape (D, H, W)
+    inside : ndarray of bool, shape (D, H, W)
+        Where the map holds scores. A place whose mirror image lies elsewhere is
+        compared with the median.
+    plane : MirrorPlane or None
+        None compares every place with the median, so that the scale stays.
+    rows : slice, optional
+        Work out only these slices, from all of them; D' of D.
+
+    Returns
+    -------
+    ndarray of float32, shape (D', H, W)
+        Never negative; 0 outside.
+    """
+    rows = rows or slice(None)
+    scores = anomaly[inside]
+    if not len(scores):
+        return np.zeros_like(anomaly[rows])
+    median, common = np.percentile(scores, (50.0, COMMON))
+    mirrored = np.full_like(anomaly[rows], median)
+    if plane is not None:
+        share = plane.reflect(inside.astype(np.float32), rows)
+        there = share > 0.2
+        reflected = plane.reflect(np.where(inside, anomaly, 0).astype(np.float32), rows)
+        mirrored[there] = reflected[there] / share[there]
+    less = anomaly[rows] - SHARE * np.clip(mirrored, 0.0, max(common, 0.0))
+    return np.where(inside[rows], np.maximum(less, 0.0), 0.0).astype(np.float32)
