@@ -30,7 +30,7 @@ from napari_addm.checkpoint import (
     load_checkpoint,
     read_specification,
 )
-from napari_addm.detection import Detection, DetectionSettings, run
+from napari_addm.detection import DetectionSettings, run
 from napari_addm.errors import AddmError
 from napari_addm.evaluation import intensity_baselines
 from napari_addm.protocols import (
@@ -47,8 +47,18 @@ Protocol = Literal["strict", "anoddpm"]
 SMOOTHING_MM = 6.0
 EROSION_MM = 4.0
 MINIMUM_ML = 0.5
-SCORES: tuple[ScoreKind, ...] = ("absolute", "ssim")
-"""Scores that every system is measured with; the better one on validation is its row."""
+SCORES: dict[ScoreKind, ScoreSpecification] = {
+    "absolute": ScoreSpecification(
+        kind="absolute", smoothing_mm=SMOOTHING_MM, erosion_mm=EROSION_MM
+    ),
+    "ssim": ScoreSpecification(kind="ssim", smoothing_mm=SMOOTHING_MM, erosion_mm=EROSION_MM),
+    # as the small presets score: most lesions lie on one side
+    "structure": ScoreSpecification(
+        kind="structure", smoothing_mm=SMOOTHING_MM, erosion_mm=EROSION_MM, symmetry=True
+    ),
+}
+"""Scores that every system is measured with; the best one on validation is its row."""
+_SCORES_KEY = {kind: score.model_dump() for kind, score in SCORES.items()}
 
 METRICS = {
     "strict": (
@@ -353,9 +363,7 @@ class Benchmark:
             key = _key("intensity 2", SMOOTHING_MM, EROSION_MM, case.digest)
             return _kept_maps(path, key, lambda: self._intensity_maps(case))
         settings = self._detection_settings(checkpoint, seed)
-        key = _key(
-            checkpoint.sha256, asdict(settings), SCORES, SMOOTHING_MM, EROSION_MM, case.digest
-        )
+        key = _key(checkpoint.sha256, asdict(settings), _SCORES_KEY, case.digest)
         return _kept_maps(path, key, lambda: self._model_maps(system, checkpoint, settings, case))
 
     def _intensity_maps(self, case: Case) -> Maps:
@@ -377,8 +385,8 @@ class Benchmark:
         shown = case.shown_slice
         scores: dict[str, NDArray[np.float32]] = {}
         pictures = {"reconstruction": detection.reconstruction.data[shown]}
-        for kind in SCORES:
-            anomaly = _scored(detection, kind).anomaly.data
+        for kind, score in SCORES.items():
+            anomaly = detection.rescored(score).anomaly.data
             scores[kind], pictures[kind] = anomaly[case.brain], anomaly[shown]
         return Maps(scores, pictures)
 
@@ -505,7 +513,7 @@ class Benchmark:
             for case in (c for c in self.cases if c.group.endswith("/validation")):
                 name = f"{case.name}-level{level}-steps{steps}.json"
                 path = self.output / "curves" / f"{system.label}-seed{seed}" / name
-                key = _key("curve 1", checkpoint.sha256, asdict(settings), SCORES, case.digest)
+                key = _key("curve 1", checkpoint.sha256, asdict(settings), _SCORES_KEY, case.digest)
 
                 def measure(
                     case: Case = case, settings: DetectionSettings = settings
@@ -516,8 +524,8 @@ class Benchmark:
                     detection = run(case.volume, checkpoint, settings, case.brain)
                     lesion = case.lesion[case.brain]
                     return {
-                        kind: rank(_scored(detection, kind).anomaly.data[case.brain], lesion).auprc
-                        for kind in SCORES
+                        kind: rank(detection.rescored(score).anomaly.data[case.brain], lesion).auprc
+                        for kind, score in SCORES.items()
                     }
 
                 value = _kept(path, key, measure)[score]
@@ -565,7 +573,7 @@ class Benchmark:
                 points = [
                     point
                     for seed in self.seeds(system)
-                    for point in self.curves(system, seed, chosen.get(system.title, "ssim"))
+                    for point in self.curves(system, seed, chosen.get(system.title, "structure"))
                 ]
                 curves += _curve(system.title, points)
         return {
@@ -696,12 +704,6 @@ def _judged(case: Case, anomaly: NDArray[np.float32], threshold: float) -> dict[
         anomaly, case.lesion, case.brain, threshold, spacing=spacing, minimum_ml=MINIMUM_ML
     )
     return asdict(strict) | {"lesion_recall": strict.lesions.recall}
-
-
-def _scored(detection: Detection, kind: ScoreKind) -> Detection:
-    return detection.rescored(
-        ScoreSpecification(kind=kind, smoothing_mm=SMOOTHING_MM, erosion_mm=EROSION_MM)
-    )
 
 
 def _digest(maps: Maps) -> str:

@@ -67,7 +67,7 @@ def small_diffusion(
         network=SMALL_UNET,
         diffusion=DiffusionSpecification(length=length, noise=noise),
         detection=uncalibrated(
-            ScoreSpecification(kind="ssim", smoothing_mm=6.0, erosion_mm=4.0),
+            ScoreSpecification(kind="structure", smoothing_mm=6.0, erosion_mm=4.0, symmetry=True),
             round(0.15 * length),
             draws=4,
         ),
