@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "session",
         "volume",
     },
+    "presets": {"checkpoint", "detection", "errors"},
     "overlay": {"detection", "io", "volume"},
     "outputs": {
         "checkpoint",
@@ -136,6 +137,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "naming",
         "outputs",
         "overlay",
+        "presets",
         "survey",
         "training",
         "verification",
@@ -155,6 +157,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "metrics",
         "outputs",
         "overlay",
+        "presets",
         "qc",
         "scoring",
         "session",
