@@ -54,6 +54,7 @@ MethodChoice = Literal[
 ]
 ProtocolChoice = Literal["both", "strict", "anoddpm"]
 PresetChoice = Literal["small", "paper"]
+RunPresetChoice = Literal["preview", "standard", "thorough"]
 LengthChoice = Literal["300", "500", "1000"]
 NoiseChoice = Literal["gaussian", "coarse", "simplex"]
 JudgedChoice = Literal["previous", "clean"]
@@ -63,6 +64,12 @@ AcceleratorChoice = Literal["auto", "cpu", "gpu", "mps"]
 
 
 # What detect and batch share.
+RunPresetOption = Annotated[
+    RunPresetChoice,
+    typer.Option(
+        "--preset", help="preview: one draw; standard: the model's; thorough: four times its draws."
+    ),
+]
 StepsOption = Annotated[int | None, typer.Option(help="Sampling steps.")]
 LevelOption = Annotated[
     int | None, typer.Option(help="Noise level, a timestep t of the model's chain.")
@@ -204,6 +211,7 @@ def detect(
     resample_mask: Annotated[
         bool, typer.Option("--resample-mask", help="Bring the mask to the scan's grid.")
     ] = False,
+    preset: RunPresetOption = "standard",
     steps: StepsOption = None,
     level: LevelOption = None,
     sampler: SamplerOption = None,
@@ -263,6 +271,7 @@ def detect(
             scan,
             output,
             settings,
+            preset=preset,
             checkpoint=checkpoint,
             truth=truth,
             mask=mask,
@@ -373,6 +382,7 @@ def _detect_case(
     output: Path,
     settings: DetectionSettings,
     *,
+    preset: RunPresetChoice = "standard",
     checkpoint: Path | None = None,
     truth: Path | None = None,
     mask: Path | None = None,
@@ -394,11 +404,12 @@ def _detect_case(
     from napari_addm.io import read_beside, read_volume
     from napari_addm.metrics import evaluate
     from napari_addm.outputs import check_outputs, save_detection
+    from napari_addm.presets import with_preset
 
     watch = _Stopwatch()
     checkpoint = checkpoint or DEMO_CHECKPOINT
     specification = read_specification(checkpoint)
-    settings = resolve(settings, specification)
+    settings = resolve(with_preset(settings, preset, specification), specification)
     threshold = specification.detection.threshold if threshold is None else threshold
     minimum_ml = specification.detection.minimum_ml if minimum_ml is None else minimum_ml
     if not abs(threshold) < float("inf") or not 0 <= minimum_ml < float("inf"):
@@ -632,6 +643,7 @@ def batch(
     resample: Annotated[
         bool, typer.Option("--resample", help="Bring truths and masks to the scan's grid.")
     ] = False,
+    preset: RunPresetOption = "standard",
     steps: StepsOption = None,
     level: LevelOption = None,
     sampler: SamplerOption = None,
@@ -684,6 +696,7 @@ def batch(
     from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint
     from napari_addm.cohort import CohortFolder, find_cohort, parse_shard
     from napari_addm.detection import DetectionSettings
+    from napari_addm.presets import with_preset
 
     part = parse_shard(shard)
     settings = BatchSettings(
@@ -719,6 +732,8 @@ def batch(
         _list_cases(chosen, output, settings, as_json)
         return
     loaded = load_checkpoint(checkpoint or DEMO_CHECKPOINT)
+    detection = with_preset(settings.detection, preset, loaded.specification)
+    settings = replace(settings, detection=detection)
     started = time.perf_counter()
     progress = None
     # a scheduler asks to stop with SIGTERM, a person with Ctrl-C

@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "session",
         "volume",
     },
+    "presets": {"checkpoint", "detection", "errors"},
     "overlay": {"detection", "io", "volume"},
     "outputs": {
         "checkpoint",
@@ -138,6 +139,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "naming",
         "outputs",
         "overlay",
+        "presets",
         "survey",
         "training",
         "verification",
@@ -157,6 +159,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "metrics",
         "outputs",
         "overlay",
+        "presets",
         "qc",
         "scoring",
         "session",

@@ -27,8 +27,9 @@ from napari_addm.checkpoint import (
     ScoreKind,
     read_specification,
 )
-from napari_addm.detection import DEVICES, PRECISIONS, DetectionSettings
+from napari_addm.detection import DEVICES, PRECISIONS, DetectionSettings, resolve
 from napari_addm.errors import AddmError
+from napari_addm.presets import PRESETS, with_preset
 from napari_addm.scoring import SCORE_MEANINGS
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.card import card_lines
@@ -48,12 +49,17 @@ from napari_addm.widgets.forms import (
 )
 from napari_addm.widgets.preferences import Preferences
 
+BY_PRESET = ("steps", "level", "sampler", "eta", "draws", "score", "smoothing_mm", "symmetry")
+"""The settings that a preset decides on."""
+
 
 class ModelSettings(QWidget):
     """Choose a checkpoint, see its card, and set how a run goes.
 
     A checkpoint that is chosen sets all fields to its own defaults, but for
-    the device, the precision, the batch size, the seed and the scope.
+    the device, the precision, the batch size, the seed and the scope. So does a
+    preset, with its own draws and steps; the list of presets says which of them
+    the fields stand for, or "Custom".
 
     Parameters
     ----------
@@ -91,6 +97,8 @@ class ModelSettings(QWidget):
             number_field.valueChanged.connect(self.changed)
         self.symmetry.toggled.connect(self.changed)
         self.checkpoint_changed.connect(self.changed)
+        self.changed.connect(self._show_preset)
+        self.preset.activated.connect(self._on_preset)
         self.checkpoint_chooser.changed.connect(self._on_checkpoint)
         self.checkpoint_chooser.changed.connect(self._on_chosen)
         self.device.textActivated.connect(partial(self.chosen.emit, "device"))
@@ -100,6 +108,13 @@ class ModelSettings(QWidget):
     def _build(self, with_scope: bool) -> None:
         self.checkpoint_chooser = CheckpointChooser()
         self.card = message()
+        self.preset = QComboBox()
+        self.preset.setPlaceholderText(texts.CUSTOM_PRESET)
+        for name in PRESETS:
+            self.preset.addItem(texts.RUN_PRESETS[name].label, name)
+            self.preset.setItemData(
+                self.preset.count() - 1, texts.RUN_PRESETS[name].tip, Qt.ItemDataRole.ToolTipRole
+            )
         self.level = whole(1, 1000)
         self.level_slider = QSlider(Qt.Orientation.Horizontal)
         self.level_slider.setRange(1, 1000)
@@ -128,6 +143,7 @@ class ModelSettings(QWidget):
         fields = form()
         row(fields, texts.CHECKPOINT, self.checkpoint_chooser)
         fields.addRow(self.card)
+        row(fields, texts.RUN_PRESET, self.preset)
         row(fields, texts.LEVEL, self.level_slider, self.level, self.level_percent)
         row(fields, texts.SAMPLER, self.sampler, self.steps)
         self.steps.setToolTip(texts.STEPS.tip)
@@ -277,6 +293,49 @@ class ModelSettings(QWidget):
         self.score.setCurrentIndex(self.score.findData(default.score.kind))
         self.smoothing.setValue(default.score.smoothing_mm)
         self.symmetry.setChecked(default.score.symmetry)
+
+    def _on_preset(self) -> None:
+        """Set everything that a preset decides on."""
+        specification, preset = self.specification, self.preset.currentData()
+        if specification is None or preset is None:
+            return
+        self._set_defaults(specification)
+        settings = resolve(with_preset(DetectionSettings(), preset, specification), specification)
+        assert settings.steps is not None
+        assert settings.draws is not None
+        self.steps.setValue(settings.steps)
+        self.draws.setValue(settings.draws)
+
+    def _show_preset(self) -> None:
+        """Say which preset the fields stand for."""
+        specification, found = self.specification, -1
+        self.preset.setEnabled(specification is not None)
+        if specification is not None:
+            try:
+                now = resolve(self.settings, specification)
+            except AddmError:  # between two checkpoints
+                now = self.settings
+            asked = [with_preset(DetectionSettings(), name, specification) for name in PRESETS]
+            presets = [resolve(settings, specification) for settings in asked]
+            # One that is the same as the checkpoint's own settings is no choice.
+            standard = presets[PRESETS.index("standard")]
+            for index, settings in enumerate(presets):
+                differs = settings is standard or settings != standard
+                # Qt's own way to grey out an item
+                self.preset.setItemData(index, None if differs else 0, Qt.ItemDataRole.UserRole - 1)
+                if differs and self._stand_for(settings, now):
+                    found = index
+        self.preset.setCurrentIndex(found)
+
+    def _stand_for(self, settings: DetectionSettings, now: DetectionSettings) -> bool:
+        """Whether these are the settings now, as far as the fields can tell."""
+        for name in BY_PRESET:
+            wanted, there = getattr(settings, name), getattr(now, name)
+            if isinstance(wanted, float) and isinstance(there, float):
+                wanted, there = round(wanted, 2), round(there, 2)  # the fields' own digits
+            if wanted != there:
+                return False
+        return True
 
     def _on_level(self) -> None:
         level = self.level.value()

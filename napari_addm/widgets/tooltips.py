@@ -58,6 +58,27 @@ CHECKPOINT = Text(
     "The trained model. The bundled one is small and made to show how everything works; others "
     "come from napari-addm train.",
 )
+RUN_PRESET = Text(
+    "Preset",
+    "How much time a run may take. Sets all that is below, down to the device, and the score; it "
+    "says 'Custom' when one of them is another.",
+)
+RUN_PRESETS = {
+    "preview": Text(
+        "Preview",
+        "One draw, and a tenth of the steps where the checkpoint takes many: the quickest look. "
+        "Scores vary more with the seed, and there is no uncertainty map.",
+    ),
+    "standard": Text(
+        "Standard", "The checkpoint's own settings, which its threshold was chosen with."
+    ),
+    "thorough": Text(
+        "Thorough",
+        "Four times the checkpoint's draws, in four times the time. Scores vary half as much with "
+        "the seed.",
+    ),
+}
+CUSTOM_PRESET = "Custom"
 LEVEL = Text(
     "Noise level",
     "How much noise is added before the scan is rebuilt: a timestep t of the checkpoint's T. "
