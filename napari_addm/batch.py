@@ -295,6 +295,7 @@ class Batch:
                     prepared.lesion,
                     detection.reconstruction.data,
                     caption=caption_lines(detection, self.checkpoint.sha256, self.threshold),
+                    threshold=self.threshold,
                 )
             spent = prepared.seconds + seconds + time.perf_counter() - started
             result = CaseResult(

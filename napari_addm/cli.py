@@ -489,6 +489,7 @@ def _detect_case(
                 lesion,
                 detection.reconstruction.data,
                 caption=caption_lines(detection, loaded.sha256, threshold),
+                threshold=threshold,
             )
     seconds = {**watch.seconds, "total": watch.total()}
     return _Case(scan, detection, findings, threshold, minimum_ml, metrics, paths, seconds)

@@ -57,6 +57,9 @@ QUIET_SECONDS = 30.0
 RECALL_SECONDS = 60.0
 RESULT_SECONDS = 10.0
 THREADS_PER_WORKER = 4
+# LocalCluster gives a worker up for good when none of its name is there so long after it died, be
+# it back and dead again: then nobody starts it once more.
+WORKERS_COME_BACK = {"distributed.deploy.lost-worker-timeout": "365 days"}
 
 _log = logging.getLogger(__name__)
 
@@ -158,13 +161,35 @@ def join(job: Job, scan: Path | None) -> str:
         parameters = _batch_of(job).parameters_hash
     except AddmError as error:
         return f"cannot begin ({error}): {mend}, under the same paths"
+    except Exception as error:
+        return f"cannot begin ({type(error).__name__}: {error}): see that napari-addm runs there"
     if parameters != job.parameters:
         return f"has another napari-addm: install {__version__} there"
     return ""
 
 
 def work(job: Job, case: CohortCase) -> Outcome:
-    """On a worker: one case from its file to its files.
+    """On a worker: one case from its file to its files; nothing is raised.
+
+    Dask would print an exception with its folders, and of one that it cannot send, be it for its
+    traceback, the client never hears.
+    """
+    started = time.perf_counter()
+    try:
+        batch = _batch_of(job)
+        try:
+            return _through(job, batch, case)
+        except (AddmError, OSError):
+            raise  # the output is lost: what befalls one case alone was caught before
+        except Exception as error:
+            return Outcome(batch.failed(case, error, time.perf_counter() - started))
+    except Exception as error:
+        known = isinstance(error, AddmError | OSError)
+        return Outcome(lost=str(error) if known else f"{type(error).__name__}: {error}")
+
+
+def _through(job: Job, batch: Batch, case: CohortCase) -> Outcome:
+    """The three steps of a case.
 
     The network takes one case at a time; what waits for it is read and prepared meanwhile, and
     what has passed it is written.
@@ -175,33 +200,29 @@ def work(job: Job, case: CohortCase) -> Outcome:
     wanted = _watch(job)
     # dask keeps numerical libraries to one thread; what the worker was given is the network's
     torch.set_num_threads(max(1, get_worker().state.nthreads))
-    try:
-        batch = _batch_of(job)
-        prepared = batch.prepare(case)
-        if isinstance(prepared, CaseResult):
-            return Outcome(prepared, unchanged=prepared.status == "done")
-        detection = None
-        with _network:
-            started = time.perf_counter()
-            steps = batch.reconstruct(prepared)
-            try:
-                while wanted():
-                    progress = next(steps, None)
-                    if progress is None:
-                        break
-                    detection = progress.result
-            except Exception as error:
-                spent = prepared.seconds + time.perf_counter() - started
-                return Outcome(batch.failed(case, error, spent))
-            finally:
-                steps.close()
-            spent = time.perf_counter() - started
-        if not wanted():
-            return Outcome()
-        assert detection is not None  # the last progress always carries it
-        return Outcome(batch.write(prepared, detection, spent))
-    except (AddmError, OSError) as error:
-        return Outcome(lost=str(error))
+    prepared = batch.prepare(case)
+    if isinstance(prepared, CaseResult):
+        return Outcome(prepared, unchanged=prepared.status == "done")
+    detection = None
+    with _network:
+        started = time.perf_counter()
+        steps = batch.reconstruct(prepared)
+        try:
+            while wanted():
+                progress = next(steps, None)
+                if progress is None:
+                    break
+                detection = progress.result
+        except Exception as error:
+            spent = prepared.seconds + time.perf_counter() - started
+            return Outcome(batch.failed(case, error, spent))
+        finally:
+            steps.close()
+        spent = time.perf_counter() - started
+    if not wanted():
+        return Outcome()
+    assert detection is not None  # the last progress always carries it
+    return Outcome(batch.write(prepared, detection, spent))
 
 
 def _watch(job: Job) -> Callable[[], bool]:
@@ -311,6 +332,7 @@ def connected(address: str) -> Iterator[Client]:
         When there is no scheduler.
     """
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise MissingExtraError(
@@ -323,16 +345,17 @@ def connected(address: str) -> Iterator[Client]:
         count = int(local[1]) if local[1] else max(1, cores // THREADS_PER_WORKER)
         if count < 1:
             raise AddmError(f"The cluster {address} has no worker: local:1 is the smallest.")
-        with _unheard_by_children():
-            cluster = LocalCluster(
-                n_workers=count,
-                threads_per_worker=max(1, cores // count),
-                memory_limit=0,  # the machine's own limit is enough
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-            )
-        with cluster, Client(cluster, set_as_default=False) as client:
-            yield client
+        with dask.config.set(WORKERS_COME_BACK):
+            with _unheard_by_children():
+                cluster = LocalCluster(
+                    n_workers=count,
+                    threads_per_worker=max(1, cores // count),
+                    memory_limit=0,  # the machine's own limit is enough
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            with cluster, Client(cluster, set_as_default=False) as client:
+                yield client
         return
     try:
         if address.endswith(".json"):

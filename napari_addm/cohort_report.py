@@ -350,7 +350,6 @@ def _histogram(volumes: Sequence[float]) -> dict[str, Any] | None:
             for k, n in enumerate(counts)
         ],
         "none_height": (len(volumes) - len(some)) / tallest,
-        "tallest": tallest,
         "ticks": [
             {"at": (exponent - low) / (high - low), "label": f"{10.0**exponent:g}"}
             for exponent in range(low, high + 1)

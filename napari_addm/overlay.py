@@ -73,6 +73,7 @@ def overlay_png(
     truth: NDArray[np.integer] | NDArray[np.bool_] | None = None,
     reconstruction: NDArray[np.float32] | None = None,
     caption: Sequence[str] = (),
+    threshold: float | None = None,
 ) -> Path:
     """Write a montage: rows scan, reconstruction and anomaly map, columns axial slices.
 
@@ -97,6 +98,9 @@ def overlay_png(
         In the scan's intensities, 0 outside the brain.
     caption : sequence of str
         Lines below the picture; see `caption_lines`.
+    threshold : float, optional
+        Marked beside the colours, which reach to its double at least, so that a map that stays
+        below it does not glow.
 
     Returns
     -------
@@ -108,7 +112,7 @@ def overlay_png(
     AddmError
         When it cannot be written.
     """
-    return _write(path, montage(volume, anomaly, labels, truth, reconstruction, caption))
+    return _write(path, montage(volume, anomaly, labels, truth, reconstruction, caption, threshold))
 
 
 def figure_png(
@@ -342,6 +346,7 @@ def montage(
     truth: NDArray[np.integer] | NDArray[np.bool_] | None = None,
     reconstruction: NDArray[np.float32] | None = None,
     caption: Sequence[str] = (),
+    threshold: float | None = None,
 ) -> Image.Image:
     """The picture of `overlay_png` in memory; parameters as there."""
     scan = volume.data
@@ -354,7 +359,7 @@ def montage(
     height, width = _panel_size(box, volume.spacing)
     low, high = np.percentile(scan[brain], (0.5, 99.5)).tolist()
     high = max(high, low + 1e-6)
-    top = max(float(np.percentile(anomaly[columns], 99.9)), 1e-6)
+    top = max(float(np.percentile(anomaly[columns], 99.9)), 2 * (threshold or 0.0), 1e-6)
 
     def grey(data: NDArray[np.float32], s: int) -> Picture:
         values = np.clip((_panel(data[s], box, (height, width)) - low) / (high - low), 0, 1)
@@ -399,9 +404,14 @@ def montage(
     right = LABEL_WIDTH + len(columns) * (width + GAP) + 10
     bar = _heat(np.linspace(1, 0, height - 20, dtype=np.float32)[:, None].repeat(16, axis=1))
     canvas.paste(Image.fromarray(_to_bytes(bar)), (right, last + 10))
-    for share in (0.0, 0.5, 1.0):
-        tick = last + 10 + (1 - share) * (height - 21)
-        draw.text((right + 22, tick), f"{share * top:.2g}", TEXT, font, anchor="lm")
+    values = [0.0, top / 2, top]
+    if threshold is not None and 0 < threshold < top:
+        mark = last + 10 + (1 - threshold / top) * (height - 21)
+        draw.line((right - 4, mark, right + 19, mark), _as_ink(FINDING), 2)
+        values = [0.0, threshold, top]
+    for value in values:
+        tick = last + 10 + (1 - value / top) * (height - 21)
+        draw.text((right + 22, tick), f"{value:.2g}", TEXT, font, anchor="lm")
 
     foot = TITLE_HEIGHT + len(rows) * (height + GAP) + TITLE_HEIGHT / 2 - 3
     words = [(FINDING, "finding"), *([(TRUTH, "ground truth")] if truth is not None else [])]

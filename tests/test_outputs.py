@@ -298,6 +298,24 @@ def test_montage_is_radiological(tmp_path: Path) -> None:
         assert written.height < picture.height  # no row for the reconstruction
 
 
+def test_montage_of_a_map_below_its_threshold_does_not_glow() -> None:
+    data = np.zeros((40, 60, 50), np.float32)
+    data[4:36, 5:55, 5:45] = 100 + np.random.default_rng(0).random((32, 50, 40))
+    none = np.zeros(data.shape, np.int32)
+    volume = volume_from_array(data, spacing=(2.0, 1.0, 1.0))
+    low = np.where(data > 0, np.float32(0.1), np.float32(0))
+
+    def colour(threshold: float | None, score: np.ndarray) -> float:
+        """How far from grey the panels are, left of the bar and above the legend."""
+        picture = montage(volume, score, none, threshold=threshold)
+        pixels = np.asarray(picture, np.float32)[:-30, : -picture.width // 4]
+        return float(np.ptp(pixels, axis=-1).mean())
+
+    assert colour(0.5, low) == 0
+    assert colour(None, low) > 10
+    assert colour(0.5, 10 * low) > 10
+
+
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0])
 def test_montage_proportions(ratio: float) -> None:
     """A cube of brain is square in the picture, whatever the voxels are."""
