@@ -396,11 +396,13 @@ class LinkedCanvas(QWidget):
         with contextlib.suppress(RuntimeError):
             self._timer.stop()
             self._filling.stop()
+        qt_viewer, self.qt_viewer = self.qt_viewer, None
         with contextlib.suppress(RuntimeError):
             self.letters.close()
-            if self.qt_viewer is not None:
-                self.qt_viewer.close()
-                self.qt_viewer.deleteLater()
+            if qt_viewer is not None:
+                qt_viewer.close()
+                qt_viewer.setParent(None)  # whom PySide6 keeps alive it keeps whole
+                qt_viewer.deleteLater()
         with contextlib.suppress(RuntimeError):
             self.deleteLater()
 
@@ -579,7 +581,7 @@ class CanvasDock(QWidget):
         dock, window = self.parentWidget(), self.window()
         assert isinstance(dock, QDockWidget)
         assert isinstance(window, QMainWindow)
-        self._main = window
+        self._main: QMainWindow | None = window
         if area == "bottom":
             # The docks on the left and on the right keep their height.
             for corner, side in (
@@ -613,9 +615,12 @@ class CanvasDock(QWidget):
         for canvas in self.canvases:
             canvas.release()
         # Qt's side may be gone already, with the window
+        # and a widget that PySide6 has yet to let go of must not keep the window
+        window, self._main = self._main, None
         with contextlib.suppress(RuntimeError, LookupError, AttributeError):
             for corner, area in self._corners.items():
-                self._main.setCorner(corner, area)
+                if window is not None:
+                    window.setCorner(corner, area)
             if self.parentWidget() is not None:
                 self._viewer.window.remove_dock_widget(self)
             if self._beside is not None:
