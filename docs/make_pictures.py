@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,8 @@ class Walk:
             else:
                 self.viewer.layers.selection.active = layer
         self.viewer.reset_view()
+        self.unfold(texts.SCAN_SECTION, texts.MODEL_SECTION, texts.TRUTH_SECTION)
+        self.picture("open")
 
     def preview(self) -> None:
         """Follow the slice on screen."""
@@ -186,13 +189,17 @@ class Walk:
         panel.whole_volume.setChecked(True)
         self.heart.take_ms()
         panel.run()
-        started, step = time.perf_counter(), 0
+        started, step, block, taken = time.perf_counter(), 0, 0.0, False
         while panel.running:
             step += 1
             dims.set_point(0, here[0] + 2 * (step % 5))
             self.pause(0.2)
+            if not taken and panel.progress.value() > 0.3 * panel.progress.maximum() > 0:
+                dims.point, taken = here, True
+                block = self.heart.take_ms()
+                self.picture("run")
         self.report["run_s"] = round(time.perf_counter() - started, 2)
-        self.report["longest_block_run_ms"] = self.heart.take_ms()
+        self.report["longest_block_run_ms"] = max(block, self.heart.take_ms())
         dims.point = here
         self.pause(0.5)
         truth = self.panel.agreement.truth.layer
@@ -274,6 +281,8 @@ class Walk:
         shown = np.array(panel.outcome.layers.labels())
         panel.save(folder)
         self.wait(lambda: "saved" in panel.status.text())
+        self.unfold(texts.FINDINGS_SECTION)
+        self.picture("save")
         self.report["saved"] = sorted(path.name for path in folder.rglob("*") if path.is_file())
         (record,) = folder.rglob("*_record.json")
         scan = panel.outcome.scan.source.path
@@ -294,6 +303,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures")
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
     arguments = parser.parse_args()
+    arguments.output = arguments.output.absolute()
+    for name in ("scan", "truth"):  # the walk ends in another folder
+        if getattr(arguments, name) is not None:
+            setattr(arguments, name, str(Path(getattr(arguments, name)).absolute()))
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     viewer = napari.Viewer()
@@ -311,8 +324,8 @@ def main() -> None:
     walk.run()
     walk.review()
     walk.planes()
-    with tempfile.TemporaryDirectory() as folder:
-        walk.save(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        walk.save(Path("results"))  # no folder of this machine in the picture
     print(json.dumps(walk.report, indent=1))
     viewer.close()
     QApplication.processEvents()

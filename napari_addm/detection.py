@@ -925,8 +925,16 @@ def _order(slices: Slices, wanted: Sequence[int] | None, first_slice: int | None
 def _is_out_of_memory(error: Exception) -> bool:
     import torch
 
-    # torch says it in several ways: its own class, cuBLAS, and the CPU allocators
-    words = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    # torch says it in several ways: its own class, cuBLAS, the CPU allocators, and oneDNN, whose
+    # words name no reason
+    words = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "ALLOC_FAILED",
+        "could not create a primitive",
+        "could not create a memory",
+    )
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         word in str(error) for word in words
     )

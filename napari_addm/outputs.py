@@ -332,6 +332,10 @@ def save_detection(
                 paths[key].unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(inner, error) from error
+        except AddmError as error:
+            if isinstance(error.__cause__, OSError):  # it names the file aside, which nobody knows
+                raise _unwritable(inner, error.__cause__) from error
+            raise
         return {key: paths[key] for key in staged}
 
 

@@ -320,6 +320,78 @@ def test_detect_and_verify(tmp_path: Path, make_brain: Any, tiny_checkpoint: Pat
     assert "does not hold the DICOM series of the record" in checked.stderr
 
 
+@pytest.mark.parametrize("plane", ["sagittal", "oblique"])
+def test_segmentation_saved_from_the_panel(
+    tmp_path: Path, make_brain: Any, tiny_checkpoint: Path, qtbot: Any, plane: str
+) -> None:
+    """A folder opened in napari, run, saved: every finding lies on the patient, read by others."""
+    from napari.components import ViewerModel
+
+    from napari_addm.widgets.contributions import get_dicom_reader
+    from napari_addm.widgets.detect import DetectWidget
+    from napari_addm.widgets.worker import Job
+
+    shape, spacing = (42, 50, 50), (4.0, 4.0, 4.0)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    row, column = (np.array(v, float) for v in PLANES[plane])
+    linear = np.stack([np.cross(row, column), column, row], axis=1) * spacing
+    origin = -linear @ ((np.array(shape) - 1) / 2)
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = linear, origin
+    brain = make_brain(lps @ affine, shape, ((25.0, 0.0, 5.0, 14.0),)).to_native()
+    folder = tmp_path / "series"
+    _, written = write_series(folder, plane, shape, spacing, brain, origin=tuple(origin))
+    np.testing.assert_allclose(written, affine)
+
+    viewer = ViewerModel()
+    panel = DetectWidget(viewer)
+    qtbot.addWidget(panel)
+    assert panel.saving.seg.isHidden()
+    reader = get_dicom_reader(str(folder))
+    assert reader is not None
+    ((voxels, arguments, _),) = reader(str(folder))
+    viewer.add_image(voxels, **arguments)
+    panel.checkpoint_chooser.choose(tiny_checkpoint)
+    panel.threshold.setValue(0.01)
+    panel.run()
+    qtbot.waitUntil(lambda: not panel.running, timeout=120_000)
+    assert panel.error.text() == ""
+    assert len(panel.outcome.marked.findings) > 0
+    assert not panel.saving.seg.isHidden()
+    panel.saving.seg.setChecked(True)
+    out = tmp_path / "out"
+    panel.save(out)
+    qtbot.waitUntil(lambda: panel._aside not in Job._worker_set, timeout=120_000)
+    qtbot.wait(50)
+    assert panel.error.text() == ""
+    assert panel.status.text().startswith(f"{len(list(out.iterdir()))} files saved")
+
+    labels = panel.outcome.layers.labels()
+    volume = panel.outcome.scan
+    seg = hd.seg.segread(out / "dicom_series4_seg.dcm")
+    assert seg.PatientID == NAME
+    source = pydicom.dcmread(folder / "IM0000")
+    assert seg.FrameOfReferenceUID == source.FrameOfReferenceUID
+    assert seg.StudyInstanceUID == source.StudyInstanceUID
+    assert seg.number_of_segments == len(panel.outcome.marked.findings)
+    segmented = seg.get_volume(combine_segments=True)
+    ids = np.unique(labels)[1:]
+    descriptions = [seg.get_segment_description(n + 1).segment_label for n in range(len(ids))]
+    assert descriptions == [f"Finding {n}" for n in ids]
+    # every voxel of the segmentation, at its place in the patient, is that of the labels
+    index = np.argwhere(segmented.array >= 0)
+    world = nib.affines.apply_affine(lps @ segmented.affine, index)
+    there = nib.affines.apply_affine(np.linalg.inv(volume.affine), world)
+    nearest = np.rint(there).astype(int)
+    assert np.abs(there - nearest).max() < 0.02
+    inside = ((nearest >= 0) & (nearest < volume.shape)).all(axis=1)
+    expected = np.zeros(len(index), int)
+    expected[inside] = labels[tuple(nearest[inside].T)]
+    numbered = np.concatenate([[0], ids])[segmented.array.ravel()]
+    np.testing.assert_array_equal(numbered, expected)
+    assert (numbered > 0).sum() == (labels > 0).sum()  # and none is missing
+
+
 def test_options_that_need_dicom(tmp_path: Path) -> None:
     scan = cli.SAMPLE_DATA / "demo_T1w.nii.gz"
     for option in (["--seg"], ["--series", 3]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,15 @@ from qtpy.QtWidgets import QDockWidget, QMainWindow
 from napari_addm.volume import UNKNOWN_SIDES, Volume, volume_from_native
 from napari_addm.widgets import blink
 from napari_addm.widgets import tooltips as texts
-from napari_addm.widgets.canvases import LETTER, PLANES, edge_letters, unwrapped
+from napari_addm.widgets.canvases import (
+    LETTER,
+    PLANES,
+    Crosshair,
+    EdgeLetters,
+    edge_letters,
+    stand_upright,
+    unwrapped,
+)
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.results import OUTPUT_KEY
@@ -183,6 +192,62 @@ def test_letters_say_what_is_shown(viewer, views) -> None:
     viewer.layers.remove("other")
     add(viewer, volume_from_native(np.zeros((4, 4, 4)), np.eye(4), warnings=(UNKNOWN_SIDES,)), "u")
     assert letters() == {}
+
+
+ORIENTATIONS = [
+    "".join(codes) for axes in permutations(("RL", "AP", "SI")) for codes in product(*axes)
+]
+
+
+def turned(volume: Volume, degrees: float) -> Volume:
+    """The same voxels, in a patient who lay askew: the world turned about all three axes."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    about = (
+        np.array([[1, 0, 0], [0, c, -s], [0, s, c]]),
+        np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]),
+        np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]),
+    )
+    turn = np.eye(4)
+    turn[:3, :3] = about[0] @ about[1] @ about[2]
+    native = volume.to_native()
+    return volume_from_native(native, turn @ volume.source.affine)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 12.0])
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_letters_and_cross_agree_with_the_voxels(codes: str, degrees: float) -> None:
+    """The block in the patient's left, anterior, superior corner lies towards L, A and S."""
+    volume = brain(codes)
+    model = ViewerModel()
+    letters = EdgeLetters(model)
+    layer = add(model, volume if degrees == 0 else turned(volume, degrees))
+    stand_upright(model)
+    block = layer.data_to_world(np.argwhere(layer.data > 200).mean(axis=0))
+    low, high = layer.extent.world
+    away = np.asarray(block) - (low + high) / 2
+    cross = Crosshair(model, model)
+    model.dims.point = block
+    for plane in PLANES:
+        model.dims.order = PLANES[plane]
+        orientation = [str(axis) for axis in model.scene.camera.orientation]
+        rows, columns = model.dims.displayed
+        above = (away[rows] > 0) == (orientation[1] == "up")
+        left = (away[columns] > 0) == (orientation[2] == "left")
+        text = {
+            name.removeprefix(LETTER): overlay.text
+            for name, overlay in model.canvas.overlays.items()
+            if name.startswith(LETTER)
+        }
+        assert text["top_center" if above else "bottom_center"] == "SAL"[rows], plane
+        assert text["middle_left" if left else "middle_right"] == "SAL"[columns], plane
+        assert text["middle_left"] == ("A" if plane == "Sagittal" else "R")
+        assert_allclose(model.scene.overlays["addm_crosshair"].position, block, atol=SPACING)
+    cross.close()
+    letters.close()
+
+
+def test_there_are_48_orientations() -> None:
+    assert len(set(ORIENTATIONS)) == 48
 
 
 def test_letters_of_the_default_camera() -> None:
@@ -358,6 +423,7 @@ def test_side_by_side(viewer, views, qtbot) -> None:
     assert len(views._docked.dock.canvases) == 2
     views.three_planes.setChecked(False)
     assert shown(viewer) == looks
+    qtbot.wait(100)  # canvases go with the next passes of the event loop
 
 
 def test_blink_leaves_visibility_as_it_was(viewer, views, qtbot, monkeypatch) -> None:

@@ -651,6 +651,9 @@ class BatchWidget(QWidget):
         if isinstance(error, AddmError):
             say(self.error, str(error))
             return
+        if isinstance(error, MemoryError):
+            say(self.error, texts.OUT_OF_MEMORY)
+            return
         log.error("a bug in napari-addm", exc_info=error)
         say(self.error, f"This is a bug, please report it: {type(error).__name__}: {error}")
         self.details.setPlainText("".join(traceback.format_exception(error)))

@@ -24,6 +24,7 @@ from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QVBoxLayout, Q
 from napari_addm.volume import UNKNOWN_SIDES
 from napari_addm.widgets.crosshair import CrosshairOverlay
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
+from napari_addm.widgets.threads import hold_garbage, release_garbage
 
 if TYPE_CHECKING:
     import napari
@@ -309,9 +310,7 @@ class LinkedCanvas(QWidget):
         self._timer.setSingleShot(True)
         self._timer.setInterval(REFRESH_MS)
         self._timer.timeout.connect(self._refresh)
-        self._filling = QTimer(self)
-        self._filling.setInterval(FILL_MS)
-        self._filling.timeout.connect(self._fill)
+        self._incomplete = True
         self._follow_camera = follow_camera
         self._closed = False
 
@@ -331,7 +330,6 @@ class LinkedCanvas(QWidget):
         self.setMinimumSize(120, 120)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        self._filling.start()
 
         add = self._connections.add
         layers = viewer.layers.events
@@ -346,10 +344,12 @@ class LinkedCanvas(QWidget):
     @property
     def complete(self) -> bool:
         """Whether canvas and layers are all there."""
-        return not self._filling.isActive()
+        return not self._incomplete
 
-    def _fill(self) -> None:
-        """One step in one pass of the event loop: the canvas, then layer after layer."""
+    def fill(self) -> None:
+        """One step, for one pass of the event loop: the canvas, then layer after layer."""
+        if self._closed or self.complete:
+            return
         if self.qt_viewer is None:
             self.qt_viewer = QtViewer(self.model)
             self.qt_viewer.setAcceptDrops(False)
@@ -362,7 +362,7 @@ class LinkedCanvas(QWidget):
             self._insert(missing[0])
             self._sync_view()
             return
-        self._filling.stop()
+        self._incomplete = False
         self._fit()
         self._sync_view()
         # From now on what moves here moves there.
@@ -395,12 +395,13 @@ class LinkedCanvas(QWidget):
         # Qt's side may be gone already, with the window
         with contextlib.suppress(RuntimeError):
             self._timer.stop()
-            self._filling.stop()
+        qt_viewer, self.qt_viewer = self.qt_viewer, None
         with contextlib.suppress(RuntimeError):
             self.letters.close()
-            if self.qt_viewer is not None:
-                self.qt_viewer.close()
-                self.qt_viewer.deleteLater()
+            if qt_viewer is not None:
+                qt_viewer.close()
+                qt_viewer.setParent(None)  # whom PySide6 keeps alive it keeps whole
+                qt_viewer.deleteLater()
         with contextlib.suppress(RuntimeError):
             self.deleteLater()
 
@@ -559,7 +560,7 @@ class CanvasDock(QWidget):
         super().__init__()
         self._viewer = viewer
         self.canvases = canvases
-        self._released = False
+        self._complete = self._released = False
         camera = viewer.scene.camera
         self._before = viewer.dims.order, camera.center, camera.zoom
         layout = QHBoxLayout(self)
@@ -579,7 +580,7 @@ class CanvasDock(QWidget):
         dock, window = self.parentWidget(), self.window()
         assert isinstance(dock, QDockWidget)
         assert isinstance(window, QMainWindow)
-        self._main = window
+        self._main: QMainWindow | None = window
         if area == "bottom":
             # The docks on the left and on the right keep their height.
             for corner, side in (
@@ -596,7 +597,27 @@ class CanvasDock(QWidget):
             self._beside, self._width_before = beside, beside.width()
             beside.setMinimumWidth(self._width_before)
             window.splitDockWidget(dock, beside, Qt.Orientation.Horizontal)
+        # One canvas after the other, each in steps; a search for garbage would be the longest.
+        hold_garbage()
+        self._filling = QTimer(self)
+        self._filling.setInterval(FILL_MS)
+        self._filling.timeout.connect(self._fill)
+        self._filling.start()
         QTimer.singleShot(SETTLE_MS, self._settle)
+
+    def _fill(self) -> None:
+        for canvas in self.canvases:
+            if not canvas.complete:
+                canvas.fill()
+                return
+        self._filled()
+
+    def _filled(self) -> None:
+        """There is nothing more to come."""
+        if not self._complete:
+            self._complete = True
+            release_garbage()
+            self._filling.stop()
 
     def _settle(self) -> None:
         if self._released:
@@ -612,10 +633,15 @@ class CanvasDock(QWidget):
         self._released = True
         for canvas in self.canvases:
             canvas.release()
-        # Qt's side may be gone already, with the window
+        with contextlib.suppress(RuntimeError):
+            self._filled()
+        # Qt's side may be gone already, with the window; and what PySide6 has yet to let go of must
+        # not keep the window.
+        window, self._main = self._main, None
         with contextlib.suppress(RuntimeError, LookupError, AttributeError):
             for corner, area in self._corners.items():
-                self._main.setCorner(corner, area)
+                if window is not None:
+                    window.setCorner(corner, area)
             if self.parentWidget() is not None:
                 self._viewer.window.remove_dock_widget(self)
             if self._beside is not None:

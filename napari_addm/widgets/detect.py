@@ -71,6 +71,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Room for the dock's title while nothing is open, and less than the sections take.
+WIDTH = 300
+
 
 class DetectWidget(QWidget):
     """Reconstruct an open scan as if it were healthy, and review where it differs.
@@ -196,6 +199,7 @@ class DetectWidget(QWidget):
         whole.setSpacing(2)
         whole.addWidget(self._scroll)
         whole.addLayout(footer)
+        self.setMinimumWidth(WIDTH)
 
     def _name_fields(self) -> None:
         """The fields of all sections under one roof, for scripts."""
@@ -600,6 +604,9 @@ class DetectWidget(QWidget):
         """Say in words what went wrong; anything but an AddmError is a bug, and shows where."""
         if isinstance(error, AddmError):
             say(self.error, str(error))
+            return
+        if isinstance(error, MemoryError):
+            say(self.error, texts.OUT_OF_MEMORY)
             return
         log.error("a bug in napari-addm", exc_info=error)
         say(self.error, f"This is a bug, please report it: {type(error).__name__}: {error}")

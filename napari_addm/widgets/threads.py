@@ -17,10 +17,14 @@ from threading import Lock
 LIBRARIES = ("torch", "napari_addm.methods", "pandas", "skimage.color")
 TORCH_LIBRARY = "libtorch_cpu"
 SWITCH_SECONDS = 0.0005
+# So many objects Python itself leaves out of the search for garbage; more, and somebody else does.
+FROZEN_BY_PYTHON = 2000
 
 _lock = Lock()
 _working = 0
 _interval = 0.0
+_holding = 0
+_freezing = False
 
 
 def import_libraries() -> None:
@@ -33,6 +37,31 @@ def import_libraries() -> None:
             import_module(name)
 
 
+def hold_garbage() -> None:
+    """From now on no garbage is looked for among what is there already; `release_garbage` ends it.
+
+    A search among all that torch brings holds every thread up for .3 s. May be nested, from any
+    thread. Python can only thaw everything at once, so where somebody else has frozen objects, they
+    stay as they are, and nothing is held.
+    """
+    global _holding, _freezing
+    with _lock:
+        if not _holding:
+            _freezing = gc.get_freeze_count() <= FROZEN_BY_PYTHON
+        _holding += 1
+        if _freezing:
+            gc.freeze()
+
+
+def release_garbage() -> None:
+    """The end of a `hold_garbage`; after the last one all is searched again."""
+    global _holding
+    with _lock:
+        _holding -= 1
+        if not _holding and _freezing:
+            gc.unfreeze()
+
+
 @contextlib.contextmanager
 def _no_collections() -> Iterator[None]:
     """No garbage is looked for meanwhile: modules leave none, but very many objects."""
@@ -41,7 +70,8 @@ def _no_collections() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()  # as `beside_the_gui` does, which goes on
+        if _holding and _freezing:
+            gc.freeze()  # the modules, too
         if before:
             gc.enable()
 
@@ -51,24 +81,23 @@ def beside_the_gui() -> Iterator[None]:
     """Let the GUI's thread have its turn while another computes.
 
     Python changes threads every 5 ms where both want to go on, and each call of OpenGL is an
-    occasion: a picture takes many. And a search for garbage among all that torch brings holds
-    every thread up for .3 s: what is there already is left out until the work is done.
+    occasion: a picture takes many. And garbage is held meanwhile; see `hold_garbage`.
     """
     global _working, _interval
+    hold_garbage()
     with _lock:
         if not _working:
             _interval = sys.getswitchinterval()
             sys.setswitchinterval(SWITCH_SECONDS)
         _working += 1
-        gc.freeze()
     try:
         yield
     finally:
         with _lock:
             _working -= 1
             if not _working:
-                gc.unfreeze()
                 sys.setswitchinterval(_interval)
+        release_garbage()
 
 
 def _load_torch_library() -> None:

@@ -13,6 +13,9 @@ class Text(NamedTuple):
 
 
 RESEARCH_USE_ONLY = "Research use only, not a medical device"
+OUT_OF_MEMORY = (
+    "Out of memory: close other programs, take fewer draws or a smaller batch, or crop the scan."
+)
 
 SCAN_SECTION = Text("Scan", "What is looked at. Click to fold or unfold.")
 MODEL_SECTION = Text("Model", "What rebuilds the scan, and how. Click to fold or unfold.")

@@ -466,10 +466,13 @@ def _devices() -> tuple[str, ...]:
 
 
 class JobSignals(QObject):
-    """What a `Job` tells; every one of superqt's worker signals, and two more.
+    """What a `Job` tells; every one of superqt's worker signals, and three more.
 
     Attributes
     ----------
+    failed : Signal(object)
+        The exception that ended the work. superqt's own ``errored`` is not used: what napari
+        connects to it takes no exception, which PySide6 does not forgive.
     handled : Event
         What was yielded last has been dealt with, and the event loop has turned since.
     """
@@ -479,6 +482,7 @@ class JobSignals(QObject):
     _finished = Signal(object)
     returned = Signal(object)
     errored = Signal(object)
+    failed = Signal(object)
     warned = Signal(tuple)
     yielded = Signal(object)
     aborted = Signal()
@@ -512,16 +516,19 @@ class Job(WorkerBase):
         assert isinstance(signals, JobSignals)
         handled = signals.handled
         handled.set()  # nothing is waiting
-        with beside_the_gui(), closing(self._generate(*self._args)) as items:
-            for item in items:
-                # at most one item ahead of the GUI
-                while not handled.wait(HANDLED_SECONDS) and not self.abort_requested:
-                    pass
-                handled.clear()
-                self.yielded.emit(item)
-                if self.abort_requested:
-                    self.aborted.emit()
-                    return
+        try:
+            with beside_the_gui(), closing(self._generate(*self._args)) as items:
+                for item in items:
+                    # at most one item ahead of the GUI
+                    while not handled.wait(HANDLED_SECONDS) and not self.abort_requested:
+                        pass
+                    handled.clear()
+                    self.yielded.emit(item)
+                    if self.abort_requested:
+                        self.aborted.emit()
+                        return
+        except Exception as error:
+            self.failed.emit(error)
 
 
 class _Named(partial[Any]):
@@ -563,7 +570,7 @@ def start_job(
         _start_thread=False,
         _worker_class=Job,
         _ignore_errors=True,
-        _connect={"yielded": yielded, "errored": errored, "finished": finished},
+        _connect={"yielded": yielded, "failed": errored, "finished": finished},
     )
     job.yielded.connect(job.signals.on_yielded)  # the last to hear
     job.start()

@@ -1,0 +1,124 @@
+"""What the GUI is spared while another thread works: imports, searches for garbage, waiting."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from napari_addm.widgets import threads
+from napari_addm.widgets.threads import beside_the_gui, hold_garbage, release_garbage
+
+
+class Ring:
+    """Garbage that only a search finds."""
+
+    def __init__(self) -> None:
+        self.myself = self
+
+
+@pytest.fixture(autouse=True)
+def tidy() -> Iterator[None]:
+    """No automatic search between two lines of a test; all as it was afterwards."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_what_is_there_is_left_out_until_the_work_is_done() -> None:
+    before = gc.get_freeze_count()
+    old = weakref.ref(Ring())
+    hold_garbage()
+    assert gc.get_freeze_count() > 10_000  # all of this process
+    new = weakref.ref(Ring())
+    gc.collect()
+    assert new() is None  # what comes meanwhile is searched
+    assert old() is not None
+    release_garbage()
+    assert gc.get_freeze_count() <= max(before, threads.FROZEN_BY_PYTHON)
+    gc.collect()
+    assert old() is None
+
+
+def test_it_is_held_until_the_last_of_several_threads_is_done() -> None:
+    hold_garbage()
+    inside, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with beside_the_gui():
+            inside.set()
+            go.wait(60)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert inside.wait(60)
+    release_garbage()
+    assert gc.get_freeze_count() > 10_000
+    go.set()
+    worker.join()
+    assert gc.get_freeze_count() <= threads.FROZEN_BY_PYTHON
+
+
+def test_what_others_have_frozen_stays_frozen() -> None:
+    gc.freeze()
+    theirs = gc.get_freeze_count()
+    assert theirs > threads.FROZEN_BY_PYTHON
+    old = weakref.ref(Ring())
+    with beside_the_gui():
+        gc.collect()
+        assert old() is None  # nothing is held
+        assert gc.get_freeze_count() > 0.9 * theirs
+    assert gc.get_freeze_count() > 0.9 * theirs
+
+
+def test_threads_take_turns_often_only_while_somebody_works() -> None:
+    before = sys.getswitchinterval()
+    with beside_the_gui():
+        with beside_the_gui():
+            assert sys.getswitchinterval() == pytest.approx(threads.SWITCH_SECONDS)
+        assert sys.getswitchinterval() == pytest.approx(threads.SWITCH_SECONDS)
+    assert sys.getswitchinterval() == before
+    with pytest.raises(ZeroDivisionError), beside_the_gui():
+        raise ZeroDivisionError
+    assert sys.getswitchinterval() == before
+    assert gc.get_freeze_count() <= threads.FROZEN_BY_PYTHON
+
+
+IMPORT = """
+import gc, sys
+from pathlib import Path
+from napari_addm.widgets import threads
+
+assert not set(threads.LIBRARIES) & set(sys.modules)
+if sys.platform == "linux":
+    threads._load_torch_library()
+    assert threads.TORCH_LIBRARY in Path("/proc/self/maps").read_text()
+    assert "torch" not in sys.modules  # the system has loaded it, no module is run
+with threads.beside_the_gui():
+    threads.import_libraries()
+    assert gc.isenabled()
+    modules = gc.get_freeze_count()
+    assert modules > 100_000, modules
+assert gc.get_freeze_count() <= threads.FROZEN_BY_PYTHON
+assert set(threads.LIBRARIES) <= set(sys.modules)
+import torch
+assert torch.ones(3).sum() == 3
+gc.disable()
+threads.import_libraries()  # nothing to do
+assert not gc.isenabled()
+"""
+
+
+def test_libraries_are_imported_and_their_objects_held() -> None:
+    """In a process of its own, where nothing is imported yet."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
