@@ -35,6 +35,7 @@ from torch import Tensor
 from ways import (
     AsPeersCall,
     Bench,
+    Loop,
     Way,
     anoddpm,
     diffusers,
@@ -126,8 +127,8 @@ def all_ways(bench: Bench, folder: Path | None) -> list[Way]:
             Way("AnoDDPM, public code", loop, ANODDPM_LEVEL, ANODDPM_LEVEL, 1, "float32", 1)
         )
 
-    def chain(name: str, loop: Callable[..., Any], steps: int, precision: str) -> Way:
-        return Way(name, loop, LEVEL, steps, 1, precision, BATCH)
+    def chain(name: str, loop: Loop, steps: int, precision: str, kept: str = "") -> Way:
+        return Way(name, loop, LEVEL, steps, 1, precision, BATCH, kept)
 
     for network, precision in ((plain, "float32"), (mixed, "autocast")):
         ways += [
@@ -151,6 +152,7 @@ def all_ways(bench: Bench, folder: Path | None) -> list[Way]:
                 ours(checkpoint, LEVEL, STEPS, dtype=precision),
                 STEPS,
                 precision,
+                "ours ddim",
             )
         )
     ways += [
@@ -160,7 +162,13 @@ def all_ways(bench: Bench, folder: Path | None) -> list[Way]:
             STEPS,
             "autocast",
         ),
-        chain("ours DDPM, bfloat16", ours(checkpoint, LEVEL, STEPS, "ddpm"), STEPS, "bfloat16"),
+        chain(
+            "ours DDPM, bfloat16",
+            ours(checkpoint, LEVEL, STEPS, "ddpm"),
+            STEPS,
+            "bfloat16",
+            "ours ddpm",
+        ),
         chain(
             "MONAI DDPM, autocast", monai(mixed, LEVEL, LEVEL, schedule, "ddpm"), LEVEL, "autocast"
         ),
@@ -184,6 +192,7 @@ def default_way(checkpoint: Checkpoint) -> Way:
         default.draws,
         "bfloat16",
         BATCH,
+        f"ours {default.sampler}",
     )
 
 

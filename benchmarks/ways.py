@@ -60,6 +60,8 @@ class Way:
         Of the network, for the table.
     batch : int
         Slices at once while its time is taken.
+    kept : str
+        What its reconstructions are kept as, for rows that share them; else its name.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Way:
     draws: int
     precision: str
     batch: int
+    kept: str = ""
 
     @property
     def calls(self) -> int:
@@ -127,7 +130,7 @@ class Bench:
         done: list[NDArray[np.float32]] = []
         if self.keep is not None:
             self.keep.mkdir(parents=True, exist_ok=True)
-            named = f"{self.checkpoint.sha256} {case.digest} {way.name} {way.precision}"
+            named = f"{self.checkpoint.sha256} {case.digest} {way.kept or way.name} {way.precision}"
             chain = f"{way.level} {way.steps} {draw} {batch}"
             name = hashlib.sha256(f"{named} {chain}".encode()).hexdigest()[:16]
             path = self.keep / f"{name}.npy"
