@@ -26,6 +26,7 @@ from ways import Bench, Way, machine, mean, ours, validation_tumours, write
 from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection import DetectionSettings, run
 
+PARTS = ("quality", "time")
 BATCH = 4
 PRESETS = {"Preview": 1, "Standard": 4, "Thorough": 16}
 """Draws of the panel's presets, all at the checkpoint's level and one step."""
@@ -48,9 +49,12 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for finished reconstructions")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--parts", default="quality,time")
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    parts = options.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--parts takes {', '.join(PARTS)}")
 
     checkpoint = load_checkpoint(DEMO_CHECKPOINT)
     bench = Bench(checkpoint, validation_tumours(options.data), options.keep)
@@ -63,12 +67,12 @@ def main() -> None:
         row.update(
             {"level": way.level, "steps": way.steps, "draws": way.draws, "precision": way.precision}
         )
-    if "quality" in options.parts:
+    if "quality" in parts:
         for key, way in ways.items():
             found["points"][key]["cases"] = bench.quality(way)
             print(f"{key}: {mean(found['points'][key]['cases'], 'auprc'):.3f}", flush=True)
             write(options.json, found)
-    if "time" in options.parts:
+    if "time" in parts:
         found["besides"] = besides(bench, options.repeats)
         for key, seconds in timing(bench, ways, options.repeats).items():
             found["points"][key]["seconds_per_slice"] = seconds

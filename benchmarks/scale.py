@@ -37,6 +37,7 @@ from napari_addm.preparation import find_brain, prepare
 from napari_addm.volume import Volume
 
 DEMO_SCAN = DEMO_CHECKPOINT.parent / "demo_T1w.nii.gz"
+PARTS = ("time", "memory")
 BATCH = 4
 
 
@@ -85,21 +86,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--parts", default="time,memory")
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    parts = options.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--parts takes {', '.join(PARTS)}")
     if options.one:
         print(json.dumps(memory_of(Size(**json.loads(options.one)))))
         return
     found: dict[str, Any] = {}
     if options.json is not None and options.json.exists():
         found = json.loads(options.json.read_text())
-    if "time" in options.parts:
+    if "time" in parts:
         found["time"] = timing(options.repeats)
         found["machine"] = machine()
         write(options.json, found)
-    if "memory" in options.parts:
+    if "memory" in parts:
         found["memory"] = {axis: [peak(axis, size) for size in MEMORY[axis]] for axis in MEMORY}
         write(options.json, found)
     print(table(found))
