@@ -375,7 +375,19 @@ def whole_detection(bench: Bench, repeats: int) -> dict[str, Any]:
         "floor_seconds": statistics.median(floors),
         "times_floor": statistics.median(np.divide(wholes, floors)),
         "stages": {key: statistics.median(s[key] for s in stages) for key in stages[0]},
+        "operators": operators(network, image, levels),
     }
+
+
+def operators(network: Any, image: Tensor, levels: Tensor) -> dict[str, float]:
+    """Shares of the network's time, by what torch does in it; the largest."""
+    with torch.no_grad(), torch.profiler.profile() as profiled:
+        for _ in range(5):
+            network(image, levels)
+    own = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    total = sum(own.values())
+    largest = sorted(own, key=lambda key: -own[key])[:8]
+    return {key.removeprefix("aten::"): own[key] / total for key in largest}
 
 
 # --- the table ------------------------------------------------------------------------------
@@ -422,6 +434,8 @@ def table(found: dict[str, Any]) -> str:
             f"a whole detection, {whole['slices']} slices: {whole['seconds']:.2f} s ({stages}); "
             f"its network calls alone {whole['floor_seconds']:.2f} s: "
             f"{whole['times_floor']:.2f} times the floor",
+            "in the network: "
+            + ", ".join(f"{key} {100 * share:.0f} %" for key, share in whole["operators"].items()),
         ]
     if "cases" in whole:
         lines += [f"it finds AUPRC {mean(whole['cases'], 'auprc'):.3f}"]
