@@ -1,0 +1,244 @@
+"""Quality against time: steps, samplers, noise levels, precisions and draws, as a table and a plot.
+
+    python benchmarks/curve.py DATA [--peers PEERS_JSON] [--keep FOLDER] [--json FILE]
+                                    [--plot FILE.svg] [--parts quality,time]
+
+The bundled checkpoint on the tumours that DATA's ``split.json`` names for validation: AUPRC and
+best Dice inside the brain, means over the cases, against seconds for one volume. Those are
+measured on one batch, noise and network and sampler, times the volume's slices; what a
+detection does besides (preparation, score) is added from one whole detection. With
+``--peers`` the plot also shows the row of AnoDDPM's public code from what ``peers.py`` wrote.
+With ``--keep`` a computation that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ways import Bench, Way, machine, mean, ours, validation_tumours, write
+
+from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.detection import DetectionSettings, run
+
+PARTS = ("quality", "time")
+BATCH = 4
+PRESETS = {"Preview": 1, "Standard": 4, "Thorough": 16}
+"""Draws of the panel's presets, all at the checkpoint's level and one step."""
+
+SERIES = {
+    "DDIM, steps": [(150, steps, "ddim", 1) for steps in (1, 2, 5, 10, 25, 50, 150)],
+    "DPM-Solver++, steps": [(150, steps, "dpm++", 1) for steps in (1, 2, 5, 10, 25)],
+    "DDPM, steps": [(150, steps, "ddpm", 1) for steps in (1, 2, 5, 10, 25)],
+    "noise level, one step": [(level, 1, "ddim", 1) for level in (50, 100, 150, 200, 250, 400)],
+    "level 250, DDIM, steps": [(250, steps, "ddim", 1) for steps in (1, 25)],
+    "draws, one step": [(150, 1, "ddim", draws) for draws in (1, 2, 4, 8, 16)],
+}
+
+
+def main() -> None:
+    """Measure what is asked for, print the table, draw the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--peers", type=Path, help="what peers.py --json wrote")
+    parser.add_argument("--keep", type=Path, help="folder for finished reconstructions")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    parts = options.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--parts takes {', '.join(PARTS)}")
+
+    checkpoint = load_checkpoint(DEMO_CHECKPOINT)
+    bench = Bench(checkpoint, validation_tumours(options.data), options.keep)
+    found: dict[str, Any] = {"points": {}}
+    if options.json is not None and options.json.exists():
+        found = json.loads(options.json.read_text())
+    ways = all_ways(checkpoint)
+    for key, way in ways.items():
+        row = found["points"].setdefault(key, {})
+        row.update(
+            {"level": way.level, "steps": way.steps, "draws": way.draws, "precision": way.precision}
+        )
+    if "quality" in parts:
+        for key, way in ways.items():
+            found["points"][key]["cases"] = bench.quality(way)
+            print(f"{key}: {mean(found['points'][key]['cases'], 'auprc'):.3f}", flush=True)
+            write(options.json, found)
+    if "time" in parts:
+        found["besides"] = besides(bench, options.repeats)
+        for key, seconds in timing(bench, ways, options.repeats).items():
+            found["points"][key]["seconds_per_slice"] = seconds
+        found["machine"] = machine()
+        write(options.json, found)
+    print(table(found))
+    if options.plot is not None:
+        peers = json.loads(options.peers.read_text()) if options.peers else None
+        plot(found, peers, options.plot)
+
+
+def all_ways(checkpoint: Checkpoint) -> dict[str, Way]:
+    """Every point once, by its settings."""
+    ways = {}
+    points = [(point, "bfloat16") for series in SERIES.values() for point in series]
+    points += [(SERIES["draws, one step"][2], "float32")]
+    for (level, steps, sampler, draws), precision in points:
+        sampler = one_name(sampler, steps)
+        loop = ours(checkpoint, level, steps, sampler, precision)
+        key = name(level, steps, sampler, draws, precision)
+        # the draws of one chain share what is kept
+        ways[key] = Way(f"ours {sampler}", loop, level, steps, draws, precision, BATCH)
+    return ways
+
+
+def one_name(sampler: str, steps: int) -> str:
+    """With one step all samplers are the same map straight to x0-hat."""
+    return "ddim" if steps == 1 else sampler
+
+
+def name(level: int, steps: int, sampler: str, draws: int, precision: str = "bfloat16") -> str:
+    """A point's name."""
+    return (
+        f"{one_name(sampler, steps)}, level {level}, {steps} step(s), {draws} draw(s), {precision}"
+    )
+
+
+def timing(bench: Bench, ways: dict[str, Way], repeats: int) -> dict[str, float]:
+    """Median seconds per slice, noise and all draws included, the points in turn."""
+    slices = bench.prepared(bench.cases[-1]).slices
+    middle = len(slices.images) // 2
+    clean = torch.from_numpy(slices.images[middle : middle + BATCH])[:, None]
+    rows = [int(index) for index in slices.indices[middle : middle + BATCH]]
+    seconds: dict[str, list[float]] = {key: [] for key in ways}
+    for repeat in range(repeats):
+        for key, way in ways.items():
+            if repeat and sum(seconds[key]) / repeat * BATCH > 4.0:
+                continue  # long enough to be steady
+            started = time.perf_counter()
+            for draw in range(way.draws):
+                way.loop(clean, bench.noises([(row, draw) for row in rows]))
+            seconds[key].append((time.perf_counter() - started) / BATCH)
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def besides(bench: Bench, repeats: int) -> dict[str, float]:
+    """What a detection does but for the network, in seconds: once, and for every draw."""
+    case = bench.cases[-1]
+    rest: dict[int, list[float]] = {1: [], 4: []}
+    run(case.volume, bench.checkpoint, brain_mask=case.brain)
+    for _ in range(repeats):
+        for draws, values in rest.items():
+            started = time.perf_counter()
+            settings = DetectionSettings(draws=draws)
+            done = run(case.volume, bench.checkpoint, settings, case.brain)
+            values.append(time.perf_counter() - started - done.seconds["network"])
+    one, four = statistics.median(rest[1]), statistics.median(rest[4])
+    each = max(0.0, (four - one) / 3)
+    slices = len(bench.prepared(case).slices.images)
+    return {"once": one - each, "per_draw": each, "slices": slices}
+
+
+def seconds_of(found: dict[str, Any], row: dict[str, Any]) -> float:
+    """For one whole volume."""
+    rest = found["besides"]
+    network = row["seconds_per_slice"] * rest["slices"]
+    return float(rest["once"] + rest["per_draw"] * row["draws"] + network)
+
+
+def table(found: dict[str, Any]) -> str:
+    """All series, as Markdown."""
+    lines = ["series | level | steps | draws | precision | AUPRC | best Dice | s per volume"]
+    lines += ["|".join(["---"] * 8)]
+    series = {**SERIES, "float32": [SERIES["draws, one step"][2]]}
+    for title, points in series.items():
+        precision = "float32" if title == "float32" else "bfloat16"
+        for level, steps, sampler, draws in points:
+            row = found["points"][name(level, steps, sampler, draws, precision)]
+            cells = [title, *(str(v) for v in (level, steps, draws)), precision]
+            if "cases" in row:
+                cells += [f"{mean(row['cases'], key):.3f}" for key in ("auprc", "best_dice")]
+            else:
+                cells += ["", ""]
+            timed = "seconds_per_slice" in row and "besides" in found
+            cells += [f"{seconds_of(found, row):.1f}" if timed else ""]
+            lines.append(" | ".join(cells))
+    return "\n".join([*lines, "", found.get("machine", "")])
+
+
+def plot(found: dict[str, Any], peers: dict[str, Any] | None, path: Path) -> None:
+    """AUPRC against seconds, every series a line; the presets are named."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update({"svg.hashsalt": "napari-addm", "font.size": 9})
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for title, points in SERIES.items():
+        rows = [found["points"][name(*point)] for point in points]
+        if title.startswith("noise level"):
+            axes.plot(
+                [seconds_of(found, row) for row in rows],
+                [mean(row["cases"], "auprc") for row in rows],
+                linestyle="none",
+                marker="x",
+                label=title,
+            )
+            for row in rows:
+                axes.annotate(
+                    str(row["level"]),
+                    (seconds_of(found, row), mean(row["cases"], "auprc")),
+                    xytext=(-5, 0),
+                    textcoords="offset points",
+                    ha="right",
+                    va="center",
+                    fontsize=7,
+                )
+            continue
+        axes.plot(
+            [seconds_of(found, row) for row in rows],
+            [mean(row["cases"], "auprc") for row in rows],
+            marker="o",
+            markersize=4,
+            label=title,
+        )
+    for label, draws in PRESETS.items():
+        row = found["points"][name(150, 1, "ddim", draws)]
+        axes.annotate(
+            label,
+            (seconds_of(found, row), mean(row["cases"], "auprc")),
+            xytext=(0, 14),
+            textcoords="offset points",
+            ha="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.6},
+        )
+    their = (peers or {}).get("ways", {}).get("AnoDDPM, public code", {})
+    if "seconds_per_slice" in their and "cases" in their:
+        seconds = their["seconds_per_slice"] * found["besides"]["slices"]
+        axes.plot(seconds, mean(their["cases"], "auprc"), "*", markersize=10, color="black")
+        axes.annotate(
+            "AnoDDPM's public code,\nlevel 250, every step",
+            (seconds, mean(their["cases"], "auprc")),
+            xytext=(-8, -4),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds for one volume")
+    axes.set_ylabel("AUPRC, mean of three validation tumours")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, linewidth=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

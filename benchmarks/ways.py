@@ -1,0 +1,387 @@
+"""Several ways from a slice to its reconstruction with one network, and what each finds.
+
+What ``peers.py``, ``curve.py`` and ``scale.py`` share. All ways get the same weights, the same
+prepared slices and the same noise fields, and their reconstructions go through the same score.
+A folder for what is finished (`Bench.keep`) lets a long computation go on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from napari_addm.cases import Case, find_cases, read_split
+from napari_addm.checkpoint import Checkpoint
+from napari_addm.diffusion.noises import SliceNoise
+from napari_addm.diffusion.samplers import ddpm, sampling_levels
+from napari_addm.diffusion.schedules import LinearSchedule
+from napari_addm.methods import get_method, load_network
+from napari_addm.methods.base import Sampling, at_precision
+from napari_addm.metrics import rank
+from napari_addm.preparation import prepare
+from napari_addm.scoring import residuals, smoothed_mean
+from napari_addm.session import Prepared
+
+Noise = Callable[[int], Tensor]
+"""The noise (B, 1, H, W) of a step; 0 is what the slices are noised with."""
+
+Loop = Callable[[Tensor, Noise], Tensor]
+"""From slices (B, 1, H, W) in -1..1 to their reconstructions."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to reconstruct, with its settings.
+
+    Attributes
+    ----------
+    name : str
+    loop : Loop
+    level, steps, draws : int
+    precision : str
+        Of the network, for the table.
+    batch : int
+        Slices at once while its time is taken.
+    kept : str
+        What its reconstructions are kept as, for rows that share them; else its name.
+    """
+
+    name: str
+    loop: Loop
+    level: int
+    steps: int
+    draws: int
+    precision: str
+    batch: int
+    kept: str = ""
+
+    @property
+    def calls(self) -> int:
+        """Of the network, for each slice."""
+        return self.steps * self.draws
+
+
+@dataclass
+class Bench:
+    """The cases, and how a reconstruction of them is scored.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+    cases : sequence of Case
+        Labelled scans without skull.
+    keep : Path or None
+        Where reconstructions are kept, batch by batch.
+    """
+
+    checkpoint: Checkpoint
+    cases: Sequence[Case]
+    keep: Path | None = None
+    _prepared: dict[str, Prepared] = field(default_factory=dict)
+
+    @cached_property
+    def schedule(self) -> LinearSchedule:
+        """Of the chain that the network was trained on."""
+        assert self.checkpoint.specification.diffusion is not None
+        return LinearSchedule(self.checkpoint.specification.diffusion.length)
+
+    def prepared(self, case: Case) -> Prepared:
+        """A case on the model grid."""
+        if case.name not in self._prepared:
+            slices = prepare(case.volume, self.checkpoint.specification.preparation, case.brain)
+            self._prepared[case.name] = Prepared(case.name, slices)
+        return self._prepared[case.name]
+
+    def noises(self, pairs: Sequence[tuple[int, int]], seed: int = 0) -> Noise:
+        """The fields that a detection draws for some (slice, draw); made when asked for."""
+        assert self.checkpoint.specification.diffusion is not None
+        noise = SliceNoise(self.checkpoint.specification.diffusion.noise, seed)
+        height, width = self.checkpoint.specification.preparation.size
+
+        def fields(step: int) -> Tensor:
+            return torch.cat(
+                [noise.sample([index], (1, height, width), draw, step) for index, draw in pairs]
+            )
+
+        return fields
+
+    def reconstruct(self, way: Way, case: Case, draw: int, batch: int) -> NDArray[np.float32]:
+        """All slices of a case in batches; float32, shape (N, H, W)."""
+        slices = self.prepared(case).slices
+        path = None
+        done: list[NDArray[np.float32]] = []
+        if self.keep is not None:
+            self.keep.mkdir(parents=True, exist_ok=True)
+            named = f"{self.checkpoint.sha256} {case.digest} {way.kept or way.name} {way.precision}"
+            chain = f"{way.level} {way.steps} {draw} {batch}"
+            name = hashlib.sha256(f"{named} {chain}".encode()).hexdigest()[:16]
+            path = self.keep / f"{name}.npy"
+            if path.exists():
+                done = [np.load(path)]
+        start = sum(len(part) for part in done)
+        for first in range(start, len(slices.images), batch):
+            images = torch.from_numpy(slices.images[first : first + batch])[:, None]
+            rows = slices.indices[first : first + batch]
+            found = way.loop(images, self.noises([(int(row), draw) for row in rows]))
+            done.append(found[:, 0].float().numpy())
+            if path is not None:
+                half = path.with_suffix(".part.npy")
+                np.save(half, np.concatenate(done))
+                half.replace(path)
+        return np.concatenate(done)
+
+    def quality(self, way: Way, batch: int = 8) -> list[dict[str, Any]]:
+        """AUPRC and best Dice of each case, inside the brain, on the scan's own grid."""
+        rows = []
+        for case in self.cases:
+            prepared = self.prepared(case)
+            drawn = np.stack(
+                [
+                    prepared.slices.on_grid(
+                        (self.reconstruct(way, case, draw, batch) + 1.0) / np.float32(2.0)
+                    )
+                    for draw in range(way.draws)
+                ]
+            )
+            found = rank(self.anomaly(prepared, drawn)[case.brain], case.lesion[case.brain])
+            rows.append({"case": case.name, "auprc": found.auprc, "best_dice": found.best_dice})
+        return rows
+
+    def anomaly(self, prepared: Prepared, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The checkpoint's score of reconstructions (draws, D, H, W), on the scan's grid."""
+        score = self.checkpoint.specification.detection.score
+        spacing = prepared.slices.spacing_mm
+        values = residuals(score.kind, prepared.scan, drawn, prepared.mask, spacing)
+        inner = prepared.inner(score.erosion_mm)
+        map_, _ = smoothed_mean(values, inner, score.smoothing_mm, spacing)
+        (native,) = prepared.slices.to_native(map_)
+        return native
+
+
+def validation_tumours(data: Path) -> list[Case]:
+    """The cases that choices may be made on."""
+    cases = find_cases(data, read_split(data / "split.json"))
+    return [case for case in cases if case.group == "tumour/validation"]
+
+
+def mean(rows: Sequence[dict[str, Any]], key: str) -> float:
+    """Over the cases."""
+    return float(np.mean([row[key] for row in rows]))
+
+
+def machine() -> str:
+    """What the figures were measured on, in general terms."""
+    capable = torch.cpu.get_capabilities()
+    bfloat16 = capable.get("avx512_bf16") or capable.get("amx_bf16")
+    return (
+        f"{platform.machine()}, {os.cpu_count()} processors"
+        f"{', computes in bfloat16' if bfloat16 else ''}, {torch.get_num_threads()} thread(s), "
+        f"torch {torch.__version__.partition('+')[0]}"
+    )
+
+
+def write(path: Path | None, found: dict[str, Any]) -> None:
+    """The figures as JSON, where they are asked for."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+# --- the ways -------------------------------------------------------------------------------
+
+
+def ours(
+    checkpoint: Checkpoint, level: int, steps: int, sampler: str = "ddim", dtype: str = "bfloat16"
+) -> Loop:
+    """What a detection calls for every batch."""
+    network = load_network(checkpoint).to(getattr(torch, dtype))
+    method = get_method(checkpoint.specification.method)
+    sampling = Sampling(tuple(sampling_levels(level, steps)), sampler)  # type: ignore[arg-type]
+
+    def loop(clean: Tensor, noise: Noise) -> Tensor:
+        chain = method.reconstruct(
+            network,
+            checkpoint.specification,
+            clean,
+            sampling,
+            lambda step, shape=None: noise(step),
+        )
+        return deque(chain, maxlen=1)[0].image
+
+    return loop
+
+
+def ours_as_anoddpm(checkpoint: Checkpoint, level: int, schedule: LinearSchedule) -> Loop:
+    """AnoDDPM's mathematics by our sampler: every level, its variance, its clipping."""
+    network = at_precision(load_network(checkpoint))
+    levels = sampling_levels(level, level)
+
+    def loop(clean: Tensor, noise: Noise) -> Tensor:
+        noisy = schedule.add_noise(clean, noise(0), level)
+        chain = ddpm(
+            network, noisy, levels, schedule, variance="beta", noise=noise, clip=(-1.0, 1.0)
+        )
+        return deque(chain, maxlen=1)[0]
+
+    return loop
+
+
+class AsPeersCall(nn.Module):
+    """Our network as the other libraries call one: timesteps from 0, of any type and shape.
+
+    Parameters
+    ----------
+    network : nn.Module
+    autocast : bool
+        Whether torch chooses bfloat16 layer by layer, as the libraries' guides do it.
+    """
+
+    def __init__(self, network: nn.Module, autocast: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.autocast = autocast
+        self.dtype = next(network.parameters()).dtype
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: None = None) -> Tensor:
+        """Predict the noise in x."""
+        levels = timesteps.long().reshape(-1).expand(len(x)) + 1
+        precision: AbstractContextManager[Any] = nullcontext()
+        if self.autocast:
+            precision = torch.autocast("cpu", torch.bfloat16)
+        with torch.no_grad(), precision:
+            found: Tensor = self.network(x.to(self.dtype), levels)
+        return found.to(x.dtype)
+
+
+def _strided(level: int, steps: int, length: int) -> tuple[list[int], int]:
+    """Timesteps from 0, and the count of steps that MONAI and diffusers derive a stride from."""
+    stride = level // steps
+    count = length // stride
+    if steps > 1 and (level % steps or length // count != stride):
+        raise ValueError(f"their schedulers have no {steps} equal steps from level {level}")
+    return list(range(level - 1, -1, -stride))[:steps], count
+
+
+def monai(
+    network: AsPeersCall, level: int, steps: int, schedule: LinearSchedule, kind: str = "ddim"
+) -> Loop:
+    """MONAI's DiffusionInferer with one of its schedulers, started at a noise level.
+
+    With ``kind="ddpm"`` it takes every level, and the fresh noise is white: its scheduler knows no
+    other.
+    """
+    from monai.inferers.inferer import DiffusionInferer
+    from monai.networks.schedulers.ddim import DDIMScheduler
+    from monai.networks.schedulers.ddpm import DDPMScheduler
+
+    scheduler: Any = (DDIMScheduler if kind == "ddim" else DDPMScheduler)(
+        num_train_timesteps=schedule.length,
+        schedule="linear_beta",
+        beta_start=float(schedule.betas[0]),
+        beta_end=float(schedule.betas[-1]),
+        clip_sample=False,
+    )
+    timesteps, count = _strided(level, steps, schedule.length)
+    scheduler.set_timesteps(count)
+    scheduler.timesteps = torch.tensor(timesteps)
+    inferer: Any = DiffusionInferer(scheduler)
+
+    def loop(clean: Tensor, noise: Noise) -> Tensor:
+        torch.manual_seed(0)
+        start = torch.full((len(clean),), level - 1)
+        noisy = scheduler.add_noise(original_samples=clean, noise=noise(0), timesteps=start)
+        found: Tensor = inferer.sample(
+            input_noise=noisy, diffusion_model=network, scheduler=scheduler, verbose=False
+        )
+        return found
+
+    return loop
+
+
+def diffusers(
+    network: AsPeersCall, level: int, steps: int, schedule: LinearSchedule, kind: str = "ddim"
+) -> Loop:
+    """The loop of diffusers' guides, started at a noise level as its image-to-image pipelines do.
+
+    With ``kind="ddpm"`` the fresh noise is white: its scheduler draws no other.
+    """
+    from diffusers import DDIMScheduler, DDPMScheduler
+
+    timesteps, count = _strided(level, steps, schedule.length)
+    betas = schedule.betas.float().numpy()
+    scheduler: Any
+    if kind == "ddim":
+        scheduler = DDIMScheduler(schedule.length, trained_betas=betas, clip_sample=False)
+        scheduler.set_timesteps(count)
+        scheduler.timesteps = torch.tensor(timesteps)
+    else:
+        scheduler = DDPMScheduler(schedule.length, trained_betas=betas, clip_sample=False)
+        scheduler.set_timesteps(timesteps=timesteps)
+
+    def loop(clean: Tensor, noise: Noise) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        start = torch.full((len(clean),), level - 1)
+        image = scheduler.add_noise(clean, noise(0), start)
+        for t in scheduler.timesteps:
+            predicted = network(image, t)
+            image = scheduler.step(predicted, t, image, generator=generator).prev_sample
+        found: Tensor = image
+        return found
+
+    return loop
+
+
+def anoddpm(
+    folder: Path, network: AsPeersCall, level: int, size: tuple[int, int], schedule: LinearSchedule
+) -> Loop:
+    """AnoDDPM's public code, unchanged, from a checkout of it: every level from the first to 0.
+
+    Only its network and its noise are exchanged for ours. The code imports numba (for simplex
+    noise), torchvision, scikit-image, scikit-learn and matplotlib (for figures and metrics); of
+    these, torchvision may be missing here, because nothing that runs needs it.
+    """
+    stand_ins = {}
+    if importlib.util.find_spec("torchvision") is None:
+        stand_ins = {name: types.ModuleType(name) for name in ("torchvision", "torchvision.utils")}
+    sys.path.insert(0, str(folder))
+    sys.modules.update(stand_ins)
+    try:
+        module = importlib.import_module("GaussianDiffusion")
+    finally:
+        sys.path.remove(str(folder))
+        for name in stand_ins:
+            del sys.modules[name]
+    betas = module.get_beta_schedule(schedule.length, "linear")
+    diffusion = module.GaussianDiffusionModel(size, betas, noise="gauss")
+
+    def loop(clean: Tensor, noise: Noise) -> Tensor:
+        # its own experiments exchange the noise in the same two places
+        diffusion.noise_fn = lambda x, t: noise(0)
+        found: Tensor = diffusion.forward_backward(
+            network,
+            clean,
+            see_whole_sequence=None,
+            t_distance=level,
+            denoise_fn=lambda x, t: noise(level - int(t[0])),
+        )
+        return found
+
+    return loop
