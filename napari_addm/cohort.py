@@ -16,7 +16,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,7 @@ from napari_addm.volume import stem
 
 PLAN_VERSION = 1
 HIDDEN = ".batch"
+TELL_SECONDS = 0.15
 MANIFEST = "manifest.csv"
 MANIFEST_COLUMNS = (
     "case",
@@ -217,25 +219,59 @@ def find_cohort(source: str | os.PathLike[str], output: str | os.PathLike[str]) 
     relative to its folder. Files that are named as labels and images of a BIDS dataset that are
     not plain T1w are listed as skipped, with the reason.
     """
+    search = search_cohort(source, output)
+    while True:
+        try:
+            next(search)
+        except StopIteration as end:
+            return list(end.value)
+
+
+def search_cohort(
+    source: str | os.PathLike[str], output: str | os.PathLike[str]
+) -> Generator[int, None, list[CohortCase]]:
+    """`find_cohort` that can be stopped, and that tells how far it is.
+
+    Yields
+    ------
+    int
+        How many cases there are so far, several times a second while folders are searched.
+
+    Returns
+    -------
+    list of CohortCase
+    """
     path, output = Path(source), Path(output)
+    found: Iterable[CohortCase | None]
     if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
-        cases = _from_table(path)
+        found = _from_table(path)
     elif path.is_dir():
         if path.resolve() == output.resolve():
             raise InputError(f"{path} is input and output at once: choose another output folder.")
-        cases = list(_from_bids(path) if _is_bids(path) else _from_folder(path, output))
+        found = _from_bids(path) if _is_bids(path) else _from_folder(path, output)
     elif path.exists():
-        cases = [_plain(path, PurePosixPath(path.name))]
+        found = [_plain(path, PurePosixPath(path.name))]
     elif glob.has_magic(str(source)):
-        cases = list(_from_pattern(str(source), output))
+        found = _from_pattern(str(source), output)
     else:
         raise InputError(f"{path} does not exist: check the name and the folder.")
+    cases: list[CohortCase] = []
+    told = time.monotonic()
+    for case in found:
+        if case is not None:
+            cases.append(case)
+        if time.monotonic() - told > TELL_SECONDS:
+            yield len(cases)
+            told = time.monotonic()
     if not any(not case.skip for case in cases):
         raise InputError(
             f"{source} holds no scan: give a folder or a pattern of NIfTI, MGZ or NRRD files, a "
             "BIDS dataset, or a CSV with the column scan."
         )
     return _with_own_names(cases)
+
+
+# What walks through folders gives None where it has found nothing, so that it can be stopped.
 
 
 def _is_bids(folder: Path) -> bool:
@@ -246,9 +282,10 @@ def _is_bids(folder: Path) -> bool:
     )
 
 
-def _from_bids(root: Path) -> Iterator[CohortCase]:
+def _from_bids(root: Path) -> Iterator[CohortCase | None]:
     folders = [*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]
     for folder in sorted(folders):
+        yield None
         for path in sorted(folder.iterdir()):
             if not path.name.lower().endswith((".nii", ".nii.gz")):
                 continue
@@ -268,7 +305,7 @@ def _from_bids(root: Path) -> Iterator[CohortCase]:
             )
 
 
-def _from_folder(root: Path, output: Path) -> Iterator[CohortCase]:
+def _from_folder(root: Path, output: Path) -> Iterator[CohortCase | None]:
     for folder, inside, names in os.walk(root):
         here = Path(folder)
         inside[:] = sorted(
@@ -283,12 +320,19 @@ def _from_folder(root: Path, output: Path) -> Iterator[CohortCase]:
             path = here / name
             if _may_be_scan(path):
                 yield _plain(path, PurePosixPath(path.relative_to(root).as_posix()))
+            else:
+                yield None
+        yield None
 
 
-def _from_pattern(pattern: str, output: Path) -> Iterator[CohortCase]:
+def _from_pattern(pattern: str, output: Path) -> Iterator[CohortCase | None]:
     base = Path(*_fixed_parts(pattern))
     inside = output.resolve()
-    for match in sorted(glob.glob(pattern, recursive=True)):
+    matches: list[str] = []
+    for match in glob.iglob(pattern, recursive=True):
+        matches.append(match)
+        yield None
+    for match in sorted(matches):
         path = Path(match)
         if _may_be_scan(path) and not path.is_dir() and inside not in path.resolve().parents:
             yield _plain(path, PurePosixPath(Path(os.path.relpath(path, base)).as_posix()))

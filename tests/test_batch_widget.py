@@ -20,11 +20,12 @@ from napari.components import ViewerModel
 from napari.layers import Image
 from napari.settings import get_plugin_settings
 from numpy.testing import assert_allclose, assert_array_equal
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_addm import cohort as cohort_module
 from napari_addm import survey as survey_module
 from napari_addm.batch import BatchSettings, run_batch
 from napari_addm.checkpoint import load_checkpoint
@@ -238,6 +239,29 @@ def test_an_input_that_cannot_be_meant_is_said(
     look(qtbot, panel, table, tmp_path / "out")
     assert "no column scan" in panel.error.text()
     assert panel.details.isHidden()
+
+
+def test_a_search_can_be_cancelled(
+    qtbot: Any, panel: BatchWidget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort_module, "TELL_SECONDS", 0.0)
+    for n in range(300):
+        (tmp_path / "in" / f"{n:03d}").mkdir(parents=True)
+        (tmp_path / "in" / f"{n:03d}" / "t1.nii.gz").touch()
+    panel.choose(str(tmp_path / "in"), str(tmp_path / "out"))
+    qtbot.waitUntil(lambda: "so far" in panel.status.text(), timeout=MINUTE)
+    assert panel.cancel_button.isEnabled()
+    panel.cancel()
+    assert not panel.looking
+    assert not panel.cancel_button.isEnabled()
+    qtbot.wait(300)
+    assert panel.status.text() == texts.LOOKING_CANCELLED
+    assert not panel.table.model.rows
+
+    monkeypatch.setattr(cohort_module, "TELL_SECONDS", 10.0)
+    panel.source.returnPressed.emit()
+    qtbot.waitUntil(lambda: not panel.looking, timeout=MINUTE)
+    assert len(panel.table.model.rows) == 300
 
 
 def test_what_is_chosen_is_there_in_the_next_session(
@@ -573,6 +597,45 @@ def test_a_case_opens_with_its_results_exactly_over_each_other(
     assert viewer.layers[-1].name == "first ground truth"
     assert not viewer.layers["group/second"].visible
     assert not viewer.layers["first reconstruction"].visible
+
+
+def test_each_layer_of_a_case_has_a_turn_of_the_event_loop(
+    qtbot: Any, panel: BatchWidget, scans: Path, done: Path
+) -> None:
+    look(qtbot, panel, scans / "cases.csv", done)
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+
+    timer = QTimer(panel)
+    timer.timeout.connect(turn)
+    timer.start(0)
+    inserted: list[int] = []
+    panel._viewer.layers.events.inserted.connect(lambda event: inserted.append(turns))
+    opened(qtbot, panel, "first")
+    assert len(inserted) == 5
+    assert len(set(inserted)) == 5
+
+
+def test_another_case_leaves_no_half_of_the_one_before(
+    qtbot: Any, panel: BatchWidget, scans: Path, done: Path
+) -> None:
+    look(qtbot, panel, scans / "cases.csv", done)
+    layers = panel._viewer.layers
+    panel.open_case("first")
+    qtbot.waitUntil(lambda: len(layers) >= 2, timeout=MINUTE)
+    assert len(layers) < 5
+    opened(qtbot, panel, "third")
+    assert [layer.name for layer in layers] == [
+        "third",
+        "third reconstruction",
+        "third anomaly map",
+        "third anomalies",
+    ]
+    opened(qtbot, panel, "first")
+    assert len(layers) == 9
 
 
 def test_missing_and_foreign_files_of_a_case_are_said(

@@ -31,7 +31,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.batch import BatchProgress, BatchSettings, run_batch
-from napari_addm.cohort import CaseResult, CohortCase, CohortFolder, find_cohort
+from napari_addm.cohort import CaseResult, CohortCase, CohortFolder, search_cohort
 from napari_addm.errors import AddmError
 from napari_addm.survey import Found, survey
 from napari_addm.widgets import preferences
@@ -53,8 +53,16 @@ from napari_addm.widgets.forms import (
     say,
     whole,
 )
-from napari_addm.widgets.saved_case import CaseVersion, SavedCase, bring_up, read_case, show_case
+from napari_addm.widgets.saved_case import (
+    CaseVersion,
+    SavedCase,
+    bring_up,
+    close_case,
+    read_case,
+    show_case,
+)
 from napari_addm.widgets.settings import ModelSettings
+from napari_addm.widgets.threads import import_libraries
 from napari_addm.widgets.worker import (
     Job,
     Stage,
@@ -107,6 +115,10 @@ class BatchWidget(QWidget):
         self._last: BatchProgress | None = None
         self._before: dict[str, tuple[State, CaseResult | None]] = {}  # the run, by case
         self._opening: tuple[str, Job] | None = None
+        self._showing: tuple[SavedCase, Iterator[None]] | None = None  # layers, one by one
+        self._turned = QTimer(self)  # when the event loop has turned
+        self._turned.setSingleShot(True)
+        self._turned.timeout.connect(self._show_next)
         self._reporting = False
         self._jobs: WeakSet[Job] = WeakSet()
         self._typed = QTimer(self)
@@ -368,6 +380,9 @@ class BatchWidget(QWidget):
     def _on_looked(self, item: _Listed) -> None:
         if item.asked is not self._asked or self._looking is None:
             return  # other ones are wanted by now
+        if item.seen is not None:
+            say(self.status, f"Looking for cases: {item.seen} so far ...")
+            return
         if item.error is not None:
             self._looking = None
             say(self.status, "")
@@ -470,7 +485,13 @@ class BatchWidget(QWidget):
         self._enable()
 
     def cancel(self) -> None:
-        """Stop the run within one step of the network; finished cases stay."""
+        """Stop the run within one step of the network, or the search for cases."""
+        if self._looking is not None and self._job is None:
+            self._looking.quit()
+            self._looking = None
+            self.table.settle()
+            say(self.status, texts.LOOKING_CANCELLED)
+            self._enable()
         if self._job is not None:
             self._cancelled = True
             self._job.quit()
@@ -602,6 +623,9 @@ class BatchWidget(QWidget):
             if self._opening[0] == name:
                 return
             self._opening[1].quit()
+            if self._showing is not None:
+                close_case(self._viewer, self._showing[0].version)
+                self._showing = None
         say(self.error, "")
         self.details.hide()
         job = self._start(
@@ -622,22 +646,35 @@ class BatchWidget(QWidget):
         name = item.case if isinstance(item, CaseVersion | _NotOpened) else item.version.case
         if self._opening is None or self._opening[0] != name:
             return  # another one is wanted by now
-        words = f"{name} is open."
         if isinstance(item, _NotOpened):
-            words = ""
+            self._opened("")
             self._show_error(item.error)
         elif isinstance(item, SavedCase):
-            show_case(self._viewer, item)
-            words = " ".join((words, *item.notes))
+            self._showing = item, show_case(self._viewer, item)
+            self._show_next()
         elif bring_up(self._viewer, item):
             self._opening[1].quit()
-        else:
+            self._opened(f"{name} is open.")
+
+    def _show_next(self) -> None:
+        """One more layer of the case that is opened."""
+        if self._showing is None:
             return
+        saved, layers = self._showing
+        try:
+            next(layers)
+        except StopIteration:
+            self._showing = None
+            self._opened(" ".join((f"{saved.version.case} is open.", *saved.notes)))
+            if self.running and saved.notes:
+                say(self.error, " ".join(saved.notes))
+        else:
+            self._turned.start()
+
+    def _opened(self, words: str) -> None:
         self._opening = None
         if not self.running:
             say(self.status, words)
-        elif isinstance(item, SavedCase) and item.notes:
-            say(self.error, words)
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -668,7 +705,8 @@ class BatchWidget(QWidget):
         self.run_button.setText(text.label)
         self.run_button.setToolTip(text.tip)
         self.run_button.setEnabled(ready)
-        self.cancel_button.setEnabled(self.running and not self._cancelled)
+        busy = self.running and not self._cancelled
+        self.cancel_button.setEnabled(busy or (self.looking and not self.running))
         self.retry_button.setEnabled(ready and failed > 0)
         self.retry_button.setText(texts.RETRY_FAILED.label + (f" ({failed})" if failed else ""))
         begun = any(line.planned or line.result is not None for line in rows)
@@ -755,21 +793,27 @@ class _Look:
 
 @dataclass(frozen=True, eq=False)
 class _Listed:
-    """Cases at first, then what the headers of the next ones tell."""
+    """How many cases are seen, then the cases, then what the headers of the next ones tell."""
 
     asked: _Look
     cases: list[CohortCase] | None = None
+    seen: int | None = None
     found: Sequence[Found] = ()
     read: int = 0
     error: AddmError | None = None
 
 
 def _look(asked: _Look) -> Iterator[_Listed]:
-    try:
-        cases = find_cohort(asked.source, asked.output)
-    except AddmError as error:
-        yield _Listed(asked, error=error)
-        return
+    search = search_cohort(asked.source, asked.output)
+    cases: list[CohortCase] | None = None
+    while cases is None:
+        try:
+            yield _Listed(asked, seen=next(search))
+        except StopIteration as end:
+            cases = end.value
+        except AddmError as error:
+            yield _Listed(asked, error=error)
+            return
     yield _Listed(asked, cases)
     chunk: list[Found] = []
     since, read = time.perf_counter(), 0
@@ -801,6 +845,7 @@ def _work(request: _Request) -> Iterator[Stage | BatchProgress]:
     try:
         # The first import of torch takes seconds.
         yield Stage("Loading the checkpoint")
+        import_libraries()
         checkpoint = load_checkpoint_once(request.checkpoint)
         steps = run_batch(
             request.cases, request.output, checkpoint, request.settings, only=request.only

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -192,28 +192,6 @@ class ResultLayers:
         for role, array in maps.items():
             self._write(role, array, *boxes)
 
-    def show_saved(
-        self, maps: Mapping[str, np.ndarray], labels: np.ndarray | None, threshold: float
-    ) -> None:
-        """Show maps and labels that were read from files.
-
-        Parameters
-        ----------
-        maps : mapping of str to ndarray of float, shape (S, A, R)
-            By their roles; see `TITLES`.
-        labels : ndarray of int, optional
-            Shape (S, A, R).
-        threshold : float
-            For the contrast of the layers.
-        """
-        self._begun = True
-        for role, array in maps.items():
-            self.make(role, threshold)
-            self._write(role, array)
-        if labels is not None:
-            self.make("labels", threshold)
-            self.show_labels(labels)
-
     def make(self, role: str, threshold: float, data: np.ndarray | None = None) -> None:
         """Make the empty layer of a role, or take that of an earlier run over; once.
 
@@ -224,7 +202,7 @@ class ResultLayers:
         threshold : float
             For the contrast of a new layer.
         data : ndarray, optional
-            Zeros for it, from `Room`.
+            What it shows at first, in the layer's voxel order; zeros by default.
         """
         if role in self._made:
             return

@@ -19,7 +19,7 @@ from napari_addm.volume import Volume
 from napari_addm.widgets.canvases import stand_upright
 from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.results import ResultLayers, finding_colors
-from napari_addm.widgets.worker import LayerData, Placed
+from napari_addm.widgets.worker import LayerData, Placed, layer_type
 
 if TYPE_CHECKING:
     import napari
@@ -64,6 +64,8 @@ class SavedCase:
         On the scan's voxels.
     threshold : float
         That the findings were marked with.
+    place : tuple of int
+        A voxel (s, a, r) in the middle of the largest finding, or of the scan.
     notes : tuple of str
         What is missing, or cannot be shown.
     """
@@ -74,6 +76,7 @@ class SavedCase:
     labels: np.ndarray | None
     truth: Volume | None
     threshold: float
+    place: tuple[int, ...]
     notes: tuple[str, ...]
 
 
@@ -97,8 +100,9 @@ def read_case(
     done = result is not None and result.status == "done"
     version = CaseVersion(str(output), case.name, result.key if result and done else "")
     yield version
-    # napari imports it with the first labels layer, which would hold the viewer up.
-    import_module("pandas")
+    # napari imports them with the first labels layer, which would hold the viewer up.
+    for library in ("pandas", "skimage.color"):
+        import_module(library)
     scan = read_volume(case.scan, frame=frame)
     notes: list[str] = []
     paths = case.paths(output)
@@ -111,10 +115,11 @@ def read_case(
         for key, role in MAPS.items():
             wanted = key != "uncertainty" or _name(paths[key], output) in written
             if wanted and (found := _beside(paths[key], WORDS[key], scan, notes)) is not None:
-                maps[role] = found.data
+                maps[role] = np.ascontiguousarray(found.data, layer_type(role))
             yield version  # a chance to stop
         found = _beside(paths["labels"], "anomalies", scan, notes)
-        labels = None if found is None else found.data
+        if found is not None:
+            labels = np.ascontiguousarray(found.data, layer_type("labels"))
     truth = None
     if case.truth is not None:
         try:
@@ -125,7 +130,9 @@ def read_case(
         except AddmError as error:
             notes.append(case.told(str(error)))
     threshold = _threshold(paths["record"]) if done else 0.0
-    yield SavedCase(version, scan, maps, labels, truth, threshold, tuple(notes))
+    yield version
+    place = _place_to_look(labels, scan.shape)
+    yield SavedCase(version, scan, maps, labels, truth, threshold, place, tuple(notes))
 
 
 def _name(path: Path, output: Path) -> str:
@@ -177,8 +184,7 @@ def bring_up(viewer: napari.viewer.Viewer, version: CaseVersion) -> bool:
             layer.visible = False
     whole = mine and len(mine) == mine[0].metadata[CASE_KEY][1]
     if not whole:
-        for layer in mine:  # some were closed by hand: all come anew
-            viewer.layers.remove(layer)
+        close_case(viewer, version)  # some were closed by hand: all come anew
         return False
     layers = viewer.layers
     layers.move_multiple([layers.index(layer) for layer in mine], len(layers))
@@ -188,46 +194,67 @@ def bring_up(viewer: napari.viewer.Viewer, version: CaseVersion) -> bool:
     return True
 
 
-def show_case(viewer: napari.viewer.Viewer, saved: SavedCase) -> None:
-    """Add the layers of a case, and go to its largest finding."""
+def show_case(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[None]:
+    """Add the layers of a case, and go to its largest finding; a generator for the GUI's thread.
+
+    Let the event loop turn between its steps: napari and OpenGL take their time for each layer.
+    """
     if bring_up(viewer, saved.version):
         return
+    yield
     stand_upright(viewer)
+    yield
+    layers = _layers(viewer, saved)
+    many = 1 + len(saved.maps) + sum(part is not None for part in (saved.labels, saved.truth))
+    scan: Layer | None = None
+    for layer in layers:
+        layer.metadata[CASE_KEY] = (saved.version, many)
+        scan = scan or layer
+        yield
+    if scan is not None and scan in viewer.layers:
+        viewer.layers.selection.active = scan
+        point = scan.data_to_world(saved.place)
+        viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), point)
+
+
+def close_case(viewer: napari.viewer.Viewer, version: CaseVersion) -> None:
+    """Take the layers of a case away."""
+    for layer in [layer for layer in viewer.layers if _version(layer) == version]:
+        viewer.layers.remove(layer)
+
+
+def _layers(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[Layer]:
+    """Each layer of a case, once it is in the viewer."""
     data, arguments, _ = volume_to_layer(saved.scan, name=saved.version.case)
     scan = viewer.add_layer(Image(data, **arguments))
-    added: list[Layer] = [scan]
-    if saved.maps or saved.labels is not None:
-        before = set(viewer.layers)
-        results = ResultLayers(
-            viewer, LayerData.of(scan), scan.unique_id, Placed(saved.scan, in_layer_order=True)
-        )
-        results.show_saved(saved.maps, saved.labels, saved.threshold)
-        if saved.labels is not None:
-            results.color_labels(finding_colors(None, (), int(saved.labels.max())))
-        added += [layer for layer in viewer.layers if layer not in before]
-    if saved.truth is not None:
-        data, arguments, _ = volume_to_layer(
-            saved.truth, "labels", name=f"{saved.version.case} ground truth"
-        )
-        truth = viewer.add_layer(Labels(data, **arguments))
-        truth.contour = 1  # what is below stays to be seen
-        added.append(truth)
-    for layer in added:
-        layer.metadata[CASE_KEY] = (saved.version, len(added))
-    viewer.layers.selection.active = scan
     viewer.reset_view()
-    point = scan.data_to_world(_place_to_look(saved))
-    viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), point)
+    yield scan
+    placed = Placed(saved.scan, in_layer_order=True)
+    results = ResultLayers(viewer, LayerData.of(scan), scan.unique_id, placed)
+    parts = saved.maps if saved.labels is None else {**saved.maps, "labels": saved.labels}
+    for role, part in parts.items():
+        results.make(role, saved.threshold, part)
+        if role == "labels":
+            results.color_labels(finding_colors(None, (), int(part.max())))
+        layer = results.layer(role)
+        assert layer is not None
+        yield layer
+    if saved.truth is not None:
+        name = f"{saved.version.case} ground truth"
+        data, arguments, _ = volume_to_layer(saved.truth, "labels", name=name)
+        truth = Labels(data, **arguments)
+        truth.contour = 1  # what is below stays to be seen
+        yield viewer.add_layer(truth)
 
 
-def _place_to_look(saved: SavedCase) -> tuple[float, ...]:
+def _place_to_look(labels: np.ndarray | None, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A voxel in the middle of the largest finding, or of the scan."""
-    if saved.labels is not None:
-        places = np.argwhere(saved.labels == 1)
+    if labels is not None:
+        places = np.argwhere(labels == 1)
         if len(places):
             apart = np.linalg.norm(places - places.mean(axis=0), axis=1)
             return tuple(places[np.argmin(apart)].tolist())
-    return tuple((np.array(saved.scan.shape) // 2).tolist())
+    return tuple(n // 2 for n in shape)
 
 
 def _version(layer: Layer) -> CaseVersion | None:

@@ -376,6 +376,7 @@ COHORT_COLUMNS = {
 COHORT_EMPTY = (
     "Choose scans and a folder for the results: the cases are listed before anything runs."
 )
+LOOKING_CANCELLED = "The search was cancelled: press Enter in Scans or Results to search again."
 COHORT_STATES = {
     "waiting": "",
     "will fail": "It cannot be done as it is.",
@@ -390,7 +391,11 @@ COHORT_RUN = Text(
     "Do all cases; those that are done already, with the same settings, are left as they are.",
 )
 COHORT_RESUME = Text("Resume", "Go on where the last run stopped. Finished cases are checked.")
-COHORT_CANCEL = Text("Cancel", "Stops within one step of the network; finished cases stay.")
+COHORT_CANCEL = Text(
+    "Cancel",
+    "Stops within one step of the network; finished cases stay. Before a run it stops the search "
+    "for cases.",
+)
 RETRY_FAILED = Text("Retry failed", "Only the cases that failed; the others stay as they are.")
 OPEN_REPORT = Text("Open report", "Makes the page of the cohort and opens it in the web browser.")
 OPEN_RESULTS = Text("Open folder", "Shows the files of all cases.")
