@@ -6,15 +6,16 @@ A timer of 10 ms is the heartbeat: how late it comes is how long the event loop 
 `longest_own_ms` is what the loop's thread computed itself meanwhile, without waiting for a
 processor that others use.
 Reported for each phase: previews while scrolling (seconds from the last scroll step to the
-slice in the layer), a run of the volume that is cancelled (seconds from Cancel to the end),
-and the run that goes on from there.
+slice in the layer), a run of the volume that is cancelled (seconds from Cancel to the end, beside
+those of one step of the network), and the run that goes on from there.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import napari
@@ -76,6 +77,34 @@ def pause(seconds: float) -> None:
     wait(lambda: time.perf_counter() > end)
 
 
+@contextmanager
+def steps() -> Iterator[list[float]]:
+    """The seconds of every call of the network; torch has been imported by then."""
+    from torch.nn.modules.module import (
+        register_module_forward_hook,
+        register_module_forward_pre_hook,
+    )
+
+    from napari_addm.networks import PackedUNet
+
+    begun, took = [0.0], []
+
+    def before(module: object, inputs: object) -> None:
+        if isinstance(module, PackedUNet):
+            begun[0] = time.perf_counter()
+
+    def after(module: object, inputs: object, output: object) -> None:
+        if isinstance(module, PackedUNet):
+            took.append(time.perf_counter() - begun[0])
+
+    hooks = register_module_forward_pre_hook(before), register_module_forward_hook(after)
+    try:
+        yield took
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def main() -> None:
     """Measure, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -129,12 +158,18 @@ def main() -> None:
     panel.run()
     wait(lambda: panel.progress.maximum() > 0 and panel.progress.value() >= 4)
     cancels = []
-    for _ in range(3):
-        panel.cancel()
-        cancels.append(wait(lambda: not panel.running))
-        panel.run()
-        wait(lambda: panel.progress.maximum() > 0 and panel.progress.value() >= 2)
-    report["cancel"] = {"median_seconds": statistics.median(cancels), **heart.take()}
+    with steps() as took:
+        for _ in range(3):
+            panel.cancel()
+            cancels.append(wait(lambda: not panel.running))
+            panel.run()
+            wait(lambda: panel.progress.maximum() > 0 and panel.progress.value() >= 2)
+    report["cancel"] = {
+        "median_seconds": statistics.median(cancels),
+        "step_median_seconds": statistics.median(took),
+        "step_longest_seconds": max(took),
+        **heart.take(),
+    }
 
     started = time.perf_counter()
     step = 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import dask.array
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from qtpy.QtWidgets import (
 
 from napari_addm.volume import Volume
 from napari_addm.widgets import tooltips as texts
+from napari_addm.widgets.canvases import PLANES
 from napari_addm.widgets.commands import open_panel
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer
@@ -362,3 +366,48 @@ def test_two_viewers_run_at_once(make_napari_viewer, tiny_checkpoint, qtbot, sca
         assert len(viewer.layers) == 4 + panel.outcome.detection.settings.draws // 2
         assert_array_equal(found, panel.outcome.detection.anomaly.data)
     assert not np.array_equal(*maps)
+
+
+# --- the guide -----------------------------------------------------------------------------------
+
+GUIDE = Path(__file__).parents[1] / "docs" / "clinician.md"
+
+
+def table_of(heading: str, text: str) -> list[str]:
+    """The first cells of the rows of the first table below a heading."""
+    _, found, rest = text.partition(f"\n## {heading}\n")
+    assert found, heading
+    rows = [line for line in rest.split("\n## ")[0].splitlines() if line.startswith("|")]
+    return [row.split("|")[1].strip() for row in rows[2:]]
+
+
+def test_the_guide_names_what_the_panel_has() -> None:
+    labels = {
+        said.label.casefold()
+        for group in vars(texts).values()
+        for said in (group.values() if isinstance(group, dict) else [group])
+        if isinstance(said, texts.Text)
+    } | {name.casefold() for name in PLANES}
+    keys = {key.shown.split(" (")[0].casefold() for key in texts.SHORTCUTS}
+    guide = GUIDE.read_text()
+    written = set()
+    for heading in ("The controls", "Views"):
+        cells = table_of(heading, guide)
+        assert len(cells) > 7
+        for name in (name for cell in cells for name in re.split("[:,] ", cell)):
+            said = name.casefold()
+            known = said in labels or f"sampling {said}" in labels or said in keys | {"key", "held"}
+            assert known or set(said) == {"-"}, f"{heading}: {name}"
+            written.add(said)
+    assert keys <= written
+
+
+def test_the_guide_has_a_picture_of_every_step() -> None:
+    text = GUIDE.read_text()
+    steps = text.partition("\n## Step by step\n")[2].split("\n## ")[0]
+    each = re.split(r"(?m)^\d\. ", steps)[1:]
+    assert len(each) == 8
+    for step in each:
+        assert "](pictures/" in step or "picture of step" in step, step[:40]
+    for name in re.findall(r"\]\((pictures/[^)]+)\)", text):
+        assert (GUIDE.parent / name).is_file(), name

@@ -58,7 +58,7 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
         assert panel.error.text() == ""
 
     # --- open
-    assert panel.welcome.isVisible()
+    wait(panel.welcome.isVisible)
     assert not panel.run_button.isEnabled()
     press(qtbot, panel.demo_button)
     assert panel.scan_chooser.currentText() == "demo_T1w"
