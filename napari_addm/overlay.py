@@ -177,7 +177,7 @@ def caption_lines(
     words += [
         "1 draw" if draws == 1 else f"{draws} draws",
         f"seed {settings.seed}",
-        f"score {settings.score}",
+        f"score {settings.score}" + (", left compared with right" if settings.symmetry else ""),
     ]
     model = f"Model {specification.name} ({sha256[:12]}); {', '.join(words)}."
     lines = [f"Scan {scan}.", model] if scan else [model]
