@@ -179,6 +179,7 @@ class Walk:
         self.wait(lambda: not panel.follow.working)
         self.report["preview_says"] = panel.follow.words.text()
         self.report["longest_block_preview_ms"] = self.heart.take_ms()
+        self.unfold(texts.SCAN_SECTION, texts.MODEL_SECTION, texts.FINDINGS_SECTION)
         self.picture("preview")
         panel.follow.box.setChecked(False)
 

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Room for the dock's title while nothing is open, and less than the sections take.
-WIDTH = 300
+WELCOME_WIDTH = 280
 
 
 class DetectWidget(QWidget):
@@ -161,6 +161,7 @@ class DetectWidget(QWidget):
                 self.save_section,
             )
         }
+        self.welcome.setMinimumWidth(WELCOME_WIDTH)
         body.addWidget(self.welcome)
         for section in self._sections.values():
             if section is self.findings_section:
@@ -199,7 +200,6 @@ class DetectWidget(QWidget):
         whole.setSpacing(2)
         whole.addWidget(self._scroll)
         whole.addLayout(footer)
-        self.setMinimumWidth(WIDTH)
 
     def _name_fields(self) -> None:
         """The fields of all sections under one roof, for scripts."""
