@@ -209,10 +209,15 @@ def write(path: Path | None, found: dict[str, Any]) -> None:
 
 
 def ours(
-    checkpoint: Checkpoint, level: int, steps: int, sampler: str = "ddim", dtype: str = "bfloat16"
+    checkpoint: Checkpoint,
+    level: int,
+    steps: int,
+    sampler: str = "ddim",
+    dtype: str = "bfloat16",
+    network: nn.Module | None = None,
 ) -> Loop:
     """What a detection calls for every batch."""
-    network = load_network(checkpoint).to(getattr(torch, dtype))
+    network = network or load_network(checkpoint).to(getattr(torch, dtype))
     method = get_method(checkpoint.specification.method)
     sampling = Sampling(tuple(sampling_levels(level, steps)), sampler)  # type: ignore[arg-type]
 
