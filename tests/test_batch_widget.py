@@ -590,7 +590,7 @@ def test_a_case_opens_with_its_results_exactly_over_each_other(
     # another one comes over it, and the first is hidden; Return opens, too
     panel.table.view.selectRow(panel.table.model.place_of("group/second"))
     QTest.keyClick(panel.table.view, Qt.Key.Key_Return)
-    qtbot.waitUntil(lambda: "group/second" in viewer.layers, timeout=MINUTE)
+    qtbot.waitUntil(lambda: panel.status.text() == "group/second is open.", timeout=MINUTE)
     assert not any(layer.visible for layer in same)
     assert viewer.layers["group/second anomaly map"].visible
     opened(qtbot, panel, "first")

@@ -748,14 +748,20 @@ class _Sections(Column):
         return QSize(hint.width(), hint.height() + self.height() - viewport.height())
 
 
+_awaited: set[_Farewell] = set()
+
+
 class _Farewell:
     """What is left to do when the panel is gone: stop its jobs, give the network's memory back."""
 
     def __init__(self, panel: BatchWidget) -> None:
         self._panel = weakref.ref(panel)
         self._jobs = panel._jobs  # the panel's Python side may be gone before Qt's
+        # Nor may this go with the panel: garbage is emptied before Qt tells that it is gone.
+        _awaited.add(self)
 
     def __call__(self) -> None:
+        _awaited.discard(self)
         for job in self._jobs:
             job.quit()
         panel = self._panel()
