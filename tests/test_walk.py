@@ -70,6 +70,7 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
     viewer.dims.set_current_step(0, middle[0])
     assert panel.run_button.isEnabled()
     assert not panel.save_button.isEnabled()
+    panel.draws.setValue(2)  # the fewest with an uncertainty
 
     # --- preview
     panel.follow.box.click()
@@ -155,7 +156,7 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
     (record,) = out.rglob("*_record.json")
     written = json.loads(record.read_text())
     kept_finding = next(each for each in written["findings"] if each["id"] == first)
-    assert (kept_finding["verdict"], kept_finding["note"]) == ("rejected", "a vessel")
+    assert (kept_finding["decision"], kept_finding["note"]) == ("rejected", "a vessel")
     assert written["metrics"]["dice"] == pytest.approx(dice)
 
     # --- verify: the run again from its record, in this process and from its files alone
