@@ -182,6 +182,7 @@ def plot(found: dict[str, Any], peers: dict[str, Any] | None, path: Path) -> Non
     axes = figure.subplots()
     for title, points in SERIES.items():
         rows = [found["points"][name(*point)] for point in points]
+        rows = [row for row in rows if "cases" in row and "seconds_per_slice" in row]
         if title.startswith("noise level"):
             axes.plot(
                 [seconds_of(found, row) for row in rows],
