@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"scoring", "volume"},
     "networks": {"checkpoint"},
     "methods": {"checkpoint", "diffusion", "errors", "networks"},
+    "openvino_network": {"checkpoint", "errors", "methods"},
     "training": {
         "checkpoint",
         "diffusion",
@@ -44,6 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "diffusion",
         "errors",
         "methods",
+        "openvino_network",
         "preparation",
         "scoring",
         "session",
@@ -169,7 +171,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 VIEWER = {"magicgui", "napari", "PyQt6", "PySide6", "pyqtgraph", "qtpy", "superqt", "vispy"}
 LEARNING = {"deepbet", "lightning", "monai", "torch"}
 # These may import torch and monai at their top; the others only inside functions.
-TORCH_ROOMS = {"diffusion", "methods", "networks", "training"}
+TORCH_ROOMS = {"diffusion", "methods", "networks", "openvino_network", "training"}
 # And these not even there.
 NO_TORCH = {
     "dicom",
