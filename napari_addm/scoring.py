@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,7 +91,13 @@ class MaskedMean:
 
     def __call__(self, values: Grid) -> Grid:
         """The average at every voxel of the mask, 0 outside; float32, shape (D', H, W)."""
-        return self._filter(np.where(self.mask, values, 0).astype(np.float32)) * self.gain
+        return self.of_masked(np.where(self.mask, values, np.float32(0)))
+
+    def of_masked(self, values: Grid) -> Grid:
+        """The same of values that are 0 outside the mask."""
+        means = self._filter(values)
+        means *= self.gain
+        return means
 
 
 def _gaussian_band(size: int, sigma: float) -> Grid:
@@ -140,8 +148,14 @@ def residuals(
     """
     rows = rows or slice(None)
     if kind == "ssim":
-        similarity = Similarity(scan, mask, SSIM_SCALES_MM, spacing_mm, rows)
-        values = np.stack([1.0 - similarity(drawn) for drawn in reconstructions])
+        box = _in_plane_box(mask)
+        similarity = Similarity(scan[box], mask[box], SSIM_SCALES_MM, spacing_mm, rows)
+        # beyond the box all are alike
+        values = np.zeros_like(reconstructions[:, rows])
+        for value, similar in zip(
+            values, _beside(similarity, (drawn[box] for drawn in reconstructions)), strict=True
+        ):
+            np.subtract(1.0, similar, out=value[box])
     else:
         difference = reconstructions[:, rows] - scan[rows]
         if kind == "signed":
@@ -188,26 +202,43 @@ class Similarity:
         spacing_mm: Spacing,
         rows: slice | None = None,
     ) -> None:
-        self.scan = scan
+        self.mask = mask
+        self.scan = np.where(mask, scan, np.float32(0))
         self.means = [MaskedMean(mask, scale, spacing_mm, rows) for scale in scales_mm]
-        self.of_scan = [mean(scan) for mean in self.means]
+        self.of_scan = [mean.of_masked(self.scan) for mean in self.means]
 
     def __call__(self, other: Grid) -> Grid:
         """The similarity of another image, (D, H, W); float32, shape (D', H, W)."""
         c1, c2 = 0.01**2, 0.03**2
+        other = np.where(self.mask, other, np.float32(0))
         powers = self.scan * self.scan + other * other
         products = self.scan * other
         total = np.zeros_like(self.of_scan[0])
         for mean, mean_a in zip(self.means, self.of_scan, strict=True):
-            mean_b = mean(other)
+            mean_b = mean.of_masked(other)
             product = mean_a * mean_b
             squares = mean_a**2 + mean_b**2
-            variances = mean(powers) - squares
-            covariance = mean(products) - product
-            total += ((2 * product + c1) * (2 * covariance + c2)) / (
-                (squares + c1) * (variances + c2)
-            )
-        return total / np.float32(len(self.means))
+            variances = mean.of_masked(powers)
+            covariance = mean.of_masked(products)
+            # (2 product + c1) (2 covariance + c2) / ((squares + c1) (variances + c2)), in place:
+            # to get memory for so many volumes takes as long as to compute them
+            variances -= squares
+            covariance -= product
+            for term, factor, small in (
+                (product, 2, c1),
+                (covariance, 2, c2),
+                (squares, 1, c1),
+                (variances, 1, c2),
+            ):
+                if factor != 1:
+                    term *= factor
+                term += small
+            product *= covariance
+            squares *= variances
+            product /= squares
+            total += product
+        total /= np.float32(len(self.means))
+        return total
 
 
 def smoothed_mean(
@@ -238,8 +269,30 @@ def smoothed_mean(
     uncertainty : ndarray of float32, shape (D', H, W), or None
         Standard deviation over the draws; None for a single draw.
     """
-    mean = MaskedMean(inner, millimetres, spacing_mm, rows)
-    maps = [mean(drawn) for drawn in values]
+    box = _in_plane_box(inner)
+    mean = MaskedMean(inner[box], millimetres, spacing_mm, rows)
+    maps = np.stack(list(_beside(mean, (drawn[box] for drawn in values))))
+    shape = (len(maps[0]), *inner.shape[1:])
+    anomaly = np.zeros(shape, np.float32)
+    anomaly[box] = maps[0] if len(maps) == 1 else maps.mean(axis=0)
     if len(maps) == 1:
-        return maps[0], None
-    return np.mean(maps, axis=0), np.std(maps, axis=0, ddof=1)
+        return anomaly, None
+    uncertainty = np.zeros(shape, np.float32)
+    uncertainty[box] = maps.std(axis=0, ddof=1)
+    return anomaly, uncertainty
+
+
+def _in_plane_box(mask: Mask) -> tuple[slice, slice, slice]:
+    """All slices along z, and what the mask needs of each."""
+    ranges = [slice(None)]
+    for axis in (1, 2):
+        there = np.flatnonzero(mask.any(axis=(0, 3 - axis)))
+        ranges.append(slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 1))
+    z, y, x = ranges
+    return z, y, x
+
+
+def _beside(function: Callable[[Grid], Grid], grids: Iterable[Grid]) -> Iterable[Grid]:
+    """Its values of some grids in their order; numpy lets threads compute side by side."""
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(function, grids)
