@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # The modules that define these choices are slow to import; a test holds the two together.
 SamplerChoice = Literal["ddim", "ddpm", "dpm++"]
 ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
-DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps", "openvino"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16"]
 MethodChoice = Literal[
     "addm",
@@ -67,7 +67,7 @@ AcceleratorChoice = Literal["auto", "cpu", "gpu", "mps"]
 RunPresetOption = Annotated[
     RunPresetChoice,
     typer.Option(
-        "--preset", help="preview: one draw; standard: the model's; thorough: four times its draws."
+        "--preset", help="preview: one draw; standard: the model's; thorough: twice its draws."
     ),
 ]
 StepsOption = Annotated[int | None, typer.Option(help="Sampling steps.")]

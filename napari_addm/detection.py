@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial as partial_of
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -27,7 +28,7 @@ from napari_addm.checkpoint import (
     ScoreKind,
     ScoreSpecification,
 )
-from napari_addm.errors import AddmError
+from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.preparation import Slices
 from napari_addm.scoring import Grid, residuals, smoothed_mean
 from napari_addm.session import Prepared, Reconstructions, Session
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from napari_addm.diffusion.noises import SliceNoise
     from napari_addm.methods.base import Reconstruction
 
-BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16}
+BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16, "openvino": 4}
 FEW = 4
 """The batch for a few slices: a large one would let the first of them wait for the last."""
 
@@ -55,7 +56,7 @@ PARTIAL_CONTEXT_MM = 16.0
 """How far a partial result looks for neighbours of a slice."""
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda", "mps", "openvino")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class DetectionSettings:
     draws : int, optional
         Independent noise draws; their mean is the result, their spread the uncertainty.
     device : str
-        ``"auto"`` takes CUDA, else MPS, else the CPU.
+        ``"auto"`` takes CUDA, else MPS, else the CPU. ``"openvino"`` is the CPU, too, with the
+        network run by OpenVINO.
     precision : str
         Of the network; states and updates are float32 always. ``"auto"`` takes
         bfloat16 where the device computes in it, else float16 on CUDA, else float32.
@@ -280,6 +282,11 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
         raise AddmError(f"A smoothing of {smoothing:g} mm is not between 0 and 100 mm.")
     if settings.device not in DEVICES:
         raise AddmError(f"There is no device {settings.device!r}; choose {', '.join(DEVICES)}.")
+    if settings.device == "openvino" and specification.network.kind != "diffusion_unet":
+        raise AddmError(
+            f"The method {method} of this checkpoint does not run on OpenVINO; choose another "
+            "device."
+        )
     if settings.precision not in PRECISIONS:
         raise AddmError(
             f"There is no precision {settings.precision!r}; choose {', '.join(PRECISIONS)}."
@@ -305,7 +312,25 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
     )
 
 
-def choose_device(name: str) -> torch.device:
+def usable_devices() -> tuple[str, ...]:
+    """The devices of this machine, in the order in which ``"auto"`` takes them."""
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+        "openvino": has_openvino(),
+    }
+    return tuple(device for device, available in there.items() if available)
+
+
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed; imports nothing."""
+    return find_spec("openvino") is not None
+
+
+def choose_device(name: str) -> str:
     """The device for a setting; ``"auto"`` takes CUDA, else MPS, else the CPU.
 
     Raises
@@ -313,22 +338,27 @@ def choose_device(name: str) -> torch.device:
     AddmError
         If the named device is not there.
     """
+    usable = usable_devices()
+    if name == "auto":
+        return usable[0]
+    if name == "openvino" and name not in usable:
+        raise MissingExtraError(
+            "OpenVINO is not installed: run `pip install napari-addm[openvino]`, or choose another "
+            "device."
+        )
+    if name not in usable:
+        raise AddmError(f"This machine has no device {name}; usable here: {', '.join(usable)}.")
+    return name
+
+
+def _home(device: str) -> torch.device:
+    """Where the tensors of a device lie."""
     import torch
 
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, available in there.items() if available)
-    if not there.get(name, False):
-        usable = ", ".join(device for device, available in there.items() if available)
-        raise AddmError(f"This machine has no device {name}; usable here: {usable}.")
-    return torch.device(name)
+    return torch.device("cpu" if device == "openvino" else device)
 
 
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
+def choose_precision(name: str, device: str) -> torch.dtype:
     """The network's number format for a setting on a device."""
     import torch
 
@@ -336,9 +366,9 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         dtype = getattr(torch, name)
         assert isinstance(dtype, torch.dtype)
         return dtype
-    if device.type == "cuda":
+    if device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type == "cpu":
+    if device in ("cpu", "openvino"):
         capable = torch.cpu.get_capabilities()
         if capable.get("avx512_bf16") or capable.get("amx_bf16"):
             return torch.bfloat16
@@ -349,23 +379,35 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 class _Engine:
     """A network on a device, kept between runs."""
 
-    key: tuple[str, str, str]
+    key: tuple[str, ...]
     network: nn.Module
 
 
 _kept: list[_Engine] = []
 
 
-def _engine(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> _Engine:
-    from napari_addm.methods import load_network
+def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
+    import torch
 
-    key = (checkpoint.sha256, str(device), str(dtype))
+    key: tuple[str, ...] = (checkpoint.sha256, kept.device, kept.precision)
+    if kept.device == "openvino":
+        key += (str(kept.batch),)  # it is compiled for one
     for engine in list(_kept):  # another thread may free it meanwhile
         if engine.key == key:
             return engine
     if _kept:
         free_memory()  # which takes a while, and holds other threads up
-    engine = _Engine(key, load_network(checkpoint).to(device, dtype))
+    network: nn.Module
+    if kept.device == "openvino":
+        from napari_addm.openvino_network import openvino_network
+
+        network = openvino_network(checkpoint, kept.batch, kept.precision)
+    else:
+        from napari_addm.methods import load_network
+
+        dtype = getattr(torch, kept.precision)
+        network = load_network(checkpoint).to(torch.device(kept.device), dtype)
+    engine = _Engine(key, network)
     _kept.append(engine)
     return engine
 
@@ -680,12 +722,12 @@ def detect(
         ready.key,
         checkpoint.sha256,
         (settings.level, settings.steps, settings.sampler, settings.eta, settings.seed),
-        (str(device), str(dtype), batch),
+        (device, str(dtype), batch),
     )
     kept = session.reconstructions(
         key,
         lambda: Reconstructions(
-            str(device),
+            device,
             str(dtype).removeprefix("torch."),
             batch,
             np.full((draws, *slices.images.shape), -1.0, np.float32),
@@ -742,11 +784,11 @@ def detect(
         try:
             # in the loop, because the device may have to change
             engine = _engine_for(checkpoint, kept, precision, seconds)
-            device = torch.device(kept.device)
+            home = _home(kept.device)
             now = pairs[: kept.batch]
             whole = now + now[-1:] * (kept.batch - len(now))
             positions = [position for position, _ in whole]
-            clean = torch.from_numpy(slices.images[positions])[:, None].to(device)
+            clean = torch.from_numpy(slices.images[positions])[:, None].to(home)
             named = [(int(slices.indices[position]), draw) for position, draw in whole]
             ticking = time.perf_counter()
             chain = method.reconstruct(
@@ -823,14 +865,14 @@ def detect(
     )
 
 
-def _batch(settings: DetectionSettings, device: torch.device, wanted: int, count: int) -> int:
+def _batch(settings: DetectionSettings, device: str, wanted: int, count: int) -> int:
     """How many slices and draws go into every call of the network.
 
     It depends on the settings alone, never on what is done already: see
     :attr:`napari_addm.session.Reconstructions.batch`.
     """
     assert settings.draws is not None
-    size = settings.batch_size or BATCH_SIZES[device.type]
+    size = settings.batch_size or BATCH_SIZES[device]
     if settings.slices is not None and wanted * settings.draws < size:
         return min(size, FEW)
     if size <= FEW:
@@ -860,27 +902,22 @@ def _engine_for(
     checkpoint: Checkpoint, kept: Reconstructions, precision: str, seconds: dict[str, float]
 ) -> _Engine:
     """The network where the reconstructions are made; on the CPU if it does not fit there."""
-    import torch
-
     started = time.perf_counter()
-    device = torch.device(kept.device)
     try:
-        return _engine(checkpoint, device, getattr(torch, kept.precision))
+        return _engine(checkpoint, kept)
     except RuntimeError as error:
-        if not _is_out_of_memory(error) or device.type == "cpu":
+        if not _is_out_of_memory(error) or kept.device == "cpu":
             raise
-        _to_cpu(kept, precision, f"out of memory on {device.type}: went on on the CPU")
-        return _engine(checkpoint, torch.device("cpu"), getattr(torch, kept.precision))
+        _to_cpu(kept, precision, f"out of memory on {kept.device}: went on on the CPU")
+        return _engine(checkpoint, kept)
     finally:
         seconds["load"] += time.perf_counter() - started
 
 
 def _to_cpu(kept: Reconstructions, precision: str, why: str) -> None:
-    import torch
-
     kept.warnings.append(why)
     kept.device = "cpu"
-    kept.precision = str(choose_precision(precision, torch.device("cpu"))).removeprefix("torch.")
+    kept.precision = str(choose_precision(precision, "cpu")).removeprefix("torch.")
     kept.batch = min(kept.batch, BATCH_SIZES["cpu"])
 
 

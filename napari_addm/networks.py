@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -26,6 +25,9 @@ class PackedUNet(nn.Module):
     """
 
     def __init__(self, specification: UNetSpecification) -> None:
+        # takes seconds, and who runs a converted network does not need it
+        from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+
         super().__init__()
         self.pack = specification.pack
         folded = specification.pack**2

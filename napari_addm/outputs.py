@@ -282,11 +282,14 @@ def save_detection(
                     writing = [pool.submit(write_volume, staged[key], maps[key]) for key in maps]
                     hashes = {key: pool.submit(voxels_sha256, maps[key].data) for key in maps}
                     inputs = pool.submit(_inputs, volume, detection, frame, mask, mask_given)
+                    computed = pool.submit(
+                        _labels_entry, volume, detection, labels, threshold, minimum_ml
+                    )
                 for written in writing:
                     written.result()
                 staged["findings"] = Path(aside, paths["findings"].name)
                 _write_text(staged["findings"], findings_csv(findings, decisions))
-                entry = _labels_entry(volume, detection, labels, threshold, minimum_ml)
+                entry = computed.result()
                 if seg:
                     place = Path(aside, paths["seg"].name)
                     if _write_seg(place, maps["labels"], entry.edited_voxels > 0):
@@ -402,7 +405,7 @@ def _done(detection: Detection, checkpoint: Checkpoint) -> dict[str, Any]:
         "device": detection.device,
         "precision": detection.precision,
         "threads": thread_count(),
-        "versions": software_versions(),
+        "versions": software_versions(detection.device),
         "slices_done": SlicesEntry(
             done=int(done.sum()),
             of=len(done),

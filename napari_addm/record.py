@@ -295,12 +295,15 @@ def geometry_entry(volume: Volume) -> GeometryEntry:
     )
 
 
-def software_versions() -> dict[str, str]:
-    """What a result may depend on."""
+def software_versions(device: str) -> dict[str, str]:
+    """What a result on a device may depend on."""
+    libraries = ["numpy", "scipy", "torch", "monai", "nibabel"]
+    if device == "openvino":
+        libraries.append(device)
     return {
         "napari-addm": __version__,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "scipy", "torch", "monai", "nibabel")},
+        **{name: version(name) for name in libraries},
     }
 
 

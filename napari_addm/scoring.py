@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,7 +94,13 @@ class MaskedMean:
 
     def __call__(self, values: Grid) -> Grid:
         """The average at every voxel of the mask, 0 outside; float32, shape (D', H, W)."""
-        return self._filter(np.where(self.mask, values, 0).astype(np.float32)) * self.gain
+        return self.of_masked(np.where(self.mask, values, np.float32(0)))
+
+    def of_masked(self, values: Grid) -> Grid:
+        """The same of values that are 0 outside the mask."""
+        means = self._filter(values)
+        means *= self.gain
+        return means
 
 
 def _gaussian_band(size: int, sigma: float) -> Grid:
@@ -143,10 +151,18 @@ def residuals(
     """
     rows = rows or slice(None)
     if kind in ("ssim", "structure"):
+        box = _in_plane_box(mask)
         alone = kind == "structure"
         scales = STRUCTURE_SCALES_MM if alone else SSIM_SCALES_MM
-        similarity = Similarity(scan, mask, scales, spacing_mm, rows, structure_alone=alone)
-        values = np.stack([1.0 - similarity(drawn) for drawn in reconstructions])
+        similarity = Similarity(
+            scan[box], mask[box], scales, spacing_mm, rows, structure_alone=alone
+        )
+        # beyond the box all are alike
+        values = np.zeros_like(reconstructions[:, rows])
+        for value, similar in zip(
+            values, _beside(similarity, (drawn[box] for drawn in reconstructions)), strict=True
+        ):
+            np.subtract(1.0, similar, out=value[box])
     else:
         difference = reconstructions[:, rows] - scan[rows]
         if kind == "signed":
@@ -197,19 +213,21 @@ class Similarity:
         *,
         structure_alone: bool = False,
     ) -> None:
-        self.scan = scan
+        self.mask = mask
+        self.scan = np.where(mask, scan, np.float32(0))
         self.structure_alone = structure_alone
         self.means = [MaskedMean(mask, scale, spacing_mm, rows) for scale in scales_mm]
-        self.of_scan = [mean(scan) for mean in self.means]
-        squared = scan * scan if structure_alone else None
+        self.of_scan = [mean.of_masked(self.scan) for mean in self.means]
+        squared = self.scan * self.scan if structure_alone else None
         self.deviations = [
-            None if squared is None else _deviation(mean(squared), of_scan)
+            None if squared is None else _deviation(mean.of_masked(squared), of_scan)
             for mean, of_scan in zip(self.means, self.of_scan, strict=True)
         ]
 
     def __call__(self, other: Grid) -> Grid:
         """The similarity of another image, (D, H, W); float32, shape (D', H, W)."""
         c1, c2 = 0.01**2, 0.03**2
+        other = np.where(self.mask, other, np.float32(0))
         powers = other * other
         if not self.structure_alone:
             powers += self.scan * self.scan
@@ -218,20 +236,40 @@ class Similarity:
         for mean, mean_a, deviation_a in zip(
             self.means, self.of_scan, self.deviations, strict=True
         ):
-            mean_b = mean(other)
+            mean_b = mean.of_masked(other)
             product = mean_a * mean_b
             if deviation_a is not None:
-                covariance = mean(products) - product
-                deviations = deviation_a * _deviation(mean(powers), mean_b)
-                total += (covariance + c2 / 2) / (deviations + c2 / 2)
+                covariance = mean.of_masked(products)
+                covariance -= product
+                deviations = _deviation(mean.of_masked(powers), mean_b)
+                deviations *= deviation_a
+                covariance += c2 / 2
+                deviations += c2 / 2
+                covariance /= deviations
+                total += covariance
                 continue
             squares = mean_a**2 + mean_b**2
-            variances = mean(powers) - squares
-            covariance = mean(products) - product
-            total += ((2 * product + c1) * (2 * covariance + c2)) / (
-                (squares + c1) * (variances + c2)
-            )
-        return total / np.float32(len(self.means))
+            variances = mean.of_masked(powers)
+            covariance = mean.of_masked(products)
+            # (2 product + c1) (2 covariance + c2) / ((squares + c1) (variances + c2)), in place:
+            # to get memory for so many volumes takes as long as to compute them
+            variances -= squares
+            covariance -= product
+            for term, factor, small in (
+                (product, 2, c1),
+                (covariance, 2, c2),
+                (squares, 1, c1),
+                (variances, 1, c2),
+            ):
+                if factor != 1:
+                    term *= factor
+                term += small
+            product *= covariance
+            squares *= variances
+            product /= squares
+            total += product
+        total /= np.float32(len(self.means))
+        return total
 
 
 def _deviation(mean_of_squares: Grid, mean: Grid) -> Grid:
@@ -266,8 +304,30 @@ def smoothed_mean(
     uncertainty : ndarray of float32, shape (D', H, W), or None
         Standard deviation over the draws; None for a single draw.
     """
-    mean = MaskedMean(inner, millimetres, spacing_mm, rows)
-    maps = [mean(drawn) for drawn in values]
+    box = _in_plane_box(inner)
+    mean = MaskedMean(inner[box], millimetres, spacing_mm, rows)
+    maps = np.stack(list(_beside(mean, (drawn[box] for drawn in values))))
+    shape = (len(maps[0]), *inner.shape[1:])
+    anomaly = np.zeros(shape, np.float32)
+    anomaly[box] = maps[0] if len(maps) == 1 else maps.mean(axis=0)
     if len(maps) == 1:
-        return maps[0], None
-    return np.mean(maps, axis=0), np.std(maps, axis=0, ddof=1)
+        return anomaly, None
+    uncertainty = np.zeros(shape, np.float32)
+    uncertainty[box] = maps.std(axis=0, ddof=1)
+    return anomaly, uncertainty
+
+
+def _in_plane_box(mask: Mask) -> tuple[slice, slice, slice]:
+    """All slices along z, and what the mask needs of each."""
+    ranges = [slice(None)]
+    for axis in (1, 2):
+        there = np.flatnonzero(mask.any(axis=(0, 3 - axis)))
+        ranges.append(slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 1))
+    z, y, x = ranges
+    return z, y, x
+
+
+def _beside(function: Callable[[Grid], Grid], grids: Iterable[Grid]) -> Iterable[Grid]:
+    """Its values of some grids in their order; numpy lets threads compute side by side."""
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(function, grids)

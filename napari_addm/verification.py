@@ -349,7 +349,7 @@ def _environment(record: RunRecord, detection: Detection) -> dict[str, tuple[str
         "device": detection.device,
         "precision": detection.precision,
         "threads": str(thread_count()),
-        **software_versions(),
+        **software_versions(detection.device),
     }
     keys = [*then, *(key for key in now if key not in then)]
     pairs = {key: (then.get(key, "unknown"), now.get(key, "unknown")) for key in keys}

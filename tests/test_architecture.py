@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"scoring", "volume"},
     "networks": {"checkpoint"},
     "methods": {"checkpoint", "diffusion", "errors", "networks"},
+    "openvino_network": {"checkpoint", "errors", "methods"},
     "training": {
         "checkpoint",
         "diffusion",
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "diffusion",
         "errors",
         "methods",
+        "openvino_network",
         "preparation",
         "scoring",
         "symmetry",
@@ -171,7 +173,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 VIEWER = {"magicgui", "napari", "PyQt6", "PySide6", "pyqtgraph", "qtpy", "superqt", "vispy"}
 LEARNING = {"deepbet", "lightning", "monai", "torch"}
 # These may import torch and monai at their top; the others only inside functions.
-TORCH_ROOMS = {"diffusion", "methods", "networks", "training"}
+TORCH_ROOMS = {"diffusion", "methods", "networks", "openvino_network", "training"}
 # And these not even there.
 NO_TORCH = {
     "dicom",

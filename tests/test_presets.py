@@ -61,7 +61,7 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("preset", "draws", "steps"), [("preview", 1, 3), ("standard", 2, 30), ("thorough", 8, 30)]
+    ("preset", "draws", "steps"), [("preview", 1, 3), ("standard", 2, 30), ("thorough", 4, 30)]
 )
 def test_what_a_preset_sets(checkpoint: Checkpoint, preset: Preset, draws: int, steps: int) -> None:
     plain = resolve(DetectionSettings(), checkpoint.specification)
@@ -119,7 +119,7 @@ def test_batch_records_what_the_preset_came_to(many: Path, scan: Path, tmp_path:
     )
     assert done.exit_code == 0, done.output
     settings = recorded(tmp_path / "out")
-    assert (settings["draws"], settings["steps"]) == (8, 1)
+    assert (settings["draws"], settings["steps"]) == (4, 1)
 
 
 @pytest.fixture

@@ -314,7 +314,8 @@ class Method(ABC):
 
 def at_precision(network: nn.Module) -> Callable[..., Tensor]:
     """A network that takes and gives float32 whatever the format of its weights."""
-    dtype = next(network.parameters()).dtype
+    # a compiled network has none to be seen, and takes and gives float32
+    dtype = next((each.dtype for each in network.parameters()), torch.float32)
 
     def call(image: Tensor, *others: Tensor) -> Tensor:
         found: Tensor = network(image.to(dtype), *others)

@@ -27,7 +27,7 @@ from napari_addm.checkpoint import (
     ScoreKind,
     read_specification,
 )
-from napari_addm.detection import DEVICES, PRECISIONS, DetectionSettings, resolve
+from napari_addm.detection import DEVICES, PRECISIONS, DetectionSettings, has_openvino, resolve
 from napari_addm.errors import AddmError
 from napari_addm.presets import PRESETS, with_preset
 from napari_addm.scoring import SCORE_MEANINGS
@@ -132,7 +132,7 @@ class ModelSettings(QWidget):
         self.seed = whole(0, 2**31 - 1)
         self.draws = whole(1, 1000)
         self.device = QComboBox()
-        self.device.addItems(DEVICES)
+        self.device.addItems([d for d in DEVICES if d != "openvino" or has_openvino()])
         self.this_slice = QRadioButton(texts.THIS_SLICE)
         self.whole_volume = QRadioButton(texts.WHOLE_VOLUME)
         self.whole_volume.setChecked(True)

@@ -14,7 +14,13 @@ from pathlib import Path
 from threading import Lock
 
 # What a run needs, and what napari imports with the first labels layer, on the GUI's thread.
-LIBRARIES = ("torch", "napari_addm.methods", "pandas", "skimage.color")
+LIBRARIES = (
+    "torch",
+    "napari_addm.methods",
+    "monai.networks.nets.diffusion_model_unet",
+    "pandas",
+    "skimage.color",
+)
 TORCH_LIBRARY = "libtorch_cpu"
 SWITCH_SECONDS = 0.0005
 # So many objects Python itself leaves out of the search for garbage; more, and somebody else does.

@@ -77,8 +77,8 @@ RUN_PRESETS = {
     ),
     "thorough": Text(
         "Thorough",
-        "Four times the checkpoint's draws, in four times the time. Scores vary half as much with "
-        "the seed.",
+        "Twice the checkpoint's draws, in twice the time. Map and uncertainty vary less with the "
+        "seed; that more is found is not to be expected.",
     ),
 }
 CUSTOM_PRESET = "Custom"
@@ -104,7 +104,8 @@ DRAWS = Text(
 )
 DEVICE = Text(
     "Device",
-    "Where the network runs. 'auto' takes CUDA, else MPS (Apple), else the CPU.",
+    "Where the network runs. 'auto' takes CUDA, else MPS (Apple), else the CPU. 'openvino' is the "
+    "CPU, faster; the first run with a checkpoint converts it, which takes some seconds.",
 )
 SCOPE = Text(
     "Scope",

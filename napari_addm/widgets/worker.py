@@ -19,7 +19,13 @@ from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
 from superqt.utils import WorkerBase
 
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
-from napari_addm.detection import Detection, DetectionSettings, Progress, detect
+from napari_addm.detection import (
+    Detection,
+    DetectionSettings,
+    Progress,
+    detect,
+    usable_devices,
+)
 from napari_addm.errors import InputError
 from napari_addm.io import read_labels, resample_labels
 from napari_addm.qc import Quality, check_quality
@@ -375,7 +381,7 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Progress | Found]:
     yield Stage("Loading the checkpoint")
     import_libraries()
     checkpoint = load_checkpoint_once(request.checkpoint)
-    yield Begun(scan, replace(checkpoint, weights={}), mask, _devices())
+    yield Begun(scan, replace(checkpoint, weights={}), mask, usable_devices())
     here = scan.slice_at(request.position)
     settings = request.settings
     first_slice: int | Callable[[], int] = here
@@ -452,17 +458,6 @@ def _load_checkpoint(path: Path, modified: int, size: int) -> Checkpoint:
 def forget_checkpoint() -> None:
     """Give the memory of the last checkpoint back."""
     _load_checkpoint.cache_clear()
-
-
-def _devices() -> tuple[str, ...]:
-    import torch
-
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    return tuple(name for name, available in there.items() if available)
 
 
 class JobSignals(QObject):
