@@ -23,6 +23,7 @@ from napari_addm.checkpoint import (
     FalseAlarmSpecification,
     ModelSpecification,
     load_checkpoint,
+    read_specification,
     save_checkpoint,
 )
 from napari_addm.errors import AddmError
@@ -31,6 +32,7 @@ from napari_addm.record import read_record, voxels_sha256
 from napari_addm.volume import Volume
 from napari_addm.widgets import detect as module
 from napari_addm.widgets.canvases import RADIOLOGICAL
+from napari_addm.widgets.card import card_lines
 from napari_addm.widgets.contributions import write_image, write_labels
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import METADATA_KEY, layer_to_volume, volume_to_layer
@@ -444,6 +446,18 @@ def test_checkpoint_sets_its_defaults(alone):
     alone.sampler.setCurrentIndex(alone.sampler.findData("ddpm"))
     assert alone.settings.sampler == "ddpm"
     assert not alone.eta.isEnabled()
+
+
+def test_the_card_counts_the_training_that_was_built_on(tiny_checkpoint):
+    alone = {"train_volumes": 48, "iterations": 1500, "seconds": 3600}
+    before = {"started_from": {"name": "first", "iterations": 5400, "seconds": 7200}}
+    specification = read_specification(tiny_checkpoint)
+    for training, words in (
+        (alone, "Trained on 48 volumes, 1,500 iterations, 1.0 h"),
+        (alone | before, "Trained on 48 volumes, 5,400 + 1,500 iterations, 3.0 h"),
+        (alone | {"started_from": "damaged"}, "Trained on 48 volumes, 1,500 iterations, 1.0 h"),
+    ):
+        assert words in card_lines(specification.model_copy(update={"training": training}))
 
 
 @pytest.mark.parametrize(

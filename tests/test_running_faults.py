@@ -8,6 +8,7 @@ where torch's own error is raised.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,6 +181,7 @@ def test_41_out_of_memory_halves_the_batch_and_goes_on(tmp_path, scan, wide_chec
     head = write_volume(tmp_path / "head.nii.gz", scan)
     done = subprocess.run(
         [sys.executable, script, head, wide_checkpoint],
+        env=os.environ | {"NAPARI_CONFIG": str(tmp_path / "own" / "settings.yaml")},
         capture_output=True,
         text=True,
         timeout=300,

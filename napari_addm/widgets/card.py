@@ -49,9 +49,15 @@ def _training(training: Mapping[str, Any]) -> str:
     parts = []
     if volumes := training.get("train_volumes"):
         parts.append(f"{volumes} volumes")
+    before = training.get("started_from")
+    before = before if isinstance(before, Mapping) else {}
     if isinstance(iterations := training.get("iterations"), int):
-        parts.append(f"{iterations:,} iterations")
+        earlier = before.get("iterations")
+        words = f"{earlier:,} + {iterations:,}" if isinstance(earlier, int) else f"{iterations:,}"
+        parts.append(f"{words} iterations")
     if isinstance(seconds := training.get("seconds"), int | float):
+        if isinstance(earlier_seconds := before.get("seconds"), int | float):
+            seconds += earlier_seconds
         parts.append(f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min")
     data = training.get("data")
     words = "Trained on " + ", ".join(parts) if parts else ""
