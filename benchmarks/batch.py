@@ -15,6 +15,7 @@ killed so often, lets it end, and compares the files of all cases with those of 
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -77,24 +78,34 @@ def main() -> None:
 def throughput(options: argparse.Namespace, folder: Path) -> None:
     """Seconds of a shell's loop, and of one batch."""
     scans = sorted(options.folder.glob("*.nii*"))
-    started = time.perf_counter()
+    started, computed = time.perf_counter(), children_seconds()
     for scan in scans:
         command = [*ADDM, "detect", scan, "-o", folder / "loop", "--png", *options.options]
         subprocess.run(command, check=True, capture_output=True)
-    loop = time.perf_counter() - started
-    started = time.perf_counter()
+    loop, loop_cpu = time.perf_counter() - started, children_seconds() - computed
+    started, computed = time.perf_counter(), children_seconds()
     command = [sys.executable, "-c", TIMED, "batch", options.folder, "-o", folder / "batch"]
     done = subprocess.run([*command, *options.options], check=True, capture_output=True, text=True)
-    batch = time.perf_counter() - started
+    batch, batch_cpu = time.perf_counter() - started, children_seconds() - computed
     clock = json.loads(done.stdout.splitlines()[-1])
     assert len(list((folder / "batch").rglob("*_record.json"))) == len(scans)
     print(
         f"{len(scans)} cases: detect in a loop {loop:.1f} s, batch {batch:.1f} s, "
         f"ratio {loop / batch:.2f}"
     )
+    print(
+        f"of processors, which others may use as well: {loop_cpu:.1f} s and {batch_cpu:.1f} s, "
+        f"ratio {loop_cpu / batch_cpu:.2f}"
+    )
     for name, spent in clock["stages"].items():
         print(f"{name}: {spent:.1f} s, {spent / batch:.0%} of the batch's {batch:.1f} s")
     print(f"waiting for a file to be read or written: {clock['waited']:.1f} s")
+
+
+def children_seconds() -> float:
+    """Seconds that processes which have ended had of the processors."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def memory(options: argparse.Namespace, folder: Path) -> None:
