@@ -37,7 +37,7 @@ SERIES = {
     "DDPM, steps": [(150, steps, "ddpm", 1) for steps in (1, 2, 5, 10, 25)],
     "noise level, one step": [(level, 1, "ddim", 1) for level in (50, 100, 150, 200, 250, 400)],
     "level 250, DDIM, steps": [(250, steps, "ddim", 1) for steps in (1, 25)],
-    "draws, one step": [(150, 1, "ddim", draws) for draws in (1, 2, 4, 8)],
+    "draws, one step": [(150, 1, "ddim", draws) for draws in (1, 2, 4, 8, 16)],
 }
 
 

@@ -76,7 +76,7 @@ AXES = {
 }
 MEMORY = {
     **AXES,
-    "steps": [Size(steps=steps) for steps in (1, 25, 150)],
+    "steps": [Size(steps=steps) for steps in (1, 25, 50)],
     "batch": [Size(stretch=1.0, batch=batch) for batch in (1, 4, 16, 64)],
 }
 
