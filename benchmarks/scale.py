@@ -273,7 +273,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
             axes.plot(x, least, "--", linewidth=1, color="0.5", label="slope of the bare network")
         axes.set_ylim(bottom=0)
     for axes, axis in zip(lower, AXES, strict=True):
-        rows = found["memory"][axis]
+        rows = found.get("memory", {}).get(axis, [])
         axes.plot([row["x"] for row in rows], [row["mb"] for row in rows], "o-", markersize=4)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(axis)
