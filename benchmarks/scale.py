@@ -17,7 +17,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
-from ways import machine, write
+from ways import clock, machine, write
 
 from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection import DetectionSettings, run
@@ -76,7 +75,7 @@ AXES = {
 }
 MEMORY = {
     **AXES,
-    "steps": [Size(steps=steps) for steps in (1, 25, 150)],
+    "steps": [Size(steps=steps) for steps in (1, 25, 50)],
     "batch": [Size(stretch=1.0, batch=batch) for batch in (1, 4, 16, 64)],
 }
 
@@ -88,6 +87,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds of one thread")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -99,8 +99,10 @@ def main() -> None:
     found: dict[str, Any] = {}
     if options.json is not None and options.json.exists():
         found = json.loads(options.json.read_text())
+    now = clock(options.cpu)
     if "time" in parts:
-        found["time"] = timing(options.repeats)
+        found["clock"] = "CPU seconds" if options.cpu else "seconds"
+        found["time"] = timing(options.repeats, now)
         found["machine"] = machine()
         write(options.json, found)
     if "memory" in parts:
@@ -138,20 +140,20 @@ def amount(axis: str, size: Size, checkpoint: Checkpoint) -> float:
 # --- time -----------------------------------------------------------------------------------
 
 
-def timing(repeats: int) -> dict[str, Any]:
+def timing(repeats: int, now: Callable[[], float]) -> dict[str, Any]:
     """Seconds of every size, and a line through each axis."""
     checkpoint = load_checkpoint(DEMO_CHECKPOINT)
     jobs = [(axis, size) for axis, sizes in AXES.items() for size in sizes]
     wholes: dict[tuple[str, Size], list[float]] = {job: [] for job in jobs}
     floors = []
-    bare = bare_calls(checkpoint)
+    bare = bare_calls(checkpoint, now)
     arguments = {job: _arguments(job[1], checkpoint) for job in jobs}
     run(*arguments[jobs[0]])  # the model is loaded once
     for _ in range(repeats):
         for job, values in wholes.items():
-            started = time.perf_counter()
+            started = now()
             run(*arguments[job])
-            values.append(time.perf_counter() - started)
+            values.append(now() - started)
         floors.append(bare())
     floor = statistics.median(floors)
     base = amount("slices", Size(), checkpoint)
@@ -178,7 +180,9 @@ def _arguments(size: Size, checkpoint: Checkpoint) -> tuple[Any, Any, Any, Any]:
     return volume, checkpoint, size.settings, brain
 
 
-def bare_calls(checkpoint: Checkpoint, calls: int = 20) -> Callable[[], float]:
+def bare_calls(
+    checkpoint: Checkpoint, now: Callable[[], float], calls: int = 20
+) -> Callable[[], float]:
     """Seconds per slice of the network on a ready batch."""
     network = load_network(checkpoint).to(torch.bfloat16)
     height, width = checkpoint.specification.preparation.size
@@ -186,11 +190,11 @@ def bare_calls(checkpoint: Checkpoint, calls: int = 20) -> Callable[[], float]:
     levels = torch.full((BATCH,), 150)
 
     def bare() -> float:
-        started = time.perf_counter()
+        started = now()
         with torch.no_grad():
             for _ in range(calls):
                 network(image, levels)
-        return (time.perf_counter() - started) / calls / BATCH
+        return (now() - started) / calls / BATCH
 
     bare()
     return bare
@@ -269,11 +273,11 @@ def plot(found: dict[str, Any], path: Path) -> None:
             axes.plot(x, least, "--", linewidth=1, color="0.5", label="slope of the bare network")
         axes.set_ylim(bottom=0)
     for axes, axis in zip(lower, AXES, strict=True):
-        rows = found["memory"][axis]
+        rows = found.get("memory", {}).get(axis, [])
         axes.plot([row["x"] for row in rows], [row["mb"] for row in rows], "o-", markersize=4)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(axis)
-    upper[0].set_ylabel("seconds")
+    upper[0].set_ylabel(found["clock"])
     lower[0].set_ylabel("peak memory above\nthe loaded process, MB")
     upper[0].legend(frameon=False, fontsize=7)
     for axes in (*upper, *lower):

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import sys
+import time
 import types
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -196,6 +197,17 @@ def machine() -> str:
         f"{', computes in bfloat16' if bfloat16 else ''}, {torch.get_num_threads()} thread(s), "
         f"torch {torch.__version__.partition('+')[0]}"
     )
+
+
+def clock(cpu: bool) -> Callable[[], float]:
+    """Seconds by the clock, or of the processor where others use the machine meanwhile.
+
+    Those of the processor are all threads' together, so that they stand for one thread.
+    """
+    if cpu:
+        torch.set_num_threads(1)
+        return time.process_time
+    return time.perf_counter
 
 
 def write(path: Path | None, found: dict[str, Any]) -> None:
