@@ -1,0 +1,142 @@
+"""A whole volume against the bare calls of its network, on torch and on OpenVINO.
+
+    python benchmarks/floor.py SCAN [--devices cpu,openvino] [--runs 3] [--json FILE]
+
+In one process that has the model loaded, as a viewer or a batch has: reading, preparation, network,
+scoring, findings and files, the median of the runs. The floor is the network called as often as
+the volume needs, on the same batch, with nothing around it. CPU seconds are those of all threads;
+on a machine that others use they say more than the clock does, with OMP_NUM_THREADS=1 most.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.detection import BATCH_SIZES, Detection, DetectionSettings, free_memory, run
+from napari_addm.findings import label_anomalies, measure_findings
+from napari_addm.io import read_volume
+from napari_addm.methods import load_network
+from napari_addm.outputs import save_detection
+
+
+class Watch:
+    """Seconds by the clock and of the processor since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        return {"wall": time.perf_counter() - self.wall, "cpu": time.process_time() - self.cpu}
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scan", type=Path)
+    parser.add_argument("--checkpoint", type=Path, default=DEMO_CHECKPOINT)
+    parser.add_argument("--devices", default="cpu,openvino")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    checkpoint = load_checkpoint(options.checkpoint)
+    rows = []
+    for device in options.devices.split(","):
+        settings = DetectionSettings(device=device, precision=options.precision)
+        whole_case(options.scan, checkpoint, settings)  # imports, and the model is loaded
+        runs = [whole_case(options.scan, checkpoint, settings) for _ in range(options.runs)]
+        spent, detection = sorted(runs, key=lambda each: each[0]["wall"])[len(runs) // 2]
+        floor = bare_calls(checkpoint, detection)
+        rows.append({"device": detection.device, "precision": detection.precision} | spent | floor)
+        free_memory()
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors")
+    header = ("device", "precision", "wall s", "floor s", "ratio", "CPU s", "floor CPU s", "ratio")
+    print(" | ".join(f"{cell:>11}" for cell in header))
+    for row in rows:
+        cells = [row["device"], row["precision"]]
+        for kind in ("wall", "cpu"):
+            whole, floor = row[kind], row[f"floor_{kind}"]
+            cells += [f"{whole:.2f}", f"{floor:.2f}", f"{whole / floor:.2f}"]
+        print(" | ".join(f"{cell:>11}" for cell in cells))
+        print("  ", ", ".join(f"{stage} {s:.2f}" for stage, s in row["stages"].items()))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+def whole_case(
+    scan: Path, checkpoint: Checkpoint, settings: DetectionSettings
+) -> tuple[dict, Detection]:
+    """From the file to the files; the stages by the clock."""
+    default = checkpoint.specification.detection
+    with tempfile.TemporaryDirectory() as folder:
+        watch = Watch()
+        volume = read_volume(scan)
+        reading = watch.read()["wall"]
+        detection = run(volume, checkpoint, settings)
+        after = Watch()
+        anomaly, uncertainty = detection.anomaly.data, detection.uncertainty
+        labels = label_anomalies(
+            anomaly,
+            default.threshold,
+            spacing=volume.spacing,
+            minimum_ml=default.minimum_ml,
+            mask=detection.brain_mask.data,
+        )
+        findings = measure_findings(
+            labels, anomaly, volume, uncertainty.data if uncertainty else None
+        )
+        marking = after.read()["wall"]
+        save_detection(
+            folder,
+            volume,
+            detection,
+            labels,
+            findings,
+            checkpoint=checkpoint,
+            threshold=default.threshold,
+            minimum_ml=default.minimum_ml,
+        )
+        spent = watch.read()
+        writing = after.read()["wall"] - marking
+    stages = {"read": reading, **detection.seconds, "findings": marking, "write": writing}
+    return spent | {"stages": stages}, detection
+
+
+def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]:
+    """The network alone, as often as the volume needs it."""
+    assert detection.slices is not None
+    assert detection.settings.draws is not None
+    batch = detection.settings.batch_size or BATCH_SIZES[detection.device]
+    dtype = getattr(torch, detection.precision)
+    if detection.device == "openvino":
+        from napari_addm.openvino_network import openvino_network
+
+        network, dtype = openvino_network(checkpoint, batch, detection.precision), torch.float32
+    else:
+        network = load_network(checkpoint).to(detection.device, dtype)
+    images = torch.randn(batch, 1, *checkpoint.specification.preparation.size).to(
+        "cpu" if detection.device == "openvino" else detection.device, dtype
+    )
+    levels = torch.full((batch,), detection.settings.level or 1, device=images.device)
+    pairs = len(detection.slices.images) * detection.settings.draws
+    calls = -(-pairs // batch) * (detection.settings.steps or 1)
+    with torch.no_grad():
+        for _ in range(3):
+            network(images, levels)
+        watch = Watch()
+        for _ in range(calls):
+            network(images, levels)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+    return {f"floor_{kind}": seconds for kind, seconds in watch.read().items()} | {"calls": calls}
+
+
+if __name__ == "__main__":
+    main()
