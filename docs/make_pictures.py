@@ -260,6 +260,8 @@ class Walk:
         self.picture("three_planes")
         views.three_planes.setChecked(False)
         self.pause(0.5)
+        bar = views.bar_check.isChecked()
+        views.bar_check.setChecked(False)  # it would be cut
         pictures = []
         low, high = self.viewer.layers.extent.world
         for name in PLANES:
@@ -275,6 +277,7 @@ class Walk:
             pictures.append(picture[top : top + side, left : left + side])
         imsave(self.pictures / "planes.png", np.hstack(pictures), check_contrast=False)
         views.show_plane("Axial")
+        views.bar_check.setChecked(bar)
 
     def save(self, folder: Path) -> None:
         """Save, verify, and read the labels back."""

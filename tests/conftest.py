@@ -1,6 +1,8 @@
 """What every test may use."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,11 @@ from hypothesis import settings
 from napari_addm.volume import Volume, volume_from_native
 
 ROOT = Path(__file__).parents[1]
+
+# Before napari is imported, here or in another process that a test starts: the preferences of whoever
+# runs the tests are neither read nor written.
+PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-")
+os.environ["NAPARI_CONFIG"] = str(Path(PREFERENCES.name) / "settings.yaml")
 
 # Time per example says more about a busy machine than about the code.
 settings.register_profile("addm", deadline=None)
@@ -109,7 +116,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_preferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test reads or writes the preferences of whoever runs it."""
+    """No test reads the preferences that another one wrote."""
     napari_settings = sys.modules.get("napari.settings")
     if napari_settings is None:  # a test without napari
         yield
