@@ -14,8 +14,8 @@ from napari_addm.volume import Volume, volume_from_native
 
 ROOT = Path(__file__).parents[1]
 
-# Before napari is imported, here or in another process that a test starts: the preferences of whoever
-# runs the tests are neither read nor written.
+# Before napari is imported, here or in another process that a test starts: the preferences of
+# whoever runs the tests are neither read nor written.
 PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-")
 os.environ["NAPARI_CONFIG"] = str(Path(PREFERENCES.name) / "settings.yaml")
 
