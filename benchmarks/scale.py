@@ -264,7 +264,8 @@ def plot(found: dict[str, Any], path: Path) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "napari-addm", "font.size": 9})
     figure = Figure(figsize=(9, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, len(AXES))
-    for axes, row in zip(upper, found["time"]["axes"].values(), strict=True):
+    for axes, (axis, row) in zip(upper, found["time"]["axes"].items(), strict=True):
+        axes.set_xlabel(axis)
         x = np.array(row["x"])
         axes.plot(x, row["seconds"], "o", markersize=4)
         axes.plot(x, row["start"] + row["slope"] * x, linewidth=1, label="line through them")
@@ -274,6 +275,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         axes.set_ylim(bottom=0)
     for axes, axis in zip(lower, AXES, strict=True):
         rows = found.get("memory", {}).get(axis, [])
+        axes.set_visible(bool(rows))
         axes.plot([row["x"] for row in rows], [row["mb"] for row in rows], "o-", markersize=4)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(axis)
