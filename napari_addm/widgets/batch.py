@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import logging
-import sys
 import time
 import traceback
 import weakref
@@ -51,6 +50,7 @@ from napari_addm.widgets.forms import (
     progress_line,
     row,
     say,
+    when_gone,
     whole,
 )
 from napari_addm.widgets.saved_case import (
@@ -66,7 +66,7 @@ from napari_addm.widgets.threads import import_libraries
 from napari_addm.widgets.worker import (
     Job,
     Stage,
-    forget_checkpoint,
+    give_memory_back,
     load_checkpoint_once,
     start_job,
 )
@@ -129,7 +129,7 @@ class BatchWidget(QWidget):
         self._connect()
         self._unwatch = preferences.watch(self._on_preferences)
         self._restore()
-        self.destroyed.connect(_Farewell(self))
+        when_gone(self, _Farewell(self))
 
     # --- what it looks like ----------------------------------------------------------------------
 
@@ -748,30 +748,20 @@ class _Sections(Column):
         return QSize(hint.width(), hint.height() + self.height() - viewport.height())
 
 
-_awaited: set[_Farewell] = set()
-
-
 class _Farewell:
     """What is left to do when the panel is gone: stop its jobs, give the network's memory back."""
 
     def __init__(self, panel: BatchWidget) -> None:
         self._panel = weakref.ref(panel)
         self._jobs = panel._jobs  # the panel's Python side may be gone before Qt's
-        # Nor may this go with the panel: garbage is emptied before Qt tells that it is gone.
-        _awaited.add(self)
 
     def __call__(self) -> None:
-        _awaited.discard(self)
         for job in self._jobs:
             job.quit()
         panel = self._panel()
         if panel is not None:
             panel._unwatch()
-        if "torch" in sys.modules:
-            from napari_addm.detection import free_memory
-
-            free_memory()
-            forget_checkpoint()
+        give_memory_back()
 
 
 def _beside(source: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import traceback
 import weakref
@@ -43,6 +42,7 @@ from napari_addm.widgets.forms import (
     message,
     progress_line,
     say,
+    when_gone,
 )
 from napari_addm.widgets.inputs import ScanInputs
 from napari_addm.widgets.layers import METADATA_KEY
@@ -61,7 +61,7 @@ from napari_addm.widgets.worker import (
     Request,
     Room,
     Stage,
-    forget_checkpoint,
+    give_memory_back,
     start_job,
     work,
 )
@@ -137,7 +137,7 @@ class DetectWidget(QWidget):
         active = viewer.layers.selection.active
         if isinstance(active, Image) and not is_output(active):
             self.scan_chooser.choose(active)
-        self.destroyed.connect(_Farewell(self))
+        when_gone(self, _Farewell(self))
 
     # --- what it looks like ----------------------------------------------------------------------
 
@@ -642,8 +642,4 @@ class _Farewell:
             panel._unwatch()
             panel.follow.disconnect_viewer()
             panel.session.clear()
-        if "torch" in sys.modules:
-            from napari_addm.detection import free_memory
-
-            free_memory()
-            forget_checkpoint()
+        give_memory_back()

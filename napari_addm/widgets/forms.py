@@ -219,6 +219,28 @@ def duration(seconds: float, about: bool = True) -> str:
     return f"{prefix}{seconds / 60:.0f} min"
 
 
+_farewells: set[Callable[[], None]] = set()
+
+
+def when_gone(widget: QWidget, farewell: Callable[[], None]) -> None:
+    """Have something done when Qt's side of a widget is gone.
+
+    Parameters
+    ----------
+    widget : QWidget
+    farewell : callable
+        Must not hold the widget, whose Python side may be gone by then. It is kept
+        until it is called: garbage may be emptied before Qt tells.
+    """
+
+    def call() -> None:
+        _farewells.discard(call)
+        farewell()
+
+    _farewells.add(call)
+    widget.destroyed.connect(call)
+
+
 def progress_line() -> QProgressBar:
     """A thin progress bar without text, hidden, that keeps its place while it is."""
     bar = QProgressBar()

@@ -42,7 +42,7 @@ from napari_addm.widgets.canvases import (
     plane_of,
     stand_upright,
 )
-from napari_addm.widgets.forms import SMALL, Section, button, column, message, say
+from napari_addm.widgets.forms import SMALL, Section, button, column, message, say, when_gone
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.results import OUTPUT_KEY, is_output
 from napari_addm.widgets.worker import Job
@@ -119,7 +119,7 @@ class Views(QWidget):
         self._connections.add(viewer.dims.events.order, self._show_state)
         self._on_layers()
         self._show_state()
-        self.destroyed.connect(_Farewell(self))
+        when_gone(self, _Farewell(self))
 
     # --- what it looks like ----------------------------------------------------------------------
 

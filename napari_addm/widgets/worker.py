@@ -6,6 +6,7 @@ layers on the main thread (:class:`LayerData`) and hears back by Qt signals.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -453,6 +454,15 @@ def load_checkpoint_once(path: Path) -> Checkpoint:
 @lru_cache(maxsize=1)
 def _load_checkpoint(path: Path, modified: int, size: int) -> Checkpoint:
     return load_checkpoint(path)
+
+
+def give_memory_back() -> None:
+    """Forget the checkpoint and the network that are kept between runs."""
+    if "torch" in sys.modules:
+        from napari_addm.detection import free_memory
+
+        free_memory()
+        forget_checkpoint()
 
 
 def forget_checkpoint() -> None:
