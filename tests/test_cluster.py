@@ -345,7 +345,8 @@ def test_ctrl_c_ends_client_and_workers(scans: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     command = [sys.executable, "-m", "napari_addm", "batch", str(scans), "-o", str(output)]
     child = subprocess.Popen(
-        [*command, "--draws", "1", "--no-pictures", "--cluster", "local:1"],
+        # so many draws that the last case is far away when the first is done
+        [*command, "--draws", "30", "--no-pictures", "--cluster", "local:1"],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

@@ -61,6 +61,9 @@ def test_a_scan_like_those_of_the_training_has_no_flag(
     assert quality.flags == ()
     assert quality.figures["brain_ml"] == pytest.approx(4 / 3 * np.pi * 7.5 * 9 * 6.5, rel=0.01)
     assert quality.figures["histogram_distance"] < 0.02
+    assert quality.unchecked == ("reconstruction: not all slices were reconstructed",)
+    unmeasured = checkpoint.specification.model_copy(update={"evaluation": {}})
+    quality = check_quality(prepare(like_training(brain, checkpoint), preparation), unmeasured)
     assert quality.unchecked == ("reconstruction: the checkpoint has no range of healthy brains",)
 
 
