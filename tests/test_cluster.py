@@ -351,8 +351,6 @@ def test_ctrl_c_ends_client_and_workers(scans: Path, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        # a shell's background job, as these tests may be, does not hear SIGINT
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stderr is not None
     said = []
