@@ -344,6 +344,8 @@ def test_ctrl_c_ends_client_and_workers(scans: Path, tmp_path: Path) -> None:
     """As a terminal sends it: to every process of the group."""
     output = tmp_path / "out"
     command = [sys.executable, "-m", "napari_addm", "batch", str(scans), "-o", str(output)]
+    # A shell's background job, as these tests may be, ignores SIGINT, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(
         # so many draws that the last case is far away when the first is done
         [*command, "--draws", "30", "--no-pictures", "--cluster", "local:1"],
@@ -352,6 +354,7 @@ def test_ctrl_c_ends_client_and_workers(scans: Path, tmp_path: Path) -> None:
         text=True,
         start_new_session=True,
     )
+    signal.signal(signal.SIGINT, before)
     assert child.stderr is not None
     said = []
     for line in child.stderr:
