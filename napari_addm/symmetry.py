@@ -121,13 +121,13 @@ def find_mirror_plane(scan: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlan
     if norm == 0:
         return None
 
-    def plane(values: NDArray[np.float64], spacing: Spacing) -> MirrorPlane:
+    def plane(values: NDArray[np.float64]) -> MirrorPlane:
         roll, yaw = np.clip(values[:2], -0.6, 0.6)
         ahead = float(np.sqrt(1 - roll**2 - yaw**2))
-        return MirrorPlane((float(roll), float(yaw), ahead), float(values[2]), spacing)
+        return MirrorPlane((float(roll), float(yaw), ahead), float(values[2]), coarse_spacing)
 
     def difference(values: NDArray[np.float64]) -> float:
-        mirrored = plane(values, coarse_spacing).reflect(coarse).ravel()
+        mirrored = plane(values).reflect(coarse).ravel()
         mirrored = mirrored - mirrored.mean()
         return -float(flat @ mirrored / max(norm * np.linalg.norm(mirrored), 1e-12))
 
@@ -139,10 +139,10 @@ def find_mirror_plane(scan: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlan
         method="Nelder-Mead",
         options={"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-4, "maxfev": 150},
     )
-    best = plane(found.x, spacing_mm)
     correlation = -float(found.fun)
     if correlation < LEAST_CORRELATION:
         return None
+    best = plane(found.x)
     offset = best.offset_mm + float(np.dot(best.normal, shifted))
     return MirrorPlane(best.normal, offset, spacing_mm, correlation)
 

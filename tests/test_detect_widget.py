@@ -348,7 +348,7 @@ def test_all_jobs_end_with_the_panel(qtbot):
             long,
             name,
             yielded=panel._on_yielded,
-            errored=panel._show_error,
+            errored=panel.notices.show_error,
             finished=panel._enable,
         )
         for name in ("one", "another")

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import glob
-import logging
 import time
-import traceback
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
-from qtpy.QtCore import QSize, Qt, QThreadPool, QTimer, QUrl
+from qtpy.QtCore import QSize, QThreadPool, QTimer, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QCheckBox,
     QFileDialog,
     QGridLayout,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
-    QPlainTextEdit,
     QSizePolicy,
     QVBoxLayout,
     QWidget,
@@ -37,8 +32,6 @@ from napari_addm.widgets import preferences
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.cohort_table import DONE, FAILED, CaseRow, CasesTable, State
 from napari_addm.widgets.forms import (
-    ERROR,
-    SMALL,
     Column,
     Section,
     button,
@@ -47,12 +40,12 @@ from napari_addm.widgets.forms import (
     form,
     message,
     number,
-    progress_line,
     row,
     say,
     when_gone,
     whole,
 )
+from napari_addm.widgets.notices import Notices
 from napari_addm.widgets.saved_case import (
     CaseVersion,
     SavedCase,
@@ -65,16 +58,15 @@ from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.threads import import_libraries
 from napari_addm.widgets.worker import (
     Job,
+    Jobs,
     Stage,
     give_memory_back,
     load_checkpoint_once,
-    start_job,
 )
 
 if TYPE_CHECKING:
     import napari
 
-log = logging.getLogger(__name__)
 
 # Headers are handed over so often, however many there are.
 CHUNK_SECONDS = 0.15
@@ -120,7 +112,8 @@ class BatchWidget(QWidget):
         self._turned.setSingleShot(True)
         self._turned.timeout.connect(self._show_next)
         self._reporting = False
-        self._jobs: WeakSet[Job] = WeakSet()
+        self._jobs = Jobs()
+        self._start = self._jobs.start
         self._typed = QTimer(self)
         self._typed.setSingleShot(True)
         self._typed.setInterval(TYPED_MS)
@@ -161,24 +154,16 @@ class BatchWidget(QWidget):
             buttons.addWidget(part, 1, 2 * place, 1, 2)
         for place in range(6):
             buttons.setColumnStretch(place, 1)
-        self.progress = progress_line()
-        self.status = message()
-        self.error = message(ERROR)
-        self.details = QPlainTextEdit()
-        self.details.setReadOnly(True)
-        self.details.setMaximumHeight(100)
-        self.details.hide()
-        notice = QLabel(texts.RESEARCH_USE_ONLY)
-        notice.setStyleSheet(SMALL)
-        notice.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.notices = Notices(details_height=100)
+        self.progress, self.status = self.notices.progress, self.notices.status
+        self.error, self.details = self.notices.error, self.notices.details
         lower = QVBoxLayout()
         lower.setContentsMargins(8, 2, 8, 4)
         lower.setSpacing(4)
         lower.addWidget(self.table, 1)
         lower.addWidget(self.settings_line)
         lower.addLayout(buttons)
-        for below in (self.progress, self.status, self.error, self.details, notice):
-            lower.addWidget(below)
+        lower.addWidget(self.notices)
         everything = QVBoxLayout(self)
         everything.setContentsMargins(0, 0, 0, 0)
         everything.setSpacing(2)
@@ -357,7 +342,7 @@ class BatchWidget(QWidget):
         source, output = self.source.text().strip(), self.output.text().strip()
         settings = self.settings
         self._asked = _Look(source, output, settings.frame, settings.resample)
-        self._clear_messages()
+        self.notices.clear()
         self._cases = []
         self.table.show_cases(())
         if not source or not output:
@@ -372,7 +357,7 @@ class BatchWidget(QWidget):
             _look,
             self._asked,
             yielded=self._on_looked,
-            errored=self._show_error,
+            errored=self.notices.show_error,
             finished=self._enable,
         )
         self._enable()
@@ -386,7 +371,7 @@ class BatchWidget(QWidget):
         if item.error is not None:
             self._looking = None
             say(self.status, "")
-            self._show_error(item.error)
+            self.notices.show_error(item.error)
             return
         if item.cases is not None:
             self._cases = item.cases
@@ -434,12 +419,6 @@ class BatchWidget(QWidget):
         """Whether cases are still looked for, or their headers read."""
         return self._looking is not None
 
-    def _start(self, *args: Any, **options: Any) -> Job:
-        """Start a job (as `start_job`) that ends with the panel."""
-        job = start_job(*args, **options)
-        self._jobs.add(job)
-        return job
-
     def run(self) -> None:
         """Run all cases; those that are done already are only checked."""
         self._run(None)
@@ -453,7 +432,7 @@ class BatchWidget(QWidget):
     def _run(self, only: set[str] | None) -> None:
         if self.running or not self._cases or self.model.specification is None:
             return
-        self._clear_messages()
+        self.notices.clear()
         self._before = {}
         for line in self.table.model.rows:
             if not line.case.skip and (only is None or line.case.name in only):
@@ -479,7 +458,7 @@ class BatchWidget(QWidget):
             _work,
             request,
             yielded=self._on_yielded,
-            errored=self._show_error,
+            errored=self.notices.show_error,
             finished=self._on_finished,
         )
         self._enable()
@@ -598,7 +577,7 @@ class BatchWidget(QWidget):
             _report,
             Path(self._asked.output),
             yielded=self._on_report,
-            errored=self._show_error,
+            errored=self.notices.show_error,
             finished=self._on_report_done,
         )
 
@@ -635,7 +614,7 @@ class BatchWidget(QWidget):
             Path(self._asked.output),
             self._asked.frame,
             yielded=self._on_case,
-            errored=self._show_error,
+            errored=self.notices.show_error,
             finished=self._enable,
         )
         self._opening = (name, job)
@@ -648,7 +627,7 @@ class BatchWidget(QWidget):
             return  # another one is wanted by now
         if isinstance(item, _NotOpened):
             self._opened("")
-            self._show_error(item.error)
+            self.notices.show_error(item.error)
         elif isinstance(item, SavedCase):
             self._showing = item, show_case(self._viewer, item)
             self._show_next()
@@ -677,24 +656,6 @@ class BatchWidget(QWidget):
             say(self.status, words)
 
     # --- messages --------------------------------------------------------------------------------
-
-    def _clear_messages(self) -> None:
-        for label in (self.status, self.error):
-            say(label, "")
-        self.details.hide()
-
-    def _show_error(self, error: Exception) -> None:
-        """Say in words what went wrong; anything but an AddmError is a bug, and shows where."""
-        if isinstance(error, AddmError):
-            say(self.error, str(error))
-            return
-        if isinstance(error, MemoryError):
-            say(self.error, texts.OUT_OF_MEMORY)
-            return
-        log.error("a bug in napari-addm", exc_info=error)
-        say(self.error, f"This is a bug, please report it: {type(error).__name__}: {error}")
-        self.details.setPlainText("".join(traceback.format_exception(error)))
-        self.details.show()
 
     def _enable(self) -> None:
         rows = self.table.model.rows
@@ -756,8 +717,7 @@ class _Farewell:
         self._jobs = panel._jobs  # the panel's Python side may be gone before Qt's
 
     def __call__(self) -> None:
-        for job in self._jobs:
-            job.quit()
+        self._jobs.quit()
         panel = self._panel()
         if panel is not None:
             panel._unwatch()

@@ -32,7 +32,7 @@ from napari_addm.cohort import CaseResult, CohortCase
 from napari_addm.qc import LABELS
 from napari_addm.survey import Found
 from napari_addm.widgets import tooltips as texts
-from napari_addm.widgets.forms import ERROR, SMALL, WARNING, column, message, say
+from napari_addm.widgets.forms import ERROR, SMALL, WARNING, column, heading, message, say
 
 COLUMNS = tuple(texts.COHORT_COLUMNS)
 # The widest that each has to show.
@@ -285,15 +285,7 @@ class CasesModel(QAbstractTableModel):
             return None
         name = COLUMNS[section]
         text = texts.COHORT_COLUMNS[name]
-        if role == Qt.ItemDataRole.DisplayRole:
-            by, order = self._sorted_by
-            arrow = "↓" if order == Qt.SortOrder.DescendingOrder else "↑"
-            return text.label + (arrow if section == by else "")
-        if role == Qt.ItemDataRole.ToolTipRole:
-            return text.tip
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return _aligned(name)
-        return None
+        return heading(text, section, self._sorted_by, _aligned(name), role)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """A cell."""

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 import weakref
 from collections.abc import Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import numpy as np
 from napari.layers import Image, Labels
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QHBoxLayout,
-    QLabel,
-    QPlainTextEdit,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_addm.checkpoint import ModelSpecification
 from napari_addm.detection import DetectionSettings, Progress
-from napari_addm.errors import AddmError
 from napari_addm.session import Session
 from napari_addm.widgets import preferences
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.agreement import TruthAgreement
 from napari_addm.widgets.findings import FindingsReview
 from napari_addm.widgets.forms import (
-    ERROR,
-    SMALL,
     WARNING,
     Column,
     Section,
@@ -40,12 +31,12 @@ from napari_addm.widgets.forms import (
     column,
     duration,
     message,
-    progress_line,
     say,
     when_gone,
 )
 from napari_addm.widgets.inputs import ScanInputs
 from napari_addm.widgets.layers import METADATA_KEY
+from napari_addm.widgets.notices import Notices
 from napari_addm.widgets.outcome import Outcome, own_path
 from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
@@ -57,19 +48,18 @@ from napari_addm.widgets.worker import (
     Begun,
     Found,
     Job,
+    Jobs,
     LayerData,
     Request,
     Room,
     Stage,
     give_memory_back,
-    start_job,
     work,
 )
 
 if TYPE_CHECKING:
     import napari
 
-log = logging.getLogger(__name__)
 
 # Room for the dock's title while nothing is open, and less than the sections take.
 WELCOME_WIDTH = 280
@@ -117,7 +107,8 @@ class DetectWidget(QWidget):
         self._cancelled = False
         self._started = 0.0
         self._aside: Job | None = None  # the last that ranked or saved
-        self._jobs: WeakSet[Job] = WeakSet()  # all; superqt keeps them until they are finished
+        self._jobs = Jobs()
+        self._start = self._jobs.start
 
         self.welcome = Welcome(viewer)
         self.inputs = ScanInputs(viewer, self._start_aside)
@@ -177,24 +168,16 @@ class DetectWidget(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
         buttons.addWidget(self.cancel_button, 1)
-        self.progress = progress_line()
-        self.status = message()
-        self.error = message(ERROR)
-        self.details = QPlainTextEdit()
-        self.details.setReadOnly(True)
-        self.details.setMaximumHeight(120)
-        self.details.hide()
-        notice = QLabel(texts.RESEARCH_USE_ONLY)
-        notice.setStyleSheet(SMALL)
-        notice.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.notices = Notices()
+        self.progress, self.status = self.notices.progress, self.notices.status
+        self.error, self.details = self.notices.error, self.notices.details
         # What is below the sections does not scroll: it is always in reach.
         footer = QVBoxLayout()
         footer.setContentsMargins(8, 2, 8, 4)
         footer.setSpacing(4)
         footer.addWidget(self.follow)
         footer.addLayout(buttons)
-        for below in (self.progress, self.status, self.error, self.details, notice):
-            footer.addWidget(below)
+        footer.addWidget(self.notices)
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
         whole.setSpacing(2)
@@ -240,7 +223,7 @@ class DetectWidget(QWidget):
     def _connect(self) -> None:
         self.welcome.demo_opened.connect(self._on_demo)
         self.inputs.scan_changed.connect(self._on_scan)
-        self.inputs.failed.connect(self._show_error)
+        self.inputs.failed.connect(self.notices.show_error)
         self.model.checkpoint_changed.connect(self._on_checkpoint)
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
@@ -250,18 +233,18 @@ class DetectWidget(QWidget):
         self.agreement.truth_changed.connect(self._measure)
         self.agreement.threshold_chosen.connect(self.threshold.setValue)
         self.agreement.finished.connect(self._enable)
-        self.agreement.failed.connect(self._show_error)
+        self.agreement.failed.connect(self.notices.show_error)
         self.saving.begun.connect(self._clear_messages)
         self.saving.said.connect(self._on_said)
         self.saving.finished.connect(self._enable)
-        self.saving.failed.connect(self._show_error)
+        self.saving.failed.connect(self.notices.show_error)
         self.saving.folder_chosen.connect(preferences.remember)
         self.model.changed.connect(self.follow.look)
         self.inputs.scan_changed.connect(self.follow.look)
         self.inputs.brain.chooser.changed.connect(self.follow.look)
         self.follow.shown.connect(self._on_preview)
-        self.follow.failed.connect(self._show_error)
-        self.views.failed.connect(self._show_error)
+        self.follow.failed.connect(self.notices.show_error)
+        self.views.failed.connect(self.notices.show_error)
         events = self._viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.connect(self._on_layers)
@@ -346,12 +329,6 @@ class DetectWidget(QWidget):
         """Whether a run goes on."""
         return self._job is not None
 
-    def _start(self, *args: Any, **options: Any) -> Job:
-        """Start a job (as `start_job`) that ends with the panel."""
-        job = start_job(*args, **options)
-        self._jobs.add(job)
-        return job
-
     def _start_aside(self, *args: Any, **options: Any) -> Job:
         """Start a job of a section."""
         self._aside = self._start(*args, **options)
@@ -409,7 +386,7 @@ class DetectWidget(QWidget):
             work,
             self._request,
             yielded=self._on_yielded,
-            errored=self._show_error,
+            errored=self.notices.show_error,
             finished=self._on_finished,
         )
         self._enable()
@@ -596,22 +573,8 @@ class DetectWidget(QWidget):
     # --- messages --------------------------------------------------------------------------------
 
     def _clear_messages(self) -> None:
-        for label in (self.status, self.error, self.warnings):
-            say(label, "")
-        self.details.hide()
-
-    def _show_error(self, error: Exception) -> None:
-        """Say in words what went wrong; anything but an AddmError is a bug, and shows where."""
-        if isinstance(error, AddmError):
-            say(self.error, str(error))
-            return
-        if isinstance(error, MemoryError):
-            say(self.error, texts.OUT_OF_MEMORY)
-            return
-        log.error("a bug in napari-addm", exc_info=error)
-        say(self.error, f"This is a bug, please report it: {type(error).__name__}: {error}")
-        self.details.setPlainText("".join(traceback.format_exception(error)))
-        self.details.show()
+        say(self.warnings, "")
+        self.notices.clear()
 
     def _enable(self) -> None:
         ready = self.model.specification is not None and self.scan_chooser.layer_id is not None
@@ -632,8 +595,7 @@ class _Farewell:
         self._jobs = panel._jobs  # the panel's Python side may be gone before Qt's
 
     def __call__(self) -> None:
-        for job in self._jobs:
-            job.quit()
+        self._jobs.quit()
         panel = self._panel()
         if panel is not None:
             events = panel._viewer.layers.events

@@ -43,7 +43,7 @@ from napari_addm.findings import (
     describe_position,
 )
 from napari_addm.widgets import tooltips as texts
-from napari_addm.widgets.forms import button, column
+from napari_addm.widgets.forms import button, column, heading
 from napari_addm.widgets.review import Decided, Marked, decide, decisions_of
 
 # Columns, and the widest that each has to show.
@@ -140,15 +140,7 @@ class FindingsModel(QAbstractTableModel):
         if orientation != Qt.Orientation.Horizontal:
             return None
         text = texts.FINDING_COLUMNS[section]
-        if role == Qt.ItemDataRole.DisplayRole:
-            by, order = self._sorted_by
-            arrow = "↓" if order == Qt.SortOrder.DescendingOrder else "↑"
-            return text.label + (arrow if section == by else "")
-        if role == Qt.ItemDataRole.ToolTipRole:
-            return text.tip
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return _aligned(section)
-        return None
+        return heading(text, section, self._sorted_by, _aligned(section), role)
 
     def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """A cell."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
@@ -217,6 +218,34 @@ def duration(seconds: float, about: bool = True) -> str:
     if seconds < 90:
         return f"{prefix}{seconds:.0f} s"
     return f"{prefix}{seconds / 60:.0f} min"
+
+
+def heading(
+    text: Text,
+    column: int,
+    sorted_by: tuple[int, Qt.SortOrder],
+    aligned: Qt.AlignmentFlag,
+    role: int,
+) -> Any:
+    """What a table's model answers for the heading of a column.
+
+    Parameters
+    ----------
+    text : Text
+    column : int
+    sorted_by : (int, SortOrder)
+        The column that the rows are sorted by; an arrow says so.
+    aligned : AlignmentFlag
+    role : int
+        Of Qt.
+    """
+    if role == Qt.ItemDataRole.DisplayRole:
+        by, order = sorted_by
+        arrow = "↓" if order == Qt.SortOrder.DescendingOrder else "↑"
+        return text.label + (arrow if column == by else "")
+    if role == Qt.ItemDataRole.ToolTipRole:
+        return text.tip
+    return aligned if role == Qt.ItemDataRole.TextAlignmentRole else None
 
 
 _farewells: set[Callable[[], None]] = set()

@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
@@ -580,3 +581,21 @@ def start_job(
     job.yielded.connect(job.signals.on_yielded)  # the last to hear
     job.start()
     return job
+
+
+class Jobs:
+    """The jobs of a panel, which end with it; superqt keeps them until they are finished."""
+
+    def __init__(self) -> None:
+        self._all: WeakSet[Job] = WeakSet()
+
+    def start(self, *args: Any, **options: Any) -> Job:
+        """Start one, as `start_job`."""
+        job = start_job(*args, **options)
+        self._all.add(job)
+        return job
+
+    def quit(self) -> None:
+        """Ask all of them to stop."""
+        for job in self._all:
+            job.quit()

@@ -1,0 +1,68 @@
+"""What stands below a panel's buttons: how far it is, what it says, and what it is not for."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel, QPlainTextEdit, QVBoxLayout, QWidget
+
+from napari_addm.errors import AddmError
+from napari_addm.widgets import tooltips as texts
+from napari_addm.widgets.forms import ERROR, SMALL, message, progress_line, say
+
+log = logging.getLogger(__name__)
+
+
+class Notices(QWidget):
+    """Progress, status, errors in words, where a bug is, and the caution.
+
+    Parameters
+    ----------
+    details_height : int
+        Of the text that says where a bug is, pixels.
+
+    Attributes
+    ----------
+    progress : QProgressBar
+    status, error : QLabel
+    details : QPlainTextEdit
+    """
+
+    def __init__(self, details_height: int = 120) -> None:
+        super().__init__()
+        self.progress = progress_line()
+        self.status = message()
+        self.error = message(ERROR)
+        self.details = QPlainTextEdit()
+        self.details.setReadOnly(True)
+        self.details.setMaximumHeight(details_height)
+        self.details.hide()
+        caution = QLabel(texts.RESEARCH_USE_ONLY)
+        caution.setStyleSheet(SMALL)
+        caution.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for part in (self.progress, self.status, self.error, self.details, caution):
+            layout.addWidget(part)
+
+    def clear(self) -> None:
+        """Say nothing any more."""
+        for label in (self.status, self.error):
+            say(label, "")
+        self.details.hide()
+
+    def show_error(self, error: Exception) -> None:
+        """Say in words what went wrong; anything but an AddmError is a bug, and shows where."""
+        if isinstance(error, AddmError):
+            say(self.error, str(error))
+            return
+        if isinstance(error, MemoryError):
+            say(self.error, texts.OUT_OF_MEMORY)
+            return
+        log.error("a bug in napari-addm", exc_info=error)
+        say(self.error, f"This is a bug, please report it: {type(error).__name__}: {error}")
+        self.details.setPlainText("".join(traceback.format_exception(error)))
+        self.details.show()
