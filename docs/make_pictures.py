@@ -55,7 +55,8 @@ class Heartbeat:
         self._last = now
 
     def take_ms(self) -> float:
-        """The longest block since the last time, ms."""
+        """The longest block since the last time, ms; one that is under way counts until now."""
+        self._beat()
         longest, self.longest = self.longest, 0.0
         return round(1000 * longest, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -12,7 +13,12 @@ from collections.abc import Iterator
 import pytest
 
 from napari_addm.widgets import threads
-from napari_addm.widgets.threads import beside_the_gui, hold_garbage, release_garbage
+from napari_addm.widgets.threads import (
+    beside_the_gui,
+    hold_garbage,
+    release_garbage,
+    run_behind_the_gui,
+)
 
 
 class Ring:
@@ -91,6 +97,26 @@ def test_threads_take_turns_often_only_while_somebody_works() -> None:
     assert gc.get_freeze_count() <= threads.FROZEN_BY_PYTHON
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system prefers the window")
+def test_what_computes_and_its_threads_yield_the_processor_and_nobody_else() -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    mine, seen = niceness(), []
+
+    def work() -> None:
+        seen.append(niceness())
+        child = threading.Thread(target=lambda: seen.append(niceness()))
+        child.start()
+        child.join()
+
+    run_behind_the_gui(work)
+    assert seen == [min(19, mine + threads.NICE)] * 2
+    assert niceness() == mine
+    with pytest.raises(ZeroDivisionError):
+        run_behind_the_gui(lambda: 1 // 0)
+
+
 IMPORT = """
 import gc, sys
 from pathlib import Path
@@ -122,3 +148,79 @@ def test_libraries_are_imported_and_their_objects_held() -> None:
         [sys.executable, "-c", IMPORT], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+WARM = """
+import sys
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from vispy.visuals.line import LineVisual
+from vispy.visuals.line.dash_atlas import DashAtlas, _make_pattern
+from napari_addm.widgets import threads
+
+model = ViewerModel()
+threads.warm_units()
+assert not threads.layers_are_warm()
+for _ in threads.warm_layers():
+    assert not threads.layers_are_warm()
+assert threads.layers_are_warm()
+before = set(sys.modules)
+assert "torch" not in before
+model.add_layer(Image(np.eye(3), scale=(2, 3), units=("mm", "mm")))
+model.add_layer(Labels(np.eye(3, dtype=int)))
+late = set(sys.modules) - before
+assert not late & {"scipy.ndimage", "pandas", "skimage.color"}
+assert len(late) < 20, late
+made = _make_pattern.cache_info().misses
+DashAtlas()
+assert _make_pattern.cache_info().misses == made > 0
+"""
+
+
+def test_first_layers_find_all_that_they_import() -> None:
+    """In a process of its own, where nothing is imported yet."""
+    done = subprocess.run(
+        [sys.executable, "-c", WARM], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+ENDS = """
+import sys, time
+from qtpy.QtWidgets import QApplication, QLabel
+
+app = QApplication([])
+from napari_addm.widgets.worker import Jobs
+
+class Panel(QLabel):
+    def hear(self, item):
+        self.setText(str(item))
+
+def count():
+    try:
+        for n in range(10**9):
+            yield n
+    finally:
+        print("closed", flush=True)
+
+panel, jobs = Panel(), Jobs()
+jobs.start("Count", count, yielded=panel.hear, errored=panel.hear)
+jobs.start("Not begun by then", count, yielded=panel.hear, errored=panel.hear) if TWO else None
+while panel.text() in ("", "0", "1"):
+    app.processEvents()
+"""
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_a_script_that_ends_amid_a_job_ends_it(two: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS.replace("TWO", str(two))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "closed" in done.stdout
+    assert "Traceback" not in done.stderr

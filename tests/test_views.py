@@ -160,7 +160,7 @@ def test_patients_left_is_on_the_right_of_the_screen(viewer, views, qtbot) -> No
         viewer.layers.remove(layer.name)
 
 
-def test_letters_say_what_is_shown(viewer, views) -> None:
+def test_letters_say_what_is_shown(viewer, views, qtbot) -> None:
     def letters() -> dict[str, str]:
         overlays = viewer.canvas.overlays
         names = [name for name in overlays if name.startswith(LETTER)]
@@ -170,7 +170,7 @@ def test_letters_say_what_is_shown(viewer, views) -> None:
     add(viewer, brain())
     views.show_plane("Axial")
     axial = {"top_center": "A", "bottom_center": "P", "middle_left": "R", "middle_right": "L"}
-    assert letters() == axial
+    qtbot.waitUntil(lambda: letters() == axial, timeout=5000)  # they come one by one
     views.show_plane("Sagittal")
     assert letters() == {
         "top_center": "S",
@@ -494,9 +494,12 @@ def test_the_bar_says_what_it_shows(alone, qtbot) -> None:
     scan = add(model, brain())
     _, anomaly, _ = add_results(model, scan)
     qtbot.waitUntil(lambda: anomaly.colorbar.visible, timeout=5000)
-    assert model.canvas.overlays["addm_bar_label"].text == "anomaly score"
+    label = model.canvas.overlays["addm_bar_label"]
+    assert label.text == "anomaly score"
     alone.set_threshold(0.4321)
-    assert model.canvas.overlays["addm_bar_label"].text == "anomaly score\nthreshold 0.432"
+    qtbot.waitUntil(lambda: label.text == "anomaly score\nthreshold 0.432", timeout=5000)
+    alone.set_threshold(0.1234)  # few enough new letters
+    assert label.text == "anomaly score\nthreshold 0.123"
     alone.bar_check.setChecked(False)
     assert not anomaly.colorbar.visible
     assert "addm_bar_label" not in model.canvas.overlays

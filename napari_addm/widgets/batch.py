@@ -122,6 +122,7 @@ class BatchWidget(QWidget):
         self._connect()
         self._unwatch = preferences.watch(self._on_preferences)
         self._restore()
+        self._jobs.get_ready(self.notices.show_error)
         when_gone(self, _Farewell(self))
 
     # --- what it looks like ----------------------------------------------------------------------

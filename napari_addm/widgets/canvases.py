@@ -58,6 +58,8 @@ REFRESH_MS = 30
 CLICK_PIXELS = 3
 # Between two steps in which a canvas comes about: time to draw, and for the person.
 FILL_MS = 15
+# Between two letters at the edges that come about: each is a picture of OpenGL's of its own.
+LETTER_MS = 15
 # A new dock has its size after this time.
 SETTLE_MS = 100
 QWIDGETSIZE_MAX = 2**24 - 1  # Qt's; its bindings have no name for it
@@ -164,6 +166,11 @@ class EdgeLetters:
     def __init__(self, viewer: napari.viewer.Viewer | ViewerModel) -> None:
         self._viewer = viewer
         self._connections = Connections()
+        self._drawn: set[str] = set()
+        self._next = QTimer()
+        self._next.setSingleShot(True)
+        self._next.setInterval(LETTER_MS)
+        self._next.timeout.connect(self.update)
         for place in LETTER_PLACES:
             viewer.canvas.overlays[LETTER + place] = TextOverlay(
                 position=place,
@@ -184,19 +191,25 @@ class EdgeLetters:
         self.update()
 
     def update(self, event: Any = None) -> None:
-        """Set the letters to how the viewer shows the layers."""
+        """Set the letters to how the viewer shows the layers; the first time one by one."""
         dims = self._viewer.dims
         known = dims.ndisplay == 2 and dims.ndim == 3 and sides_known(self._viewer.layers)
         if known:
             camera = self._viewer.scene.camera
             for place, letter in edge_letters(dims.displayed, camera.orientation).items():
                 self._viewer.canvas.overlays[LETTER + place].text = letter
+        new = [place for place in LETTER_PLACES if place not in self._drawn] if known else []
+        self._drawn.update(new[:1])
         for place in LETTER_PLACES:
-            self._viewer.canvas.overlays[LETTER + place].visible = known
+            visible = known and place in self._drawn
+            self._viewer.canvas.overlays[LETTER + place].visible = visible
+        if new[1:]:
+            self._next.start()
 
     def close(self) -> None:
         """Take the letters away."""
         self._connections.close()
+        self._next.stop()
         for place in LETTER_PLACES:
             self._viewer.canvas.overlays.pop(LETTER + place, None)
 
@@ -316,16 +329,8 @@ class LinkedCanvas(QWidget):
 
         self.model = ViewerModel(title=title)
         self.model.theme = viewer.theme
-        self.letters = EdgeLetters(self.model)
-        if title:
-            self.model.canvas.overlays[TITLE] = TextOverlay(
-                text=title,
-                position="top_left",
-                font_size=8,
-                color="white",
-                box_color=(0.0, 0.0, 0.0, 0.45),
-                visible=True,
-            )
+        self._title = title
+        self._letters: EdgeLetters | None = None
         self.qt_viewer: QtViewer | None = None
         self.setMinimumSize(120, 120)
         layout = QVBoxLayout(self)
@@ -347,7 +352,7 @@ class LinkedCanvas(QWidget):
         return not self._incomplete
 
     def fill(self) -> None:
-        """One step, for one pass of the event loop: the canvas, then layer after layer."""
+        """One step, for one pass of the event loop: canvas, a layer, words, the other layers."""
         if self._closed or self.complete:
             return
         if self.qt_viewer is None:
@@ -358,6 +363,13 @@ class LinkedCanvas(QWidget):
             layout.addWidget(self.qt_viewer)
             return
         missing = [layer for layer in self._sources if layer not in self._copies]
+        if self._copies or not missing:
+            if self._letters is None:
+                self._letters = EdgeLetters(self.model)
+                return
+            if self._title and TITLE not in self.model.canvas.overlays:
+                self._write_title()
+                return
         if missing:
             self._insert(missing[0])
             self._sync_view()
@@ -374,6 +386,16 @@ class LinkedCanvas(QWidget):
                 setattr(theirs, name, getattr(ours, name))
                 add(getattr(ours.events, name), _copier(ours, theirs, name))
                 add(getattr(theirs.events, name), _copier(theirs, ours, name))
+
+    def _write_title(self) -> None:
+        self.model.canvas.overlays[TITLE] = TextOverlay(
+            text=self._title,
+            position="top_left",
+            font_size=8,
+            color="white",
+            box_color=(0.0, 0.0, 0.0, 0.45),
+            visible=True,
+        )
 
     def copy_of(self, layer: Layer) -> Layer | None:
         """The copy that stands for a layer of the viewer."""
@@ -397,7 +419,8 @@ class LinkedCanvas(QWidget):
             self._timer.stop()
         qt_viewer, self.qt_viewer = self.qt_viewer, None
         with contextlib.suppress(RuntimeError):
-            self.letters.close()
+            if self._letters is not None:
+                self._letters.close()
             if qt_viewer is not None:
                 qt_viewer.close()
                 qt_viewer.setParent(None)  # whom PySide6 keeps alive it keeps whole

@@ -124,6 +124,7 @@ class DetectWidget(QWidget):
         self._connect()
         self._unwatch = preferences.watch(self._on_preferences)
         self._restore()
+        self._jobs.get_ready(self.notices.show_error)
         self._on_layers()
         active = viewer.layers.selection.active
         if isinstance(active, Image) and not is_output(active):

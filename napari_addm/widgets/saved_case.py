@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,9 +99,6 @@ def read_case(
     done = result is not None and result.status == "done"
     version = CaseVersion(str(output), case.name, result.key if result and done else "")
     yield version
-    # napari imports them with the first labels layer, which would hold the viewer up.
-    for library in ("pandas", "skimage.color"):
-        import_module(library)
     scan = read_volume(case.scan, frame=frame)
     notes: list[str] = []
     paths = case.paths(output)

@@ -7,30 +7,33 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 
-# What a run needs, and what napari imports with the first labels layer, on the GUI's thread.
+# What a run needs.
 LIBRARIES = (
     "torch",
     "napari_addm.methods",
     "monai.networks.nets.diffusion_model_unet",
-    "pandas",
-    "skimage.color",
 )
+# What napari imports on the GUI's thread with the first image, and with the first labels.
+LAYER_LIBRARIES = ("scipy.ndimage", "pandas", "skimage.color.colorconv", "skimage.util")
 TORCH_LIBRARY = "libtorch_cpu"
 SWITCH_SECONDS = 0.0005
 # So many objects Python itself leaves out of the search for garbage; more, and somebody else does.
 FROZEN_BY_PYTHON = 2000
+# Of the nice values: a tenth of the processor's time where the GUI wants it, all of it where not.
+NICE = 10
 
-_lock = Lock()
+_lock = threading.Lock()
 _working = 0
 _interval = 0.0
 _holding = 0
 _freezing = False
+_warm = False
 
 
 def import_libraries() -> None:
@@ -41,6 +44,65 @@ def import_libraries() -> None:
         _load_torch_library()
         for name in LIBRARIES:
             import_module(name)
+
+
+def warm_units() -> None:
+    """Have the units read that napari needs with the first layer.
+
+    It takes .1 s, on the GUI's thread: half-read units are of no use to anybody.
+    """
+    import pint
+
+    pint.get_application_registry().Unit("mm")
+
+
+def layers_are_warm() -> bool:
+    """Whether there is nothing left for `warm_layers` to do."""
+    return _warm
+
+
+def warm_layers() -> Iterator[None]:
+    """Do beforehand what napari would do with the first layers; a generator for a `Job`.
+
+    It would hold the GUI up for .3 s.
+    """
+    global _warm
+    for name in LAYER_LIBRARIES:
+        import_module(name)
+        yield
+    from vispy.visuals.line.dash_atlas import DashAtlas
+
+    DashAtlas()  # VisPy keeps its patterns, and every labels layer has three of these
+    _warm = True
+
+
+def run_behind_the_gui(work: Callable[[], None]) -> None:
+    """Call a function in a thread that gets the processor where the GUI does not want it, and wait.
+
+    On Linux the threads that it starts, torch's among them, inherit that. Windows and macOS
+    prefer the window in front by themselves.
+    """
+
+    raised: list[BaseException] = []
+
+    def behind() -> None:
+        if sys.platform == "linux":
+            here = threading.get_native_id()  # on Linux a thread has a priority of its own
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, here, os.getpriority(os.PRIO_PROCESS, here) + NICE)
+        try:
+            with beside_the_gui():
+                work()
+        except BaseException as error:
+            raised.append(error)
+
+    # A new one, because only an administrator could give a thread of Qt's pool its priority back;
+    # and one that a script which ends without quitting Qt does not wait for.
+    thread = threading.Thread(target=behind, name="behind the GUI", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 def hold_garbage() -> None:

@@ -55,6 +55,9 @@ BAR_LABEL = "addm_bar_label"
 SIDE_TITLE = "addm_side_title"
 # After the layers have changed: OpenGL has its hands full with those.
 BAR_MS = 100
+# napari takes several ms for a letter that it has not yet drawn; so many new ones at a time.
+NEW_LETTERS = 5
+LETTERS_MS = 30
 # From the front and a little from above and the side; axes S, A, R.
 VIEW_3D = ((-0.25, -1.0, 0.35), (1.0, 0.0, 0.0))
 
@@ -110,6 +113,11 @@ class Views(QWidget):
         self._bar_later.setSingleShot(True)
         self._bar_later.setInterval(BAR_MS)
         self._bar_later.timeout.connect(self._show_bar)
+        self._drawn_letters: set[str] = set()
+        self._letters_later = QTimer(self)
+        self._letters_later.setSingleShot(True)
+        self._letters_later.setInterval(LETTERS_MS)
+        self._letters_later.timeout.connect(self._write_bar_label)
         self._build()
         self._keys = self._bind_keys()
         layers = viewer.layers.events
@@ -389,12 +397,24 @@ class Views(QWidget):
     def set_threshold(self, threshold: float) -> None:
         """Say beside the colour bar where the threshold lies."""
         self._threshold = threshold
-        if BAR_LABEL in self._viewer.canvas.overlays:
-            self._viewer.canvas.overlays[BAR_LABEL].text = self._bar_words()
+        self._write_bar_label()
 
     def _bar_words(self) -> str:
         words = texts.COLOUR_BAR_LABEL
         return words if self._threshold is None else f"{words}\nthreshold {self._threshold:.3g}"
+
+    def _write_bar_label(self) -> None:
+        """Write it, a few new letters at a time."""
+        label = self._viewer.canvas.overlays.get(BAR_LABEL)
+        if label is None:
+            return
+        words = self._bar_words()
+        new = list(dict.fromkeys(letter for letter in words if letter not in self._drawn_letters))
+        if len(new) > NEW_LETTERS:
+            words = words[: words.index(new[NEW_LETTERS])]
+            self._letters_later.start()
+        self._drawn_letters.update(words)
+        label.text = words
 
     def _show_bar(self) -> None:
         maps = [
@@ -406,8 +426,10 @@ class Views(QWidget):
         overlays = self._viewer.canvas.overlays
         if on and maps and BAR_LABEL not in overlays:
             overlays[BAR_LABEL] = TextOverlay(
-                text=self._bar_words(), position="top_right", font_size=8, visible=True
+                text="", position="top_right", font_size=8, visible=True
             )
+            self._write_bar_label()
+        if self._letters_later.isActive():
             # Its letters are drawn first, and then the bar's.
             self._bar_later.start()
             return

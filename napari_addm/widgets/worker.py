@@ -6,6 +6,7 @@ layers on the main thread (:class:`LayerData`) and hears back by Qt signals.
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import closing
@@ -43,13 +44,22 @@ from napari_addm.widgets.layers import (
     volume_to_layer,
 )
 from napari_addm.widgets.review import LiveMarker
-from napari_addm.widgets.threads import beside_the_gui, import_libraries
+from napari_addm.widgets.threads import (
+    import_libraries,
+    layers_are_warm,
+    run_behind_the_gui,
+    warm_layers,
+    warm_units,
+)
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
 HANDLED_SECONDS = 0.05
 """How often a job that waits for the GUI looks whether it was told to stop."""
+
+LAST_SECONDS = 30.0
+"""How long Python, which ends, waits for a job to stop within its step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -515,15 +525,24 @@ class Job(WorkerBase):
         super().__init__(SignalsClass=JobSignals)  # type: ignore[arg-type]
         self._generate = generate
         self._args = args
+        self._ended = Event()
+        _end_with_python()
+        _all_jobs.add(self)
 
     def work(self) -> None:
         """Until the end, or until `quit` was called, whichever comes first."""
+        try:
+            run_behind_the_gui(self._drive)
+        finally:
+            self._ended.set()
+
+    def _drive(self) -> None:
         signals = self.signals
         assert isinstance(signals, JobSignals)
         handled = signals.handled
         handled.set()  # nothing is waiting
         try:
-            with beside_the_gui(), closing(self._generate(*self._args)) as items:
+            with closing(self._generate(*self._args)) as items:
                 for item in items:
                     # at most one item ahead of the GUI
                     while not handled.wait(HANDLED_SECONDS) and not self.abort_requested:
@@ -535,6 +554,32 @@ class Job(WorkerBase):
                         return
         except Exception as error:
             self.failed.emit(error)
+
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it was started and has not ended."""
+        return bool(self.is_running) and not self._ended.is_set()
+
+    def end(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        self.quit()
+        self._ended.wait(LAST_SECONDS)
+
+
+_all_jobs: WeakSet[Job] = WeakSet()
+
+
+@lru_cache
+def _end_with_python() -> None:
+    """Where a script ends without quitting Qt, end its jobs before Qt's objects go."""
+    atexit.register(_end_all)
+
+
+def _end_all() -> None:
+    for job in list(_all_jobs):
+        if job.under_way:
+            job.end()
 
 
 class _Named(partial[Any]):
@@ -552,9 +597,9 @@ def start_job(
     name: str,
     generate: Callable[..., Iterator[Any]],
     *args: Any,
-    yielded: Callable[[Any], object],
+    yielded: Callable[[Any], object] | None = None,
     errored: Callable[[Exception], object],
-    finished: Callable[[], object],
+    finished: Callable[[], object] | None = None,
 ) -> Job:
     """Run a generator off the GUI thread.
 
@@ -565,18 +610,19 @@ def start_job(
     generate : callable
         A generator function, called with `args` in the other thread.
     yielded, errored, finished : callable
-        Methods of a living QObject, so that Qt calls them in its thread, and
-        no longer once it is deleted.
+        What hears of it, the first and the last if wanted: methods of a living QObject, so that
+        Qt calls them in its thread, and no longer once it is deleted.
     """
     from napari.qt.threading import create_worker
 
+    heard = {"yielded": yielded, "failed": errored, "finished": finished}
     job = create_worker(
         _Named(_call, generate, name=name),
         *args,
         _start_thread=False,
         _worker_class=Job,
         _ignore_errors=True,
-        _connect={"yielded": yielded, "failed": errored, "finished": finished},
+        _connect={signal: slot for signal, slot in heard.items() if slot is not None},
     )
     job.yielded.connect(job.signals.on_yielded)  # the last to hear
     job.start()
@@ -594,6 +640,12 @@ class Jobs:
         job = start_job(*args, **options)
         self._all.add(job)
         return job
+
+    def get_ready(self, errored: Callable[[Exception], object]) -> None:
+        """Do now what napari would do with its first layers; once, main thread only."""
+        warm_units()
+        if not layers_are_warm():
+            self.start("Get ready for layers", warm_layers, errored=errored)
 
     def quit(self) -> None:
         """Ask all of them to stop."""
