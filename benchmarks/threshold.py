@@ -1,10 +1,10 @@
 """How long a moved threshold takes to the screen, and where the time goes.
 
-    python benchmarks/threshold.py SCAN [--checkpoint FILE] [--thresholds 40] [--draws 2]
+    python benchmarks/threshold.py SCAN [--checkpoint FILE] [--thresholds 40] [--most .98]
 
-The scan is run once. Then the slider of the panel is set to thresholds from the lowest to
-the highest score of the brain, up and down again, in a real viewer; needs a display (such
-as ``xvfb-run -a -s "-screen 0 1280x800x24"``). Printed are median and worst of
+The scan is run once. Then the slider of the panel is set to thresholds from one that marks the
+share `--most` of the brain to the highest score, up and down again, in a real viewer; needs a
+display (such as ``xvfb-run -a -s "-screen 0 1280x800x24"``). Printed are median and worst of
 
 - marking: labelling and measuring the findings,
 - ours: from the slider to the labels, colours and table, all handed to Qt and napari,
@@ -58,6 +58,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--thresholds", type=int, default=40)
     parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument(
+        "--most", type=float, default=0.98, help="share of the brain marked at most"
+    )
     options = parser.parse_args()
 
     scan = read_volume(options.scan)
@@ -72,7 +75,9 @@ def main() -> None:
     detection = run(scan, checkpoint, DetectionSettings(draws=options.draws))
     show(panel, viewer, layer, checkpoint, detection)
     brain = detection.anomaly.data[detection.brain_mask.data]
-    rising = np.quantile(brain[brain > 0], np.linspace(0.02, 0.999, options.thresholds // 2))
+    rising = np.quantile(
+        brain[brain > 0], np.linspace(1 - options.most, 0.999, options.thresholds // 2)
+    )
     thresholds = [*rising.tolist(), *rising[-2::-1].tolist()]  # never the same twice running
     (labels,) = [one for one in viewer.layers if is_output(one) and one.name.endswith("anomalies")]
 

@@ -331,7 +331,7 @@ class ResultLayers:
         shown = self.placed.from_layer(layer.data)
         for box in boxes or (EVERYWHERE,):
             shown[box] = array[box]
-        layer.refresh()
+        layer.refresh(highlight=False, extent=False)
 
     def _create(self, role: str, data: np.ndarray, threshold: float) -> Layer:
         arguments: dict[str, Any] = {

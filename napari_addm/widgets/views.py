@@ -58,6 +58,8 @@ BAR_MS = 100
 # napari takes several ms for a letter that it has not yet drawn; so many new ones at a time.
 NEW_LETTERS = 5
 LETTERS_MS = 30
+# A threshold has to rest for so long before it is written: OpenGL takes its time for words.
+REST_MS = 150
 # From the front and a little from above and the side; axes S, A, R.
 VIEW_3D = ((-0.25, -1.0, 0.35), (1.0, 0.0, 0.0))
 
@@ -118,6 +120,10 @@ class Views(QWidget):
         self._letters_later.setSingleShot(True)
         self._letters_later.setInterval(LETTERS_MS)
         self._letters_later.timeout.connect(self._write_bar_label)
+        self._label_later = QTimer(self)
+        self._label_later.setSingleShot(True)
+        self._label_later.setInterval(REST_MS)
+        self._label_later.timeout.connect(self._write_bar_label)
         self._build()
         self._keys = self._bind_keys()
         layers = viewer.layers.events
@@ -397,7 +403,7 @@ class Views(QWidget):
     def set_threshold(self, threshold: float) -> None:
         """Say beside the colour bar where the threshold lies."""
         self._threshold = threshold
-        self._write_bar_label()
+        self._label_later.start()
 
     def _bar_words(self) -> str:
         words = texts.COLOUR_BAR_LABEL

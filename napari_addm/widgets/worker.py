@@ -555,7 +555,6 @@ class Job(WorkerBase):
         except Exception as error:
             self.failed.emit(error)
 
-
     @property
     def under_way(self) -> bool:
         """Whether it was started and has not ended."""
