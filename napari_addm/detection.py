@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial as partial_of
 from importlib.util import find_spec
+from threading import Barrier
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -46,6 +49,11 @@ BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16, "openvino": 4}
 FEW = 4
 """The batch for a few slices: a large one would let the first of them wait for the last."""
 
+LANES = 2
+"""How many calls of the network run side by side on a CPU, sharing torch's threads. More would
+only take more memory where there are two cores, and make a single slice slower where there are
+many."""
+
 PARTIAL_INTERVAL = 3.0
 """A partial result comes when this many times its own cost has passed since the last one."""
 
@@ -54,6 +62,11 @@ REFRESH_INTERVAL = 10.0
 
 PARTIAL_CONTEXT_MM = 16.0
 """How far a partial result looks for neighbours of a slice."""
+
+ASYMMETRIC = (
+    "left and right of this brain are too different to be compared: every place is compared with "
+    "the scan's median instead"
+)
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "openvino")
@@ -412,6 +425,38 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
     return engine
 
 
+def _network_lanes(device: str) -> tuple[ThreadPoolExecutor, int]:
+    """Threads to call a network in, and how many they are.
+
+    On the CPU they share torch's threads evenly, so that a call is rounded the same whether or
+    not another runs beside it. Elsewhere there is one.
+
+    Parameters
+    ----------
+    device : str
+        As in :data:`DEVICES`, but not ``"auto"``.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if device != "cpu":
+        return ThreadPoolExecutor(1), 1
+    count = min(LANES, threads)
+    ready = Barrier(count + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # or the thread would take the process's number at its first call
+        torch.set_num_threads(threads // count)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(count, initializer=start)
+    for _ in range(count):
+        pool.submit(int)
+    ready.wait()
+    torch.set_num_threads(threads)  # threads that come later start with what was set last
+    return pool, count
+
+
 def free_memory() -> None:
     """Forget the network that is kept between runs, and give its memory back."""
     import torch
@@ -420,6 +465,47 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+Arrays = tuple[Grid, Grid | None]
+
+
+@dataclass
+class _Job:
+    """A batch on its way through the network.
+
+    Attributes
+    ----------
+    pairs : list of (int, int)
+        Slice and draw of each.
+    chain : iterator of Reconstruction
+    left : int
+        Steps that are not done yet.
+    call : Future or None
+        The step that is on its way.
+    """
+
+    pairs: list[tuple[int, int]]
+    chain: Iterator[Reconstruction]
+    left: int
+    call: Future[tuple[float, Arrays | None]] | None = None
+
+    def step(self) -> tuple[float, Arrays | None]:
+        """One call of the network: its seconds and, after the last one, what came of it."""
+        started = time.perf_counter()
+        reconstruction = next(self.chain)
+        arrays = None if self.left > 1 else _arrays(reconstruction, len(self.pairs))
+        return time.perf_counter() - started, arrays
+
+
+def _arrays(reconstruction: Reconstruction, count: int) -> Arrays:
+    """Image and weight of the first slices, (count, H, W); what fills the batch up is left out."""
+    image, weight = reconstruction.image, reconstruction.weight
+    # numpy, because torch would take all its threads for this little from those that need them
+    images = image[:count, 0].cpu().numpy()
+    if not np.isfinite(images).all():
+        raise FloatingPointError("the network gave NaN or infinity")
+    return images, None if weight is None else weight[:count, 0].cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -709,11 +795,6 @@ def detect(
             "single slices are scored without their neighbours: the calibrated threshold fits "
             "whole volumes"
         )
-    if settings.symmetry and ready.mirror_plane is None:
-        warnings.append(
-            "left and right of this brain are too different to be compared: every place is "
-            "compared with the scan's median instead"
-        )
     centre = first_slice() if callable(first_slice) else first_slice
     order = _order(slices, settings.slices, centre)
     batch = _batch(settings, device, len(order), len(slices.images))
@@ -760,74 +841,124 @@ def detect(
     calls = 0
     shown_at, taking = 0.0, 0.0
     refreshed_at, refreshing = elapsed(), None
+    jobs: deque[_Job] = deque()
+    pool, lanes = _network_lanes(device)
+    aside = ThreadPoolExecutor(1)
+    getting_ready = aside.submit(
+        ready.get_ready, specification.detection.score.erosion_mm, symmetry=settings.symmetry
+    )
 
-    def left(pairs: int) -> int:
-        """Calls of the network for so many slices and draws."""
-        return per_batch * -(-pairs // kept.batch)
+    def await_ready() -> None:
+        getting_ready.result()
+        if settings.symmetry and ready.mirror_plane is None and ASYMMETRIC not in warnings:
+            warnings.append(ASYMMETRIC)
+
+    def batches(pairs: int) -> int:
+        return -(-pairs // kept.batch)
+
+    def beside(batches: int) -> int:
+        """How many of so many batches are at work at once."""
+        return max(1, min(lanes, batches))
 
     def pace() -> Pace | None:
         if kept.pace is None:
             return None
-        each = draws * per_batch * kept.pace / kept.batch
+        each, rest = batches(draws), batches(len(kept.missing(range(len(slices.images)), draws)))
         model_slices = slices.volume.spacing[0] / slices.spacing_mm[0]
-        missing = kept.missing(range(len(slices.images)), draws)
-        return Pace(max(1.0, model_slices) * each, left(len(missing)) * kept.pace)
+        return Pace(
+            max(1.0, model_slices) * draws / kept.batch * per_batch * kept.pace / beside(each),
+            rest * per_batch * kept.pace / beside(rest),
+        )
 
-    pairs = kept.missing(order, draws)
-    while pairs:
+    def waiting() -> list[tuple[int, int]]:
+        """What no lane has taken yet."""
+        taken = {pair for job in jobs for pair in job.pairs}
+        return [pair for pair in kept.missing(order, draws) if pair not in taken]
+
+    def reconstruct(network: nn.Module, pairs: list[tuple[int, int]]) -> Iterator[Reconstruction]:
+        whole = pairs + pairs[-1:] * (kept.batch - len(pairs))
+        positions = [position for position, _ in whole]
+        clean = torch.from_numpy(slices.images[positions])[:, None].to(_home(kept.device))
+        named = [(int(slices.indices[position]), draw) for position, draw in whole]
+        fresh = partial_of(_fresh_noise, noise, named, clean)
+        yield from method.reconstruct(network, specification, clean, sampling, fresh)
+
+    def fill() -> None:
+        """Give every lane something to do."""
+        nonlocal centre, order
         if callable(first_slice) and first_slice() != centre:
             centre = first_slice()
             order = _order(slices, settings.slices, centre)
-            pairs = kept.missing(order, draws)
-        total = calls + left(len(pairs))
-        before = calls
-        try:
-            # in the loop, because the device may have to change
+        pairs = waiting() if len(jobs) < lanes else []
+        while pairs and len(jobs) < lanes:
+            now, pairs = pairs[: kept.batch], pairs[kept.batch :]
+            # here, because the device may have to change
             engine = _engine_for(checkpoint, kept, precision, seconds)
-            home = _home(kept.device)
-            now = pairs[: kept.batch]
-            whole = now + now[-1:] * (kept.batch - len(now))
-            positions = [position for position, _ in whole]
-            clean = torch.from_numpy(slices.images[positions])[:, None].to(home)
-            named = [(int(slices.indices[position]), draw) for position, draw in whole]
-            ticking = time.perf_counter()
-            chain = method.reconstruct(
-                engine.network,
-                specification,
-                clean,
-                sampling,
-                partial_of(_fresh_noise, noise, named, clean),
-            )
-            for reconstruction in chain:
-                took = time.perf_counter() - ticking
-                seconds["network"] += took
-                kept.time(took)
-                calls += 1
-                if calls == before + per_batch:
-                    _keep(kept, now, reconstruction)  # first, because a cancel comes at the yield
-                eta = (total - calls) * (kept.pace or 0.0)
-                yield Progress("reconstruct", calls, total, elapsed(), eta)
+            jobs.append(_Job(now, reconstruct(engine.network, now), per_batch))
+        for job in jobs:
+            if job.call is None:
+                job.call = pool.submit(job.step)
+
+    def drop() -> None:
+        """Forget what is on its way, once it has come to rest."""
+        nonlocal calls
+        wait([job.call for job in jobs if job.call is not None])
+        calls -= sum(per_batch - job.left for job in jobs)
+        jobs.clear()
+
+    try:
+        while True:
+            try:
+                fill()
+                if not jobs:
+                    break
+                # In turn, so that the order of things does not depend on which is faster.
+                job = jobs[0]
+                assert job.call is not None
                 ticking = time.perf_counter()
-        except FloatingPointError as error:
-            if kept.precision == "float32":
-                raise AddmError(
-                    f"{checkpoint.path}: the network gives NaN or infinity on "
-                    f"{volume.name}; use another checkpoint."
-                ) from error
-            calls = before
-            kept.warnings.append(f"NaN in {kept.precision}: went on in float32")
-            kept.precision = "float32"
-            continue
-        except (RuntimeError, MemoryError, NotImplementedError) as error:
-            calls = before
-            _retreat(error, kept, precision)
-            continue
-        pairs = kept.missing(order, draws)
-        state.gather()
-        # Scoring must not outweigh the network where one step is all there is to do.
-        due = elapsed() - shown_at > PARTIAL_INTERVAL * taking
-        # Empty slices are complete at once, and no news.
-        if pairs and partial and due and (state.complete() & slices.holds_brain).any():
+                took, arrays = job.call.result()
+                seconds["network"] += time.perf_counter() - ticking
+                kept.time(took)
+                job.call = None
+                job.left -= 1
+                calls += 1
+                if arrays is None:
+                    jobs.rotate(-1)
+                else:
+                    kept.put(job.pairs, *arrays)  # now, because a cancel comes at the yield
+                    jobs.popleft()
+            except FloatingPointError as error:
+                drop()
+                if kept.precision == "float32":
+                    raise AddmError(
+                        f"{checkpoint.path}: the network gives NaN or infinity on "
+                        f"{volume.name}; use another checkpoint."
+                    ) from error
+                kept.warnings.append(f"NaN in {kept.precision}: went on in float32")
+                kept.precision = "float32"
+                continue
+            except (RuntimeError, MemoryError, NotImplementedError) as error:
+                alone = len(jobs) == 1
+                drop()
+                if _is_out_of_memory(error) and not alone:
+                    lanes = 1  # one by one they may fit
+                else:
+                    _retreat(error, kept, precision)
+                continue
+            rest = waiting()
+            left = batches(len(rest)) * per_batch + sum(each.left for each in jobs)
+            eta = left * (kept.pace or 0.0) / beside(len(jobs) + batches(len(rest)))
+            yield Progress("reconstruct", calls, calls + left, elapsed(), eta)
+            if arrays is None or not partial or not left:
+                continue
+            state.gather()
+            # Scoring must not outweigh the network where one step is all there is to do.
+            due = elapsed() - shown_at > PARTIAL_INTERVAL * taking
+            # Empty slices are complete at once, and no news.
+            if not due or not (state.complete() & slices.holds_brain).any():
+                continue
+            fill()
+            await_ready()
             begun = elapsed()
             again = refreshing is not None and begun - refreshed_at > REFRESH_INTERVAL * refreshing
             taken = state.refresh() if again else state.extend()
@@ -839,7 +970,7 @@ def detect(
             yield Progress(
                 "reconstruct",
                 calls,
-                total,
+                calls + left,
                 elapsed(),
                 eta,
                 taken.new,
@@ -847,6 +978,10 @@ def detect(
                 taken.changed,
                 pace(),
             )
+        await_ready()
+    finally:
+        aside.shutdown()
+        pool.shutdown(cancel_futures=True)
 
     if kept.device.startswith("cuda"):
         torch.cuda.empty_cache()  # other programs of the desk want it too
@@ -880,22 +1015,6 @@ def _batch(settings: DetectionSettings, device: str, wanted: int, count: int) ->
     # Equal batches: a small last one costs as much as a full one.
     pairs = count * settings.draws
     return -(-pairs // -(-pairs // size))
-
-
-def _keep(
-    kept: Reconstructions, pairs: Sequence[tuple[int, int]], reconstruction: Reconstruction
-) -> None:
-    import torch
-
-    image, weight = reconstruction.image, reconstruction.weight
-    if not torch.isfinite(image).all():
-        raise FloatingPointError("the network gave NaN or infinity")
-    count = len(pairs)  # what fills the batch up is left out
-    kept.put(
-        pairs,
-        image[:count, 0].cpu().numpy(),
-        None if weight is None else weight[:count, 0].cpu().numpy(),
-    )
 
 
 def _engine_for(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -283,7 +283,13 @@ def save_detection(
                     hashes = {key: pool.submit(voxels_sha256, maps[key].data) for key in maps}
                     inputs = pool.submit(_inputs, volume, detection, frame, mask, mask_given)
                     computed = pool.submit(
-                        _labels_entry, volume, detection, labels, threshold, minimum_ml
+                        _labels_entry,
+                        volume,
+                        detection,
+                        labels,
+                        threshold,
+                        minimum_ml,
+                        hashes["labels"],
                     )
                 for written in writing:
                     written.result()
@@ -420,9 +426,16 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _labels_entry(
-    volume: Volume, detection: Detection, labels: np.ndarray, threshold: float, minimum_ml: float
+    volume: Volume,
+    detection: Detection,
+    labels: np.ndarray,
+    threshold: float,
+    minimum_ml: float,
+    sha256: Future[str],
 ) -> LabelsEntry:
     computed = computed_labels(volume, detection, threshold, minimum_ml)
+    if np.array_equal(computed, labels):  # nobody edited them
+        return LabelsEntry(computed_voxels_sha256=sha256.result(), edited_voxels=0)
     return LabelsEntry(
         computed_voxels_sha256=voxels_sha256(computed),
         edited_voxels=edited_voxels(computed, labels),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_addm.errors import InputError, MissingExtraError
+from napari_addm.parallel import beside, one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -231,8 +232,7 @@ class Slices:
         def fill(map_: NDArray[np.float32], grid: NDArray[np.float32]) -> None:
             np.multiply(_resample(grid * weight, to_model, box), gain, out=map_[place])
 
-        with ThreadPoolExecutor() as pool:  # numpy lets them compute side by side
-            list(pool.map(fill, maps, grids))
+        beside(fill, maps, grids)
         return maps
 
 
@@ -251,15 +251,16 @@ def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np
         return samples
     # Parallel grids: one product with a sparse matrix along each axis, many times faster than
     # scipy, and first along those that get shorter.
-    for axis in sorted(range(3), key=lambda a: shape[a] / values.shape[a]):
-        weights = _linear(values.shape[axis], shape[axis], diagonal[axis], offset[axis])
-        if axis == 0:
-            size = values.shape[1:]
-            values = (weights @ values.reshape(len(values), -1)).reshape(-1, *size)
-        elif axis == 1:
-            values = weights @ values
-        else:
-            values = values @ weights.T
+    with one_blas_thread():
+        for axis in sorted(range(3), key=lambda a: shape[a] / values.shape[a]):
+            weights = _linear(values.shape[axis], shape[axis], diagonal[axis], offset[axis])
+            if axis == 0:
+                size = values.shape[1:]
+                values = (weights @ values.reshape(len(values), -1)).reshape(-1, *size)
+            elif axis == 1:
+                values = weights @ values
+            else:
+                values = values @ weights.T
     return values
 
 
@@ -304,10 +305,9 @@ def find_brain(volume: Volume) -> NDArray[np.bool_] | None:
 
 def _largest_solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest connected part of a mask, its holes filled."""
-    boxes = ndimage.find_objects(mask.astype(np.uint8))
-    if not boxes or boxes[0] is None:
+    if not mask.any():
         return mask
-    box = boxes[0]
+    box = _bounding_box(mask)
     labels, count = ndimage.label(mask[box])
     part = mask[box]
     if count > 1:
@@ -411,43 +411,46 @@ def prepare(
         )
 
     box = _bounding_box(brain_mask)
-    values = volume.data[brain_mask]
+    values = volume.data[box][brain_mask[box]]
     if np.ptp(values) == 0:
         raise InputError(
             f"{volume.name}: all voxels of the brain mask have the same value; check the scan and "
             "the mask."
         )
-    percentiles = np.percentile(values, specification.percentiles)
-    # Equal percentiles (few grey levels) would make the map many-valued.
-    percentiles += np.arange(len(percentiles)) * 1e-6 * max(float(np.ptp(percentiles)), 1e-6)
-    intensity = IntensityMap(percentiles, np.asarray(specification.landmarks, float))
-
     affine, depth = _model_grid(volume, brain_mask, box, specification)
     height, width = specification.size
     to_volume = np.linalg.inv(volume.affine) @ affine
-    images, masks = _to_model(volume.data, brain_mask, box, to_volume, (depth, height, width))
-    outside = 1.0 - masks.sum() * np.prod(specification.spacing_mm) / 1000.0 / brain_ml
-    if outside > 0.05:
-        warnings.append(
-            f"{outside:.0%} of the brain mask lies outside the model's field of "
-            f"{height * specification.spacing_mm[1]:.0f} x "
-            f"{width * specification.spacing_mm[2]:.0f} mm and has no map"
-        )
-    pixel_cm2 = specification.spacing_mm[1] * specification.spacing_mm[2] / 100.0
-    indices = np.flatnonzero(masks.sum(axis=(1, 2)) * pixel_cm2 >= SMALLEST_SLICE_CM2)
-    if not len(indices):
-        raise InputError(
-            f"{volume.name}: no slice holds {SMALLEST_SLICE_CM2:g} cm² of brain; check the voxel "
-            "size in the header and the brain mask."
-        )
-    contrast = depth_contrast(intensity.forward(images), masks, specification.spacing_mm)
+    with ThreadPoolExecutor(1) as aside:
+        sorting = aside.submit(np.percentile, values, specification.percentiles)
+        images, masks = _to_model(volume.data, brain_mask, box, to_volume, (depth, height, width))
+        percentiles = sorting.result()
+        # Equal percentiles (few grey levels) would make the map many-valued.
+        percentiles += np.arange(len(percentiles)) * 1e-6 * max(float(np.ptp(percentiles)), 1e-6)
+        intensity = IntensityMap(percentiles, np.asarray(specification.landmarks, float))
+        outside = 1.0 - masks.sum() * np.prod(specification.spacing_mm) / 1000.0 / brain_ml
+        if outside > 0.05:
+            warnings.append(
+                f"{outside:.0%} of the brain mask lies outside the model's field of "
+                f"{height * specification.spacing_mm[1]:.0f} x "
+                f"{width * specification.spacing_mm[2]:.0f} mm and has no map"
+            )
+        pixel_cm2 = specification.spacing_mm[1] * specification.spacing_mm[2] / 100.0
+        indices = np.flatnonzero(masks.sum(axis=(1, 2)) * pixel_cm2 >= SMALLEST_SLICE_CM2)
+        if not len(indices):
+            raise InputError(
+                f"{volume.name}: no slice holds {SMALLEST_SLICE_CM2:g} cm² of brain; check the "
+                "voxel size in the header and the brain mask."
+            )
+        images = intensity.forward(images)
+        comparing = aside.submit(depth_contrast, images, masks, specification.spacing_mm)
+        images, masks = images[indices], masks[indices]
+        images = np.where(masks, 2.0 * images - 1.0, -1.0).astype(np.float32)
+        contrast = comparing.result()
     if contrast is not None and contrast < LEAST_DEPTH_CONTRAST:
         warnings.append(
             "the deep brain is not brighter than its surface, as it is in a T1-weighted scan: the "
             "model knows only T1, so do not trust the map"
         )
-    images, masks = images[indices], masks[indices]
-    images = np.where(masks, 2.0 * intensity.forward(images) - 1.0, -1.0).astype(np.float32)
     return Slices(
         images, masks, indices, depth, affine, volume, brain_mask, intensity, tuple(warnings), box
     )
@@ -471,20 +474,20 @@ def depth_contrast(
         Difference of the medians 10 to 25 mm deep and at most 6 mm deep; None if
         there is too little of either.
     """
-    padded = np.pad(mask, 1)  # the brain ends at the grid's edge
+    box = _bounding_box(mask)
+    padded = np.pad(mask[box], 1)  # the brain ends at the grid's edge
     depth = ndimage.distance_transform_edt(padded, sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
-    deep = values[(depth > 10.0) & (depth <= 25.0)]
-    outer = values[(depth > 0.0) & (depth <= 6.0)]
+    deep = values[box][(depth > 10.0) & (depth <= 25.0)]
+    outer = values[box][(depth > 0.0) & (depth <= 6.0)]
     if min(deep.size, outer.size) < 1000:
         return None
     return float(np.median(deep) - np.median(outer))
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> Box:
-    bounds = [
-        np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)
-    ]
-    s, a, r = (slice(int(b[0]), int(b[-1]) + 1) for b in bounds)
+    across = np.asarray(mask.any(axis=0))
+    bounds = [mask.any(axis=(1, 2)), across.any(axis=1), across.any(axis=0)]
+    s, a, r = (slice(int(b[0]), int(b[-1]) + 1) for b in map(np.flatnonzero, bounds))
     return s, a, r
 
 
@@ -492,8 +495,13 @@ def _model_grid(
     volume: Volume, mask: NDArray[np.bool_], box: Box, specification: PreparationSpecification
 ) -> tuple[Affine, int]:
     """World-aligned axial grid centred on the brain: its affine and its depth."""
-    edge = mask[box] & ~ndimage.binary_erosion(mask[box])
-    points = np.argwhere(edge) + [s.start for s in box]
+    # What lies farthest out along any direction is an end of its row.
+    inside = mask[box]
+    rows = np.argwhere(inside.any(axis=2))
+    s, a = rows.T
+    ends = inside.argmax(axis=2)[s, a], inside.shape[2] - 1 - inside[..., ::-1].argmax(axis=2)[s, a]
+    points = np.concatenate([np.column_stack([rows, end]) for end in ends])
+    points += [axis.start for axis in box]
     world = points @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     low, high = world.min(axis=0), world.max(axis=0)
     z, y, x = specification.spacing_mm
@@ -519,16 +527,18 @@ def _to_model(
     ratio = np.linalg.norm(to_volume[:3, :3], axis=1)
     # A Gaussian whose width makes up the difference between the two voxel sizes.
     sigma = np.sqrt(np.maximum(ratio**2 - 1.0, 0.0)) / 2.355
-    weight = mask[box].astype(np.float32)
-    values = np.where(mask[box], data[box], 0).astype(np.float32)
-    for axis, width in enumerate(sigma):
-        if width > 0.2:
-            values = ndimage.gaussian_filter1d(values, width, axis, mode="constant", truncate=3.0)
-            weight = ndimage.gaussian_filter1d(weight, width, axis, mode="constant", truncate=3.0)
     shift = np.eye(4)
     shift[:3, 3] = [-s.start for s in box]
-    whole = tuple(slice(0, n) for n in shape)
-    matrix = shift @ to_volume
-    total = _resample(values, matrix, whole)  # type: ignore[arg-type]
-    share = _resample(weight, matrix, whole)  # type: ignore[arg-type]
+    depth, height, width = (slice(0, n) for n in shape)
+
+    def average(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        for axis, deviation in enumerate(sigma):
+            if deviation > 0.2:
+                values = ndimage.gaussian_filter1d(
+                    values, deviation, axis, mode="constant", truncate=3.0
+                )
+        return _resample(values, shift @ to_volume, (depth, height, width))
+
+    brain = np.where(mask[box], data[box], 0).astype(np.float32)
+    total, share = beside(average, (brain, mask[box].astype(np.float32)))
     return np.asarray(total / np.maximum(share, 1e-3), np.float32), share > 0.5

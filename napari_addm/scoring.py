@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from napari_addm.parallel import beside, one_blas_thread
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint import ScoreKind
@@ -46,9 +46,12 @@ def erode(mask: Mask, millimetres: float, spacing_mm: Spacing) -> Mask:
     """
     if millimetres <= 0:
         return mask
-    padded = np.pad(mask, 1)  # what lies outside the grid is not brain
-    depth = ndimage.distance_transform_edt(padded, sampling=spacing_mm)
-    return np.asarray(depth[1:-1, 1:-1, 1:-1] > millimetres)
+    box = _in_plane_box(mask)
+    # what lies outside the grid is not brain
+    depth = ndimage.distance_transform_edt(np.pad(mask[box], 1), sampling=spacing_mm)
+    eroded = np.zeros_like(mask)
+    eroded[box] = depth[1:-1, 1:-1, 1:-1] > millimetres
+    return eroded
 
 
 class MaskedMean:
@@ -89,8 +92,9 @@ class MaskedMean:
     def _filter(self, values: Grid) -> Grid:
         z, y, x = self.bands
         depth, height, width = values.shape
-        values = (z @ values.reshape(depth, -1)).reshape(len(z), height, width)
-        return np.asarray(y @ values @ x.T, np.float32)
+        with one_blas_thread():
+            values = (z @ values.reshape(depth, -1)).reshape(len(z), height, width)
+            return np.asarray(y @ values @ x.T, np.float32)
 
     def __call__(self, values: Grid) -> Grid:
         """The average at every voxel of the mask, 0 outside; float32, shape (D', H, W)."""
@@ -160,7 +164,7 @@ def residuals(
         # beyond the box all are alike
         values = np.zeros_like(reconstructions[:, rows])
         for value, similar in zip(
-            values, _beside(similarity, (drawn[box] for drawn in reconstructions)), strict=True
+            values, beside(similarity, (drawn[box] for drawn in reconstructions)), strict=True
         ):
             np.subtract(1.0, similar, out=value[box])
     else:
@@ -306,7 +310,7 @@ def smoothed_mean(
     """
     box = _in_plane_box(inner)
     mean = MaskedMean(inner[box], millimetres, spacing_mm, rows)
-    maps = np.stack(list(_beside(mean, (drawn[box] for drawn in values))))
+    maps = np.stack(list(beside(mean, (drawn[box] for drawn in values))))
     shape = (len(maps[0]), *inner.shape[1:])
     anomaly = np.zeros(shape, np.float32)
     anomaly[box] = maps[0] if len(maps) == 1 else maps.mean(axis=0)
@@ -325,9 +329,3 @@ def _in_plane_box(mask: Mask) -> tuple[slice, slice, slice]:
         ranges.append(slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0, 1))
     z, y, x = ranges
     return z, y, x
-
-
-def _beside(function: Callable[[Grid], Grid], grids: Iterable[Grid]) -> Iterable[Grid]:
-    """Its values of some grids in their order; numpy lets threads compute side by side."""
-    with ThreadPoolExecutor() as pool:
-        yield from pool.map(function, grids)

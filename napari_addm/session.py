@@ -67,6 +67,12 @@ class Prepared:
         """See :func:`napari_addm.symmetry.find_mirror_plane`."""
         return find_mirror_plane(self.scan, self.mask, self.slices.spacing_mm)
 
+    def get_ready(self, erosion_mm: float, *, symmetry: bool) -> None:
+        """Work out what a score takes from the scan alone; it is kept."""
+        self.inner(erosion_mm)
+        if symmetry:
+            self.mirror_plane  # noqa: B018
+
     @property
     def nbytes(self) -> int:
         """Memory that is held, the scan's voxels among it."""

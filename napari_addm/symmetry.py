@@ -10,10 +10,13 @@ nothing, so that a lesion that crosses the midline, or has a twin, stays.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
+
+from napari_addm.parallel import beside
 
 Grid = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -175,9 +178,9 @@ def beyond_symmetry(
     median, common = np.percentile(scores, (50.0, COMMON))
     mirrored = np.full_like(anomaly[rows], median)
     if plane is not None:
-        share = plane.reflect(inside.astype(np.float32), rows)
+        maps = inside.astype(np.float32), np.where(inside, anomaly, 0).astype(np.float32)
+        share, reflected = beside(partial(plane.reflect, rows=rows), maps)
         there = share > 0.2
-        reflected = plane.reflect(np.where(inside, anomaly, 0).astype(np.float32), rows)
         mirrored[there] = reflected[there] / share[there]
     less = anomaly[rows] - SHARE * np.clip(mirrored, 0.0, max(common, 0.0))
     return np.where(inside[rows], np.maximum(less, 0.0), 0.0).astype(np.float32)

@@ -1,12 +1,15 @@
 """The detection generator, on a real network, driven as its users drive it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from threadpoolctl import threadpool_info
 
 from napari_addm import detection
 from napari_addm.checkpoint import Checkpoint, ScoreSpecification, load_checkpoint
@@ -16,6 +19,7 @@ from napari_addm.networks import PackedUNet
 from napari_addm.volume import Volume
 
 EXACT = DetectionSettings(device="cpu", precision="float32")
+BLAS_THREADS = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,10 @@ def test_finished_slices_of_a_cancelled_run_stay(scan, checkpoint):
     )
 
 
-def test_cancel_comes_within_one_step(scan, checkpoint, monkeypatch):
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_cancel_comes_within_one_step(scan, checkpoint, monkeypatch, threads, lanes):
+    threads(2)
+    monkeypatch.setattr(detection, "LANES", lanes)
     called = []
     original = PackedUNet.forward
 
@@ -98,7 +105,63 @@ def test_cancel_comes_within_one_step(scan, checkpoint, monkeypatch):
     while not called:
         next(generator)
     generator.close()
-    assert len(called) == 1
+    assert 1 <= len(called) <= lanes  # what was on its way, and no other
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_calls_side_by_side_give_the_same_to_the_digit(
+    scan, checkpoint, monkeypatch, threads, precision
+):
+    """One lane and two, each with one thread."""
+    settings = replace(EXACT, precision=precision, draws=3, sampler="ddpm")
+    results = []
+    for lanes in (1, 2):
+        threads(lanes)
+        monkeypatch.setattr(detection, "LANES", lanes)
+        results.append(run(scan, checkpoint, settings))
+    one, two = results
+    np.testing.assert_array_equal(one.anomaly.data, two.anomaly.data)
+    np.testing.assert_array_equal(one.reconstruction.data, two.reconstruction.data)
+    np.testing.assert_array_equal(one.uncertainty.data, two.uncertainty.data)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_threads_of_the_process_stay_as_they_were(scan, checkpoint, threads, count):
+    threads(count)
+    inside = []
+
+    def note(progress):
+        inside.append(torch.get_num_threads())
+
+    run(scan, checkpoint, EXACT, on_progress=note)
+    assert set(inside) == {count}
+    with ThreadPoolExecutor(1) as pool:  # a thread that is new
+        assert pool.submit(torch.get_num_threads).result() == count
+    blas = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+    assert blas == BLAS_THREADS
+
+
+def test_calls_go_one_by_one_before_the_batch_is_halved(scan, checkpoint, monkeypatch, threads):
+    """Memory for one call is there, for two at once it is not."""
+    threads(2)
+    settings = replace(EXACT, batch_size=8)
+    undisturbed = run(scan, checkpoint, settings)
+    original, both = PackedUNet.forward, Barrier(2)
+    sizes, failed = [], []
+
+    def scarce(self, image, timesteps):
+        sizes.append(len(image))
+        if not failed:
+            both.wait(60)
+            failed.append(True)
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, image, timesteps)
+
+    monkeypatch.setattr(PackedUNet, "forward", scarce)
+    result = run(scan, checkpoint, settings)
+    assert len(set(sizes)) == 1
+    assert not any("out of memory" in warning for warning in result.warnings)
+    np.testing.assert_array_equal(result.anomaly.data, undisturbed.anomaly.data)
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++"])

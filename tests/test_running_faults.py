@@ -25,6 +25,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from napari_addm.checkpoint import UNetSpecification, load_checkpoint, save_checkpoint
+from napari_addm.detection import LANES
 from napari_addm.io import read_labels, write_volume
 from napari_addm.networks import PackedUNet, build_network
 from napari_addm.outputs import claim_outputs
@@ -350,7 +351,9 @@ def test_44_cancel_comes_within_one_step_and_keeps_what_is_done(model, panel, qt
     finally:
         go.set()
         with_hook.remove()
-    assert len(calls) == 2 * steps + 1  # the step that was on its way, and no other
+    # the steps that were on their way, and no other
+    lanes = min(LANES, torch.get_num_threads())
+    assert 2 * steps + 1 <= len(calls) <= 2 * steps + lanes
     done = panel.outcome.detection.done
     assert 0 < done.sum() < len(done)
     assert panel.status.text().startswith("Cancelled after")

@@ -1,0 +1,52 @@
+"""Work side by side, and the threads of the libraries meanwhile."""
+
+from __future__ import annotations
+
+from threading import Barrier
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from napari_addm.parallel import beside, one_blas_thread
+
+
+def blas() -> set[int]:
+    np.ones((2, 2)) @ np.ones((2, 2))
+    return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+
+@pytest.fixture(autouse=True)
+def three():
+    """As many threads as no machine has by chance."""
+    with threadpool_limits(3, user_api="blas"):
+        yield
+
+
+def test_results_come_in_the_order_of_what_was_given():
+    first_waits = Barrier(2)
+
+    def work(number, other):
+        if number < 2:
+            first_waits.wait(60)  # both at once, or never
+        return number * other
+
+    assert beside(work, range(5), range(5)) == [0, 1, 4, 9, 16]
+
+
+def test_an_error_comes_out():
+    with pytest.raises(ZeroDivisionError):
+        beside(lambda number: 1 / number, [1, 0])
+    assert blas() == {3}
+
+
+def test_products_take_one_thread_within_and_as_many_as_before_after():
+    assert blas() == {3}
+    with one_blas_thread():
+        assert blas() == {1}
+        with one_blas_thread():
+            assert blas() == {1}
+        assert blas() == {1}
+    assert blas() == {3}
+    assert beside(lambda _: blas(), range(2)) == [{1}, {1}]
+    assert blas() == {3}
