@@ -160,7 +160,7 @@ class DetectWidget(QWidget):
                 body.addWidget(self.warnings)
             body.addWidget(section)
             section.folded.connect(self._on_folded)
-        body.addStretch()
+        body.addStretch(1)  # no section is higher than it has to be
         self._scroll = Column(content)
 
         self.run_button = button(texts.RUN, self.run)
