@@ -425,7 +425,7 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
     return engine
 
 
-def _network_lanes(device: str) -> tuple[ThreadPoolExecutor, int]:
+def network_lanes(device: str) -> tuple[ThreadPoolExecutor, int]:
     """Threads to call a network in, and how many they are.
 
     On the CPU they share torch's threads evenly, so that a call is rounded the same whether or
@@ -842,7 +842,7 @@ def detect(
     shown_at, taking = 0.0, 0.0
     refreshed_at, refreshing = elapsed(), None
     jobs: deque[_Job] = deque()
-    pool, lanes = _network_lanes(device)
+    pool, lanes = network_lanes(device)
     aside = ThreadPoolExecutor(1)
     getting_ready = aside.submit(
         ready.get_ready, specification.detection.score.erosion_mm, symmetry=settings.symmetry
