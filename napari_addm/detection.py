@@ -904,6 +904,8 @@ def detect(
         nonlocal calls
         wait([job.call for job in jobs if job.call is not None])
         calls -= sum(per_batch - job.left for job in jobs)
+        for job in jobs:
+            job.call = None  # a failed one holds the memory that it had taken until then
         jobs.clear()
 
     try:
