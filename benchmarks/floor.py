@@ -1,10 +1,12 @@
 """A whole volume against the bare calls of its network, on torch and on OpenVINO.
 
-    python benchmarks/floor.py SCAN [--devices cpu,openvino] [--runs 3] [--json FILE]
+    python benchmarks/floor.py SCAN [--devices cpu,openvino] [--runs 5] [--json FILE]
 
 In one process that has the model loaded, as a viewer or a batch has: reading, preparation, network,
-scoring, findings and files, the median of the runs. The floor is the network called as often as
-the volume needs, on the same batch, with nothing around it. CPU seconds are those of all threads;
+scoring, findings and files. The floor is the network called as often as the volume needs, on the
+same batch, one call after another with all threads, with nothing around it; the floor side by side
+is the same calls in the lanes that a run has. Run and floors come in turn, because a machine's pace
+changes, and each is the median of its rounds. CPU seconds are those of all threads;
 on a machine that others use they say more than the clock does, with OMP_NUM_THREADS=1 most.
 """
 
@@ -12,14 +14,23 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
 from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection import BATCH_SIZES, Detection, DetectionSettings, free_memory, run
+from napari_addm.detection import (
+    BATCH_SIZES,
+    Detection,
+    DetectionSettings,
+    free_memory,
+    network_lanes,
+    run,
+)
 from napari_addm.findings import label_anomalies, measure_findings
 from napari_addm.io import read_volume
 from napari_addm.methods import load_network
@@ -43,28 +54,47 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=DEMO_CHECKPOINT)
     parser.add_argument("--devices", default="cpu,openvino")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     checkpoint = load_checkpoint(options.checkpoint)
     rows = []
     for device in options.devices.split(","):
         settings = DetectionSettings(device=device, precision=options.precision)
-        whole_case(options.scan, checkpoint, settings)  # imports, and the model is loaded
-        runs = [whole_case(options.scan, checkpoint, settings) for _ in range(options.runs)]
-        spent, detection = sorted(runs, key=lambda each: each[0]["wall"])[len(runs) // 2]
-        floor = bare_calls(checkpoint, detection)
-        rows.append({"device": detection.device, "precision": detection.precision} | spent | floor)
+        _, detection = whole_case(options.scan, checkpoint, settings)  # imports, loads the model
+        rounds = [
+            whole_case(options.scan, checkpoint, settings)[0] | bare_calls(checkpoint, detection)
+            for _ in range(options.runs)
+        ]
+        middle = {
+            key: statistics.median(each[key] for each in rounds)
+            for key in rounds[0]
+            if key != "stages"
+        }
+        stages = {
+            stage: statistics.median(each["stages"][stage] for each in rounds)
+            for stage in rounds[0]["stages"]
+        }
+        rows.append(
+            {"device": detection.device, "precision": detection.precision, "rounds": rounds}
+            | middle
+            | {"stages": stages}
+        )
         free_memory()
     print(f"{platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors")
-    header = ("device", "precision", "wall s", "floor s", "ratio", "CPU s", "floor CPU s", "ratio")
-    print(" | ".join(f"{cell:>11}" for cell in header))
+    header = ("device", "precision", "", "whole s", "floor s", "ratio", "side by side", "ratio")
+    print(" | ".join(f"{cell:>12}" for cell in header))
     for row in rows:
-        cells = [row["device"], row["precision"]]
         for kind in ("wall", "cpu"):
-            whole, floor = row[kind], row[f"floor_{kind}"]
-            cells += [f"{whole:.2f}", f"{floor:.2f}", f"{whole / floor:.2f}"]
-        print(" | ".join(f"{cell:>11}" for cell in cells))
+            whole, floor, lanes = row[kind], row[f"floor_{kind}"], row[f"lanes_{kind}"]
+            cells = [row["device"], row["precision"], kind, f"{whole:.2f}"]
+            cells += [
+                f"{floor:.2f}",
+                f"{whole / floor:.2f}",
+                f"{lanes:.2f}",
+                f"{whole / lanes:.2f}",
+            ]
+            print(" | ".join(f"{cell:>12}" for cell in cells))
         print("  ", ", ".join(f"{stage} {s:.2f}" for stage, s in row["stages"].items()))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
@@ -127,15 +157,22 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
     levels = torch.full((batch,), detection.settings.level or 1, device=images.device)
     pairs = len(detection.slices.images) * detection.settings.draws
     calls = -(-pairs // batch) * (detection.settings.steps or 1)
-    with torch.no_grad():
-        for _ in range(3):
+
+    def call(_: int) -> None:
+        with torch.no_grad():
             network(images, levels)
+
+    def measure(prefix: str, each: Callable[..., Iterable[None]]) -> dict[str, float]:
+        list(each(call, range(4)))
         watch = Watch()
-        for _ in range(calls):
-            network(images, levels)
+        list(each(call, range(calls)))
         if images.is_cuda:
             torch.cuda.synchronize()
-    return {f"floor_{kind}": seconds for kind, seconds in watch.read().items()} | {"calls": calls}
+        return {f"{prefix}_{kind}": seconds for kind, seconds in watch.read().items()}
+
+    pool, _ = network_lanes(detection.device)
+    with pool:
+        return measure("floor", map) | measure("lanes", pool.map) | {"calls": calls}
 
 
 if __name__ == "__main__":

@@ -425,7 +425,7 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
     return engine
 
 
-def _network_lanes(device: str) -> tuple[ThreadPoolExecutor, int]:
+def network_lanes(device: str) -> tuple[ThreadPoolExecutor, int]:
     """Threads to call a network in, and how many they are.
 
     On the CPU they share torch's threads evenly, so that a call is rounded the same whether or
@@ -842,7 +842,7 @@ def detect(
     shown_at, taking = 0.0, 0.0
     refreshed_at, refreshing = elapsed(), None
     jobs: deque[_Job] = deque()
-    pool, lanes = _network_lanes(device)
+    pool, lanes = network_lanes(device)
     aside = ThreadPoolExecutor(1)
     getting_ready = aside.submit(
         ready.get_ready, specification.detection.score.erosion_mm, symmetry=settings.symmetry
@@ -904,6 +904,8 @@ def detect(
         nonlocal calls
         wait([job.call for job in jobs if job.call is not None])
         calls -= sum(per_batch - job.left for job in jobs)
+        for job in jobs:
+            job.call = None  # a failed one holds the memory that it had taken until then
         jobs.clear()
 
     try:

@@ -888,7 +888,7 @@ def _smallest(data: np.ndarray) -> np.ndarray:
     if data.dtype == bool:
         return data.astype(np.uint8)
     if not np.issubdtype(data.dtype, np.integer):
-        return data.astype(np.float32)
+        return data.astype(np.float32, copy=False)
     low, high = int(data.min()), int(data.max())
     for dtype in (np.uint8, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:

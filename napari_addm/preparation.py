@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
+import cc3d
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 from numpy.typing import NDArray
@@ -308,12 +309,15 @@ def _largest_solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not mask.any():
         return mask
     box = _bounding_box(mask)
-    labels, count = ndimage.label(mask[box])
-    part = mask[box]
+    # cc3d is several times as fast as scipy; as uint8 as in napari_addm.findings
+    inside = np.ascontiguousarray(mask[box]).view(np.uint8)
+    parts, count = cc3d.connected_components(inside, connectivity=6, return_N=True)
     if count > 1:
-        part = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+        inside = (parts == 1 + np.bincount(parts.ravel())[1:].argmax()).view(np.uint8)
+    outside = np.pad(1 - inside, 1, constant_values=1)
+    parts = cc3d.connected_components(outside, connectivity=6)
     solid = np.zeros_like(mask)
-    solid[box] = ndimage.binary_fill_holes(part)
+    solid[box] = (parts != parts[0, 0, 0])[1:-1, 1:-1, 1:-1]
     return solid
 
 

@@ -270,7 +270,7 @@ def voxels_sha256(data: np.ndarray) -> str:
     kind = "<f4" if np.issubdtype(data.dtype, np.floating) else "<i8"
     digest = hashlib.sha256(np.asarray(data.shape, "<i8").tobytes())
     for plane in data:  # a copy of one slice is enough
-        digest.update(np.ascontiguousarray(plane, kind).tobytes())
+        digest.update(np.ascontiguousarray(plane, kind).data)
     return digest.hexdigest()
 
 

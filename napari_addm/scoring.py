@@ -220,13 +220,16 @@ class Similarity:
         self.mask = mask
         self.scan = np.where(mask, scan, np.float32(0))
         self.structure_alone = structure_alone
-        self.means = [MaskedMean(mask, scale, spacing_mm, rows) for scale in scales_mm]
-        self.of_scan = [mean.of_masked(self.scan) for mean in self.means]
         squared = self.scan * self.scan if structure_alone else None
-        self.deviations = [
-            None if squared is None else _deviation(mean.of_masked(squared), of_scan)
-            for mean, of_scan in zip(self.means, self.of_scan, strict=True)
-        ]
+
+        def of_scale(scale: float) -> tuple[MaskedMean, Grid, Grid | None]:
+            mean = MaskedMean(mask, scale, spacing_mm, rows)
+            of_scan = mean.of_masked(self.scan)
+            if squared is None:
+                return mean, of_scan, None
+            return mean, of_scan, _deviation(mean.of_masked(squared), of_scan)
+
+        self.of_scales = beside(of_scale, scales_mm)
 
     def __call__(self, other: Grid) -> Grid:
         """The similarity of another image, (D, H, W); float32, shape (D', H, W)."""
@@ -236,10 +239,8 @@ class Similarity:
         if not self.structure_alone:
             powers += self.scan * self.scan
         products = self.scan * other
-        total = np.zeros_like(self.of_scan[0])
-        for mean, mean_a, deviation_a in zip(
-            self.means, self.of_scan, self.deviations, strict=True
-        ):
+        total = np.zeros_like(self.of_scales[0][1])
+        for mean, mean_a, deviation_a in self.of_scales:
             mean_b = mean.of_masked(other)
             product = mean_a * mean_b
             if deviation_a is not None:
@@ -272,7 +273,7 @@ class Similarity:
             squares *= variances
             product /= squares
             total += product
-        total /= np.float32(len(self.means))
+        total /= np.float32(len(self.of_scales))
         return total
 
 

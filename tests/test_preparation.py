@@ -284,3 +284,18 @@ def test_parallel_grids_are_resampled_as_scipy_does():
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-3)
     assert (expected == 0).any()  # some samples lie outside
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_brain_is_the_largest_part_with_its_holes_filled(seed):
+    """As scipy's slower functions have it, on clouds with many parts and holes."""
+    cloud = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(30, 40, 35)), 1.0)
+    head = cloud > np.quantile(cloud, 0.4)
+    head[[0, -1]] = head[:, [0, -1]] = head[:, :, [0, -1]] = False
+    parts, count = ndimage.label(head)
+    assert count > 1
+    largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+    expected = ndimage.binary_fill_holes(largest)
+    assert expected.sum() > largest.sum()
+    found = find_brain(volume_from_array(np.where(head, 100.0, 0.0).astype(np.float32)))
+    np.testing.assert_array_equal(found, expected)

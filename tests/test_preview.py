@@ -7,12 +7,13 @@ from threading import Event
 
 import numpy as np
 import pytest
+import torch
 from napari.layers import Image, Layer
 from numpy.testing import assert_array_equal
 from torch.nn.modules.module import register_module_forward_hook
 
 from napari_addm.checkpoint import load_checkpoint
-from napari_addm.detection import Detection, run
+from napari_addm.detection import LANES, Detection, run
 from napari_addm.networks import PackedUNet
 from napari_addm.volume import Volume
 from napari_addm.widgets import tooltips as texts
@@ -153,7 +154,9 @@ def test_a_newer_slice_drops_the_older_one_within_a_step(viewer, panel, qtbot, c
     qtbot.waitUntil(lambda: not panel.follow._rest.isActive(), timeout=MINUTE)
     calls.go.set()
     settle(panel, qtbot)
-    assert len(calls) <= 5 + 2  # eight slices of the model, in one step
+    # Eight slices of the model, in one step; the lane beside the one that stood went on a little.
+    lanes = min(LANES, torch.get_num_threads())
+    assert len(calls) <= 5 + 2 + 2 * (lanes - 1)
     shown = np.flatnonzero(output(viewer, "reconstruction").any(axis=(1, 2)))
     assert shown.min() == 22 - REACH
 
