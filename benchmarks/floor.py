@@ -28,11 +28,11 @@ from napari_addm.detection import (
     Detection,
     DetectionSettings,
     free_memory,
-    network_lanes,
     run,
 )
 from napari_addm.findings import label_anomalies, measure_findings
 from napari_addm.io import read_volume
+from napari_addm.lanes import network_threads
 from napari_addm.methods import load_network
 from napari_addm.outputs import save_detection
 
@@ -170,7 +170,7 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
             torch.cuda.synchronize()
         return {f"{prefix}_{kind}": seconds for kind, seconds in watch.read().items()}
 
-    pool, _ = network_lanes(detection.device)
+    pool, _ = network_threads(detection.device)
     with pool:
         return measure("floor", map) | measure("lanes", pool.map) | {"calls": calls}
 

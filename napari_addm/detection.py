@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial as partial_of
 from importlib.util import find_spec
-from threading import Barrier
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -32,6 +30,7 @@ from napari_addm.checkpoint import (
     ScoreSpecification,
 )
 from napari_addm.errors import AddmError, MissingExtraError
+from napari_addm.lanes import Lanes
 from napari_addm.preparation import Slices
 from napari_addm.scoring import Grid, residuals, smoothed_mean
 from napari_addm.session import Prepared, Reconstructions, Session
@@ -48,11 +47,6 @@ if TYPE_CHECKING:
 BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16, "openvino": 4}
 FEW = 4
 """The batch for a few slices: a large one would let the first of them wait for the last."""
-
-LANES = 2
-"""How many calls of the network run side by side on a CPU, sharing torch's threads. More would
-only take more memory where there are two cores, and make a single slice slower where there are
-many."""
 
 PARTIAL_INTERVAL = 3.0
 """A partial result comes when this many times its own cost has passed since the last one."""
@@ -425,38 +419,6 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
     return engine
 
 
-def network_lanes(device: str) -> tuple[ThreadPoolExecutor, int]:
-    """Threads to call a network in, and how many they are.
-
-    On the CPU they share torch's threads evenly, so that a call is rounded the same whether or
-    not another runs beside it. Elsewhere there is one.
-
-    Parameters
-    ----------
-    device : str
-        As in :data:`DEVICES`, but not ``"auto"``.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    if device != "cpu":
-        return ThreadPoolExecutor(1), 1
-    count = min(LANES, threads)
-    ready = Barrier(count + 1)
-
-    def start() -> None:
-        torch.get_num_threads()  # or the thread would take the process's number at its first call
-        torch.set_num_threads(threads // count)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(count, initializer=start)
-    for _ in range(count):
-        pool.submit(int)
-    ready.wait()
-    torch.set_num_threads(threads)  # threads that come later start with what was set last
-    return pool, count
-
-
 def free_memory() -> None:
     """Forget the network that is kept between runs, and give its memory back."""
     import torch
@@ -465,47 +427,6 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-Arrays = tuple[Grid, Grid | None]
-
-
-@dataclass
-class _Job:
-    """A batch on its way through the network.
-
-    Attributes
-    ----------
-    pairs : list of (int, int)
-        Slice and draw of each.
-    chain : iterator of Reconstruction
-    left : int
-        Steps that are not done yet.
-    call : Future or None
-        The step that is on its way.
-    """
-
-    pairs: list[tuple[int, int]]
-    chain: Iterator[Reconstruction]
-    left: int
-    call: Future[tuple[float, Arrays | None]] | None = None
-
-    def step(self) -> tuple[float, Arrays | None]:
-        """One call of the network: its seconds and, after the last one, what came of it."""
-        started = time.perf_counter()
-        reconstruction = next(self.chain)
-        arrays = None if self.left > 1 else _arrays(reconstruction, len(self.pairs))
-        return time.perf_counter() - started, arrays
-
-
-def _arrays(reconstruction: Reconstruction, count: int) -> Arrays:
-    """Image and weight of the first slices, (count, H, W); what fills the batch up is left out."""
-    image, weight = reconstruction.image, reconstruction.weight
-    # numpy, because torch would take all its threads for this little from those that need them
-    images = image[:count, 0].cpu().numpy()
-    if not np.isfinite(images).all():
-        raise FloatingPointError("the network gave NaN or infinity")
-    return images, None if weight is None else weight[:count, 0].cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -841,8 +762,7 @@ def detect(
     calls = 0
     shown_at, taking = 0.0, 0.0
     refreshed_at, refreshing = elapsed(), None
-    jobs: deque[_Job] = deque()
-    pool, lanes = network_lanes(device)
+    lanes = Lanes(device, per_batch)
     aside = ThreadPoolExecutor(1)
     getting_ready = aside.submit(
         ready.get_ready, specification.detection.score.erosion_mm, symmetry=settings.symmetry
@@ -858,7 +778,7 @@ def detect(
 
     def beside(batches: int) -> int:
         """How many of so many batches are at work at once."""
-        return max(1, min(lanes, batches))
+        return max(1, min(lanes.count, batches))
 
     def pace() -> Pace | None:
         if kept.pace is None:
@@ -872,7 +792,7 @@ def detect(
 
     def waiting() -> list[tuple[int, int]]:
         """What no lane has taken yet."""
-        taken = {pair for job in jobs for pair in job.pairs}
+        taken = lanes.pairs
         return [pair for pair in kept.missing(order, draws) if pair not in taken]
 
     def reconstruct(network: nn.Module, pairs: list[tuple[int, int]]) -> Iterator[Reconstruction]:
@@ -889,48 +809,29 @@ def detect(
         if callable(first_slice) and first_slice() != centre:
             centre = first_slice()
             order = _order(slices, settings.slices, centre)
-        pairs = waiting() if len(jobs) < lanes else []
-        while pairs and len(jobs) < lanes:
+        pairs = waiting() if len(lanes) < lanes.count else []
+        while pairs and len(lanes) < lanes.count:
             now, pairs = pairs[: kept.batch], pairs[kept.batch :]
             # here, because the device may have to change
             engine = _engine_for(checkpoint, kept, precision, seconds)
-            jobs.append(_Job(now, reconstruct(engine.network, now), per_batch))
-        for job in jobs:
-            if job.call is None:
-                job.call = pool.submit(job.step)
-
-    def drop() -> None:
-        """Forget what is on its way, once it has come to rest."""
-        nonlocal calls
-        wait([job.call for job in jobs if job.call is not None])
-        calls -= sum(per_batch - job.left for job in jobs)
-        for job in jobs:
-            job.call = None  # a failed one holds the memory that it had taken until then
-        jobs.clear()
+            lanes.add(now, reconstruct(engine.network, now))
+        lanes.go_on()
 
     try:
         while True:
             try:
                 fill()
-                if not jobs:
+                if not len(lanes):
                     break
-                # In turn, so that the order of things does not depend on which is faster.
-                job = jobs[0]
-                assert job.call is not None
                 ticking = time.perf_counter()
-                took, arrays = job.call.result()
+                step = lanes.take()
                 seconds["network"] += time.perf_counter() - ticking
-                kept.time(took)
-                job.call = None
-                job.left -= 1
+                kept.time(step.seconds)
                 calls += 1
-                if arrays is None:
-                    jobs.rotate(-1)
-                else:
-                    kept.put(job.pairs, *arrays)  # now, because a cancel comes at the yield
-                    jobs.popleft()
+                if step.arrays is not None:
+                    kept.put(step.pairs, *step.arrays)  # now, because a cancel comes at the yield
             except FloatingPointError as error:
-                drop()
+                calls -= lanes.drop()
                 if kept.precision == "float32":
                     raise AddmError(
                         f"{checkpoint.path}: the network gives NaN or infinity on "
@@ -940,18 +841,18 @@ def detect(
                 kept.precision = "float32"
                 continue
             except (RuntimeError, MemoryError, NotImplementedError) as error:
-                alone = len(jobs) == 1
-                drop()
+                alone = len(lanes) == 1
+                calls -= lanes.drop()
                 if _is_out_of_memory(error) and not alone:
-                    lanes = 1  # one by one they may fit
+                    lanes.count = 1  # one by one they may fit
                 else:
                     _retreat(error, kept, precision)
                 continue
             rest = waiting()
-            left = batches(len(rest)) * per_batch + sum(each.left for each in jobs)
-            eta = left * (kept.pace or 0.0) / beside(len(jobs) + batches(len(rest)))
+            left = batches(len(rest)) * per_batch + lanes.left
+            eta = left * (kept.pace or 0.0) / beside(len(lanes) + batches(len(rest)))
             yield Progress("reconstruct", calls, calls + left, elapsed(), eta)
-            if arrays is None or not partial or not left:
+            if step.arrays is None or not partial or not left:
                 continue
             state.gather()
             # Scoring must not outweigh the network where one step is all there is to do.
@@ -983,7 +884,7 @@ def detect(
         await_ready()
     finally:
         aside.shutdown()
-        pool.shutdown(cancel_futures=True)
+        lanes.close()
 
     if kept.device.startswith("cuda"):
         torch.cuda.empty_cache()  # other programs of the desk want it too

@@ -42,10 +42,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "report": {"errors"},
     "session": {"checkpoint", "preparation", "scoring", "symmetry", "volume"},
+    "lanes": {"methods"},
     "detection": {
         "checkpoint",
         "diffusion",
         "errors",
+        "lanes",
         "methods",
         "openvino_network",
         "preparation",

@@ -92,7 +92,7 @@ def test_finished_slices_of_a_cancelled_run_stay(scan, checkpoint):
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_cancel_comes_within_one_step(scan, checkpoint, monkeypatch, threads, lanes):
     threads(2)
-    monkeypatch.setattr(detection, "LANES", lanes)
+    monkeypatch.setattr("napari_addm.lanes.LANES", lanes)
     called = []
     original = PackedUNet.forward
 
@@ -117,7 +117,7 @@ def test_calls_side_by_side_give_the_same_to_the_digit(
     results = []
     for lanes in (1, 2):
         threads(lanes)
-        monkeypatch.setattr(detection, "LANES", lanes)
+        monkeypatch.setattr("napari_addm.lanes.LANES", lanes)
         results.append(run(scan, checkpoint, settings))
     one, two = results
     np.testing.assert_array_equal(one.anomaly.data, two.anomaly.data)

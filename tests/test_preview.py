@@ -13,7 +13,8 @@ from numpy.testing import assert_array_equal
 from torch.nn.modules.module import register_module_forward_hook
 
 from napari_addm.checkpoint import load_checkpoint
-from napari_addm.detection import LANES, Detection, run
+from napari_addm.detection import Detection, run
+from napari_addm.lanes import LANES
 from napari_addm.networks import PackedUNet
 from napari_addm.volume import Volume
 from napari_addm.widgets import tooltips as texts

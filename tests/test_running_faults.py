@@ -25,8 +25,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from napari_addm.checkpoint import UNetSpecification, load_checkpoint, save_checkpoint
-from napari_addm.detection import LANES
 from napari_addm.io import read_labels, write_volume
+from napari_addm.lanes import LANES
 from napari_addm.networks import PackedUNet, build_network
 from napari_addm.outputs import claim_outputs
 from napari_addm.volume import Volume

@@ -83,7 +83,7 @@ def test_a_cancelled_run_goes_on_to_the_same_result(
     scan, checkpoint, calls, monkeypatch, threads, lanes, settings
 ):
     threads(2)
-    monkeypatch.setattr("napari_addm.detection.LANES", lanes)
+    monkeypatch.setattr("napari_addm.lanes.LANES", lanes)
     undisturbed = last(detect(scan, checkpoint, settings))
     needed = len(calls)
     assert len(set(calls)) == 1  # batches of one size only
@@ -195,7 +195,7 @@ def test_the_order_follows_the_slice_that_is_looked_at(
     scan, checkpoint, monkeypatch, threads, lanes
 ):
     threads(2)
-    monkeypatch.setattr("napari_addm.detection.LANES", lanes)
+    monkeypatch.setattr("napari_addm.lanes.LANES", lanes)
     monkeypatch.setattr("napari_addm.detection.PARTIAL_INTERVAL", 0.0)
     settings = replace(EXACT, batch_size=2)
     looked = [10]
