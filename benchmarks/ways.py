@@ -40,6 +40,7 @@ from napari_addm.metrics import rank
 from napari_addm.preparation import prepare
 from napari_addm.scoring import residuals, smoothed_mean
 from napari_addm.session import Prepared
+from napari_addm.symmetry import beyond_symmetry
 
 Noise = Callable[[int], Tensor]
 """The noise (B, 1, H, W) of a step; 0 is what the slices are noised with."""
@@ -173,6 +174,8 @@ class Bench:
         values = residuals(score.kind, prepared.scan, drawn, prepared.mask, spacing)
         inner = prepared.inner(score.erosion_mm)
         map_, _ = smoothed_mean(values, inner, score.smoothing_mm, spacing)
+        if score.symmetry:
+            map_ = beyond_symmetry(map_, inner, prepared.mirror_plane)
         (native,) = prepared.slices.to_native(map_)
         return native
 
