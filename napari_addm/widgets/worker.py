@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, QThreadPool, QTimer, Signal  # type: ignore[attr-defined]
 from superqt.utils import WorkerBase
 
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
@@ -525,16 +525,12 @@ class Job(WorkerBase):
         super().__init__(SignalsClass=JobSignals)  # type: ignore[arg-type]
         self._generate = generate
         self._args = args
-        self._ended = Event()
         _end_with_python()
         _all_jobs.add(self)
 
     def work(self) -> None:
         """Until the end, or until `quit` was called, whichever comes first."""
-        try:
-            run_behind_the_gui(self._drive)
-        finally:
-            self._ended.set()
+        run_behind_the_gui(self._drive)
 
     def _drive(self) -> None:
         signals = self.signals
@@ -555,16 +551,6 @@ class Job(WorkerBase):
         except Exception as error:
             self.failed.emit(error)
 
-    @property
-    def under_way(self) -> bool:
-        """Whether it was started and has not ended."""
-        return bool(self.is_running) and not self._ended.is_set()
-
-    def end(self) -> None:
-        """Ask it to stop, and wait until it has."""
-        self.quit()
-        self._ended.wait(LAST_SECONDS)
-
 
 _all_jobs: WeakSet[Job] = WeakSet()
 
@@ -577,8 +563,10 @@ def _end_with_python() -> None:
 
 def _end_all() -> None:
     for job in list(_all_jobs):
-        if job.under_way:
-            job.end()
+        job.quit()
+    pool = QThreadPool.globalInstance()
+    if pool is not None:
+        pool.waitForDone(round(1000 * LAST_SECONDS))  # until Qt has done with them, too
 
 
 class _Named(partial[Any]):
