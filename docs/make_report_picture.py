@@ -1,8 +1,9 @@
 """Take the picture of a cohort's report, with a browser without a window.
 
-napari-addm batch cases.csv -o study
-napari-addm report study
-python docs/make_report_picture.py study/report.html [--browser chromium] [--rows 1690 3110]
+Of a batch that has been run::
+
+    napari-addm report study
+    python docs/make_report_picture.py study/report.html [--browser chromium] [--rows 1690 3110]
 """
 
 from __future__ import annotations

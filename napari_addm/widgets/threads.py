@@ -82,7 +82,6 @@ def run_behind_the_gui(work: Callable[[], None]) -> None:
     On Linux the threads that it starts, torch's among them, inherit that. Windows and macOS
     prefer the window in front by themselves.
     """
-
     raised: list[BaseException] = []
 
     def behind() -> None:
