@@ -189,13 +189,20 @@ class Walk:
         panel, dims = self.panel, self.viewer.dims
         here = dims.point
         panel.whole_volume.setChecked(True)
+
+        def scroll(step: int) -> None:
+            dims.set_point(0, here[0] + 2 * (step % 5))
+            self.pause(0.2)
+
         self.heart.take_ms()
+        for step in range(20):
+            scroll(step)
+        self.report["longest_block_scrolling_without_run_ms"] = self.heart.take_ms()
         panel.run()
         started, step, block, taken = time.perf_counter(), 0, 0.0, False
         while panel.running:
             step += 1
-            dims.set_point(0, here[0] + 2 * (step % 5))
-            self.pause(0.2)
+            scroll(step)
             if not taken and panel.progress.value() > 0.3 * panel.progress.maximum() > 0:
                 dims.point, taken = here, True
                 block = self.heart.take_ms()

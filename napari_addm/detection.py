@@ -29,6 +29,7 @@ from napari_addm.checkpoint import (
     ScoreKind,
     ScoreSpecification,
 )
+from napari_addm.courtesy import make_courteous
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.lanes import Lanes
 from napari_addm.preparation import Slices
@@ -414,6 +415,8 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
 
         dtype = getattr(torch, kept.precision)
         network = load_network(checkpoint).to(torch.device(kept.device), dtype)
+        if kept.device == "cpu":
+            make_courteous(network)
     engine = _Engine(key, network)
     _kept.append(engine)
     return engine

@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "diffusion": set(),
     "parallel": set(),
+    "courtesy": set(),
     "volume": set(),
     "naming": {"errors"},
     "record": {"errors", "volume"},
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lanes": {"methods"},
     "detection": {
         "checkpoint",
+        "courtesy",
         "diffusion",
         "errors",
         "lanes",
@@ -156,6 +158,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "checkpoint",
         "cohort",
         "cohort_report",
+        "courtesy",
         "detection",
         "dicom",
         "errors",

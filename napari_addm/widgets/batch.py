@@ -56,6 +56,7 @@ from napari_addm.widgets.saved_case import (
 )
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.threads import import_libraries
+from napari_addm.widgets.turns import PersonFirst
 from napari_addm.widgets.worker import (
     Job,
     Jobs,
@@ -113,6 +114,7 @@ class BatchWidget(QWidget):
         self._turned.timeout.connect(self._show_next)
         self._reporting = False
         self._jobs = Jobs()
+        self._first = PersonFirst(viewer)
         self._start = self._jobs.start
         self._typed = QTimer(self)
         self._typed.setSingleShot(True)
@@ -722,6 +724,7 @@ class _Farewell:
         panel = self._panel()
         if panel is not None:
             panel._unwatch()
+            panel._first.disconnect_viewer()
         give_memory_back()
 
 

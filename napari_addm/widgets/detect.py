@@ -42,6 +42,7 @@ from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
+from napari_addm.widgets.turns import PersonFirst
 from napari_addm.widgets.views import Views
 from napari_addm.widgets.welcome import Welcome
 from napari_addm.widgets.worker import (
@@ -119,6 +120,7 @@ class DetectWidget(QWidget):
         self.saving = Saving(self._start_aside)
         self.session = Session()
         self.follow = FollowSlice(viewer, self._start, self._ask_preview)
+        self._first = PersonFirst(viewer)
         self._build()
         self._name_fields()
         self._connect()
@@ -228,6 +230,7 @@ class DetectWidget(QWidget):
         self.model.checkpoint_changed.connect(self._on_checkpoint)
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
+        self.findings.moved.connect(self._first.come)
         self.findings.moved.connect(self._mark)
         self.findings.table.decided.connect(self._on_decided)
         self.findings.table.picked.connect(self._on_picked)
@@ -604,5 +607,6 @@ class _Farewell:
                 event.disconnect(panel._on_layers)
             panel._unwatch()
             panel.follow.disconnect_viewer()
+            panel._first.disconnect_viewer()
             panel.session.clear()
         give_memory_back()
