@@ -22,7 +22,7 @@ from typing import Any
 import napari
 import numpy as np
 from napari.layers import Labels
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QApplication, QWidget
 from skimage.io import imsave
 
@@ -81,13 +81,25 @@ class Walk:
         self.report: dict[str, Any] = {}
 
     def wait(self, done: Callable[[], bool]) -> float:
-        """Turn the event loop until something holds; the seconds that it took."""
+        """Run the event loop until something holds; the seconds that it took."""
         started = time.perf_counter()
-        while not done():
-            QApplication.processEvents()
-            time.sleep(0.001)
-            if self.panel.error.text() or time.perf_counter() - started > PATIENCE_SECONDS:
-                raise SystemExit(self.panel.error.text() or "waited too long")
+        loop, looks = QEventLoop(), QTimer()
+        wrong = ""
+
+        def look() -> None:
+            nonlocal wrong
+            late = time.perf_counter() - started > PATIENCE_SECONDS
+            wrong = self.panel.error.text() or ("waited too long" if late else "")
+            if done() or wrong:
+                loop.quit()
+
+        looks.setInterval(BEAT_MS)
+        looks.timeout.connect(look)
+        looks.start()
+        loop.exec()
+        looks.stop()
+        if wrong:
+            raise SystemExit(wrong)
         return round(time.perf_counter() - started, 2)
 
     def pause(self, seconds: float) -> None:
