@@ -704,7 +704,7 @@ def detect(
     ready = session.prepared(volume, specification.preparation, brain_mask, prepared)
     slices = ready.slices
     seconds = {"prepare": elapsed(), "load": 0.0, "network": 0.0, "score": 0.0}
-    warnings = list(slices.warnings)
+    warnings: list[str] = []
     highest = specification.training.get("highest_level")
     if settings.level is not None and isinstance(highest, int) and settings.level > highest:
         warnings.append(
@@ -770,8 +770,8 @@ def detect(
 
     def await_ready() -> None:
         getting_ready.result()
-        if settings.symmetry and ready.mirror_plane is None and ASYMMETRIC not in warnings:
-            warnings.append(ASYMMETRIC)
+        asymmetric = settings.symmetry and ready.mirror_plane is None
+        state.warnings = [*slices.warnings, *warnings, *([ASYMMETRIC] if asymmetric else [])]
 
     def batches(pairs: int) -> int:
         return -(-pairs // kept.batch)
