@@ -524,12 +524,25 @@ class _State:
         before = self.shown
         self._clear()  # nothing is shown, so all that is complete comes again
         slices = self.prepared.slices
+        complete = self.complete()
         rows = slices.indices[self.finished]
         if len(rows):
-            self._score(slice(int(rows[0]), int(rows[-1]) + 1), 0)
+            new = slice(int(rows[0]), int(rows[-1]) + 1)
+
+            def reconstruct() -> None:
+                self._reconstruct(new)
+                self._to_native(complete, "reconstruction")
+
+            with ThreadPoolExecutor(2) as aside:
+                done = [aside.submit(reconstruct)]
+                self._score(new, 0)
+                if "uncertainty" in self.grids:
+                    done.append(aside.submit(self._to_native, complete, "uncertainty"))
+                self._compare(new)
+                self._to_native(complete, "anomaly")
+            for each in done:
+                each.result()
         self.scored = self.finished.copy()
-        complete = self.complete()
-        self._to_native(complete)
         self.shown = complete
         self.seconds["score"] += time.perf_counter() - started
         return self._taken(complete & ~before, complete | before)
@@ -539,11 +552,13 @@ class _State:
         started = time.perf_counter()
         slices = self.prepared.slices
         context = round(PARTIAL_CONTEXT_MM / slices.spacing_mm[0])
+        new = self.complete()
         for first, last in _runs(slices.indices[self.finished & ~self.scored]):
             self._score(slice(first, last), context)
+            self._compare(slice(first, last))
+            self._reconstruct(slice(first, last))
         self.scored = self.finished.copy()
-        new = self.complete()
-        self._to_native(new)
+        self._to_native(new, *self.grids)
         self.shown = self.shown | new
         self.seconds["score"] += time.perf_counter() - started
         return self._taken(new, new)
@@ -571,30 +586,34 @@ class _State:
             self.values[:, near], inner, self.score.smoothing_mm, slices.spacing_mm, rows
         )
         self.smoothed[new] = anomaly
-        if self.score.symmetry:
-            anomaly = self._beyond_symmetry(new)
-        self.grids["anomaly"][new] = anomaly
         if uncertainty is not None:
             self.grids["uncertainty"][new] = uncertainty
-        mean = self.drawn[:, new].mean(axis=0).clip(0.0, 1.0)
-        self.grids["reconstruction"][new] = slices.intensity.inverse(mean)
 
-    def _beyond_symmetry(self, new: slice) -> Grid:
-        """Some slices, compared with the other side as far as that is scored."""
+    def _compare(self, new: slice) -> None:
+        """Compare some slices with the other side, as far as that is scored."""
         prepared = self.prepared
+        if not self.score.symmetry:
+            self.grids["anomaly"][new] = self.smoothed[new]
+            return
         there = prepared.slices.on_grid(self.scored)
         there[new] = prepared.slices.on_grid(self.finished)[new]
         inside = prepared.inner(self.score.erosion_mm) & there[:, None, None]
-        return beyond_symmetry(self.smoothed, inside, prepared.mirror_plane, new)
+        self.grids["anomaly"][new] = beyond_symmetry(
+            self.smoothed, inside, prepared.mirror_plane, new
+        )
 
-    def _to_native(self, wanted: NDArray[np.bool_]) -> None:
-        """Bring some slices of the scan up to date in the maps."""
+    def _reconstruct(self, new: slice) -> None:
+        """The mean of the draws of some slices, in the scan's intensities."""
+        mean = self.drawn[:, new].mean(axis=0).clip(0.0, 1.0)
+        self.grids["reconstruction"][new] = self.prepared.slices.intensity.inverse(mean)
+
+    def _to_native(self, wanted: NDArray[np.bool_], *names: str) -> None:
+        """Bring some slices of the scan up to date in some maps."""
         slices = self.prepared.slices
+        grids = [self.grids[name] for name in names]
         for first, last in _runs(np.flatnonzero(wanted)):
-            native = slices.to_native(
-                *self.grids.values(), native_slices=(first, last), valid=self.finished
-            )
-            for name, map_ in zip(self.grids, native, strict=True):
+            native = slices.to_native(*grids, native_slices=(first, last), valid=self.finished)
+            for name, map_ in zip(names, native, strict=True):
                 if last - first == len(wanted):
                     self.maps[name] = map_  # all of it, and nobody else has it
                 else:
@@ -765,7 +784,10 @@ def detect(
     lanes = Lanes(device, per_batch)
     aside = ThreadPoolExecutor(1)
     getting_ready = aside.submit(
-        ready.get_ready, specification.detection.score.erosion_mm, symmetry=settings.symmetry
+        ready.get_ready,
+        specification.detection.score.erosion_mm,
+        symmetry=settings.symmetry,
+        whole=settings.slices is None,
     )
 
     def await_ready() -> None:

@@ -257,18 +257,30 @@ class Slices:
             return maps
         box = (slice(start, stop), *self._box[1:])
         place = (slice(start - first, stop - first), *self._box[1:])
-        masks = self.masks if valid is None else self.masks & valid[:, None, None]
-        weight = self.on_grid(masks.astype(np.float32))
+        if valid is None or valid.all():
+            weight = self.on_grid(self.masks.astype(np.float32))
+            gain = self.native_gain[start - self._box[0].start : stop - self._box[0].start]
+        else:
+            weight = self.on_grid((self.masks & valid[:, None, None]).astype(np.float32))
+            gain = self._gain(weight, box)
         to_model = np.linalg.inv(self.affine) @ self.volume.affine
-        weights = _resample(weight, to_model, box)
-        inside = self.brain_mask[box] & (weights > 1e-3)
-        gain = np.divide(np.float32(1), weights, out=np.zeros_like(weights), where=inside)
 
         def fill(map_: NDArray[np.float32], grid: NDArray[np.float32]) -> None:
             np.multiply(_resample(grid * weight, to_model, box), gain, out=map_[place])
 
         beside(fill, maps, grids)
         return maps
+
+    @cached_property
+    def native_gain(self) -> NDArray[np.float32]:
+        """What `to_native` divides by once all slices hold a value; around the scan's brain."""
+        return self._gain(self.on_grid(self.masks.astype(np.float32)), self._box)
+
+    def _gain(self, weight: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
+        """1 / the share of each sample that lies in the model's brain mask, 0 outside either."""
+        weights = _resample(weight, np.linalg.inv(self.affine) @ self.volume.affine, box)
+        inside = self.brain_mask[box] & (weights > 1e-3)
+        return np.divide(np.float32(1), weights, out=np.zeros_like(weights), where=inside)
 
 
 def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np.float32]:

@@ -67,9 +67,11 @@ class Prepared:
         """See :func:`napari_addm.symmetry.find_mirror_plane`."""
         return find_mirror_plane(self.scan, self.mask, self.slices.spacing_mm)
 
-    def get_ready(self, erosion_mm: float, *, symmetry: bool) -> None:
+    def get_ready(self, erosion_mm: float, *, symmetry: bool, whole: bool) -> None:
         """Work out what a result takes from the scan alone; it is kept."""
         self.inner(erosion_mm)
+        if whole:
+            self.slices.native_gain  # noqa: B018
         self.slices.depth_contrast  # noqa: B018
         if symmetry:
             self.mirror_plane  # noqa: B018
