@@ -478,12 +478,21 @@ class _State:
         names = ["anomaly", "reconstruction"]
         if len(self.drawn) > 1:
             names.append("uncertainty")
-        self.values = np.zeros_like(self.drawn)
+        self.values = np.zeros(self.drawn.shape, np.float32)
         self.smoothed = np.zeros_like(self.prepared.scan)
         self.grids: dict[str, Grid] = {n: np.zeros_like(self.prepared.scan) for n in names}
         self.maps: dict[str, Grid] = {
             name: np.zeros(slices.volume.shape, np.float32) for name in names
         }
+
+    def get_ready(self) -> None:
+        """Do beside the network what needs no reconstruction."""
+        whole = self.settings.slices is None
+        if whole:
+            # the system hands their memory out here, and not when it is waited for
+            for array in (self.drawn, self.values, *self.maps.values()):
+                array.fill(0.0)
+        self.prepared.get_ready(self.score.erosion_mm, symmetry=self.score.symmetry, whole=whole)
 
     def rescored(self, score: ScoreSpecification) -> _State:
         """A copy that shares the reconstructions and scores them otherwise."""
@@ -522,7 +531,8 @@ class _State:
         """Score all that is gathered, each slice with all its neighbours, in new maps."""
         started = time.perf_counter()
         before = self.shown
-        self._clear()  # nothing is shown, so all that is complete comes again
+        if self.scored.any():
+            self._clear()  # nothing is shown, so all that is complete comes again
         slices = self.prepared.slices
         complete = self.complete()
         rows = slices.indices[self.finished]
@@ -612,12 +622,12 @@ class _State:
         slices = self.prepared.slices
         grids = [self.grids[name] for name in names]
         for first, last in _runs(np.flatnonzero(wanted)):
-            native = slices.to_native(*grids, native_slices=(first, last), valid=self.finished)
-            for name, map_ in zip(names, native, strict=True):
-                if last - first == len(wanted):
-                    self.maps[name] = map_  # all of it, and nobody else has it
-                else:
-                    self.maps[name][first:last] = map_
+            slices.to_native(
+                *grids,
+                native_slices=(first, last),
+                valid=self.finished,
+                out=[self.maps[name][first:last] for name in names],
+            )
 
     def _taken(self, new: NDArray[np.bool_], changed: NDArray[np.bool_]) -> _Taken:
         volume = self.prepared.slices.volume
@@ -783,12 +793,7 @@ def detect(
     refreshed_at, refreshing = elapsed(), None
     lanes = Lanes(device, per_batch)
     aside = ThreadPoolExecutor(1)
-    getting_ready = aside.submit(
-        ready.get_ready,
-        specification.detection.score.erosion_mm,
-        symmetry=settings.symmetry,
-        whole=settings.slices is None,
-    )
+    getting_ready = aside.submit(state.get_ready)
 
     def await_ready() -> None:
         getting_ready.result()
@@ -831,8 +836,8 @@ def detect(
         if callable(first_slice) and first_slice() != centre:
             centre = first_slice()
             order = _order(slices, settings.slices, centre)
-        pairs = waiting() if len(lanes) < lanes.count else []
-        while pairs and len(lanes) < lanes.count:
+        pairs = waiting() if len(lanes) < lanes.room else []
+        while pairs and len(lanes) < lanes.room:
             now, pairs = pairs[: kept.batch], pairs[kept.batch :]
             # here, because the device may have to change
             engine = _engine_for(checkpoint, kept, precision, seconds)

@@ -231,7 +231,8 @@ class Slices:
         *grids: NDArray[np.float32],
         native_slices: tuple[int, int] | None = None,
         valid: NDArray[np.bool_] | None = None,
-    ) -> list[NDArray[np.float32]]:
+        out: Sequence[NDArray[np.float32]] | None = None,
+    ) -> Sequence[NDArray[np.float32]]:
         """Bring maps from the model grid to the scan's own grid.
 
         Trilinear, normalised by the model's brain mask so that air does not
@@ -244,14 +245,17 @@ class Slices:
             Only this range of the scan's slices; all of them by default.
         valid : ndarray of bool, shape (N,), optional
             Slices of ``images`` that hold a value yet; all by default.
+        out : sequence of ndarray, optional
+            Where to write: arrays of what is returned, 0 outside the brain.
 
         Returns
         -------
-        list of ndarray of float32, shape (stop - start, A, R)
+        sequence of ndarray of float32, shape (stop - start, A, R)
             One for each of ``grids``.
         """
         first, last = native_slices or (0, self.brain_mask.shape[0])
-        maps = [np.zeros((last - first, *self.brain_mask.shape[1:]), np.float32) for _ in grids]
+        shape = last - first, *self.brain_mask.shape[1:]
+        maps = out or [np.zeros(shape, np.float32) for _ in grids]
         start, stop = max(first, self._box[0].start), min(last, self._box[0].stop)
         if start >= stop:
             return maps
