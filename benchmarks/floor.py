@@ -30,7 +30,7 @@ from napari_addm.detection import (
     free_memory,
     run,
 )
-from napari_addm.findings import label_anomalies, measure_findings
+from napari_addm.findings import Marker
 from napari_addm.io import read_volume
 from napari_addm.lanes import network_threads
 from napari_addm.methods import load_network
@@ -112,15 +112,9 @@ def whole_case(
         detection = run(volume, checkpoint, settings)
         after = Watch()
         anomaly, uncertainty = detection.anomaly.data, detection.uncertainty
-        labels = label_anomalies(
-            anomaly,
-            default.threshold,
-            spacing=volume.spacing,
-            minimum_ml=default.minimum_ml,
-            mask=detection.brain_mask.data,
-        )
-        findings = measure_findings(
-            labels, anomaly, volume, uncertainty.data if uncertainty else None
+        marker = Marker(anomaly, spacing=volume.spacing, mask=detection.brain_mask.data)
+        labels, findings = marker.find(
+            default.threshold, default.minimum_ml, volume, uncertainty.data if uncertainty else None
         )
         marking = after.read()["wall"]
         save_detection(

@@ -39,7 +39,7 @@ from napari_addm.cohort import (
 )
 from napari_addm.detection import Detection, DetectionSettings, Progress, detect, resolve
 from napari_addm.errors import AddmError
-from napari_addm.findings import label_anomalies, measure_findings
+from napari_addm.findings import Marker
 from napari_addm.io import read_beside, read_labels, read_volume
 from napari_addm.metrics import evaluate
 from napari_addm.outputs import check_folder, save_detection
@@ -245,15 +245,9 @@ class Batch:
             detection = replace(detection, warnings=(*detection.warnings, *prepared.notes))
             anomaly = detection.anomaly.data
             region = detection.brain_mask.data & detection.done[:, None, None]
-            labels = label_anomalies(
-                anomaly,
-                self.threshold,
-                spacing=volume.spacing,
-                minimum_ml=self.minimum_ml,
-                mask=region,
-            )
+            marker = Marker(anomaly, spacing=volume.spacing, mask=region)
             uncertainty = detection.uncertainty.data if detection.uncertainty else None
-            findings = measure_findings(labels, anomaly, volume, uncertainty)
+            labels, findings = marker.find(self.threshold, self.minimum_ml, volume, uncertainty)
             metrics = None
             if prepared.lesion is not None:
                 metrics = evaluate(

@@ -400,7 +400,7 @@ def _detect_case(
     from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint, read_specification
     from napari_addm.detection import resolve, run
     from napari_addm.dicom import read_series
-    from napari_addm.findings import label_anomalies, measure_findings
+    from napari_addm.findings import Marker
     from napari_addm.io import read_beside, read_volume
     from napari_addm.metrics import evaluate
     from napari_addm.outputs import check_outputs, save_detection
@@ -443,11 +443,9 @@ def _detect_case(
     anomaly = detection.anomaly.data
     region = detection.brain_mask.data & detection.done[:, None, None]
     with watch.time("findings"):
-        labels = label_anomalies(
-            anomaly, threshold, spacing=volume.spacing, minimum_ml=minimum_ml, mask=region
-        )
+        marker = Marker(anomaly, spacing=volume.spacing, mask=region)
         uncertainty = detection.uncertainty.data if detection.uncertainty else None
-        findings = measure_findings(labels, anomaly, volume, uncertainty)
+        labels, findings = marker.find(threshold, minimum_ml, volume, uncertainty)
     metrics = None
     if lesion is not None:
         with watch.time("metrics"):

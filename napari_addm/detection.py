@@ -481,12 +481,21 @@ class _State:
         names = ["anomaly", "reconstruction"]
         if len(self.drawn) > 1:
             names.append("uncertainty")
-        self.values = np.zeros_like(self.drawn)
+        self.values = np.zeros(self.drawn.shape, np.float32)
         self.smoothed = np.zeros_like(self.prepared.scan)
         self.grids: dict[str, Grid] = {n: np.zeros_like(self.prepared.scan) for n in names}
         self.maps: dict[str, Grid] = {
             name: np.zeros(slices.volume.shape, np.float32) for name in names
         }
+
+    def get_ready(self) -> None:
+        """Do beside the network what needs no reconstruction."""
+        whole = self.settings.slices is None
+        if whole:
+            # the system hands their memory out here, and not when it is waited for
+            for array in (self.drawn, self.values, *self.maps.values()):
+                array.fill(0.0)
+        self.prepared.get_ready(self.score.erosion_mm, symmetry=self.score.symmetry, whole=whole)
 
     def rescored(self, score: ScoreSpecification) -> _State:
         """A copy that shares the reconstructions and scores them otherwise."""
@@ -525,14 +534,28 @@ class _State:
         """Score all that is gathered, each slice with all its neighbours, in new maps."""
         started = time.perf_counter()
         before = self.shown
-        self._clear()  # nothing is shown, so all that is complete comes again
+        if self.scored.any():
+            self._clear()  # nothing is shown, so all that is complete comes again
         slices = self.prepared.slices
+        complete = self.complete()
         rows = slices.indices[self.finished]
         if len(rows):
-            self._score(slice(int(rows[0]), int(rows[-1]) + 1), 0)
+            new = slice(int(rows[0]), int(rows[-1]) + 1)
+
+            def reconstruct() -> None:
+                self._reconstruct(new)
+                self._to_native(complete, "reconstruction")
+
+            with ThreadPoolExecutor(2) as aside:
+                done = [aside.submit(reconstruct)]
+                self._score(new, 0)
+                if "uncertainty" in self.grids:
+                    done.append(aside.submit(self._to_native, complete, "uncertainty"))
+                self._compare(new)
+                self._to_native(complete, "anomaly")
+            for each in done:
+                each.result()
         self.scored = self.finished.copy()
-        complete = self.complete()
-        self._to_native(complete)
         self.shown = complete
         self.seconds["score"] += time.perf_counter() - started
         return self._taken(complete & ~before, complete | before)
@@ -542,11 +565,13 @@ class _State:
         started = time.perf_counter()
         slices = self.prepared.slices
         context = round(PARTIAL_CONTEXT_MM / slices.spacing_mm[0])
+        new = self.complete()
         for first, last in _runs(slices.indices[self.finished & ~self.scored]):
             self._score(slice(first, last), context)
+            self._compare(slice(first, last))
+            self._reconstruct(slice(first, last))
         self.scored = self.finished.copy()
-        new = self.complete()
-        self._to_native(new)
+        self._to_native(new, *self.grids)
         self.shown = self.shown | new
         self.seconds["score"] += time.perf_counter() - started
         return self._taken(new, new)
@@ -574,34 +599,38 @@ class _State:
             self.values[:, near], inner, self.score.smoothing_mm, slices.spacing_mm, rows
         )
         self.smoothed[new] = anomaly
-        if self.score.symmetry:
-            anomaly = self._beyond_symmetry(new)
-        self.grids["anomaly"][new] = anomaly
         if uncertainty is not None:
             self.grids["uncertainty"][new] = uncertainty
-        mean = self.drawn[:, new].mean(axis=0).clip(0.0, 1.0)
-        self.grids["reconstruction"][new] = slices.intensity.inverse(mean)
 
-    def _beyond_symmetry(self, new: slice) -> Grid:
-        """Some slices, compared with the other side as far as that is scored."""
+    def _compare(self, new: slice) -> None:
+        """Compare some slices with the other side, as far as that is scored."""
         prepared = self.prepared
+        if not self.score.symmetry:
+            self.grids["anomaly"][new] = self.smoothed[new]
+            return
         there = prepared.slices.on_grid(self.scored)
         there[new] = prepared.slices.on_grid(self.finished)[new]
         inside = prepared.inner(self.score.erosion_mm) & there[:, None, None]
-        return beyond_symmetry(self.smoothed, inside, prepared.mirror_plane, new)
+        self.grids["anomaly"][new] = beyond_symmetry(
+            self.smoothed, inside, prepared.mirror_plane, new
+        )
 
-    def _to_native(self, wanted: NDArray[np.bool_]) -> None:
-        """Bring some slices of the scan up to date in the maps."""
+    def _reconstruct(self, new: slice) -> None:
+        """The mean of the draws of some slices, in the scan's intensities."""
+        mean = self.drawn[:, new].mean(axis=0).clip(0.0, 1.0)
+        self.grids["reconstruction"][new] = self.prepared.slices.intensity.inverse(mean)
+
+    def _to_native(self, wanted: NDArray[np.bool_], *names: str) -> None:
+        """Bring some slices of the scan up to date in some maps."""
         slices = self.prepared.slices
+        grids = [self.grids[name] for name in names]
         for first, last in _runs(np.flatnonzero(wanted)):
-            native = slices.to_native(
-                *self.grids.values(), native_slices=(first, last), valid=self.finished
+            slices.to_native(
+                *grids,
+                native_slices=(first, last),
+                valid=self.finished,
+                out=[self.maps[name][first:last] for name in names],
             )
-            for name, map_ in zip(self.grids, native, strict=True):
-                if last - first == len(wanted):
-                    self.maps[name] = map_  # all of it, and nobody else has it
-                else:
-                    self.maps[name][first:last] = map_
 
     def _taken(self, new: NDArray[np.bool_], changed: NDArray[np.bool_]) -> _Taken:
         volume = self.prepared.slices.volume
@@ -707,7 +736,7 @@ def detect(
     ready = session.prepared(volume, specification.preparation, brain_mask, prepared)
     slices = ready.slices
     seconds = {"prepare": elapsed(), "load": 0.0, "network": 0.0, "score": 0.0}
-    warnings = list(slices.warnings)
+    warnings: list[str] = []
     highest = specification.training.get("highest_level")
     if settings.level is not None and isinstance(highest, int) and settings.level > highest:
         warnings.append(
@@ -767,14 +796,12 @@ def detect(
     refreshed_at, refreshing = elapsed(), None
     lanes = Lanes(device, per_batch)
     aside = ThreadPoolExecutor(1)
-    getting_ready = aside.submit(
-        ready.get_ready, specification.detection.score.erosion_mm, symmetry=settings.symmetry
-    )
+    getting_ready = aside.submit(state.get_ready)
 
     def await_ready() -> None:
         getting_ready.result()
-        if settings.symmetry and ready.mirror_plane is None and ASYMMETRIC not in warnings:
-            warnings.append(ASYMMETRIC)
+        asymmetric = settings.symmetry and ready.mirror_plane is None
+        state.warnings = [*slices.warnings, *warnings, *([ASYMMETRIC] if asymmetric else [])]
 
     def batches(pairs: int) -> int:
         return -(-pairs // kept.batch)
@@ -812,8 +839,8 @@ def detect(
         if callable(first_slice) and first_slice() != centre:
             centre = first_slice()
             order = _order(slices, settings.slices, centre)
-        pairs = waiting() if len(lanes) < lanes.count else []
-        while pairs and len(lanes) < lanes.count:
+        pairs = waiting() if len(lanes) < lanes.room else []
+        while pairs and len(lanes) < lanes.room:
             now, pairs = pairs[: kept.batch], pairs[kept.batch :]
             # here, because the device may have to change
             engine = _engine_for(checkpoint, kept, precision, seconds)

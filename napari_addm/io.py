@@ -23,7 +23,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import psutil  # type: ignore[import-untyped]
-from isal import igzip
+from isal import igzip, isal_zlib
 from nibabel.filebasedimages import SerializableImage
 from nibabel.freesurfer.mghformat import MGHHeader, MGHImage
 from scipy import ndimage
@@ -513,7 +513,7 @@ def _decompressed(path: Path) -> Iterator[tuple[BufferedIOBase, bool]]:
             compressed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             if compressed:
-                with gzip.GzipFile(fileobj=file) as stream:
+                with igzip.IGzipFile(fileobj=file, mode="rb") as stream:
                     yield stream, True
             else:
                 yield file, False
@@ -521,7 +521,7 @@ def _decompressed(path: Path) -> Iterator[tuple[BufferedIOBase, bool]]:
         raise InputError(
             f"{path} is cut short, its compressed data end early: copy or download it again."
         ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
+    except (gzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]  # a class in truth
         raise InputError(
             f"{path} is damaged, its compressed data fail their checksum: copy or download it "
             "again."

@@ -105,7 +105,7 @@ class Lanes:
     Attributes
     ----------
     count : int
-        How many batches may be on their way; may be lowered.
+        How many batches may be at work at once; may be lowered.
     """
 
     def __init__(self, device: str, steps: int) -> None:
@@ -115,6 +115,15 @@ class Lanes:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def room(self) -> int:
+        """How many batches to have on their way.
+
+        Of single steps one more than there are lanes: a lane that is done goes on at once, and does
+        not wait for a slower one's turn.
+        """
+        return self.count + 1 if self.count > 1 and self._steps == 1 else self.count
 
     @property
     def pairs(self) -> set[Pair]:

@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from napari_addm.errors import InputError, MissingExtraError
 from napari_addm.parallel import beside, one_blas_thread
+from napari_addm.scoring import depth_inside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,11 @@ the T1 scans that this was measured on, and darker by as much once their contras
 
 BYTES_PER_VOXEL = 4 * 8
 """What a detection holds at its peak: maps, masks and their copies."""
+
+NOT_T1 = (
+    "the deep brain is not brighter than its surface, as it is in a T1-weighted scan: the model "
+    "knows only T1, so do not trust the map"
+)
 
 _BACKGROUND_SHARE = 0.9
 
@@ -104,7 +110,8 @@ class Slices:
     brain_mask : ndarray of bool, shape (S, A, R)
         The brain on the scan's own grid.
     intensity : IntensityMap
-    warnings : tuple of str
+    notes : tuple of str
+        The warnings that were there at once; see `warnings`.
     """
 
     images: NDArray[np.float32]
@@ -115,7 +122,7 @@ class Slices:
     volume: Volume
     brain_mask: NDArray[np.bool_]
     intensity: IntensityMap
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     _box: Box = field(repr=False, default=(slice(None), slice(None), slice(None)))
 
     @property
@@ -123,6 +130,33 @@ class Slices:
         """Voxel size of the model grid, (z, y, x)."""
         z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(z), float(y), float(x)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the results must know; worked out when it is asked for first."""
+        contrast = self.depth_contrast
+        if contrast is not None and contrast < LEAST_DEPTH_CONTRAST:
+            return (*self.notes, NOT_T1)
+        return self.notes
+
+    @cached_property
+    def depth_mm(self) -> NDArray[np.float64]:
+        """How deep in the brain each voxel of the model grid lies, shape (depth, H, W)."""
+        return depth_inside(self.on_grid(self.masks), self.spacing_mm)
+
+    @cached_property
+    def depth_contrast(self) -> float | None:
+        """How much brighter the deep brain is than its surface; positive in T1.
+
+        Difference of the median model values (0..1) 10 to 25 mm deep and at most 6 mm deep;
+        None if there is too little of either.
+        """
+        depth = self.depth_mm[self.indices]
+        deep = self.images[(depth > 10.0) & (depth <= 25.0)]
+        outer = self.images[(depth > 0.0) & (depth <= 6.0)]
+        if min(deep.size, outer.size) < 1000:
+            return None
+        return float(np.median(deep) - np.median(outer)) / 2.0  # of a range from -1 to 1
 
     def on_grid(self, slices: NDArray[Scalar], fill: float = 0.0) -> NDArray[Scalar]:
         """Put N slices into the whole model grid, shape (depth, H, W)."""
@@ -197,7 +231,8 @@ class Slices:
         *grids: NDArray[np.float32],
         native_slices: tuple[int, int] | None = None,
         valid: NDArray[np.bool_] | None = None,
-    ) -> list[NDArray[np.float32]]:
+        out: Sequence[NDArray[np.float32]] | None = None,
+    ) -> Sequence[NDArray[np.float32]]:
         """Bring maps from the model grid to the scan's own grid.
 
         Trilinear, normalised by the model's brain mask so that air does not
@@ -210,31 +245,46 @@ class Slices:
             Only this range of the scan's slices; all of them by default.
         valid : ndarray of bool, shape (N,), optional
             Slices of ``images`` that hold a value yet; all by default.
+        out : sequence of ndarray, optional
+            Where to write: arrays of what is returned, 0 outside the brain.
 
         Returns
         -------
-        list of ndarray of float32, shape (stop - start, A, R)
+        sequence of ndarray of float32, shape (stop - start, A, R)
             One for each of ``grids``.
         """
         first, last = native_slices or (0, self.brain_mask.shape[0])
-        maps = [np.zeros((last - first, *self.brain_mask.shape[1:]), np.float32) for _ in grids]
+        shape = last - first, *self.brain_mask.shape[1:]
+        maps = out or [np.zeros(shape, np.float32) for _ in grids]
         start, stop = max(first, self._box[0].start), min(last, self._box[0].stop)
         if start >= stop:
             return maps
         box = (slice(start, stop), *self._box[1:])
         place = (slice(start - first, stop - first), *self._box[1:])
-        masks = self.masks if valid is None else self.masks & valid[:, None, None]
-        weight = self.on_grid(masks.astype(np.float32))
+        if valid is None or valid.all():
+            weight = self.on_grid(self.masks.astype(np.float32))
+            gain = self.native_gain[start - self._box[0].start : stop - self._box[0].start]
+        else:
+            weight = self.on_grid((self.masks & valid[:, None, None]).astype(np.float32))
+            gain = self._gain(weight, box)
         to_model = np.linalg.inv(self.affine) @ self.volume.affine
-        weights = _resample(weight, to_model, box)
-        inside = self.brain_mask[box] & (weights > 1e-3)
-        gain = np.divide(np.float32(1), weights, out=np.zeros_like(weights), where=inside)
 
         def fill(map_: NDArray[np.float32], grid: NDArray[np.float32]) -> None:
             np.multiply(_resample(grid * weight, to_model, box), gain, out=map_[place])
 
         beside(fill, maps, grids)
         return maps
+
+    @cached_property
+    def native_gain(self) -> NDArray[np.float32]:
+        """What `to_native` divides by once all slices hold a value; around the scan's brain."""
+        return self._gain(self.on_grid(self.masks.astype(np.float32)), self._box)
+
+    def _gain(self, weight: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
+        """1 / the share of each sample that lies in the model's brain mask, 0 outside either."""
+        weights = _resample(weight, np.linalg.inv(self.affine) @ self.volume.affine, box)
+        inside = self.brain_mask[box] & (weights > 1e-3)
+        return np.divide(np.float32(1), weights, out=np.zeros_like(weights), where=inside)
 
 
 def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np.float32]:
@@ -428,64 +478,28 @@ def prepare(
         sorting = aside.submit(np.percentile, values, specification.percentiles)
         images, masks = _to_model(volume.data, brain_mask, box, to_volume, (depth, height, width))
         percentiles = sorting.result()
-        # Equal percentiles (few grey levels) would make the map many-valued.
-        percentiles += np.arange(len(percentiles)) * 1e-6 * max(float(np.ptp(percentiles)), 1e-6)
-        intensity = IntensityMap(percentiles, np.asarray(specification.landmarks, float))
-        outside = 1.0 - masks.sum() * np.prod(specification.spacing_mm) / 1000.0 / brain_ml
-        if outside > 0.05:
-            warnings.append(
-                f"{outside:.0%} of the brain mask lies outside the model's field of "
-                f"{height * specification.spacing_mm[1]:.0f} x "
-                f"{width * specification.spacing_mm[2]:.0f} mm and has no map"
-            )
-        pixel_cm2 = specification.spacing_mm[1] * specification.spacing_mm[2] / 100.0
-        indices = np.flatnonzero(masks.sum(axis=(1, 2)) * pixel_cm2 >= SMALLEST_SLICE_CM2)
-        if not len(indices):
-            raise InputError(
-                f"{volume.name}: no slice holds {SMALLEST_SLICE_CM2:g} cm² of brain; check the "
-                "voxel size in the header and the brain mask."
-            )
-        images = intensity.forward(images)
-        comparing = aside.submit(depth_contrast, images, masks, specification.spacing_mm)
-        images, masks = images[indices], masks[indices]
-        images = np.where(masks, 2.0 * images - 1.0, -1.0).astype(np.float32)
-        contrast = comparing.result()
-    if contrast is not None and contrast < LEAST_DEPTH_CONTRAST:
+    # Equal percentiles (few grey levels) would make the map many-valued.
+    percentiles += np.arange(len(percentiles)) * 1e-6 * max(float(np.ptp(percentiles)), 1e-6)
+    intensity = IntensityMap(percentiles, np.asarray(specification.landmarks, float))
+    outside = 1.0 - masks.sum() * np.prod(specification.spacing_mm) / 1000.0 / brain_ml
+    if outside > 0.05:
         warnings.append(
-            "the deep brain is not brighter than its surface, as it is in a T1-weighted scan: the "
-            "model knows only T1, so do not trust the map"
+            f"{outside:.0%} of the brain mask lies outside the model's field of "
+            f"{height * specification.spacing_mm[1]:.0f} x "
+            f"{width * specification.spacing_mm[2]:.0f} mm and has no map"
         )
+    pixel_cm2 = specification.spacing_mm[1] * specification.spacing_mm[2] / 100.0
+    indices = np.flatnonzero(masks.sum(axis=(1, 2)) * pixel_cm2 >= SMALLEST_SLICE_CM2)
+    if not len(indices):
+        raise InputError(
+            f"{volume.name}: no slice holds {SMALLEST_SLICE_CM2:g} cm² of brain; check the "
+            "voxel size in the header and the brain mask."
+        )
+    images, masks = intensity.forward(images[indices]), masks[indices]
+    images = np.where(masks, 2.0 * images - 1.0, -1.0).astype(np.float32)
     return Slices(
         images, masks, indices, depth, affine, volume, brain_mask, intensity, tuple(warnings), box
     )
-
-
-def depth_contrast(
-    values: NDArray[np.float32], mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
-) -> float | None:
-    """How much brighter the deep brain is than its surface; positive in T1.
-
-    Parameters
-    ----------
-    values : ndarray of float32, shape (depth, H, W)
-        Model values, 0..1.
-    mask : ndarray of bool, shape (depth, H, W)
-    spacing_mm : (z, y, x)
-
-    Returns
-    -------
-    float or None
-        Difference of the medians 10 to 25 mm deep and at most 6 mm deep; None if
-        there is too little of either.
-    """
-    box = _bounding_box(mask)
-    padded = np.pad(mask[box], 1)  # the brain ends at the grid's edge
-    depth = ndimage.distance_transform_edt(padded, sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
-    deep = values[box][(depth > 10.0) & (depth <= 25.0)]
-    outer = values[box][(depth > 0.0) & (depth <= 6.0)]
-    if min(deep.size, outer.size) < 1000:
-        return None
-    return float(np.median(deep) - np.median(outer))
 
 
 def _bounding_box(mask: NDArray[np.bool_]) -> Box:

@@ -17,7 +17,6 @@ from napari_addm.preparation import (
     LEAST_DEPTH_CONTRAST,
     PLAUSIBLE_BRAIN_ML,
     IntensityMap,
-    depth_contrast,
 )
 
 if TYPE_CHECKING:
@@ -127,8 +126,7 @@ def check_quality(
         flags.append(Flag("brain_volume", text, brain_ml, low, high))
     flags += grid_flags(volume)
 
-    values = slices.on_grid((slices.images + 1.0) / 2.0)
-    contrast = depth_contrast(values, slices.on_grid(slices.masks), slices.spacing_mm)
+    contrast = slices.depth_contrast
     if contrast is not None:
         figures["depth_contrast"] = contrast
         if contrast < LEAST_DEPTH_CONTRAST:

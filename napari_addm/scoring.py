@@ -46,12 +46,27 @@ def erode(mask: Mask, millimetres: float, spacing_mm: Spacing) -> Mask:
     """
     if millimetres <= 0:
         return mask
+    return depth_inside(mask, spacing_mm) > millimetres
+
+
+def depth_inside(mask: Mask, spacing_mm: Spacing) -> NDArray[np.float64]:
+    """How far from the nearest voxel outside a mask each of its voxels lies, mm.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (D, H, W)
+    spacing_mm : (z, y, x)
+
+    Returns
+    -------
+    ndarray of float64, shape (D, H, W)
+        0 outside. What lies outside the grid is outside the mask.
+    """
     box = _in_plane_box(mask)
-    # what lies outside the grid is not brain
-    depth = ndimage.distance_transform_edt(np.pad(mask[box], 1), sampling=spacing_mm)
-    eroded = np.zeros_like(mask)
-    eroded[box] = depth[1:-1, 1:-1, 1:-1] > millimetres
-    return eroded
+    padded = np.pad(mask[box], 1)
+    depth = np.zeros(mask.shape)
+    depth[box] = ndimage.distance_transform_edt(padded, sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    return depth
 
 
 class MaskedMean:

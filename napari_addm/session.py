@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm.preparation import Slices, prepare
-from napari_addm.scoring import erode
 from napari_addm.symmetry import MirrorPlane, find_mirror_plane
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ class Prepared:
     def inner(self, millimetres: float) -> NDArray[np.bool_]:
         """The mask, eroded; see :func:`napari_addm.scoring.erode`."""
         if millimetres not in self._inner:
-            self._inner[millimetres] = erode(self.mask, millimetres, self.slices.spacing_mm)
+            deep = self.slices.depth_mm > millimetres
+            self._inner[millimetres] = deep if millimetres > 0 else self.mask
         return self._inner[millimetres]
 
     @cached_property
@@ -67,18 +67,21 @@ class Prepared:
         """See :func:`napari_addm.symmetry.find_mirror_plane`."""
         return find_mirror_plane(self.scan, self.mask, self.slices.spacing_mm)
 
-    def get_ready(self, erosion_mm: float, *, symmetry: bool) -> None:
-        """Work out what a score takes from the scan alone; it is kept."""
+    def get_ready(self, erosion_mm: float, *, symmetry: bool, whole: bool) -> None:
+        """Work out what a result takes from the scan alone; it is kept."""
         self.inner(erosion_mm)
+        if whole:
+            self.slices.native_gain  # noqa: B018
+        self.slices.depth_contrast  # noqa: B018
         if symmetry:
             self.mirror_plane  # noqa: B018
 
     @property
     def nbytes(self) -> int:
         """Memory that is held, the scan's voxels among it."""
-        slices = self.slices
-        arrays = (slices.images, slices.masks, slices.volume.data, slices.brain_mask)
-        held = (*arrays, self.scan, self.mask, *self._inner.values())
+        # with what the slices have worked out since they were made
+        arrays = [each for each in vars(self.slices).values() if isinstance(each, np.ndarray)]
+        held = (*arrays, self.slices.volume.data, self.scan, self.mask, *self._inner.values())
         return sum(int(array.nbytes) for array in held)
 
 

@@ -21,6 +21,7 @@ from napari_addm.parallel import beside
 Grid = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Spacing = tuple[float, float, float]
+Box = tuple[slice, slice, slice]
 
 # Chosen on the validation cases, in the middle of a plateau; see docs/benchmark.md.
 SHARE = 0.75
@@ -56,33 +57,33 @@ class MirrorPlane:
     spacing_mm: Spacing
     correlation: float = 1.0
 
-    def reflect(self, values: Grid, rows: slice | None = None) -> Grid:
+    def reflect(self, values: Grid, box: Box | None = None) -> Grid:
         """The mirror image of a map, linearly interpolated; 0 beyond the grid.
 
         Parameters
         ----------
         values : ndarray of float32, shape (D, H, W)
-        rows : slice, optional
-            Only these slices of the mirror image; D' of D.
+        box : tuple of slice, optional
+            Only this part of the mirror image; all of it by default.
 
         Returns
         -------
-        ndarray of float32, shape (D', H, W)
+        ndarray of float32, the box's shape
         """
-        depth, height, width = values.shape
-        first, last, _ = (rows or slice(None)).indices(depth)
         spacing = np.array(self.spacing_mm)
         normal = np.array(self.normal)
         householder = np.eye(3) - 2 * np.outer(normal, normal)
         matrix = householder * spacing / spacing[:, None]
         middle = (np.array(values.shape) - 1) / 2
         shift = 2 * self.offset_mm * normal / spacing
-        start = np.array([first, 0, 0])
+        box = box or (slice(None), slice(None), slice(None))
+        ranges = [part.indices(size) for part, size in zip(box, values.shape, strict=True)]
+        start = np.array([first for first, *_ in ranges])
         reflected = ndimage.affine_transform(
             values,
             matrix,
             offset=middle + shift + matrix @ (start - middle),
-            output_shape=(last - first, height, width),
+            output_shape=tuple(last - first for first, last, _ in ranges),
             order=1,
         )
         return np.asarray(reflected, np.float32)
@@ -113,12 +114,15 @@ def find_mirror_plane(scan: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlan
         spacing_mm[2] * steps[2],
     )
     sigma = [BLUR_MM / spacing for spacing in spacing_mm]
-    blurred = ndimage.gaussian_filter(np.where(mask, scan, 0).astype(np.float32), sigma)
-    coarse = blurred[:: steps[0], :: steps[1], :: steps[2]]
+    masked = np.where(mask, scan, 0).astype(np.float32)
+    blurred = ndimage.gaussian_filter1d(masked, sigma[0], 0)[:: steps[0]]
+    blurred = ndimage.gaussian_filter(blurred, sigma[1:], axes=(1, 2))
+    coarse = blurred[:, :: steps[1], :: steps[2]]
     # Its middle is not the grid's where a step leaves something over; mm.
     fine_middle = (np.array(scan.shape) - 1) / 2 * spacing_mm
     shifted = (np.array(coarse.shape) - 1) / 2 * coarse_spacing - fine_middle
-    start = ndimage.center_of_mass(mask)[2] * spacing_mm[2] - fine_middle[2] - shifted[2]
+    centre = np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1)))
+    start = centre * spacing_mm[2] - fine_middle[2] - shifted[2]
     flat = coarse.ravel() - coarse.mean()
     norm = np.linalg.norm(flat)
     if norm == 0:
@@ -173,14 +177,19 @@ def beyond_symmetry(
     """
     rows = rows or slice(None)
     scores = anomaly[inside]
+    beyond = np.zeros_like(anomaly[rows])
     if not len(scores):
-        return np.zeros_like(anomaly[rows])
+        return beyond
     median, common = np.percentile(scores, (50.0, COMMON))
-    mirrored = np.full_like(anomaly[rows], median)
+    # nothing is wanted beyond what the brain needs of each slice
+    y, x = (np.flatnonzero(inside.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    box = rows, slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
+    mirrored = np.full_like(anomaly[box], median)
     if plane is not None:
         maps = inside.astype(np.float32), np.where(inside, anomaly, 0).astype(np.float32)
-        share, reflected = beside(partial(plane.reflect, rows=rows), maps)
-        there = share > 0.2
-        mirrored[there] = reflected[there] / share[there]
-    less = anomaly[rows] - SHARE * np.clip(mirrored, 0.0, max(common, 0.0))
-    return np.where(inside[rows], np.maximum(less, 0.0), 0.0).astype(np.float32)
+        share, reflected = beside(partial(plane.reflect, box=box), maps)
+        known = share > 0.2
+        mirrored[known] = reflected[known] / share[known]
+    less = anomaly[box] - SHARE * np.clip(mirrored, 0.0, max(common, 0.0))
+    beyond[:, box[1], box[2]] = np.where(inside[box], np.maximum(less, 0.0), 0.0)
+    return beyond

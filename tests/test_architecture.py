@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "protocols": {"errors", "findings", "metrics"},
     "scoring": {"checkpoint", "parallel"},
     "symmetry": {"parallel"},
-    "preparation": {"checkpoint", "errors", "parallel", "volume"},
+    "preparation": {"checkpoint", "errors", "parallel", "scoring", "volume"},
     "evaluation": {"scoring", "volume"},
     "networks": {"checkpoint"},
     "methods": {"checkpoint", "diffusion", "errors", "networks"},
@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "preparation",
     },
     "report": {"errors"},
-    "session": {"checkpoint", "preparation", "scoring", "symmetry", "volume"},
+    "session": {"checkpoint", "preparation", "symmetry", "volume"},
     "lanes": {"methods"},
     "detection": {
         "checkpoint",

@@ -85,7 +85,8 @@ def test_a_point_and_its_image_lie_as_far_from_the_plane_on_one_line(seed):
     before, after = (index - middle) * SPACING, (place - middle) * SPACING
     expected = before - 2 * (before @ normal - offset) * normal
     np.testing.assert_allclose(after, expected, atol=0.05)
-    np.testing.assert_array_equal(plane.reflect(spot, slice(20, 33)), image[20:33])
+    box = slice(20, 33), slice(3, None), slice(2, -3)
+    np.testing.assert_array_equal(plane.reflect(spot, box), image[box])
 
 
 PLANE = MirrorPlane((0.0, 0.0, 1.0), 0.0, SPACING)
