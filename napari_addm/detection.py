@@ -488,13 +488,15 @@ class _State:
             name: np.zeros(slices.volume.shape, np.float32) for name in names
         }
 
-    def get_ready(self) -> None:
-        """Do beside the network what needs no reconstruction."""
-        whole = self.settings.slices is None
-        if whole:
-            # the system hands their memory out here, and not when it is waited for
+    def take_memory(self) -> None:
+        """Have the system hand memory out now, not when it is waited for; before all `gather`."""
+        if self.settings.slices is None:
             for array in (self.drawn, self.values, *self.maps.values()):
                 array.fill(0.0)
+
+    def get_ready(self) -> None:
+        """Work out beside the network what needs no reconstruction."""
+        whole = self.settings.slices is None
         self.prepared.get_ready(self.score.erosion_mm, symmetry=self.score.symmetry, whole=whole)
 
     def rescored(self, score: ScoreSpecification) -> _State:
@@ -796,9 +798,11 @@ def detect(
     refreshed_at, refreshing = elapsed(), None
     lanes = Lanes(device, per_batch)
     aside = ThreadPoolExecutor(1)
+    taking_memory = aside.submit(state.take_memory)
     getting_ready = aside.submit(state.get_ready)
 
     def await_ready() -> None:
+        taking_memory.result()
         getting_ready.result()
         asymmetric = settings.symmetry and ready.mirror_plane is None
         state.warnings = [*slices.warnings, *warnings, *([ASYMMETRIC] if asymmetric else [])]
@@ -884,6 +888,7 @@ def detect(
             yield Progress("reconstruct", calls, calls + left, elapsed(), eta)
             if step.arrays is None or not partial or not left:
                 continue
+            taking_memory.result()
             state.gather()
             # Scoring must not outweigh the network where one step is all there is to do.
             due = elapsed() - shown_at > PARTIAL_INTERVAL * taking

@@ -1,5 +1,6 @@
 """The detection generator, on a real network, driven as its users drive it."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,22 @@ def test_the_result_lies_on_the_scans_grid(scan, whole):
     assert np.abs(whole.anomaly.data[brain]).max() > 0
     inside = whole.reconstruction.data[brain]
     assert scan.data[brain].min() * 0.5 < inside.min() < inside.max() < scan.data.max() * 1.5
+
+
+def test_partial_results_lose_nothing_to_memory_that_comes_late(
+    scan, checkpoint, whole, monkeypatch
+):
+    """What is taken beside the network must not wipe out what the network has given by then."""
+    take = detection._State.take_memory
+
+    def late(state) -> None:
+        time.sleep(1.0)
+        take(state)
+
+    monkeypatch.setattr(detection._State, "take_memory", late)
+    *_, last = detect(scan, checkpoint, EXACT)
+    np.testing.assert_array_equal(last.result.anomaly.data, whole.anomaly.data)
+    np.testing.assert_array_equal(last.result.reconstruction.data, whole.reconstruction.data)
 
 
 def test_every_call_of_the_network_is_reported(scan, checkpoint):
