@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection import (
@@ -139,12 +140,14 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
     assert detection.settings.draws is not None
     batch = detection.settings.batch_size or BATCH_SIZES[detection.device]
     dtype = getattr(torch, detection.precision)
+    pool, lanes = network_threads(detection.device)
     if detection.device == "openvino":
         from napari_addm.openvino_network import openvino_network
 
-        network, dtype = openvino_network(checkpoint, batch, detection.precision), torch.float32
+        one, dtype = openvino_network(checkpoint, batch, detection.precision), torch.float32
+        several = openvino_network(checkpoint, batch, detection.precision, beside=lanes)
     else:
-        network = load_network(checkpoint).to(detection.device, dtype)
+        one = several = load_network(checkpoint).to(detection.device, dtype)
     images = torch.randn(batch, 1, *checkpoint.specification.preparation.size).to(
         "cpu" if detection.device == "openvino" else detection.device, dtype
     )
@@ -152,11 +155,13 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
     pairs = len(detection.slices.images) * detection.settings.draws
     calls = -(-pairs // batch) * (detection.settings.steps or 1)
 
-    def call(_: int) -> None:
-        with torch.no_grad():
-            network(images, levels)
+    def measure(
+        prefix: str, network: nn.Module, each: Callable[..., Iterable[None]]
+    ) -> dict[str, float]:
+        def call(_: int) -> None:
+            with torch.no_grad():
+                network(images, levels)
 
-    def measure(prefix: str, each: Callable[..., Iterable[None]]) -> dict[str, float]:
         list(each(call, range(4)))
         watch = Watch()
         list(each(call, range(calls)))
@@ -164,9 +169,9 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
             torch.cuda.synchronize()
         return {f"{prefix}_{kind}": seconds for kind, seconds in watch.read().items()}
 
-    pool, _ = network_threads(detection.device)
     with pool:
-        return measure("floor", map) | measure("lanes", pool.map) | {"calls": calls}
+        floor, beside = measure("floor", one, map), measure("lanes", several, pool.map)
+        return floor | beside | {"calls": calls}
 
 
 if __name__ == "__main__":

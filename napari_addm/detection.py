@@ -31,7 +31,7 @@ from napari_addm.checkpoint import (
 )
 from napari_addm.courtesy import make_courteous
 from napari_addm.errors import AddmError, MissingExtraError
-from napari_addm.lanes import Lanes
+from napari_addm.lanes import Lanes, lanes_on
 from napari_addm.preparation import Slices
 from napari_addm.scoring import Grid, residuals, smoothed_mean
 from napari_addm.session import Prepared, Reconstructions, Session
@@ -409,7 +409,9 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
     if kept.device == "openvino":
         from napari_addm.openvino_network import openvino_network
 
-        network = openvino_network(checkpoint, kept.batch, kept.precision)
+        network = openvino_network(
+            checkpoint, kept.batch, kept.precision, beside=lanes_on(kept.device)
+        )
     else:
         from napari_addm.methods import load_network
 

@@ -25,6 +25,13 @@ Pair = tuple[int, int]
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
+def lanes_on(device: str) -> int:
+    """How many calls of a network run side by side on a device."""
+    import torch
+
+    return min(LANES, torch.get_num_threads()) if device in ("cpu", "openvino") else 1
+
+
 def network_threads(device: str) -> tuple[ThreadPoolExecutor, int]:
     """Threads to call a network in, and how many they are.
 
@@ -39,9 +46,9 @@ def network_threads(device: str) -> tuple[ThreadPoolExecutor, int]:
     import torch
 
     threads = torch.get_num_threads()
-    if device != "cpu":
+    count = lanes_on(device)
+    if count == 1:
         return ThreadPoolExecutor(1), 1
-    count = min(LANES, threads)
     ready = Barrier(count + 1)
 
     def start() -> None:

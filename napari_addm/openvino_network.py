@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock
+from queue import SimpleQueue
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -38,22 +38,29 @@ class OpenVinoNetwork(nn.Module):
     """A compiled network for one size of batch; called as the one that it was made from.
 
     Maps an image (B, 1, H, W) and timesteps (B,) to a predicted noise (B, 1, H, W), float32
-    outside whatever it computes in.
+    outside whatever it computes in. May be called from several threads at once.
     """
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, requests: int) -> None:
         super().__init__()
-        self._request = compiled.create_infer_request()
-        self._lock = Lock()  # a request serves one caller at a time
+        # a request serves one caller at a time
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(requests):
+            self._requests.put(compiled.create_infer_request())
 
     def forward(self, image: Tensor, timesteps: Tensor) -> Tensor:
         inputs = {0: image.float().contiguous().numpy(), 1: timesteps.contiguous().numpy()}
-        with self._lock:  # the interpreter's own is let go meanwhile
-            (predicted,) = self._request.infer(inputs, share_inputs=True).values()
+        request = self._requests.get()
+        try:  # the interpreter's lock is let go meanwhile
+            (predicted,) = request.infer(inputs, share_inputs=True).values()
+        finally:
+            self._requests.put(request)
         return torch.from_numpy(predicted)
 
 
-def openvino_network(checkpoint: Checkpoint, batch: int, precision: str) -> OpenVinoNetwork:
+def openvino_network(
+    checkpoint: Checkpoint, batch: int, precision: str, *, beside: int = 1
+) -> OpenVinoNetwork:
     """The trained network of a checkpoint, compiled by OpenVINO for this processor.
 
     To convert a network takes seconds; it is done once and kept in `cache_folder`.
@@ -66,6 +73,8 @@ def openvino_network(checkpoint: Checkpoint, batch: int, precision: str) -> Open
         Slices in every call.
     precision : str
         ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    beside : int
+        How many calls may run side by side; each has its share of the threads, also alone.
 
     Raises
     ------
@@ -91,8 +100,9 @@ def openvino_network(checkpoint: Checkpoint, batch: int, precision: str) -> Open
         "PERFORMANCE_HINT": "LATENCY",
         # who limits torch, as the workers of a cluster do, means this too
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": beside,
     }
-    return OpenVinoNetwork(core.compile_model(model, "CPU", options))
+    return OpenVinoNetwork(core.compile_model(model, "CPU", options), beside)
 
 
 def cache_folder() -> Path:

@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from typer.testing import CliRunner
 
@@ -90,6 +93,26 @@ def test_the_demo_case_comes_out_as_on_torch(precision: str, bound: float) -> No
     assert ours.precision == torchs.precision
     assert torchs.anomaly.data.max() > 0.1
     assert_allclose(ours.anomaly.data, torchs.anomaly.data, atol=bound)
+
+
+def test_calls_side_by_side_give_what_each_gives_alone(checkpoint: Checkpoint) -> None:
+    height, width = checkpoint.specification.preparation.size
+    network = module.openvino_network(checkpoint, 2, "float32", beside=2)
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(24, 2, 1, height, width, generator=generator)
+    levels = torch.tensor([3, 7])
+    alone = [network(image, levels) for image in images]
+    both = Barrier(2)
+
+    def half(first: int) -> list[torch.Tensor]:
+        both.wait(60)
+        return [network(image, levels) for image in images[first::2]]
+
+    with ThreadPoolExecutor(2) as pool:
+        even, odd = pool.map(half, (0, 1))
+    for expected, got in zip(alone[0::2] + alone[1::2], even + odd, strict=True):
+        assert torch.equal(got, expected)
+    assert not torch.equal(alone[0], alone[1])
 
 
 def test_any_number_of_slices_at_once(scan: Volume, checkpoint: Checkpoint) -> None:
