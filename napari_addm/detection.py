@@ -406,6 +406,7 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
     if _kept:
         free_memory()  # which takes a while, and holds other threads up
     network: nn.Module
+    kind = checkpoint.specification.network.kind
     if kept.device == "openvino":
         from napari_addm.openvino_network import openvino_network
 
@@ -419,6 +420,10 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
         network = load_network(checkpoint).to(torch.device(kept.device), dtype)
         if kept.device == "cpu":
             make_courteous(network)
+        elif kept.device.startswith("cuda") and kind == "diffusion_unet":
+            from napari_addm.graphed import GraphedNetwork
+
+            network = GraphedNetwork(network)
     engine = _Engine(key, network)
     _kept.append(engine)
     return engine

@@ -44,11 +44,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"errors"},
     "session": {"checkpoint", "preparation", "symmetry", "volume"},
     "lanes": {"methods"},
+    "graphed": set(),
     "detection": {
         "checkpoint",
         "courtesy",
         "diffusion",
         "errors",
+        "graphed",
         "lanes",
         "methods",
         "openvino_network",
@@ -179,7 +181,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 VIEWER = {"magicgui", "napari", "PyQt6", "PySide6", "pyqtgraph", "qtpy", "superqt", "vispy"}
 LEARNING = {"deepbet", "lightning", "monai", "torch"}
 # These may import torch and monai at their top; the others only inside functions.
-TORCH_ROOMS = {"diffusion", "methods", "networks", "openvino_network", "training"}
+TORCH_ROOMS = {"diffusion", "graphed", "methods", "networks", "openvino_network", "training"}
 # And these not even there.
 NO_TORCH = {
     "dicom",
