@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
-from make_pictures import PATIENCE_SECONDS, WINDOW, Heartbeat
+from make_pictures import WINDOW, Heartbeat, run_until
 from qtpy.QtWidgets import QApplication
 
 from napari_addm.widgets.batch import BatchWidget
@@ -40,12 +40,7 @@ def main() -> None:
     report: dict[str, Any] = {}
 
     def wait(done: Callable[[], bool]) -> None:
-        started = time.perf_counter()
-        while not done():
-            QApplication.processEvents()
-            time.sleep(0.001)
-            if time.perf_counter() - started > PATIENCE_SECONDS:
-                raise SystemExit("waited too long")
+        run_until(done, lambda: "")  # what is wrong is in the report
 
     def pause(seconds: float) -> None:
         end = time.perf_counter() + seconds

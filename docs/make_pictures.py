@@ -61,6 +61,29 @@ class Heartbeat:
         return round(1000 * longest, 1)
 
 
+def run_until(done: Callable[[], bool], wrong: Callable[[], str]) -> float:
+    """Run the event loop until something holds, or is wrong; the seconds that it took."""
+    started = time.perf_counter()
+    loop, looks = QEventLoop(), QTimer()
+    words = ""
+
+    def look() -> None:
+        nonlocal words
+        late = time.perf_counter() - started > PATIENCE_SECONDS
+        words = wrong() or ("waited too long" if late else "")
+        if done() or words:
+            loop.quit()
+
+    looks.setInterval(BEAT_MS)
+    looks.timeout.connect(look)
+    looks.start()
+    loop.exec()
+    looks.stop()
+    if words:
+        raise SystemExit(words)
+    return round(time.perf_counter() - started, 2)
+
+
 class Walk:
     """The job, step by step.
 
@@ -82,25 +105,7 @@ class Walk:
 
     def wait(self, done: Callable[[], bool]) -> float:
         """Run the event loop until something holds; the seconds that it took."""
-        started = time.perf_counter()
-        loop, looks = QEventLoop(), QTimer()
-        wrong = ""
-
-        def look() -> None:
-            nonlocal wrong
-            late = time.perf_counter() - started > PATIENCE_SECONDS
-            wrong = self.panel.error.text() or ("waited too long" if late else "")
-            if done() or wrong:
-                loop.quit()
-
-        looks.setInterval(BEAT_MS)
-        looks.timeout.connect(look)
-        looks.start()
-        loop.exec()
-        looks.stop()
-        if wrong:
-            raise SystemExit(wrong)
-        return round(time.perf_counter() - started, 2)
+        return run_until(done, self.panel.error.text)
 
     def pause(self, seconds: float) -> None:
         """Turn the event loop for so long."""
