@@ -504,7 +504,7 @@ class _State:
     def get_ready(self) -> None:
         """Work out beside the network what needs no reconstruction."""
         whole = self.settings.slices is None
-        self.prepared.get_ready(self.score.erosion_mm, symmetry=self.score.symmetry, whole=whole)
+        self.prepared.get_ready(symmetry=self.score.symmetry, whole=whole)
 
     def rescored(self, score: ScoreSpecification) -> _State:
         """A copy that shares the reconstructions and scores them otherwise."""

@@ -49,7 +49,6 @@ class Prepared:
     slices: Slices
     scan: NDArray[np.float32] = field(init=False)
     mask: NDArray[np.bool_] = field(init=False)
-    _inner: dict[float, NDArray[np.bool_]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scan = self.slices.on_grid((self.slices.images + 1.0) / 2.0)
@@ -57,22 +56,18 @@ class Prepared:
 
     def inner(self, millimetres: float) -> NDArray[np.bool_]:
         """The mask, eroded; see :func:`napari_addm.scoring.erode`."""
-        if millimetres not in self._inner:
-            deep = self.slices.depth_mm > millimetres
-            self._inner[millimetres] = deep if millimetres > 0 else self.mask
-        return self._inner[millimetres]
+        return self.slices.depth_mm > max(millimetres, 0.0)
 
     @cached_property
     def mirror_plane(self) -> MirrorPlane | None:
         """See :func:`napari_addm.symmetry.find_mirror_plane`."""
         return find_mirror_plane(self.scan, self.mask, self.slices.spacing_mm)
 
-    def get_ready(self, erosion_mm: float, *, symmetry: bool, whole: bool) -> None:
+    def get_ready(self, *, symmetry: bool, whole: bool) -> None:
         """Work out what a result takes from the scan alone; it is kept."""
-        self.inner(erosion_mm)
+        self.slices.depth_contrast  # noqa: B018  # and with it the depth, for `inner`
         if whole:
             self.slices.native_gain  # noqa: B018
-        self.slices.depth_contrast  # noqa: B018
         if symmetry:
             self.mirror_plane  # noqa: B018
 
@@ -81,7 +76,7 @@ class Prepared:
         """Memory that is held, the scan's voxels among it."""
         # with what the slices have worked out since they were made
         arrays = [each for each in vars(self.slices).values() if isinstance(each, np.ndarray)]
-        held = (*arrays, self.slices.volume.data, self.scan, self.mask, *self._inner.values())
+        held = (*arrays, self.slices.volume.data, self.scan, self.mask)
         return sum(int(array.nbytes) for array in held)
 
 
