@@ -8,14 +8,17 @@ one thread for each, and so is what else computes at that time.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from threading import Lock
+from threading import Lock, get_native_id
 from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+from napari_addm.courtesy import give_way
 
 Result = TypeVar("Result")
 
@@ -25,9 +28,42 @@ _limit: Any = None
 
 
 def beside(function: Callable[..., Result], *iterables: Iterable[Any]) -> list[Result]:
-    """As :func:`map`, on all cores; for work that lets go of the interpreter's lock, as numpy's."""
-    with one_blas_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, *iterables))
+    """As :func:`map`, on all cores; for work that lets go of the interpreter's lock, as numpy's.
+
+    Each call gives way to a person first. The caller does its share; the threads that help it stay
+    for the next time, because one that ends gives its memory back, and that makes every other
+    thread of the process slow for a moment, the one that draws the window among them.
+    """
+    each = list(zip(*iterables, strict=False))
+    calls: list[Future[Result]] = []
+
+    def work(*arguments: Any) -> Result:
+        give_way()
+        return function(*arguments)
+
+    with one_blas_thread():
+        try:
+            calls = [_helpers(_niceness()).submit(work, *arguments) for arguments in each[1:]]
+            results = [work(*arguments) for arguments in each[:1]]
+            for call, arguments in zip(calls, each[1:], strict=True):
+                # what no helper has begun: they may all wait for others, who wait for this
+                results.append(work(*arguments) if call.cancel() else call.result())
+            return results
+        finally:
+            wait([call for call in calls if not call.cancel()])  # after an error
+
+
+def _niceness() -> int:
+    """How far this thread stands back behind others; the threads that it starts inherit that."""
+    if sys.platform != "linux":
+        return 0  # there no thread has a priority of its own
+    return os.getpriority(os.PRIO_PROCESS, get_native_id())
+
+
+@cache
+def _helpers(niceness: int) -> ThreadPoolExecutor:
+    """Threads for whoever stands back so far."""
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "addm-beside")
 
 
 @contextmanager
@@ -69,9 +105,10 @@ def _blas() -> Any:
 
 
 def _begin_anew() -> None:
-    """In a process that was forked: the keeper's thread did not come along."""
+    """In a process that was forked: no other thread came along."""
     global _lock, _inside
     _keeper.cache_clear()
+    _helpers.cache_clear()
     _lock, _inside = Lock(), 0
 
 

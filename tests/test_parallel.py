@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from threading import Barrier
+from threading import Barrier, Event, get_ident, get_native_id
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from napari_addm.courtesy import LONGEST_SECONDS, come_first, go_on
 from napari_addm.parallel import beside, one_blas_thread
 
 
@@ -47,6 +50,77 @@ def test_an_error_comes_out():
     assert blas() == {3}
 
 
+def test_after_an_error_nothing_goes_on():
+    """What fails leaves no one at work on arrays that the caller may free."""
+    going_on = Event()
+    done = []
+
+    def work(number):
+        if number == 0:
+            going_on.wait(60)  # another has begun
+            raise ZeroDivisionError
+        going_on.set()
+        sleep(0.05)
+        done.append(number)
+
+    with pytest.raises(ZeroDivisionError):
+        beside(work, range(20))
+    before = list(done)
+    sleep(0.2)
+    assert done == before
+
+
+def test_those_who_help_may_be_helped():
+    """Within calls that are made side by side, and those within these: nobody waits for ever."""
+
+    def work(depth):
+        return 1 + sum(beside(work, [depth - 1] * 3)) if depth else 1
+
+    assert beside(work, [3] * 5) == [40] * 5
+
+
+def test_the_threads_that_help_stay():
+    def thread(_):
+        sleep(0.01)
+        return get_ident()
+
+    def threads() -> set[int]:
+        return set().union(*(beside(thread, range(8)) for _ in range(4)))
+
+    there = threads()
+    assert 1 < len(there) <= max(2, os.cpu_count() or 1)
+    assert threads() == there
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no thread has a priority of its own here")
+def test_who_stands_back_is_helped_by_those_who_stand_back_as_far():
+    def niceness(_=None):
+        sleep(0.01)
+        return os.getpriority(os.PRIO_PROCESS, get_native_id())
+
+    def stand_back() -> tuple[int, set[int]]:
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), niceness() + 3)
+        return niceness(), set(beside(niceness, range(8)))
+
+    here = niceness()
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as other:
+            behind, helpers = other.submit(stand_back).result()
+        assert helpers == {behind} == {here + 3}
+        assert set(beside(niceness, range(8))) == {here}
+
+
+def test_a_person_comes_before_each_call():
+    times = []
+    come_first()
+    try:
+        began = monotonic()
+        beside(lambda _: times.append(monotonic() - began), range(3))
+    finally:
+        go_on()
+    assert min(times) >= 0.9 * LONGEST_SECONDS
+
+
 def test_products_take_one_thread_within_and_as_many_as_before_after():
     assert blas() == {3}
     with one_blas_thread():
@@ -80,6 +154,8 @@ def within() -> set[int]:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_process_limits_its_own():
     assert within() == {1}
+    assert beside(abs, [-1, -2]) == [1, 2]  # helpers are there, and do not come along
     with one_blas_thread(), ProcessPoolExecutor(1, get_context("fork")) as processes:
         assert processes.submit(within).result(60) == {1}
+        assert processes.submit(beside, abs, [-1, -2]).result(60) == [1, 2]
     assert blas() == {3}
