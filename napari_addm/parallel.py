@@ -31,8 +31,8 @@ def beside(function: Callable[..., Result], *iterables: Iterable[Any]) -> list[R
     """As :func:`map`, on all cores; for work that lets go of the interpreter's lock, as numpy's.
 
     Each call gives way to a person first. The caller does its share; the threads that help it stay
-    for the next time, because one that ends gives its memory back, and that makes every other
-    thread of the process slow for a moment, the one that draws the window among them.
+    for the next time: when one ends, its memory goes back to the system, for which every other
+    thread has to look up anew where its own memory lies, the one that draws the window, too.
     """
     each = list(zip(*iterables, strict=False))
     calls: list[Future[Result]] = []

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "napari_addm"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "diffusion": set(),
-    "parallel": set(),
     "courtesy": set(),
+    "parallel": {"courtesy"},
     "volume": set(),
     "naming": {"errors"},
     "record": {"errors", "volume"},
