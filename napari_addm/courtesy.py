@@ -1,4 +1,4 @@
-"""A network that pauses between its layers while a person waits for the screen.
+"""Network and scoring, which pause between their steps while a person waits for the screen.
 
 Both want the same cores and the interpreter's lock. A picture takes twice as long to draw beside a
 network, while a person sees it; the network's end comes as soon with pauses as without.
@@ -22,7 +22,7 @@ _since = 0.0
 
 
 def come_first() -> None:
-    """Let all courteous networks of this process pause, until `go_on`."""
+    """Let all courteous work of this process pause, until `go_on`."""
     global _since
     if _free.is_set():
         _since = time.monotonic()

@@ -35,6 +35,7 @@ def beside(function: Callable[..., Result], *iterables: Iterable[Any]) -> list[R
     thread has to look up anew where its own memory lies, the one that draws the window, too.
     """
     each = list(zip(*iterables, strict=False))
+    helpers = _helpers(_niceness())
     calls: list[Future[Result]] = []
 
     def work(*arguments: Any) -> Result:
@@ -43,7 +44,7 @@ def beside(function: Callable[..., Result], *iterables: Iterable[Any]) -> list[R
 
     with one_blas_thread():
         try:
-            calls = [_helpers(_niceness()).submit(work, *arguments) for arguments in each[1:]]
+            calls = [helpers.submit(work, *arguments) for arguments in each[1:]]
             results = [work(*arguments) for arguments in each[:1]]
             for call, arguments in zip(calls, each[1:], strict=True):
                 # what no helper has begun: they may all wait for others, who wait for this

@@ -6,7 +6,7 @@ import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from threading import Barrier, Event, get_ident, get_native_id
+from threading import Barrier, Event, get_native_id
 from time import monotonic, sleep
 
 import numpy as np
@@ -80,16 +80,16 @@ def test_those_who_help_may_be_helped():
 
 
 def test_the_threads_that_help_stay():
+    count = max(2, os.cpu_count() or 1)
+    all_at_once = Barrier(count)
+
     def thread(_):
-        sleep(0.01)
-        return get_ident()
+        all_at_once.wait(60)
+        return get_native_id()
 
-    def threads() -> set[int]:
-        return set().union(*(beside(thread, range(8)) for _ in range(4)))
-
-    there = threads()
-    assert 1 < len(there) <= max(2, os.cpu_count() or 1)
-    assert threads() == there
+    there = set(beside(thread, range(count)))
+    assert len(there) == count
+    assert set(beside(thread, range(count))) == there
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no thread has a priority of its own here")
