@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -804,6 +806,20 @@ def test_hits_and_misses_follow_the_threshold_in_place(model, alone, qtbot, scan
     alone.truth_chooser.choose(None)
     assert output(model, "hits and misses") is None
     assert output(model, "anomaly map").visible
+
+
+def test_a_result_that_was_replaced_leaves_the_memory(viewer, panel, qtbot, scan):
+    # in a window, because napari's windows remember every job
+    add(viewer, scan)
+    panel.truth_chooser.choose(add(viewer, truth_of(scan), "labels", name="lesion"))
+    replaced = []
+    for seed in range(3):
+        panel.model.seed.setValue(seed)
+        run(qtbot, panel)
+        assert panel.outcome.agreement is not None
+        replaced.append(weakref.ref(panel.outcome.detection))
+    gc.collect()
+    assert [result() is None for result in replaced] == [True, True, False]
 
 
 def test_an_empty_truth_is_explained_in_the_panel(model, alone, qtbot, scan):

@@ -523,8 +523,8 @@ class Job(WorkerBase):
 
     def __init__(self, generate: Callable[..., Generator[Any, None, None]], *args: Any) -> None:
         super().__init__(SignalsClass=JobSignals)  # type: ignore[arg-type]
-        self._generate = generate
-        self._args = args
+        # once closed it holds nothing; napari keeps the job itself for as long as its window is open
+        self._items = generate(*args)
         _end_with_python()
         _all_jobs.add(self)
 
@@ -538,8 +538,8 @@ class Job(WorkerBase):
         handled = signals.handled
         handled.set()  # nothing is waiting
         try:
-            with closing(self._generate(*self._args)) as items:
-                for item in items:
+            with closing(self._items):
+                for item in self._items:
                     # at most one item ahead of the GUI
                     while not handled.wait(HANDLED_SECONDS) and not self.abort_requested:
                         pass
