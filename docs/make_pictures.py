@@ -39,26 +39,30 @@ BEAT_MS = 10
 
 
 class Heartbeat:
-    """How long the event loop was blocked."""
+    """How long the event loop was blocked, and since when (of the monotonic clock)."""
 
     def __init__(self) -> None:
-        self.longest = 0.0
-        self._last = time.perf_counter()
+        self._longest = (0.0, 0.0)
+        self._last = time.monotonic()
         self._timer = QTimer()
         self._timer.setInterval(BEAT_MS)
         self._timer.timeout.connect(self._beat)
         self._timer.start()
 
     def _beat(self) -> None:
-        now = time.perf_counter()
-        self.longest = max(self.longest, now - self._last - BEAT_MS / 1000)
+        now = time.monotonic()
+        self._longest = max(self._longest, (now - self._last - BEAT_MS / 1000, self._last))
         self._last = now
 
     def take_ms(self) -> float:
         """The longest block since the last time, ms; one that is under way counts until now."""
+        return self.take()[0]
+
+    def take(self) -> tuple[float, float]:
+        """That block in ms, and the second at which it began."""
         self._beat()
-        longest, self.longest = self.longest, 0.0
-        return round(1000 * longest, 1)
+        (seconds, began), self._longest = self._longest, (0.0, 0.0)
+        return round(1000 * seconds, 1), round(began, 3)
 
 
 def run_until(done: Callable[[], bool], wrong: Callable[[], str]) -> float:
@@ -216,16 +220,17 @@ class Walk:
             scroll(step)
         self.report["longest_block_scrolling_without_run_ms"] = self.heart.take_ms()
         panel.run()
-        started, step, block, taken = time.perf_counter(), 0, 0.0, False
+        started, step, block, taken = time.perf_counter(), 0, (0.0, 0.0), False
         while panel.running:
             step += 1
             scroll(step)
             if not taken and panel.progress.value() > 0.3 * panel.progress.maximum() > 0:
                 dims.point, taken = here, True
-                block = self.heart.take_ms()
+                block = self.heart.take()
                 self.picture("run")
         self.report["run_s"] = round(time.perf_counter() - started, 2)
-        self.report["longest_block_run_ms"] = max(block, self.heart.take_ms())
+        block = max(block, self.heart.take())
+        self.report["longest_block_run_ms"], self.report["longest_block_run_began"] = block
         dims.point = here
         self.pause(0.5)
         truth = self.panel.agreement.truth.layer
