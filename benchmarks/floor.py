@@ -1,11 +1,13 @@
 """A whole volume against the bare calls of its network, on torch and on OpenVINO.
 
-    python benchmarks/floor.py SCAN [--devices cpu,openvino] [--runs 5] [--json FILE]
+    python benchmarks/floor.py SCAN [--devices cpu,openvino] [--runs 5] [--viewer] [--json FILE]
 
-In one process that has the model loaded, as a viewer or a batch has: reading, preparation, network,
-scoring, findings and files. The floor is the network called as often as the volume needs, on the
-same batch, one call after another with all threads, with nothing around it; the floor side by side
-is the same calls in the lanes that a run has. Run and floors come in turn, because a machine's pace
+In one process that has the model loaded and keeps freed memory, as a batch does: reading,
+preparation, network, scoring, findings and files. With ``--viewer`` the system gets memory back, as
+there. The floor is the network called as often as the volume needs, on the same batch, one call
+after another with all threads, with nothing around it; the floor side by side is the same calls in
+the lanes that a run has; the plain floor, on torch, is the first with the network as its method
+builds it, with torch's own group norms. Run and floors come in turn, because a machine's pace
 changes, and each is the median of its rounds. CPU seconds are those of all threads;
 on a machine that others use they say more than the clock does, with OMP_NUM_THREADS=1 most.
 """
@@ -34,8 +36,11 @@ from napari_addm.detection import (
 from napari_addm.findings import Marker
 from napari_addm.io import read_volume
 from napari_addm.lanes import network_threads
-from napari_addm.methods import load_network
+from napari_addm.memory import keep_memory
+from napari_addm.methods import get_method, load_network
 from napari_addm.outputs import save_detection
+
+FLOORS = ("floor", "lanes", "plain")
 
 
 class Watch:
@@ -56,8 +61,11 @@ def main() -> None:
     parser.add_argument("--devices", default="cpu,openvino")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--viewer", action="store_true", help="freed memory goes back, as there")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if not options.viewer:
+        keep_memory()
     checkpoint = load_checkpoint(options.checkpoint)
     rows = []
     for device in options.devices.split(","):
@@ -83,18 +91,17 @@ def main() -> None:
         )
         free_memory()
     print(f"{platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors")
-    header = ("device", "precision", "", "whole s", "floor s", "ratio", "side by side", "ratio")
+    header = ("device", "precision", "", "whole s")
+    header += tuple(cell for floor in FLOORS for cell in (f"{floor} s", "ratio"))
     print(" | ".join(f"{cell:>12}" for cell in header))
     for row in rows:
         for kind in ("wall", "cpu"):
-            whole, floor, lanes = row[kind], row[f"floor_{kind}"], row[f"lanes_{kind}"]
+            whole = row[kind]
             cells = [row["device"], row["precision"], kind, f"{whole:.2f}"]
-            cells += [
-                f"{floor:.2f}",
-                f"{whole / floor:.2f}",
-                f"{lanes:.2f}",
-                f"{whole / lanes:.2f}",
-            ]
+            for floor in FLOORS:
+                if f"{floor}_{kind}" in row:
+                    seconds = row[f"{floor}_{kind}"]
+                    cells += [f"{seconds:.2f}", f"{whole / seconds:.2f}"]
             print(" | ".join(f"{cell:>12}" for cell in cells))
         print("  ", ", ".join(f"{stage} {s:.2f}" for stage, s in row["stages"].items()))
     if options.json:
@@ -148,6 +155,7 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
         several = openvino_network(checkpoint, batch, detection.precision, beside=lanes)
     else:
         one = several = load_network(checkpoint).to(detection.device, dtype)
+        plain = plain_network(checkpoint).to(detection.device, dtype)
     images = torch.randn(batch, 1, *checkpoint.specification.preparation.size).to(
         "cpu" if detection.device == "openvino" else detection.device, dtype
     )
@@ -170,8 +178,19 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
         return {f"{prefix}_{kind}": seconds for kind, seconds in watch.read().items()}
 
     with pool:
-        floor, beside = measure("floor", one, map), measure("lanes", several, pool.map)
-        return floor | beside | {"calls": calls}
+        found = measure("floor", one, map) | measure("lanes", several, pool.map)
+        if detection.device != "openvino":
+            found |= measure("plain", plain, map)
+        return found | {"calls": calls}
+
+
+def plain_network(checkpoint: Checkpoint) -> nn.Module:
+    """As its method builds it, without what `load_network` makes quicker."""
+    specification = checkpoint.specification
+    method = get_method(specification.method)
+    network = method.build(specification.network, specification.preparation.size)
+    network.load_state_dict({name: value.float() for name, value in checkpoint.weights.items()})
+    return network.eval().requires_grad_(False)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Network = TypeVar("Network", bound=nn.Module)
 
+SMALL_MAP = 1024
+"""Positions below which torch's group norm goes group by group."""
+
 
 class PackedUNet(nn.Module):
     """MONAI's diffusion U-Net on an image folded by pixel-unshuffle.
@@ -47,9 +50,46 @@ class PackedUNet(nn.Module):
         return pixel_shuffle(self.unet(folded, timesteps), self.pack)
 
 
+class GroupNorm(nn.GroupNorm):
+    """The same, sooner done in half precision on a CPU.
+
+    On small channels-last maps torch takes the few channels of one group at a time, which was a
+    fifth of a U-Net's time. Here each channel is summed over its positions, then each group over
+    its channels, in float32.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        small = input.ndim == 4 and input.shape[2:].numel() < SMALL_MAP
+        half = input.dtype in (torch.bfloat16, torch.float16)
+        if not (small and half and input.device.type == "cpu"):
+            return super().forward(input)
+        batch, channels = input.shape[:2]
+        values = input.float()
+        sums = torch.stack([values.sum((2, 3)), values.square().sum((2, 3))])
+        grouped = sums.view(2, batch, self.num_groups, -1)
+        size = grouped.shape[-1]
+        mean, square = grouped.sum(-1, keepdim=True) / (size * input.shape[2:].numel())
+        scale = (square - mean.square()).clamp_min(0.0).add(self.eps).rsqrt()
+        scale = scale.expand(-1, -1, size).reshape(batch, channels, 1, 1)
+        shift = -mean.expand(-1, -1, size).reshape(batch, channels, 1, 1) * scale
+        if self.affine:
+            weight, bias = (p.float().view(channels, 1, 1) for p in (self.weight, self.bias))
+            scale, shift = scale * weight, shift * weight + bias
+        return torch.addcmul(shift, values, scale).to(input.dtype)
+
+
 def build_network(specification: UNetSpecification) -> PackedUNet:
     """An untrained network, in the channels-last layout that convolutions prefer."""
     return channels_last(PackedUNet(specification))
+
+
+def with_quick_norms(network: Network) -> Network:
+    """The same network with every group norm a `GroupNorm`, untrained, in place."""
+    for name, module in list(network.named_modules()):
+        if type(module) is nn.GroupNorm:
+            quick = GroupNorm(module.num_groups, module.num_channels, module.eps, module.affine)
+            network.set_submodule(name, quick)
+    return network
 
 
 def channels_last(network: Network) -> Network:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_addm.errors import CheckpointError
-from napari_addm.networks import channels_last
+from napari_addm.networks import channels_last, with_quick_norms
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ def load_network(checkpoint: Checkpoint) -> nn.Module:
     method = get_method(specification.method)
     size = specification.preparation.size
     with torch.device("meta"):
-        network = method.build(specification.network, size)
+        network = with_quick_norms(method.build(specification.network, size))
     state = network.state_dict()
     expected = {name: tuple(t.shape) for name, t in state.items()}
     found = {name: tuple(t.shape) for name, t in checkpoint.weights.items()}
@@ -55,7 +55,8 @@ def load_network(checkpoint: Checkpoint) -> nn.Module:
             "use the checkpoint as it was written."
         )
     if any(name not in state for name, _ in network.named_buffers()):
-        network = method.build(specification.network, size)  # what is not saved has to be computed
+        # what is not saved has to be computed
+        network = with_quick_norms(method.build(specification.network, size))
     weights = {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in checkpoint.weights.items()

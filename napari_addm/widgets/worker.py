@@ -523,7 +523,7 @@ class Job(WorkerBase):
 
     def __init__(self, generate: Callable[..., Generator[Any, None, None]], *args: Any) -> None:
         super().__init__(SignalsClass=JobSignals)  # type: ignore[arg-type]
-        # once closed it holds nothing; napari keeps the job itself for as long as its window is open
+        # once closed it holds nothing; a job itself napari keeps for as long as its window is open
         self._items = generate(*args)
         _end_with_python()
         _all_jobs.add(self)
