@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from plain_network import plain_network
 from torch import nn
 
 from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
@@ -37,7 +38,7 @@ from napari_addm.findings import Marker
 from napari_addm.io import read_volume
 from napari_addm.lanes import network_threads
 from napari_addm.memory import keep_memory
-from napari_addm.methods import get_method, load_network
+from napari_addm.methods import load_network
 from napari_addm.outputs import save_detection
 
 FLOORS = ("floor", "lanes", "plain")
@@ -182,15 +183,6 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
         if detection.device != "openvino":
             found |= measure("plain", plain, map)
         return found | {"calls": calls}
-
-
-def plain_network(checkpoint: Checkpoint) -> nn.Module:
-    """As its method builds it, without what `load_network` makes quicker."""
-    specification = checkpoint.specification
-    method = get_method(specification.method)
-    network = method.build(specification.network, specification.preparation.size)
-    network.load_state_dict({name: value.float() for name, value in checkpoint.weights.items()})
-    return network.eval().requires_grad_(False)
 
 
 if __name__ == "__main__":

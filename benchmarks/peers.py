@@ -3,8 +3,9 @@
     python benchmarks/peers.py DATA [--anoddpm FOLDER] [--keep FOLDER] [--json FILE]
                                     [--parts agreement,quality,time,whole]
 
-One network (the bundled checkpoint), the same slices, the same noise, the same score. DATA is a
-benchmark's folder: the tumours that its ``split.json`` names for validation are measured.
+One network (the bundled checkpoint: for the others as MONAI builds it, for ours and the floor as
+`load_network` loads it), the same slices, the same noise, the same score. DATA is a benchmark's
+folder: the tumours that its ``split.json`` names for validation are measured.
 FOLDER after ``--anoddpm`` is a checkout of github.com/Julian-Wyatt/AnoDDPM, whose code runs as it
 is (it needs numba, scikit-image, scikit-learn and matplotlib); its row is left out without it.
 Needs diffusers.
@@ -31,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from plain_network import plain_network
 from torch import Tensor
 from ways import (
     AsPeersCall,
@@ -122,8 +124,8 @@ def main() -> None:
 def all_ways(bench: Bench, folder: Path | None) -> list[Way]:
     """The rows of the table."""
     checkpoint, schedule = bench.checkpoint, bench.schedule
-    plain = AsPeersCall(load_network(checkpoint))
-    mixed = AsPeersCall(load_network(checkpoint), autocast=True)
+    plain = AsPeersCall(plain_network(checkpoint))
+    mixed = AsPeersCall(plain_network(checkpoint), autocast=True)
     ways = []
     if folder is not None:
         loop = anoddpm(
@@ -232,7 +234,7 @@ def whole_volumes(bench: Bench, way: Way, options: argparse.Namespace) -> Way:
     """
     if way.batch > 1:
         return way
-    network = AsPeersCall(load_network(bench.checkpoint).to(torch.bfloat16))
+    network = AsPeersCall(plain_network(bench.checkpoint).to(torch.bfloat16))
     size = bench.checkpoint.specification.preparation.size
     return Way(
         "AnoDDPM",
@@ -266,7 +268,7 @@ def agreement(bench: Bench, folder: Path | None) -> dict[str, float]:
         Where two ways that should give the same do not.
     """
     checkpoint, schedule = bench.checkpoint, bench.schedule
-    plain = AsPeersCall(load_network(checkpoint))
+    plain = AsPeersCall(plain_network(checkpoint))
     clean, noise = some_slices(bench, 2)
     reference = ours(checkpoint, LEVEL, STEPS, dtype="float32")(clean, noise)
     others = {
@@ -287,7 +289,7 @@ def agreement(bench: Bench, folder: Path | None) -> dict[str, float]:
         raise SystemExit(f"not the same reconstructions: {wrong}")
     # bfloat16 is another rounding, not another method: reported, and shown by the quality
     if folder is not None:
-        network = AsPeersCall(load_network(checkpoint).to(torch.bfloat16))
+        network = AsPeersCall(plain_network(checkpoint).to(torch.bfloat16))
         short = anoddpm(folder, network, ANODDPM_LEVEL, size, schedule)(clean, noise)
         found["AnoDDPM, root mean square of float32 - bfloat16"] = float(
             (together - short).square().mean().sqrt()
