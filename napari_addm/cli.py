@@ -244,11 +244,9 @@ def detect(
     What is not given comes from the checkpoint; `napari-addm info` shows it.
     """
     from napari_addm.detection import DetectionSettings
-    from napari_addm.memory import keep_memory
     from napari_addm.naming import case_paths
     from napari_addm.outputs import claim_outputs
 
-    keep_memory()
     settings = DetectionSettings(
         steps=steps,
         level=level,
@@ -604,10 +602,8 @@ def verify(
     Scan, model and the saved files are checked by their hashes. Exit code 0 only if
     the result is the same, voxel for voxel or within the stated tolerance.
     """
-    from napari_addm.memory import keep_memory
     from napari_addm.verification import verify as verified
 
-    keep_memory()
     with _progress_bar(record.name) as on_progress:
         result = verified(
             record,
@@ -699,10 +695,8 @@ def batch(
     from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint
     from napari_addm.cohort import CohortFolder, find_cohort, parse_shard
     from napari_addm.detection import DetectionSettings
-    from napari_addm.memory import keep_memory
     from napari_addm.presets import with_preset
 
-    keep_memory()
     part = parse_shard(shard)
     settings = BatchSettings(
         detection=DetectionSettings(

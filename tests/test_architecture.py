@@ -16,7 +16,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diffusion": set(),
     "courtesy": set(),
     "parallel": {"courtesy"},
-    "memory": set(),
     "volume": set(),
     "naming": {"errors"},
     "record": {"errors", "volume"},
@@ -144,7 +143,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "errors",
         "findings",
         "io",
-        "memory",
         "methods",
         "metrics",
         "naming",
@@ -187,7 +185,6 @@ TORCH_ROOMS = {"diffusion", "graphed", "methods", "networks", "openvino_network"
 # And these not even there.
 NO_TORCH = {
     "dicom",
-    "memory",
     "errors",
     "evaluation",
     "findings",
