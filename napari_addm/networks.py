@@ -51,7 +51,7 @@ class PackedUNet(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """The same, sooner done in half precision on a CPU.
+    """The same, sooner done in bfloat16 on a CPU.
 
     On small channels-last maps torch takes the few channels of one group at a time, which was a
     fifth of a U-Net's time. Here each channel is summed over its positions, then each group over
@@ -60,22 +60,21 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         small = input.ndim == 4 and input.shape[2:].numel() < SMALL_MAP
-        half = input.dtype in (torch.bfloat16, torch.float16)
-        if not (small and half and input.device.type == "cpu"):
+        if not (small and input.dtype == torch.bfloat16 and input.device.type == "cpu"):
             return super().forward(input)
-        batch, channels = input.shape[:2]
         values = input.float()
-        sums = torch.stack([values.sum((2, 3)), values.square().sum((2, 3))])
-        grouped = sums.view(2, batch, self.num_groups, -1)
-        size = grouped.shape[-1]
-        mean, square = grouped.sum(-1, keepdim=True) / (size * input.shape[2:].numel())
-        scale = (square - mean.square()).clamp_min(0.0).add(self.eps).rsqrt()
-        scale = scale.expand(-1, -1, size).reshape(batch, channels, 1, 1)
-        shift = -mean.expand(-1, -1, size).reshape(batch, channels, 1, 1) * scale
-        if self.affine:
-            weight, bias = (p.float().view(channels, 1, 1) for p in (self.weight, self.bias))
-            scale, shift = scale * weight, shift * weight + bias
-        return torch.addcmul(shift, values, scale).to(input.dtype)
+        values -= self._group_means(values)
+        scale = (self._group_means(values.square()) + self.eps).rsqrt()
+        if not self.affine:
+            return (values * scale).to(input.dtype)
+        weight, bias = (p.float().view(-1, 1, 1) for p in (self.weight, self.bias))
+        return torch.addcmul(bias, values, scale * weight).to(input.dtype)
+
+    def _group_means(self, values: Tensor) -> Tensor:
+        """The mean of each channel's group, (B, C, 1, 1)."""
+        batch, channels = values.shape[:2]
+        means = values.mean((2, 3)).view(batch, self.num_groups, -1).mean(2, keepdim=True)
+        return means.expand(-1, -1, channels // self.num_groups).reshape(batch, channels, 1, 1)
 
 
 def build_network(specification: UNetSpecification) -> PackedUNet:
