@@ -54,8 +54,8 @@ class GroupNorm(nn.GroupNorm):
     """The same, sooner done in bfloat16 on a CPU.
 
     On small channels-last maps torch takes the few channels of one group at a time, which was a
-    fifth of a U-Net's time. Here each channel is summed over its positions, then each group over
-    its channels, in float32.
+    fifth of a U-Net's time. Here the mean of each channel comes first, then that of each group's
+    channels, in float32.
     """
 
     def forward(self, input: Tensor) -> Tensor:
