@@ -34,11 +34,10 @@ from napari_addm.detection import (
     free_memory,
     run,
 )
-from napari_addm.findings import Marker
 from napari_addm.io import read_volume
 from napari_addm.lanes import network_threads
 from napari_addm.methods import load_network
-from napari_addm.outputs import save_detection
+from napari_addm.outputs import computed_findings, save_detection
 
 FLOORS = ("floor", "lanes", "plain")
 
@@ -116,10 +115,8 @@ def whole_case(
         reading = watch.read()["wall"]
         detection = run(volume, checkpoint, settings)
         after = Watch()
-        anomaly, uncertainty = detection.anomaly.data, detection.uncertainty
-        marker = Marker(anomaly, spacing=volume.spacing, mask=detection.brain_mask.data)
-        labels, findings = marker.find(
-            default.threshold, default.minimum_ml, volume, uncertainty.data if uncertainty else None
+        labels, findings = computed_findings(
+            volume, detection, default.threshold, default.minimum_ml
         )
         marking = after.read()["wall"]
         save_detection(
@@ -131,6 +128,7 @@ def whole_case(
             checkpoint=checkpoint,
             threshold=default.threshold,
             minimum_ml=default.minimum_ml,
+            computed=labels,
         )
         spent = watch.read()
         writing = after.read()["wall"] - marking

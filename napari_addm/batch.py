@@ -39,10 +39,9 @@ from napari_addm.cohort import (
 )
 from napari_addm.detection import Detection, DetectionSettings, Progress, detect, resolve
 from napari_addm.errors import AddmError
-from napari_addm.findings import Marker
 from napari_addm.io import read_beside, read_labels, read_volume
 from napari_addm.metrics import evaluate
-from napari_addm.outputs import check_folder, save_detection
+from napari_addm.outputs import check_folder, computed_findings, save_detection
 from napari_addm.preparation import Slices, prepare
 from napari_addm.qc import check_quality
 from napari_addm.volume import Volume
@@ -244,17 +243,14 @@ class Batch:
         try:
             detection = replace(detection, warnings=(*detection.warnings, *prepared.notes))
             anomaly = detection.anomaly.data
-            region = detection.brain_mask.data & detection.done[:, None, None]
-            marker = Marker(anomaly, spacing=volume.spacing, mask=region)
-            uncertainty = detection.uncertainty.data if detection.uncertainty else None
-            labels, findings = marker.find(self.threshold, self.minimum_ml, volume, uncertainty)
+            labels, findings = computed_findings(volume, detection, self.threshold, self.minimum_ml)
             metrics = None
             if prepared.lesion is not None:
                 metrics = evaluate(
                     anomaly,
                     prepared.lesion,
                     threshold=self.threshold,
-                    mask=region,
+                    mask=detection.region,
                     voxel_ml=volume.voxel_ml,
                     prediction=labels,
                 )
@@ -269,6 +265,7 @@ class Batch:
                 checkpoint=self.checkpoint,
                 threshold=self.threshold,
                 minimum_ml=self.minimum_ml,
+                computed=labels,
                 frame=self.settings.frame,
                 metrics=metrics,
                 truth=case.truth,

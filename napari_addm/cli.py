@@ -400,10 +400,9 @@ def _detect_case(
     from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint, read_specification
     from napari_addm.detection import resolve, run
     from napari_addm.dicom import read_series
-    from napari_addm.findings import Marker
     from napari_addm.io import read_beside, read_volume
     from napari_addm.metrics import evaluate
-    from napari_addm.outputs import check_outputs, save_detection
+    from napari_addm.outputs import check_outputs, computed_findings, save_detection
     from napari_addm.presets import with_preset
 
     watch = _Stopwatch()
@@ -441,11 +440,8 @@ def _detect_case(
         watch.seconds[stage] = watch.seconds.get(stage, 0.0) + detection.seconds[stage]
 
     anomaly = detection.anomaly.data
-    region = detection.brain_mask.data & detection.done[:, None, None]
     with watch.time("findings"):
-        marker = Marker(anomaly, spacing=volume.spacing, mask=region)
-        uncertainty = detection.uncertainty.data if detection.uncertainty else None
-        labels, findings = marker.find(threshold, minimum_ml, volume, uncertainty)
+        labels, findings = computed_findings(volume, detection, threshold, minimum_ml)
     metrics = None
     if lesion is not None:
         with watch.time("metrics"):
@@ -453,7 +449,7 @@ def _detect_case(
                 anomaly,
                 lesion,
                 threshold=threshold,
-                mask=region,
+                mask=detection.region,
                 voxel_ml=volume.voxel_ml,
                 prediction=labels,
             )
@@ -467,6 +463,7 @@ def _detect_case(
             checkpoint=loaded,
             threshold=threshold,
             minimum_ml=minimum_ml,
+            computed=labels,
             frame=frame,
             metrics=metrics,
             truth=truth,

@@ -58,6 +58,9 @@ REFRESH_INTERVAL = 10.0
 PARTIAL_CONTEXT_MM = 16.0
 """How far a partial result looks for neighbours of a slice."""
 
+PAGE_ITEMS = 1024
+"""Of float32, in the smallest page of memory that systems hand out."""
+
 ASYMMETRIC = (
     "left and right of this brain are too different to be compared: every place is compared with "
     "the scan's median instead"
@@ -157,6 +160,12 @@ class Detection:
     precision: str
     warnings: tuple[str, ...] = ()
     _state: _State | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def region(self) -> NDArray[np.bool_]:
+        """Where there is a score: the brain mask in finished slices, shape (S, A, R)."""
+        brain: NDArray[np.bool_] = self.brain_mask.data
+        return brain if self.done.all() else brain & self.done[:, None, None]
 
     @property
     def slices(self) -> Slices | None:
@@ -499,7 +508,7 @@ class _State:
         """Have the system hand memory out now, not when it is waited for; before all `gather`."""
         if self.settings.slices is None:
             for array in (self.drawn, self.values, *self.maps.values()):
-                array.fill(0.0)
+                array.reshape(-1)[::PAGE_ITEMS] = 0.0
 
     def get_ready(self) -> None:
         """Work out beside the network what needs no reconstruction."""

@@ -193,6 +193,8 @@ class Marker:
         Along S, A, R, mm.
     mask : ndarray, (S, A, R), optional
         Findings lie where it is nonzero; everywhere when not given.
+    compact : bool
+        Label in the smallest unsigned type that holds the numbers; int32 leaves room for more.
 
     Attributes
     ----------
@@ -216,11 +218,13 @@ class Marker:
         *,
         spacing: tuple[float, float, float],
         mask: np.ndarray | None = None,
+        compact: bool = False,
     ) -> None:
         self._anomaly = np.ascontiguousarray(anomaly)
         self._shape = anomaly.shape
         self._voxel_ml = math.prod(spacing) / 1000.0
-        inside = None if mask is None else np.asarray(mask) != 0
+        self._compact = compact
+        inside = None if mask is None else np.asarray(mask).astype(bool, copy=False)
         everywhere = slice(0, self._shape[0]), slice(0, self._shape[1]), slice(0, self._shape[2])
         self.box = everywhere if inside is None else bounding_box(inside)
         s, a, r = (axis.stop - axis.start for axis in self.box)
@@ -229,6 +233,8 @@ class Marker:
         self._scores[..., :-1] = anomaly[self.box]
         if inside is not None:
             self._scores[..., :-1][~inside[self.box]] = -np.inf
+        # Of the first threshold, in the order of their numbers.
+        self._first_peaks: np.ndarray | None = None
         # By the place of the peak in the grid; 0 where none has been seen.
         self._number_at: np.ndarray | None = None
         self._given = 0
@@ -245,7 +251,7 @@ class Marker:
 
         Returns
         -------
-        ndarray of int32, (S, A, R)
+        ndarray of int32, or smaller if compact, (S, A, R)
             0 = no finding (26-connectivity). int32 names more components than a
             volume that fits in memory can have.
         """
@@ -269,7 +275,7 @@ class Marker:
 
         Returns
         -------
-        labels : ndarray of int32, (S, A, R)
+        labels : ndarray of int32, or smaller if compact, (S, A, R)
         findings : Findings
             In the order of the ids.
         """
@@ -310,14 +316,20 @@ class Marker:
         scores = self._anomaly.ravel()[runs.voxels]
         at_peak = _first_peaks(scores, runs, kept.size)
         ids = self._numbers(runs.voxels[at_peak])
-        labels = np.zeros(self._shape, dtype=np.int32)
+        numbers = np.min_scalar_type(self._given) if self._compact else np.dtype(np.int32)
+        labels = np.zeros(self._shape, dtype=numbers)
         labels.ravel()[runs.voxels] = np.repeat(ids[member], length)
         return labels, ids, runs, scores, at_peak
 
     def _numbers(self, peaks: np.ndarray) -> np.ndarray:
         """The numbers of findings, largest first, by the flat indices of their peaks."""
-        if self._number_at is None:
+        if self._first_peaks is None:
+            self._first_peaks = peaks
+            self._given = peaks.size
+            return np.arange(1, peaks.size + 1, dtype=np.int32)
+        if self._number_at is None:  # most thresholds never move
             self._number_at = np.zeros(math.prod(self._shape), dtype=np.int32)
+            self._number_at[self._first_peaks] = np.arange(1, self._first_peaks.size + 1)
         numbers = self._number_at[peaks]
         new = np.flatnonzero(numbers == 0)
         numbers[new] = np.arange(1, new.size + 1) + self._given

@@ -291,7 +291,8 @@ def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: boo
     if path.exists() and not overwrite:
         raise AddmError(f"{path} exists already: choose another name, or allow overwriting.")
 
-    data = _smallest(volume.to_native())
+    data = volume.to_native()
+    data = data.astype(stored_dtype(data), copy=False)
     if suffix in (".mgz", ".mgh"):
         if data.dtype == np.int64:
             raise AddmError(
@@ -884,16 +885,24 @@ def _zero_non_finite(data: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[st
 # --- writing -------------------------------------------------------------------------------------
 
 
-def _smallest(data: np.ndarray) -> np.ndarray:
+def stored_dtype(data: np.ndarray) -> np.dtype:
+    """What `write_volume` stores voxels as, whatever they are kept as.
+
+    Returns
+    -------
+    dtype
+        float32, or for whole numbers and booleans the first of uint8, int16, int32 and int64 that
+        holds them all.
+    """
     if data.dtype == bool:
-        return data.astype(np.uint8)
+        return np.dtype(np.uint8)
     if not np.issubdtype(data.dtype, np.integer):
-        return data.astype(np.float32, copy=False)
+        return np.dtype(np.float32)
     low, high = int(data.min()), int(data.max())
     for dtype in (np.uint8, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return data.astype(dtype)
-    return data.astype(np.int64)
+            return np.dtype(dtype)
+    return np.dtype(np.int64)
 
 
 def _nifti_image(data: np.ndarray, volume: Volume) -> nib.Nifti1Image:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,10 @@ from napari_addm.findings import (
     NO_DECISIONS,
     Decisions,
     Finding,
+    Findings,
+    Marker,
     findings_csv,
     findings_record,
-    label_anomalies,
 )
 from napari_addm.io import open_atomic, write_volume
 from napari_addm.metrics import Metrics
@@ -187,6 +189,7 @@ def save_detection(
     checkpoint: Checkpoint,
     threshold: float,
     minimum_ml: float,
+    computed: np.ndarray | None = None,
     decisions: Decisions = NO_DECISIONS,
     stem: str | None = None,
     frame: int | None = None,
@@ -223,6 +226,9 @@ def save_detection(
         That `detection` was made with.
     threshold, minimum_ml : float
         That `labels` were made with.
+    computed : ndarray of int, shape (S, A, R), optional
+        What the threshold alone gives, where that is known; otherwise it is worked out. `labels`
+        itself means that nobody has edited it.
     decisions : mapping of int to Decision
         What a person thinks of the findings, by their ids.
     stem : str, optional
@@ -282,20 +288,19 @@ def save_detection(
                     writing = [pool.submit(write_volume, staged[key], maps[key]) for key in maps]
                     hashes = {key: pool.submit(voxels_sha256, maps[key].data) for key in maps}
                     inputs = pool.submit(_inputs, volume, detection, frame, mask, mask_given)
-                    computed = pool.submit(
+                    comparing = pool.submit(
                         _labels_entry,
-                        volume,
-                        detection,
                         labels,
-                        threshold,
-                        minimum_ml,
+                        partial(computed_labels, volume, detection, threshold, minimum_ml)
+                        if computed is None
+                        else lambda: computed,
                         hashes["labels"],
                     )
                 for written in writing:
                     written.result()
                 staged["findings"] = Path(aside, paths["findings"].name)
                 _write_text(staged["findings"], findings_csv(findings, decisions))
-                entry = computed.result()
+                entry = comparing.result()
                 if seg:
                     place = Path(aside, paths["seg"].name)
                     if _write_seg(place, maps["labels"], entry.edited_voxels > 0):
@@ -426,15 +431,10 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _labels_entry(
-    volume: Volume,
-    detection: Detection,
-    labels: np.ndarray,
-    threshold: float,
-    minimum_ml: float,
-    sha256: Future[str],
+    labels: np.ndarray, compute: Callable[[], np.ndarray], sha256: Future[str]
 ) -> LabelsEntry:
-    computed = computed_labels(volume, detection, threshold, minimum_ml)
-    if np.array_equal(computed, labels):  # nobody edited them
+    computed = compute()
+    if computed is labels or np.array_equal(computed, labels):  # nobody edited them
         return LabelsEntry(computed_voxels_sha256=sha256.result(), edited_voxels=0)
     return LabelsEntry(
         computed_voxels_sha256=voxels_sha256(computed),
@@ -474,15 +474,22 @@ def computed_labels(
 
     Returns
     -------
-    ndarray of int32, shape (S, A, R)
+    ndarray of int, shape (S, A, R)
     """
-    return label_anomalies(
-        detection.anomaly.data,
-        threshold,
-        spacing=volume.spacing,
-        minimum_ml=minimum_ml,
-        mask=detection.brain_mask.data & detection.done[:, None, None],
-    )
+    return _marker(volume, detection).label(threshold, minimum_ml)
+
+
+def computed_findings(
+    volume: Volume, detection: Detection, threshold: float, minimum_ml: float
+) -> tuple[np.ndarray, Findings]:
+    """`computed_labels`, and the findings measured."""
+    uncertainty = detection.uncertainty.data if detection.uncertainty else None
+    return _marker(volume, detection).find(threshold, minimum_ml, volume, uncertainty)
+
+
+def _marker(volume: Volume, detection: Detection) -> Marker:
+    anomaly, region = detection.anomaly.data, detection.region
+    return Marker(anomaly, spacing=volume.spacing, mask=region, compact=True)
 
 
 def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:

@@ -287,8 +287,14 @@ class Slices:
         return np.divide(np.float32(1), weights, out=np.zeros_like(weights), where=inside)
 
 
-def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np.float32]:
-    """Trilinear samples of ``data`` at ``matrix @ index`` for every index of ``box``."""
+def _resample(
+    data: NDArray[np.float32], matrix: Affine, box: Box, sigma: Sequence[float] = (0.0, 0.0, 0.0)
+) -> NDArray[np.float32]:
+    """Trilinear samples of ``data`` at ``matrix @ index`` for every index of ``box``.
+
+    Before, ``data`` is smoothed by a Gaussian, with a standard deviation for each of its axes in
+    voxels; .2 and less leave it alone.
+    """
     start = np.array([s.start for s in box], float)
     shape = tuple(s.stop - s.start for s in box)
     offset = matrix[:3, :3] @ start + matrix[:3, 3]
@@ -296,6 +302,8 @@ def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np
     diagonal = np.diag(linear)
     values = np.asarray(data, np.float32)
     if not np.allclose(linear, np.diag(diagonal), atol=1e-6):
+        for axis in range(3):
+            values = _blur(values, sigma[axis], axis)
         samples: NDArray[np.float32] = ndimage.affine_transform(
             values, linear, offset, output_shape=shape, order=1, mode="grid-constant"
         )
@@ -305,6 +313,7 @@ def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np
     with one_blas_thread():
         for axis in sorted(range(3), key=lambda a: shape[a] / values.shape[a]):
             weights = _linear(values.shape[axis], shape[axis], diagonal[axis], offset[axis])
+            weights = _blur(weights, sigma[axis], 1)  # as good as the values, and smaller
             if axis == 0:
                 size = values.shape[1:]
                 values = (weights @ values.reshape(len(values), -1)).reshape(-1, *size)
@@ -313,6 +322,16 @@ def _resample(data: NDArray[np.float32], matrix: Affine, box: Box) -> NDArray[np
             else:
                 values = values @ weights.T
     return values
+
+
+def _blur(values: NDArray[np.float32], sigma: float, axis: int) -> NDArray[np.float32]:
+    """Smooth along one axis, with nothing beyond its ends."""
+    if sigma <= 0.2:
+        return values
+    blurred: NDArray[np.float32] = ndimage.gaussian_filter1d(
+        values, sigma, axis, mode="constant", truncate=3.0
+    )
+    return blurred
 
 
 def _linear(size: int, count: int, scale: float, offset: float) -> NDArray[np.float32]:
@@ -550,12 +569,7 @@ def _to_model(
     depth, height, width = (slice(0, n) for n in shape)
 
     def average(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        for axis, deviation in enumerate(sigma):
-            if deviation > 0.2:
-                values = ndimage.gaussian_filter1d(
-                    values, deviation, axis, mode="constant", truncate=3.0
-                )
-        return _resample(values, shift @ to_volume, (depth, height, width))
+        return _resample(values, shift @ to_volume, (depth, height, width), sigma)
 
     brain = np.where(mask[box], data[box], 0).astype(np.float32)
     total, share = beside(average, (brain, mask[box].astype(np.float32)))

@@ -21,9 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError
+from napari_addm.io import stored_dtype
 from napari_addm.volume import Volume
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 # More than any record has; what is larger is something else.
 LARGEST_BYTES = 64 * 2**20
 
@@ -165,7 +166,7 @@ class RunRecord(_Entry):
         The files beside the record.
     """
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     created_utc: str | None
     input: InputEntry
     brain_mask: MaskEntry
@@ -264,10 +265,10 @@ def voxels_sha256(data: np.ndarray) -> str:
     Parameters
     ----------
     data : ndarray, shape (S, A, R)
-        Hashed in this order as little-endian float32, or int64 where they are
-        whole numbers or booleans, behind the shape as three int64.
+        Hashed in this order and little-endian, behind the shape as three int64; as the
+        type that `napari_addm.io.stored_dtype` gives.
     """
-    kind = "<f4" if np.issubdtype(data.dtype, np.floating) else "<i8"
+    kind = stored_dtype(data).newbyteorder("<")
     digest = hashlib.sha256(np.asarray(data.shape, "<i8").tobytes())
     for plane in data:  # a copy of one slice is enough
         digest.update(np.ascontiguousarray(plane, kind).data)

@@ -33,7 +33,7 @@ LEAST_CORRELATION = 0.92
 
 SEARCH_MM = 5.5  # coarse enough to take no time, fine enough for a degree
 BLUR_MM = 4.0
-FIRST_STEP = (0.1, 0.1, 5.0)  # sines of two angles, and mm
+FIRST_STEP = np.array([0.1, 0.1, 5.0])  # sines of two angles, and mm
 
 
 @dataclass(frozen=True)
@@ -139,17 +139,16 @@ def find_mirror_plane(scan: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlan
         return -float(flat @ mirrored / max(norm * np.linalg.norm(mirrored), 1e-12))
 
     first = np.array([0.0, 0.0, start])
-    simplex = np.stack([first, *(first + np.diag(FIRST_STEP))])
     found = optimize.minimize(
-        difference,
-        first,
-        method="Nelder-Mead",
-        options={"initial_simplex": simplex, "xatol": 2e-3, "fatol": 1e-4, "maxfev": 150},
+        lambda steps: difference(first + steps * FIRST_STEP),
+        np.zeros(3),
+        method="COBYQA",
+        options={"initial_tr_radius": 1.0, "final_tr_radius": 0.02, "maxfev": 150},
     )
     correlation = -float(found.fun)
     if correlation < LEAST_CORRELATION:
         return None
-    best = plane(found.x)
+    best = plane(first + found.x * FIRST_STEP)
     offset = best.offset_mm + float(np.dot(best.normal, shifted))
     return MirrorPlane(best.normal, offset, spacing_mm, correlation)
 

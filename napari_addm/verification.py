@@ -502,7 +502,7 @@ def _compare_metrics(
             detection.anomaly.data,
             lesion,
             threshold=record.threshold,
-            mask=detection.brain_mask.data & detection.done[:, None, None],
+            mask=detection.region,
             voxel_ml=volume.voxel_ml,
             prediction=saved.intact["labels"],
         )

@@ -182,8 +182,8 @@ def test_nobody_is_named(tmp_path: Path, checkpoint: Checkpoint) -> None:
         ("[" * 100_000, "not JSON"),
         ("[1]", "no run record of napari-addm"),
         ('{"schema_version": 1}', "an older version"),
-        ('{"schema_version": 3}', "a newer version"),
-        ('{"schema_version": 2}', "damaged or was changed by hand"),
+        ('{"schema_version": 4}', "a newer version"),
+        ('{"schema_version": 3}', "damaged or was changed by hand"),
     ],
 )
 def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:

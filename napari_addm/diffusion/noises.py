@@ -71,18 +71,20 @@ def coarse(shape: Shape, generator: torch.Generator) -> Tensor:
         # Where the knots fall is drawn too: fixed knots would always corrupt
         # the same places least.
         offset_y, offset_x = torch.randint(0, stride, (2,), generator=generator).tolist()
-        rows, row_spread = _interpolation(height, stride, offset_y)
-        columns, column_spread = _interpolation(width, stride, offset_x)
+        rows = _interpolation(height, stride, offset_y)
+        columns = _interpolation(width, stride, offset_x)
         knots = torch.randn(channels, rows.shape[1], columns.shape[1], generator=generator)
-        field = rows @ knots @ columns.T
-        total += weight * field / (row_spread[:, None] * column_spread[None, :])
+        if stride == 1:  # every pixel is a knot
+            total += knots[:, :height, :width]
+        else:
+            total.add_(rows @ knots @ columns.T, alpha=weight)
         power += weight**2
-    return total / math.sqrt(power)
+    return total.div_(math.sqrt(power))
 
 
 @lru_cache(maxsize=256)  # all there are for one size of image: 63 along either side
-def _interpolation(size: int, stride: int, offset: int) -> tuple[Tensor, Tensor]:
-    """Linear interpolation from knots to pixels: its matrix and its gain on white noise."""
+def _interpolation(size: int, stride: int, offset: int) -> Tensor:
+    """Linear interpolation from knots to pixels, scaled to keep the variance of white noise."""
     position = (torch.arange(size, dtype=torch.float32) + offset) / stride
     lower = position.floor().long()
     fraction = position - lower
@@ -90,7 +92,7 @@ def _interpolation(size: int, stride: int, offset: int) -> tuple[Tensor, Tensor]
     pixel = torch.arange(size)
     matrix[pixel, lower] = 1.0 - fraction
     matrix[pixel, lower + 1] += fraction
-    return matrix, matrix.square().sum(dim=1).sqrt()
+    return matrix / matrix.square().sum(dim=1, keepdim=True).sqrt()
 
 
 def simplex(shape: Shape, generator: torch.Generator) -> Tensor:

@@ -71,11 +71,8 @@ class LiveMarker:
     def __init__(self, detection: Detection) -> None:
         self.detection = detection
         self._last: Marked | None = None
-        mask = detection.brain_mask.data
-        if not detection.done.all():
-            mask = np.zeros(mask.shape, bool)
-            mask[detection.done] = detection.brain_mask.data[detection.done]
-        self._marker = Marker(detection.anomaly.data, spacing=detection.anomaly.spacing, mask=mask)
+        anomaly = detection.anomaly
+        self._marker = Marker(anomaly.data, spacing=anomaly.spacing, mask=detection.region)
 
     def mark(self, threshold: float, minimum_ml: float) -> Marked:
         """Label and measure the findings; at once where it was asked for just before."""
@@ -227,7 +224,7 @@ class Agreement:
         self.voxel_ml = detection.anomaly.voxel_ml
         anomaly = detection.anomaly.data
         truth = np.asarray(truth) != 0
-        self._region = detection.brain_mask.data & detection.done[:, None, None]
+        self._region = detection.region
         # Of the truth against itself: for the checks, and the notes about the truth alone.
         itself = evaluate(truth, truth, threshold=0.5, mask=self._region, voxel_ml=self.voxel_ml)
         self._notes = itself.notes
