@@ -46,10 +46,15 @@ def beside(function: Callable[..., Result], *iterables: Iterable[Any]) -> list[R
         try:
             calls = [helpers.submit(work, *arguments) for arguments in each[1:]]
             results = [work(*arguments) for arguments in each[:1]]
-            for call, arguments in zip(calls, each[1:], strict=True):
-                # what no helper has begun: they may all wait for others, who wait for this
-                results.append(work(*arguments) if call.cancel() else call.result())
-            return results
+            # From the end, where no helper has begun: to wait for one would leave all to them, and
+            # they may all wait for others, who wait for this.
+            own = [
+                work(*arguments)
+                for call, arguments in zip(calls[::-1], each[:0:-1], strict=True)
+                if call.cancel()
+            ]
+            results += [call.result() for call in calls[: len(calls) - len(own)]]
+            return results + own[::-1]
         finally:
             wait([call for call in calls if not call.cancel()])  # after an error
 

@@ -44,6 +44,25 @@ def test_results_come_in_the_order_of_what_was_given():
     assert beside(work, range(5), range(5)) == [0, 1, 4, 9, 16]
 
 
+def test_the_caller_does_what_no_helper_has_begun():
+    """It waits for none of them while there is something left to do."""
+    here, own = get_native_id(), []
+    all_else = Event()
+
+    def work(number):
+        if get_native_id() != here:
+            assert all_else.wait(60)
+            return number
+        own.append(number)
+        if len(own) == 3:
+            all_else.set()
+        return number
+
+    count = max(1, (os.cpu_count() or 1) - 1) + 3
+    assert beside(work, range(count)) == list(range(count))
+    assert len(own) >= 3
+
+
 def test_an_error_comes_out():
     with pytest.raises(ZeroDivisionError):
         beside(lambda number: 1 / number, [1, 0])
