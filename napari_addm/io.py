@@ -35,6 +35,7 @@ from napari_addm.volume import (
     affine_is_sheared,
     displacement,
     stem,
+    stored_dtype,
     volume_from_native,
 )
 
@@ -883,26 +884,6 @@ def _zero_non_finite(data: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[st
 
 
 # --- writing -------------------------------------------------------------------------------------
-
-
-def stored_dtype(data: np.ndarray) -> np.dtype:
-    """What `write_volume` stores voxels as, whatever they are kept as.
-
-    Returns
-    -------
-    dtype
-        float32, or for whole numbers and booleans the first of uint8, int16, int32 and int64 that
-        holds them all.
-    """
-    if data.dtype == bool:
-        return np.dtype(np.uint8)
-    if not np.issubdtype(data.dtype, np.integer):
-        return np.dtype(np.float32)
-    low, high = int(data.min()), int(data.max())
-    for dtype in (np.uint8, np.int16, np.int32):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return np.dtype(dtype)
-    return np.dtype(np.int64)
 
 
 def _nifti_image(data: np.ndarray, volume: Volume) -> nib.Nifti1Image:

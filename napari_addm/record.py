@@ -21,8 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError
-from napari_addm.io import stored_dtype
-from napari_addm.volume import Volume
+from napari_addm.volume import Volume, stored_dtype
 
 SCHEMA_VERSION: Final = 3
 # More than any record has; what is larger is something else.
@@ -266,7 +265,7 @@ def voxels_sha256(data: np.ndarray) -> str:
     ----------
     data : ndarray, shape (S, A, R)
         Hashed in this order and little-endian, behind the shape as three int64; as the
-        type that `napari_addm.io.stored_dtype` gives.
+        type that `napari_addm.volume.stored_dtype` gives.
     """
     kind = stored_dtype(data).newbyteorder("<")
     digest = hashlib.sha256(np.asarray(data.shape, "<i8").tobytes())

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-from napari_addm.parallel import beside
+from napari_addm.parallel import beside, one_blas_thread
 
 Grid = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -89,6 +89,7 @@ class MirrorPlane:
         return np.asarray(reflected, np.float32)
 
 
+@one_blas_thread()  # or what else is at work would decide how its products are rounded
 def find_mirror_plane(scan: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlane | None:
     """The plane that a brain is most like its own mirror image in.
 
@@ -143,7 +144,7 @@ def find_mirror_plane(scan: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlan
         lambda steps: difference(first + steps * FIRST_STEP),
         np.zeros(3),
         method="COBYQA",
-        options={"initial_tr_radius": 1.0, "final_tr_radius": 0.02, "maxfev": 150},
+        options={"initial_tr_radius": 1.0, "final_tr_radius": 0.01, "maxfev": 150},
     )
     correlation = -float(found.fun)
     if correlation < LEAST_CORRELATION:

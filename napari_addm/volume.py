@@ -247,6 +247,26 @@ def volume_from_array(
     return Volume(data, affine, source, warnings)
 
 
+def stored_dtype(data: np.ndarray) -> np.dtype:
+    """What a file stores voxels as, whatever they are kept as.
+
+    Returns
+    -------
+    dtype
+        float32, or for whole numbers and booleans the first of uint8, int16, int32 and int64 that
+        holds them all.
+    """
+    if data.dtype == bool:
+        return np.dtype(np.uint8)
+    if not np.issubdtype(data.dtype, np.integer):
+        return np.dtype(np.float32)
+    low, high = int(data.min()), int(data.max())
+    for dtype in (np.uint8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    return np.dtype(np.int64)
+
+
 def stem(path: Path) -> str:
     """File name without its imaging suffix: ``scan`` for ``scan.nii.gz``."""
     for suffix in SUFFIXES:

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "preparation",
     },
     "report": {"errors"},
-    "session": {"checkpoint", "preparation", "symmetry", "volume"},
+    "session": {"checkpoint", "parallel", "preparation", "symmetry", "volume"},
     "lanes": {"methods"},
     "graphed": set(),
     "detection": {
@@ -95,7 +95,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "cohort",
         "detection",
         "errors",
-        "findings",
         "io",
         "metrics",
         "outputs",
