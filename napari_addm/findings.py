@@ -234,7 +234,7 @@ class Marker:
         if inside is not None:
             self._scores[..., :-1][~inside[self.box]] = -np.inf
         # Of the first threshold, in the order of their numbers.
-        self._first_peaks: np.ndarray | None = None
+        self._numbered_first: np.ndarray | None = None
         # By the place of the peak in the grid; 0 where none has been seen.
         self._number_at: np.ndarray | None = None
         self._given = 0
@@ -323,13 +323,13 @@ class Marker:
 
     def _numbers(self, peaks: np.ndarray) -> np.ndarray:
         """The numbers of findings, largest first, by the flat indices of their peaks."""
-        if self._first_peaks is None:
-            self._first_peaks = peaks
+        if self._numbered_first is None:
+            self._numbered_first = peaks
             self._given = peaks.size
             return np.arange(1, peaks.size + 1, dtype=np.int32)
         if self._number_at is None:  # most thresholds never move
             self._number_at = np.zeros(math.prod(self._shape), dtype=np.int32)
-            self._number_at[self._first_peaks] = np.arange(1, self._first_peaks.size + 1)
+            self._number_at[self._numbered_first] = np.arange(1, self._numbered_first.size + 1)
         numbers = self._number_at[peaks]
         new = np.flatnonzero(numbers == 0)
         numbers[new] = np.arange(1, new.size + 1) + self._given

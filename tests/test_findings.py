@@ -47,6 +47,18 @@ def test_ids_fall_with_volume():
     assert labels.max() == 2
 
 
+@pytest.mark.parametrize(("side", "dtype"), [(4, np.uint8), (7, np.uint16)])
+def test_compact_labels_are_the_same_in_the_smallest_type(side, dtype):
+    anomaly = np.zeros((2 * side,) * 3, np.float32)
+    anomaly[::2, ::2, ::2] = 1.0  # side ** 3 findings of one voxel
+    compact = Marker(anomaly, spacing=SPACING, compact=True).label(0.5, 0)
+    assert compact.dtype == dtype
+    np.testing.assert_array_equal(
+        compact, label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0)
+    )
+    assert len(np.unique(compact)) == side**3 + 1
+
+
 def test_threshold_is_strict():
     anomaly = two_lesions()
     assert label_anomalies(anomaly, 1.0, spacing=SPACING, minimum_ml=0).max() == 1

@@ -267,7 +267,8 @@ def test_deepbet_finds_the_brain_of_a_whole_head(shared_data):
     assert np.median(volume.data[mask]) > np.percentile(volume.data, 80)
 
 
-def test_parallel_grids_are_resampled_as_scipy_does():
+@pytest.mark.parametrize("sigma", [(0.0, 0.0, 0.0), (0.1, 1.3, 0.8), (2.5, 0.0, 4.0)])
+def test_parallel_grids_are_resampled_as_scipy_does(sigma):
     """Bigger and smaller voxels, an axis that runs backwards, and samples beyond the ends."""
     rng = np.random.default_rng(0)
     data = (1000 * rng.random((9, 14, 11))).astype(np.float32)
@@ -275,10 +276,16 @@ def test_parallel_grids_are_resampled_as_scipy_does():
     matrix[:3, :3] = np.diag([0.4, 1.7, -0.9])
     matrix[:3, 3] = [-1.3, 0.25, 10.6]
     box = (slice(2, 25), slice(0, 9), slice(1, 15))
-    found = preparation._resample(data, matrix, box)
+    found = preparation._resample(data, matrix, box, sigma)
     corner = matrix[:3, :3] @ [2, 0, 1] + matrix[:3, 3]
+    blurred = data.astype(float)
+    for axis, deviation in enumerate(sigma):
+        if deviation > 0.2:
+            blurred = ndimage.gaussian_filter1d(
+                blurred, deviation, axis, mode="constant", truncate=3.0
+            )
     expected = ndimage.affine_transform(
-        data.astype(float), matrix[:3, :3], corner, output_shape=(23, 9, 14), order=1,
+        blurred, matrix[:3, :3], corner, output_shape=(23, 9, 14), order=1,
         mode="grid-constant",
     )  # fmt: skip
     assert found.dtype == np.float32

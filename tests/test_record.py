@@ -1,6 +1,7 @@
 """Names, the run record, and what happens to an output folder when things go wrong."""
 
 import gzip
+import hashlib
 import json
 import os
 import signal
@@ -141,6 +142,39 @@ def test_hash_of_voxels_does_not_depend_on_the_file(tmp_path: Path) -> None:
     assert voxels_sha256(read_volume(tmp_path / "b.nii").data) == voxels_sha256(volume.data)
     assert voxels_sha256(np.zeros((2, 3, 4), bool)) == voxels_sha256(np.zeros((2, 3, 4), np.uint8))
     assert voxels_sha256(np.zeros((2, 3, 4), bool)) != voxels_sha256(np.zeros((4, 3, 2), bool))
+
+
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        ([0, 255], "u1"),
+        ([-1, 255], "<i2"),
+        ([0, 256], "<i2"),
+        ([0, 40000], "<i4"),
+        ([0, 2**40], "<i8"),
+    ],
+)
+def test_whole_numbers_are_hashed_as_they_are_stored(values: list[int], stored: str) -> None:
+    labels = np.array(values, np.int64).reshape(1, 2, 1)
+    head = np.array([1, 2, 1], "<i8").tobytes()
+    expected = hashlib.sha256(head + np.array(values, stored).tobytes()).hexdigest()
+    assert voxels_sha256(labels) == expected
+    assert voxels_sha256(labels.astype(stored)) == expected
+
+
+def test_labels_that_are_known_are_not_worked_out_again(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    volume = scan_at(tmp_path / "scan.nii.gz")
+    detection = detection_of(volume, checkpoint)
+    computed = computed_labels(volume, detection, 0.5, 0.01)
+    unknown, known = (
+        read_record(save(tmp_path / name, volume, checkpoint, edit=edit, **more)["record"]).labels
+        for name, edit, more in (("a", 5, {}), ("b", 5, {"computed": computed}))
+    )
+    assert known == unknown
+    assert known.edited_voxels == 5
+    assert known.computed_voxels_sha256 == voxels_sha256(computed)
 
 
 def test_record_is_whole(tmp_path: Path, checkpoint: Checkpoint) -> None:
