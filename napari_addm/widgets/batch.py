@@ -446,8 +446,7 @@ class BatchWidget(QWidget):
         self._running, self._last = None, None
         self._cancelled = False
         self._started = time.perf_counter()
-        self.progress.setRange(0, 0)
-        self.progress.show()
+        self.notices.begin()
         assert self._asked is not None
         request = _Request(
             tuple(self._cases),
@@ -495,6 +494,9 @@ class BatchWidget(QWidget):
         elif item.detection is not None:
             step = item.detection
             if step.stage == "reconstruct" and step.total:
+                running = self._running and self._running.case.name
+                if running == item.case and not self.notices.is_due():
+                    return
                 percent = PERCENT * step.done // step.total
             elif step.stage == "finish":
                 percent = PERCENT

@@ -383,8 +383,7 @@ class DetectWidget(QWidget):
         self._begun = False
         self._cancelled = False
         self._started = time.perf_counter()
-        self.progress.setRange(0, 0)
-        self.progress.show()
+        self.notices.begin()
         self._job = self._start(
             "Detect anomalies",
             work,
@@ -448,6 +447,8 @@ class DetectWidget(QWidget):
         if progress.stage == "prepare":
             words = "Preparing the scan ..."
         elif progress.stage == "reconstruct":
+            if not self.notices.is_due():
+                return
             words = f"Reconstructing: {progress.done}/{progress.total}"
             words += "" if progress.eta is None else f", {duration(progress.eta)} left"
             self.progress.setRange(0, progress.total)

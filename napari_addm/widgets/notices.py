@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 
 from qtpy.QtCore import Qt
@@ -13,6 +14,9 @@ from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import ERROR, SMALL, message, progress_line, say
 
 log = logging.getLogger(__name__)
+
+
+TELL_SECONDS = 0.25
 
 
 class Notices(QWidget):
@@ -32,6 +36,7 @@ class Notices(QWidget):
 
     def __init__(self, details_height: int = 120) -> None:
         super().__init__()
+        self._next = 0.0
         self.progress = progress_line()
         self.status = message()
         self.error = message(ERROR)
@@ -47,6 +52,25 @@ class Notices(QWidget):
         layout.setSpacing(4)
         for part in (self.progress, self.status, self.error, self.details, caution):
             layout.addWidget(part)
+
+    def begin(self) -> None:
+        """Show that a job has begun, by an empty bar: a busy one would be drawn all the time."""
+        self.progress.setRange(0, 1)
+        self.progress.setValue(0)
+        self.progress.show()
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is time to tell again how far a job is.
+
+        What a panel tells has the whole window put together anew, which without a graphics card
+        takes as long as a call of the network.
+        """
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + TELL_SECONDS
+        return True
 
     def clear(self) -> None:
         """Say nothing any more."""
