@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import subprocess
 import sys
 import time
@@ -211,6 +212,27 @@ def test_whole_volume(viewer, panel, qtbot, scan):
     import torch
 
     assert ("cuda" in offered) == torch.cuda.is_available()
+
+
+def test_how_far_a_run_is_is_told_four_times_a_second(viewer, panel, qtbot, scan):
+    """Each time has the whole window drawn, which without a graphics card costs a step's time."""
+    add(viewer, scan)
+    slowly(panel)
+    seen, calls = [], []
+    panel.progress.valueChanged.connect(lambda value: seen.append((time.monotonic(), value)))
+    hear = panel._on_progress
+    panel._on_progress = lambda progress: (calls.append(progress), hear(progress))
+    panel.run()
+    assert panel.progress.maximum() > 0  # a busy bar would be drawn all the time
+    finish(qtbot, panel)
+
+    steps = [each for each in calls if each.stage == "reconstruct"]
+    values = [value for _, value in seen if value > 0]
+    assert 1 <= len(values) < len(steps) / 2
+    assert values == sorted(values)
+    times = [when for when, value in seen if value > 0]
+    assert all(later - earlier > 0.2 for earlier, later in itertools.pairwise(times))
+    assert panel.status.text().startswith("Done in")
 
 
 def test_threshold_writes_in_place(model, alone, qtbot, scan):
