@@ -30,12 +30,15 @@ _limit: Any = None
 def beside(function: Callable[..., Result], *iterables: Iterable[Any]) -> list[Result]:
     """As :func:`map`, on all cores; for work that lets go of the interpreter's lock, as numpy's.
 
-    Each call gives way to a person first. The caller does its share; the threads that help it stay
-    for the next time: when one ends, its memory goes back to the system, for which every other
-    thread has to look up anew where its own memory lies, the one that draws the window, too.
+    Each call gives way to a person first. The caller does its share, a small one where it stands
+    back behind a GUI. The threads that help it stay for the next time: when one ends, its memory
+    goes back to the system, for which every other thread has to look up anew where its own memory
+    lies, the one that draws the window, too.
     """
     each = list(zip(*iterables, strict=False))
-    helpers = _helpers(_niceness())
+    niceness = _niceness(get_native_id())
+    stands_back = niceness > _niceness(os.getpid())
+    helpers = _helpers(niceness)
     calls: list[Future[Result]] = []
 
     def work(*arguments: Any) -> Result:
@@ -45,25 +48,26 @@ def beside(function: Callable[..., Result], *iterables: Iterable[Any]) -> list[R
     with one_blas_thread():
         try:
             calls = [helpers.submit(work, *arguments) for arguments in each[1:]]
-            results = [work(*arguments) for arguments in each[:1]]
-            # From the end, where no helper has begun: to wait for one would leave all to them, and
-            # they may all wait for others, who wait for this.
-            own = [
-                work(*arguments)
-                for call, arguments in zip(calls[::-1], each[:0:-1], strict=True)
-                if call.cancel()
-            ]
-            results += [call.result() for call in calls[: len(calls) - len(own)]]
-            return results + own[::-1]
+            own = {0: work(*each[0])} if each else {}
+            # From the end, where no helper has begun. But who stands back lets them go first, and
+            # so leaves a core to the one in front. None waits for a call that has not begun: the
+            # helpers may all wait for others, who wait for this.
+            order = range(1, len(each))
+            for n in order if stands_back else reversed(order):
+                if calls[n - 1].cancel():
+                    own[n] = work(*each[n])
+                elif stands_back:
+                    wait([calls[n - 1]])
+            return [own[n] if n in own else calls[n - 1].result() for n in range(len(each))]
         finally:
             wait([call for call in calls if not call.cancel()])  # after an error
 
 
-def _niceness() -> int:
-    """How far this thread stands back behind others; the threads that it starts inherit that."""
+def _niceness(thread: int) -> int:
+    """How far a thread stands back behind others; the threads that it starts inherit that."""
     if sys.platform != "linux":
         return 0  # there no thread has a priority of its own
-    return os.getpriority(os.PRIO_PROCESS, get_native_id())
+    return os.getpriority(os.PRIO_PROCESS, thread)
 
 
 @cache
