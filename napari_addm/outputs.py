@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -290,10 +289,12 @@ def save_detection(
                     inputs = pool.submit(_inputs, volume, detection, frame, mask, mask_given)
                     comparing = pool.submit(
                         _labels_entry,
+                        volume,
+                        detection,
                         labels,
-                        partial(computed_labels, volume, detection, threshold, minimum_ml)
-                        if computed is None
-                        else lambda: computed,
+                        threshold,
+                        minimum_ml,
+                        computed,
                         hashes["labels"],
                     )
                 for written in writing:
@@ -431,9 +432,16 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _labels_entry(
-    labels: np.ndarray, compute: Callable[[], np.ndarray], sha256: Future[str]
+    volume: Volume,
+    detection: Detection,
+    labels: np.ndarray,
+    threshold: float,
+    minimum_ml: float,
+    computed: np.ndarray | None,
+    sha256: Future[str],
 ) -> LabelsEntry:
-    computed = compute()
+    if computed is None:
+        computed = computed_labels(volume, detection, threshold, minimum_ml)
     if computed is labels or np.array_equal(computed, labels):  # nobody edited them
         return LabelsEntry(computed_voxels_sha256=sha256.result(), edited_voxels=0)
     return LabelsEntry(
