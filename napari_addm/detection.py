@@ -31,7 +31,7 @@ from napari_addm.checkpoint import (
 )
 from napari_addm.courtesy import make_courteous
 from napari_addm.errors import AddmError, MissingExtraError
-from napari_addm.lanes import Lanes, lanes_on
+from napari_addm.lanes import Lanes, lanes_on, torch_threads
 from napari_addm.preparation import Slices
 from napari_addm.scoring import Grid, residuals, smoothed_mean
 from napari_addm.session import Prepared, Reconstructions, Session
@@ -145,6 +145,8 @@ class Detection:
     specification : ModelSpecification
     device, precision : str
         What the network ran on.
+    threads : int
+        Of the processor, for all that torch computed.
     warnings : tuple of str
     """
 
@@ -158,6 +160,7 @@ class Detection:
     specification: ModelSpecification
     device: str
     precision: str
+    threads: int
     warnings: tuple[str, ...] = ()
     _state: _State | None = field(default=None, repr=False, compare=False)
 
@@ -471,6 +474,7 @@ class _State:
     settings: DetectionSettings
     score: ScoreSpecification
     specification: ModelSpecification
+    threads: int
     seconds: dict[str, float]
     warnings: list[str]
     asked: NDArray[np.bool_] = field(init=False)
@@ -664,6 +668,7 @@ class _State:
             specification=self.specification,
             device=self.kept.device,
             precision=self.kept.precision,
+            threads=self.threads,
             warnings=(*self.warnings, *self.kept.warnings),
             _state=self,
         )
@@ -799,6 +804,7 @@ def detect(
             symmetry=settings.symmetry,
         ),
         specification,
+        torch_threads(),
         seconds,
         warnings,
     )

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from threading import Barrier
+from threading import Barrier, Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,15 +21,28 @@ LANES = 2
 only take more memory where there are two cores, and make a single slice slower where there are
 many."""
 
+_setting = Lock()
+"""Held while torch's number for threads to come is not the process's own."""
+
 Pair = tuple[int, int]
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 
 
-def lanes_on(device: str) -> int:
-    """How many calls of a network run side by side on a device."""
+def torch_threads() -> int:
+    """How many threads torch computes with, in whatever thread this is asked.
+
+    A thread takes torch's number when it first needs it and keeps it: asked for here, that is
+    never the share of a lane which another thread is just starting.
+    """
     import torch
 
-    return min(LANES, torch.get_num_threads()) if device in ("cpu", "openvino") else 1
+    with _setting:
+        return torch.get_num_threads()
+
+
+def lanes_on(device: str) -> int:
+    """How many calls of a network run side by side on a device."""
+    return min(LANES, torch_threads()) if device in ("cpu", "openvino") else 1
 
 
 def network_threads(device: str) -> tuple[ThreadPoolExecutor, int]:
@@ -45,8 +58,7 @@ def network_threads(device: str) -> tuple[ThreadPoolExecutor, int]:
     """
     import torch
 
-    threads = torch.get_num_threads()
-    count = lanes_on(device)
+    threads, count = torch_threads(), lanes_on(device)
     if count == 1:
         return ThreadPoolExecutor(1), 1
     ready = Barrier(count + 1)
@@ -57,10 +69,11 @@ def network_threads(device: str) -> tuple[ThreadPoolExecutor, int]:
         ready.wait()
 
     pool = ThreadPoolExecutor(count, initializer=start)
-    for _ in range(count):
-        pool.submit(int)
-    ready.wait()
-    torch.set_num_threads(threads)  # threads that come later start with what was set last
+    with _setting:
+        for _ in range(count):
+            pool.submit(int)
+        ready.wait()
+        torch.set_num_threads(threads)  # threads that come later start with what was set last
     return pool, count
 
 

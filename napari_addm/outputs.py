@@ -43,7 +43,6 @@ from napari_addm.record import (
     folder_sha256,
     geometry_entry,
     software_versions,
-    thread_count,
     voxels_sha256,
 )
 from napari_addm.volume import Volume
@@ -416,7 +415,7 @@ def _done(detection: Detection, checkpoint: Checkpoint) -> dict[str, Any]:
         "settings": SettingsEntry.model_validate(settings),
         "device": detection.device,
         "precision": detection.precision,
-        "threads": thread_count(),
+        "threads": detection.threads,
         "versions": software_versions(detection.device),
         "slices_done": SlicesEntry(
             done=int(done.sum()),

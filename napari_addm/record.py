@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import sys
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -305,9 +304,3 @@ def software_versions(device: str) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in libraries},
     }
-
-
-def thread_count() -> int:
-    """Threads that torch computes with here; 1 while it is not loaded."""
-    torch = sys.modules.get("torch")
-    return 1 if torch is None else int(torch.get_num_threads())

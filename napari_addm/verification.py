@@ -23,7 +23,6 @@ from napari_addm.record import (
     folder_sha256,
     read_record,
     software_versions,
-    thread_count,
     voxels_sha256,
 )
 from napari_addm.volume import Volume, displacement, volume_from_native
@@ -348,7 +347,7 @@ def _environment(record: RunRecord, detection: Detection) -> dict[str, tuple[str
     now = {
         "device": detection.device,
         "precision": detection.precision,
-        "threads": str(thread_count()),
+        "threads": str(detection.threads),
         **software_versions(detection.device),
     }
     keys = [*then, *(key for key in now if key not in then)]

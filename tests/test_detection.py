@@ -4,7 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from napari_addm import detection
 from napari_addm.checkpoint import Checkpoint, ScoreSpecification, load_checkpoint
 from napari_addm.detection import DetectionSettings, detect, free_memory, resolve, run
 from napari_addm.errors import AddmError
+from napari_addm.lanes import network_threads, torch_threads
 from napari_addm.networks import PackedUNet
 from napari_addm.volume import Volume
 
@@ -156,6 +157,28 @@ def test_the_threads_of_the_process_stay_as_they_were(scan, checkpoint, threads,
         assert pool.submit(torch.get_num_threads).result() == count
     blas = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
     assert blas == BLAS_THREADS
+
+
+def test_a_thread_that_begins_while_lanes_start_counts_all_threads(threads):
+    """It would keep the share of a lane for good, if it took that for torch's number."""
+    threads(2)
+    counted, over = [], Event()
+
+    def count():
+        while not over.is_set():
+            with ThreadPoolExecutor(1) as fresh:
+                counted.append(fresh.submit(torch_threads).result())
+
+    with ThreadPoolExecutor(1) as beside:
+        counting = beside.submit(count)
+        try:
+            for _ in range(300):
+                network_threads("cpu")[0].shutdown()
+        finally:
+            over.set()
+        counting.result()
+    assert len(counted) > 100
+    assert set(counted) == {2}
 
 
 def test_calls_go_one_by_one_before_the_batch_is_halved(scan, checkpoint, monkeypatch, threads):

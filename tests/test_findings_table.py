@@ -74,6 +74,7 @@ def detection_of(scan: Volume, checkpoint: Checkpoint, uncertain: bool = True) -
         specification=checkpoint.specification,
         device="cpu",
         precision="float32",
+        threads=2,
     )
 
 

@@ -71,6 +71,7 @@ def make_detection(volume: Volume, checkpoint: Checkpoint, draws: int = 1) -> De
         specification=specification,
         device="cpu",
         precision="float32",
+        threads=2,
         warnings=("a warning",),
     )
 

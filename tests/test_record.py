@@ -59,6 +59,7 @@ def detection_of(volume: Volume, checkpoint: Checkpoint) -> Detection:
         specification=checkpoint.specification,
         device="cpu",
         precision="float32",
+        threads=2,
     )
 
 
