@@ -746,7 +746,6 @@ def detect(
     assert settings.sampler is not None
     assert settings.eta is not None
     draws = settings.draws
-    session = session or Session()
     device = choose_device(settings.device)
     method = get_method(specification.method)
     precision = settings.precision if method.reduced_precision else "float32"
@@ -756,7 +755,11 @@ def detect(
         return time.perf_counter() - started
 
     yield Progress("prepare", 0, 0, elapsed())
-    ready = session.prepared(volume, specification.preparation, brain_mask, prepared)
+    if session is None:  # what nobody asks for again needs no fingerprint
+        session = Session()
+        ready = Prepared.alone(volume, specification.preparation, brain_mask, prepared)
+    else:
+        ready = session.prepared(volume, specification.preparation, brain_mask, prepared)
     slices = ready.slices
     seconds = {"prepare": elapsed(), "load": 0.0, "network": 0.0, "score": 0.0}
     warnings: list[str] = []
@@ -908,10 +911,11 @@ def detect(
             left = batches(len(rest)) * per_batch + lanes.left
             eta = left * (kept.pace or 0.0) / beside(len(lanes) + batches(len(rest)))
             yield Progress("reconstruct", calls, calls + left, elapsed(), eta)
-            if step.arrays is None or not partial or not left:
+            if step.arrays is None or not taking_memory.done():
                 continue
-            taking_memory.result()
-            state.gather()
+            state.gather()  # little by little, so that little is left for the end
+            if not partial or not left:
+                continue
             # Scoring must not outweigh the network where one step is all there is to do.
             due = elapsed() - shown_at > PARTIAL_INTERVAL * taking
             # Empty slices are complete at once, and no news.

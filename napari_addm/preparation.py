@@ -363,7 +363,7 @@ def find_brain(volume: Volume) -> NDArray[np.bool_] | None:
     if counts.max() < _BACKGROUND_SHARE * border.size:
         return None
     head = data != background
-    if head.sum() * volume.voxel_ml > PLAUSIBLE_BRAIN_ML[1]:
+    if np.count_nonzero(head) * volume.voxel_ml > PLAUSIBLE_BRAIN_ML[1]:
         return None
     return _largest_solid(head)
 

@@ -39,7 +39,8 @@ class Prepared:
     Attributes
     ----------
     key : hashable
-        Of the scan's content, its brain mask and the way it was prepared.
+        Of the scan's content, its brain mask and the way it was prepared; None for a scan that
+        no session looks for.
     slices : Slices
     scan : ndarray of float32, shape (depth, H, W)
         Model values, 0..1.
@@ -50,6 +51,17 @@ class Prepared:
     slices: Slices
     scan: NDArray[np.float32] = field(init=False)
     mask: NDArray[np.bool_] = field(init=False)
+
+    @classmethod
+    def alone(
+        cls,
+        volume: Volume,
+        specification: PreparationSpecification,
+        brain_mask: NDArray[np.bool_] | None = None,
+        slices: Slices | None = None,
+    ) -> Prepared:
+        """As :meth:`Session.prepared`, for one detection only."""
+        return cls(None, slices or prepare(volume, specification, brain_mask))
 
     def __post_init__(self) -> None:
         self.scan = self.slices.on_grid((self.slices.images + 1.0) / 2.0)
