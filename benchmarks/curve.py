@@ -221,6 +221,8 @@ def plot(found: dict[str, Any], peers: dict[str, Any] | None, path: Path) -> Non
         )
     for label, draws in PRESETS.items():
         row = found["points"][name(150, 1, "ddim", draws)]
+        if "cases" not in row:
+            continue
         axes.annotate(
             label,
             (seconds_of(found, row), mean(row["cases"], "auprc")),

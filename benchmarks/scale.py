@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -221,8 +220,15 @@ def memory_of(size: Size) -> dict[str, float]:
     volume, _, settings, brain = _arguments(size, checkpoint)
     held = psutil.Process().memory_info().rss / 1e6
     run(volume, checkpoint, settings, brain)
-    top = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
-    return {"held_mb": held, "mb": max(0.0, top - held)}
+    return {"held_mb": held, "mb": max(0.0, _peak_mb() - held)}
+
+
+def _peak_mb() -> float:
+    """Most memory that this process has held; Linux only."""
+    # not getrusage's figure, which a process inherits from the one that started it
+    status = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in status if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 # --- tables and plot ------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 HINTS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
 """A precision as OpenVINO is asked for it, and as it says that a processor has it."""
+
+_first_call = Lock()
 
 LIMIT_BYTES = 1 << 30
 """Of all converted networks that are kept; what was used longest ago goes first."""
@@ -102,7 +105,12 @@ def openvino_network(
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": beside,
     }
-    return OpenVinoNetwork(core.compile_model(model, "CPU", options), beside)
+    network = OpenVinoNetwork(core.compile_model(model, "CPU", options), beside)
+    # The first call of a process sets OpenVINO's side of numpy up. Two first calls at once can stop
+    # each other for good: one has the interpreter's lock and waits for that, the other the reverse.
+    with _first_call:
+        network(torch.zeros(batch, 1, height, width), torch.ones(batch, dtype=torch.int64))
+    return network
 
 
 def cache_folder() -> Path:

@@ -17,6 +17,7 @@ from napari_addm.courtesy import come_first, give_way, go_on, make_courteous
 from napari_addm.detection import DetectionSettings, Progress, free_memory, run
 from napari_addm.lanes import LANES
 from napari_addm.widgets.detect import DetectWidget
+from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.turns import PersonFirst
 
 
@@ -174,3 +175,24 @@ def test_a_detection_pauses_and_gives_the_same(tiny_checkpoint, make_brain, pati
     thread.join(60)
     assert len(seen) > 10
     np.testing.assert_array_equal(results[0].anomaly.data, expected.anomaly.data)
+
+
+def test_layers_that_arrive_come_first(qtbot, tiny_checkpoint, make_brain, patient):
+    scan = make_brain(np.diag([-5.0, 5.0, 5.0, 1.0]), (33, 39, 29), ((25.0, -20.0, 15.0, 20.0),))
+    viewer = ViewerModel()
+    data, arguments, _ = volume_to_layer(scan, "image")
+    viewer.add_image(data, **arguments)
+    panel = DetectWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.checkpoint_chooser.choose(tiny_checkpoint)
+    panel.device.setCurrentText("cpu")
+    qtbot.waitUntil(lambda: not pauses(), timeout=60_000)
+    paused: dict[str, bool] = {}
+    viewer.layers.events.inserted.connect(
+        lambda event: paused.setdefault(event.value.name, pauses())
+    )
+    panel.run()
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    assert len(paused) >= 3
+    assert all(paused.values()), paused
+    qtbot.waitUntil(lambda: not pauses(), timeout=60_000)

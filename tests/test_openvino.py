@@ -115,6 +115,43 @@ def test_calls_side_by_side_give_what_each_gives_alone(checkpoint: Checkpoint) -
     assert not torch.equal(alone[0], alone[1])
 
 
+FIRST_CALLS = """
+import sys
+import threading
+
+import torch
+
+from napari_addm.checkpoint import load_checkpoint
+from napari_addm.openvino_network import openvino_network
+
+network = openvino_network(load_checkpoint(sys.argv[1]), 1, "float32", beside=2)
+images = torch.zeros(1, 1, *map(int, sys.argv[2:])), torch.ones(1, dtype=torch.int64)
+together = threading.Barrier(2)
+
+
+def call():
+    together.wait()
+    return network(*images)
+
+
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=call) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_calls_of_a_process_may_come_at_once(
+    tiny_checkpoint: Path, checkpoint: Checkpoint
+) -> None:
+    """OpenVINO sets its side of numpy up then, in which two threads could stop each other."""
+    size = map(str, checkpoint.specification.preparation.size)
+    command = [sys.executable, "-c", FIRST_CALLS, str(tiny_checkpoint), *size]
+    subprocess.run(command, check=True, timeout=120)
+
+
 def test_any_number_of_slices_at_once(scan: Volume, checkpoint: Checkpoint) -> None:
     maps = [
         run(scan, checkpoint, replace(FLOAT32, batch_size=size)).anomaly.data for size in (1, 7)

@@ -38,6 +38,7 @@ from napari_addm.widgets.forms import (
     column,
     duration,
     form,
+    lay_out_now,
     message,
     number,
     row,
@@ -510,6 +511,7 @@ class BatchWidget(QWidget):
             words += f", {item.failed} failed" if item.failed else ""
             words += "" if not item.eta else f", {duration(item.eta)} left"
             say(self.status, words)
+            lay_out_now(self.notices)
 
     def _on_step(self, case: str, percent: int) -> None:
         line = self.table.model.row_of(case)

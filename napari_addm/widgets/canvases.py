@@ -25,6 +25,7 @@ from napari_addm.volume import UNKNOWN_SIDES
 from napari_addm.widgets.crosshair import CrosshairOverlay
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
 from napari_addm.widgets.threads import hold_garbage, release_garbage
+from napari_addm.widgets.turns import draw_first
 
 if TYPE_CHECKING:
     import napari
@@ -629,6 +630,7 @@ class CanvasDock(QWidget):
         QTimer.singleShot(SETTLE_MS, self._settle)
 
     def _fill(self) -> None:
+        draw_first()
         for canvas in self.canvases:
             if not canvas.complete:
                 canvas.fill()

@@ -30,6 +30,7 @@ from napari_addm.widgets.forms import (
     button,
     column,
     duration,
+    lay_out_now,
     message,
     say,
     when_gone,
@@ -42,7 +43,7 @@ from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
-from napari_addm.widgets.turns import PersonFirst
+from napari_addm.widgets.turns import PersonFirst, draw_first
 from napari_addm.widgets.views import Views
 from napari_addm.widgets.welcome import Welcome
 from napari_addm.widgets.worker import (
@@ -230,7 +231,7 @@ class DetectWidget(QWidget):
         self.model.checkpoint_changed.connect(self._on_checkpoint)
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
-        self.findings.moved.connect(self._first.come)
+        self.findings.moved.connect(draw_first)
         self.findings.moved.connect(self._mark)
         self.findings.table.decided.connect(self._on_decided)
         self.findings.table.picked.connect(self._on_picked)
@@ -415,6 +416,7 @@ class DetectWidget(QWidget):
             self._on_found(item)
         else:
             self._on_progress(item)
+        lay_out_now(self.notices)
 
     def _on_begun(self, begun: Begun) -> None:
         assert self._request is not None
@@ -554,6 +556,7 @@ class DetectWidget(QWidget):
         self.views.set_threshold(marked.threshold)
         self.findings_section.show()
         self.save_section.show()
+        lay_out_now(self.findings)
 
     def _on_decided(self) -> None:
         if self.outcome is not None:

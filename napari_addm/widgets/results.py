@@ -15,6 +15,7 @@ from napari_addm.detection import Detection
 from napari_addm.findings import Box, bounding_box
 from napari_addm.widgets.layers import GEOMETRY, METADATA_KEY
 from napari_addm.widgets.review import FALSE_ALARM, HIT, MISSED
+from napari_addm.widgets.turns import draw_first
 from napari_addm.widgets.worker import LayerData, Placed, Room
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ class ResultLayers:
         if layer is not None:
             layer.data = data
         else:
+            draw_first()
             active = self._viewer.layers.selection.active
             layer = self._viewer.add_layer(self._create(role, data, threshold))
             if active is not None:
@@ -281,6 +283,7 @@ class ResultLayers:
             self._write("agreement", overlay)
             return
         self.hide_agreement()
+        draw_first()
         active = self._viewer.layers.selection.active
         data = np.array(self.placed.to_layer(overlay), order="C")
         self._viewer.add_layer(self._create("agreement", data, 0.0))

@@ -45,6 +45,7 @@ from napari_addm.widgets.canvases import (
 from napari_addm.widgets.forms import SMALL, Section, button, column, message, say, when_gone
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.results import OUTPUT_KEY, is_output
+from napari_addm.widgets.turns import draw_first
 from napari_addm.widgets.worker import Job
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ class Views(QWidget):
         if self._viewer.dims.ndim < 3:
             self._show_state()
             return
+        draw_first()
         dims = self._viewer.dims
         dims.ndisplay = 2
         dims.order = order_of(name, dims.ndim)
@@ -249,6 +251,7 @@ class Views(QWidget):
         if self._viewer.dims.ndim < 3:
             self._show_state()
             return
+        draw_first()
         self.swipe_check.setChecked(False)
         if self._viewer.dims.ndisplay == 2:
             self._point_before_3d = self._viewer.dims.point
@@ -331,6 +334,7 @@ class Views(QWidget):
         area: str,
         undo: Callable[[], None],
     ) -> None:
+        draw_first()
         for canvas in canvases:
             canvas.bind(self._pressed)
         dock = CanvasDock(self._viewer, canvases, name, area, dock_of(self))
@@ -419,6 +423,7 @@ class Views(QWidget):
         if len(new) > NEW_LETTERS:
             words = words[: words.index(new[NEW_LETTERS])]
             self._letters_later.start()
+        draw_first()
         self._drawn_letters.update(words)
         label.text = words
 
@@ -441,6 +446,7 @@ class Views(QWidget):
             return
         if BAR_LABEL in overlays and not (on and maps):
             del overlays[BAR_LABEL]
+        draw_first()
         for layer in maps:
             layer.colorbar.size = (14, 110)
             layer.colorbar.font_size = 8
