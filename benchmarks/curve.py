@@ -226,7 +226,7 @@ def plot(found: dict[str, Any], peers: dict[str, Any] | None, path: Path) -> Non
         axes.annotate(
             label,
             (seconds_of(found, row), mean(row["cases"], "auprc")),
-            xytext=(0, 14),
+            xytext=(0, 22),
             textcoords="offset points",
             ha="center",
             arrowprops={"arrowstyle": "-", "linewidth": 0.6},
