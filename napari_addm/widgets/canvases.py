@@ -630,9 +630,9 @@ class CanvasDock(QWidget):
         QTimer.singleShot(SETTLE_MS, self._settle)
 
     def _fill(self) -> None:
-        draw_first()
         for canvas in self.canvases:
             if not canvas.complete:
+                draw_first()
                 canvas.fill()
                 return
         self._filled()

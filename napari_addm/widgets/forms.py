@@ -186,18 +186,17 @@ def say(label: QLabel, words: str) -> None:
     label.setVisible(bool(words))
 
 
-def lay_out_now(*changed: QWidget) -> None:
-    """Have everything that holds some widgets laid out at once, so that it is drawn once.
+def lay_out_now(changed: QWidget) -> None:
+    """Have everything that holds a widget laid out at once, so that it is drawn once.
 
     Qt would go up level by level, and draw the whole window after each.
     """
-    for widget in changed:
-        holder: QWidget | None = widget
-        while holder is not None:
-            layout = holder.layout()
-            if layout is not None:
-                layout.activate()
-            holder = holder.parentWidget()
+    holder: QWidget | None = changed
+    while holder is not None:
+        layout = holder.layout()
+        if layout is not None:
+            layout.activate()
+        holder = holder.parentWidget()
 
 
 def whole(low: int, high: int) -> QSpinBox:

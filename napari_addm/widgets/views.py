@@ -446,8 +446,8 @@ class Views(QWidget):
             return
         if BAR_LABEL in overlays and not (on and maps):
             del overlays[BAR_LABEL]
-        draw_first()
         for layer in maps:
+            draw_first()
             layer.colorbar.size = (14, 110)
             layer.colorbar.font_size = 8
             layer.colorbar.visible = on
