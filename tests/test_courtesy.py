@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 from napari.components import ViewerModel
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
+from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_addm import courtesy
 from napari_addm.checkpoint import load_checkpoint
@@ -18,7 +22,7 @@ from napari_addm.detection import DetectionSettings, Progress, free_memory, run
 from napari_addm.lanes import LANES
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.turns import PersonFirst
+from napari_addm.widgets.turns import PersonFirst, draw_first
 
 
 @pytest.fixture(autouse=True)
@@ -106,9 +110,10 @@ def pauses() -> bool:
 
 @pytest.mark.parametrize("change", ["slice", "zoom", "pan", "turn"])
 def test_what_a_person_does_in_the_viewer_comes_first_until_it_is_drawn(change, qtbot, patient):
-    viewer = ViewerModel()
+    viewer, panel = ViewerModel(), QWidget()
+    qtbot.addWidget(panel)
     viewer.add_image(np.zeros((8, 8, 8)))
-    first = PersonFirst(viewer)
+    first = PersonFirst(viewer, panel)
     qtbot.wait(1)
     assert not pauses()
     if change == "slice":
@@ -126,10 +131,57 @@ def test_what_a_person_does_in_the_viewer_comes_first_until_it_is_drawn(change, 
     assert not pauses()
 
 
+@pytest.mark.parametrize("floating", [False, True])
+def test_the_wheel_is_heard_before_napari_cuts_the_slice(
+    floating, make_napari_viewer_proxy, qtbot, patient
+):
+    viewer = make_napari_viewer_proxy(show=True)
+    panel = DetectWidget(viewer)
+    dock = viewer.window.add_dock_widget(panel)
+    dock.setFloating(floating)
+    layer = viewer.add_image(np.random.default_rng(0).random((8, 8, 8)).astype(np.float32))
+    window = dock.parentWidget()
+    (canvas,) = window.findChildren(QOpenGLWidget)
+    qtbot.waitUntil(lambda: panel.isVisible() and canvas.isVisible(), timeout=60_000)
+    qtbot.waitUntil(lambda: not pauses(), timeout=60_000)
+    seen: dict[str, bool] = {}
+    layer.events.set_data.connect(lambda: seen.setdefault("cut", pauses()))
+    canvas.frameSwapped.connect(lambda: seen.setdefault("drawn", pauses()))
+    before = viewer.dims.point[0]
+    turn_wheel(window, canvas)
+    qtbot.waitUntil(lambda: len(seen) == 2, timeout=60_000)
+    assert viewer.dims.point[0] == before + 1
+    assert seen == {"cut": True, "drawn": True}
+    qtbot.waitUntil(lambda: not pauses(), timeout=60_000)
+
+
+def turn_wheel(window: QWidget, over: QWidget) -> None:
+    """As the system tells of it."""
+    middle = over.rect().center()
+    event = QWheelEvent(
+        QPointF(over.mapTo(window, middle)),
+        QPointF(over.mapToGlobal(middle)),
+        QPoint(),
+        QPoint(0, -120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.ControlModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.postEvent(window.windowHandle(), event)
+
+
+def test_who_asks_for_nothing_new_holds_nothing_up_for_long(qtbot, patient):
+    draw_first()  # and no window is drawn
+    assert pauses()
+    qtbot.waitUntil(lambda: not pauses(), timeout=60_000)
+
+
 def test_who_goes_holds_nothing_up(qtbot, patient):
-    viewer = ViewerModel()
+    viewer, panel = ViewerModel(), QWidget()
+    qtbot.addWidget(panel)
     viewer.add_image(np.zeros((8, 8, 8)))
-    first = PersonFirst(viewer)
+    first = PersonFirst(viewer, panel)
     viewer.dims.set_point(0, 6)
     first.disconnect_viewer()
     assert not pauses()

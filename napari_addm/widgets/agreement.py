@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QWidget
 
 from napari_addm.detection import Detection
@@ -18,6 +18,7 @@ from napari_addm.widgets.comparison import AgreementView
 from napari_addm.widgets.forms import column, form, row, say
 from napari_addm.widgets.outcome import Outcome, own_path
 from napari_addm.widgets.review import Agreement
+from napari_addm.widgets.turns import later
 from napari_addm.widgets.worker import Job, LayerData, labels_notes, place_labels
 
 if TYPE_CHECKING:
@@ -60,10 +61,7 @@ class TruthAgreement(QWidget):
         self._start = start
         self._outcome: Outcome | None = None
         self._compared_with: LayerData | None = None
-        self._settled = QTimer(self)
-        self._settled.setSingleShot(True)
-        self._settled.setInterval(SETTLED_MS)
-        self._settled.timeout.connect(self._show)
+        self._settled = later(self, SETTLED_MS, self._show)
 
         self.truth = LabelsChoice(viewer, "None", start)
         self.truth.changed.connect(self.truth_changed)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSize, QThreadPool, QTimer, QUrl
+from qtpy.QtCore import QSize, QThreadPool, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -57,7 +57,7 @@ from napari_addm.widgets.saved_case import (
 )
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.threads import import_libraries
-from napari_addm.widgets.turns import PersonFirst
+from napari_addm.widgets.turns import PersonFirst, later
 from napari_addm.widgets.worker import (
     Job,
     Jobs,
@@ -110,17 +110,12 @@ class BatchWidget(QWidget):
         self._before: dict[str, tuple[State, CaseResult | None]] = {}  # the run, by case
         self._opening: tuple[str, Job] | None = None
         self._showing: tuple[SavedCase, Iterator[None]] | None = None  # layers, one by one
-        self._turned = QTimer(self)  # when the event loop has turned
-        self._turned.setSingleShot(True)
-        self._turned.timeout.connect(self._show_next)
+        self._turned = later(self, 0, self._show_next)  # when the event loop has turned
         self._reporting = False
         self._jobs = Jobs()
-        self._first = PersonFirst(viewer)
+        self._first = PersonFirst(viewer, self)
         self._start = self._jobs.start
-        self._typed = QTimer(self)
-        self._typed.setSingleShot(True)
-        self._typed.setInterval(TYPED_MS)
-        self._typed.timeout.connect(self.look)
+        self._typed = later(self, TYPED_MS, self.look)
         self._build()
         self._connect()
         self._unwatch = preferences.watch(self._on_preferences)
@@ -504,8 +499,8 @@ class BatchWidget(QWidget):
             self._on_step(item.case, percent)
         if self._running is not None:
             percent = max(percent, self._running.percent)
-        self.progress.setRange(0, max(item.total, 1) * PERCENT)
-        self.progress.setValue(min(item.finished * PERCENT + percent, self.progress.maximum()))
+        total = max(item.total, 1) * PERCENT
+        self.progress.tell(min(item.finished * PERCENT + percent, total), total)
         if not self._cancelled:
             words = f"{item.finished} of {item.total} cases"
             words += f", {item.failed} failed" if item.failed else ""

@@ -25,7 +25,7 @@ from napari_addm.volume import UNKNOWN_SIDES
 from napari_addm.widgets.crosshair import CrosshairOverlay
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
 from napari_addm.widgets.threads import hold_garbage, release_garbage
-from napari_addm.widgets.turns import draw_first
+from napari_addm.widgets.turns import draw_first, later
 
 if TYPE_CHECKING:
     import napari
@@ -168,10 +168,7 @@ class EdgeLetters:
         self._viewer = viewer
         self._connections = Connections()
         self._drawn: set[str] = set()
-        self._next = QTimer()
-        self._next.setSingleShot(True)
-        self._next.setInterval(LETTER_MS)
-        self._next.timeout.connect(self.update)
+        self._next = later(None, LETTER_MS, self.update)
         for place in LETTER_PLACES:
             viewer.canvas.overlays[LETTER + place] = TextOverlay(
                 position=place,
@@ -320,10 +317,7 @@ class LinkedCanvas(QWidget):
         self._of_layer: dict[Layer, Connections] = {}
         self._stale: set[Layer] = set()
         self._sliced_at: dict[Layer, tuple[Any, ...]] = {}
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(REFRESH_MS)
-        self._timer.timeout.connect(self._refresh)
+        self._timer = later(self, REFRESH_MS, self._refresh)
         self._incomplete = True
         self._follow_camera = follow_camera
         self._closed = False

@@ -13,7 +13,6 @@ from qtpy.QtCore import (  # type: ignore[attr-defined]
     QModelIndex,
     QPersistentModelIndex,
     Qt,
-    QTimer,
     Signal,
 )
 from qtpy.QtGui import QColor, QFont, QFontMetrics, QKeyEvent
@@ -33,6 +32,7 @@ from napari_addm.qc import LABELS
 from napari_addm.survey import Found
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import ERROR, SMALL, WARNING, column, heading, message, say
+from napari_addm.widgets.turns import later
 
 COLUMNS = tuple(texts.COHORT_COLUMNS)
 # The widest that each has to show.
@@ -366,10 +366,7 @@ class CasesTable(QWidget):
         body.addLayout(top)
         body.addWidget(self.view, 1)
         body.addWidget(self.details)
-        self._settled = QTimer(self)
-        self._settled.setSingleShot(True)
-        self._settled.setInterval(SETTLE_MS)
-        self._settled.timeout.connect(self.settle)
+        self._settled = later(self, SETTLE_MS, self.settle)
         self.words.textChanged.connect(self._on_filter)
         self.kind.currentIndexChanged.connect(self._on_filter)
         self.model.modelAboutToBeReset.connect(self._before_reset)

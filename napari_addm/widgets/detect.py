@@ -43,7 +43,7 @@ from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
-from napari_addm.widgets.turns import PersonFirst, draw_first
+from napari_addm.widgets.turns import PersonFirst, draw_first, later
 from napari_addm.widgets.views import Views
 from napari_addm.widgets.welcome import Welcome
 from napari_addm.widgets.worker import (
@@ -121,7 +121,9 @@ class DetectWidget(QWidget):
         self.saving = Saving(self._start_aside)
         self.session = Session()
         self.follow = FollowSlice(viewer, self._start, self._ask_preview)
-        self._first = PersonFirst(viewer)
+        self._first = PersonFirst(viewer, self)
+        # in a turn of its own: with the layers it would hold the window up for twice as long
+        self._unmarked = later(self, 0, self._mark)
         self._build()
         self._name_fields()
         self._connect()
@@ -453,8 +455,7 @@ class DetectWidget(QWidget):
                 return
             words = f"Reconstructing: {progress.done}/{progress.total}"
             words += "" if progress.eta is None else f", {duration(progress.eta)} left"
-            self.progress.setRange(0, progress.total)
-            self.progress.setValue(progress.done)
+            self.progress.tell(progress.done, progress.total)
         else:
             words = "Finishing ..."
         if not self._cancelled:
@@ -469,12 +470,14 @@ class DetectWidget(QWidget):
         self.outcome.layers.show(
             self.outcome.detection, self.threshold.value(), found.progress.changed
         )
-        self._mark()
+        self._unmarked.start()
 
     def _on_finished(self) -> None:
         self._job = None
         self._request = None
         self.progress.hide()
+        if self._unmarked.isActive():
+            self._mark()
         outcome = self.outcome if self._begun else None
         detection = None if outcome is None else outcome.detection
         failed = bool(self.error.text())
@@ -544,6 +547,7 @@ class DetectWidget(QWidget):
 
     def _mark(self) -> None:
         """Label and count the findings of the result under the threshold."""
+        self._unmarked.stop()
         outcome = self.outcome
         if outcome is None or outcome.detection is None:
             return

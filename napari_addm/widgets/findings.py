@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QLabel, QPushButton, QSizePolicy, QWidget
 from superqt import QLabeledDoubleSlider
 
@@ -16,6 +16,7 @@ from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.findings_table import FindingsTable
 from napari_addm.widgets.forms import button, column, form, message, number, row, say
 from napari_addm.widgets.review import Marked, is_calibrated
+from napari_addm.widgets.turns import later
 
 # Promises that the threshold can be set by, mL of false alarm in a healthy brain.
 PROMISES_ML = (0.1, 1.0, 5.0)
@@ -50,10 +51,7 @@ class FindingsReview(QWidget):
         self.reviewed: ModelSpecification | None = None
         self._detection: Detection | None = None
         self._marked: Marked | None = None
-        self._live = QTimer(self)
-        self._live.setSingleShot(True)
-        self._live.setInterval(0)
-        self._live.timeout.connect(self.moved)
+        self._live = later(self, 0, self.moved)
 
         self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self.threshold.setDecimals(3)

@@ -283,13 +283,25 @@ def when_gone(widget: QWidget, farewell: Callable[[], None]) -> None:
     widget.destroyed.connect(call)
 
 
-def progress_line() -> QProgressBar:
-    """A thin progress bar without text, hidden, that keeps its place while it is."""
-    bar = QProgressBar()
-    bar.setTextVisible(False)
-    bar.setFixedHeight(6)
-    policy = bar.sizePolicy()
-    policy.setRetainSizeWhenHidden(True)
-    bar.setSizePolicy(policy)
-    bar.hide()
-    return bar
+class ProgressLine(QProgressBar):
+    """A thin progress bar without text, hidden, that keeps its place while it is.
+
+    Qt's own draws the whole window at once, and waits for it, whenever its value changes; this one
+    is drawn with what else has changed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setTextVisible(False)
+        self.setFixedHeight(6)
+        policy = self.sizePolicy()
+        policy.setRetainSizeWhenHidden(True)
+        self.setSizePolicy(policy)
+        self.hide()
+
+    def tell(self, done: int, total: int) -> None:
+        """So much is done."""
+        self.setUpdatesEnabled(False)
+        self.setRange(0, total)
+        self.setValue(done)
+        self.setUpdatesEnabled(True)

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QLabel, QPlainTextEdit, QVBoxLayout, QWidget
 
 from napari_addm.errors import AddmError
 from napari_addm.widgets import tooltips as texts
-from napari_addm.widgets.forms import ERROR, SMALL, message, progress_line, say
+from napari_addm.widgets.forms import ERROR, SMALL, ProgressLine, message, say
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Notices(QWidget):
 
     Attributes
     ----------
-    progress : QProgressBar
+    progress : ProgressLine
     status, error : QLabel
     details : QPlainTextEdit
     """
@@ -37,7 +37,7 @@ class Notices(QWidget):
     def __init__(self, details_height: int = 120) -> None:
         super().__init__()
         self._next = 0.0
-        self.progress = progress_line()
+        self.progress = ProgressLine()
         self.status = message()
         self.error = message(ERROR)
         self.details = QPlainTextEdit()
@@ -55,8 +55,7 @@ class Notices(QWidget):
 
     def begin(self) -> None:
         """Show that a job has begun, by an empty bar: a busy one would be drawn all the time."""
-        self.progress.setRange(0, 1)
-        self.progress.setValue(0)
+        self.progress.tell(0, 1)
         self.progress.show()
         self._next = 0.0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QCheckBox, QWidget
 
 from napari_addm.detection import Detection, Pace
@@ -15,6 +15,7 @@ from napari_addm.errors import AddmError
 from napari_addm.volume import Volume
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import column, duration, message, say
+from napari_addm.widgets.turns import later
 from napari_addm.widgets.worker import Begun, Found, Job, Request, Room, work
 
 if TYPE_CHECKING:
@@ -81,10 +82,7 @@ class FollowSlice(QWidget):
         self._held = False
         self.point: tuple[float, ...] = ()
         self.position: tuple[float, ...] = ()
-        self._rest = QTimer(self)
-        self._rest.setSingleShot(True)
-        self._rest.setInterval(REST_MS)
-        self._rest.timeout.connect(self._look)
+        self._rest = later(self, REST_MS, self._look)
         self.box = QCheckBox(texts.FOLLOW.label)
         self.box.setToolTip(texts.FOLLOW.tip)
         self.box.toggled.connect(self._on_toggled)

@@ -12,7 +12,7 @@ import numpy as np
 from napari.components.overlays import TextOverlay
 from napari.layers import Image
 from psygnal import EmitLoopError
-from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -45,7 +45,7 @@ from napari_addm.widgets.canvases import (
 from napari_addm.widgets.forms import SMALL, Section, button, column, message, say, when_gone
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.results import OUTPUT_KEY, is_output
-from napari_addm.widgets.turns import draw_first
+from napari_addm.widgets.turns import draw_first, later
 from napari_addm.widgets.worker import Job
 
 if TYPE_CHECKING:
@@ -112,19 +112,10 @@ class Views(QWidget):
         self._docked = _Docked(viewer)
         self._tiling_before = viewer.canvas.overlay_tiling.top_right
         viewer.canvas.overlay_tiling.top_right = "vertical"  # the bar below its label
-        self._bar_later = QTimer(self)
-        self._bar_later.setSingleShot(True)
-        self._bar_later.setInterval(BAR_MS)
-        self._bar_later.timeout.connect(self._show_bar)
+        self._bar_later = later(self, BAR_MS, self._show_bar)
         self._drawn_letters: set[str] = set()
-        self._letters_later = QTimer(self)
-        self._letters_later.setSingleShot(True)
-        self._letters_later.setInterval(LETTERS_MS)
-        self._letters_later.timeout.connect(self._write_bar_label)
-        self._label_later = QTimer(self)
-        self._label_later.setSingleShot(True)
-        self._label_later.setInterval(REST_MS)
-        self._label_later.timeout.connect(self._write_bar_label)
+        self._letters_later = later(self, LETTERS_MS, self._write_bar_label)
+        self._label_later = later(self, REST_MS, self._write_bar_label)
         self._build()
         self._keys = self._bind_keys()
         layers = viewer.layers.events

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
-from qtpy.QtCore import QObject, QThreadPool, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject, QThreadPool, Signal  # type: ignore[attr-defined]
 from superqt.utils import WorkerBase
 
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
@@ -51,6 +51,7 @@ from napari_addm.widgets.threads import (
     warm_layers,
     warm_units,
 )
+from napari_addm.widgets.turns import later
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -486,6 +487,9 @@ class JobSignals(QObject):
 
     Attributes
     ----------
+    arrived : Signal(object)
+        Something was yielded. `yielded` tells of it when all that a person has asked for by then is
+        drawn: the two would else be one long pass of the event loop.
     failed : Signal(object)
         The exception that ended the work. superqt's own ``errored`` is not used: what napari
         connects to it takes no exception, which PySide6 does not forgive.
@@ -498,6 +502,7 @@ class JobSignals(QObject):
     _finished = Signal(object)
     returned = Signal(object)
     errored = Signal(object)
+    arrived = Signal(object)
     failed = Signal(object)
     warned = Signal(tuple)
     yielded = Signal(object)
@@ -506,10 +511,22 @@ class JobSignals(QObject):
     def __init__(self) -> None:
         super().__init__()
         self.handled = Event()
+        self._waiting: list[Any] = []
+        self._tell = later(self, 0, self._on_rest)
+        self._told = later(self, 0, self.handled.set)
+        self.arrived.connect(self._on_arrived)
+        # the first to hear of the end, before which comes what was yielded last
+        self.failed.connect(self._on_rest)
+        self.finished.connect(self._on_rest)
 
-    def on_yielded(self, item: Any) -> None:
-        """Called in the GUI's thread after all others that hear of it."""
-        QTimer.singleShot(0, self.handled.set)
+    def _on_arrived(self, item: Any) -> None:
+        self._waiting.append(item)
+        self._tell.start()
+
+    def _on_rest(self, error: Any = None) -> None:
+        while self._waiting:
+            self.yielded.emit(self._waiting.pop(0))
+            self._told.start()
 
 
 class Job(WorkerBase):
@@ -535,21 +552,25 @@ class Job(WorkerBase):
     def _drive(self) -> None:
         signals = self.signals
         assert isinstance(signals, JobSignals)
-        handled = signals.handled
-        handled.set()  # nothing is waiting
+        signals.handled.set()  # nothing is waiting
         try:
             with closing(self._items):
                 for item in self._items:
-                    # at most one item ahead of the GUI
-                    while not handled.wait(HANDLED_SECONDS) and not self.abort_requested:
-                        pass
-                    handled.clear()
-                    self.yielded.emit(item)
+                    self._let_the_gui_catch_up()  # at most one item ahead
+                    signals.handled.clear()
+                    signals.arrived.emit(item)
                     if self.abort_requested:
                         self.aborted.emit()
                         return
+                self._let_the_gui_catch_up()
         except Exception as error:
             self.failed.emit(error)
+
+    def _let_the_gui_catch_up(self) -> None:
+        signals = self.signals
+        assert isinstance(signals, JobSignals)
+        while not signals.handled.wait(HANDLED_SECONDS) and not self.abort_requested:
+            pass
 
 
 _all_jobs: WeakSet[Job] = WeakSet()
@@ -611,7 +632,6 @@ def start_job(
         _ignore_errors=True,
         _connect={signal: slot for signal, slot in heard.items() if slot is not None},
     )
-    job.yielded.connect(job.signals.on_yielded)  # the last to hear
     job.start()
     return job
 
