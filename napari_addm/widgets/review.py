@@ -32,7 +32,8 @@ class Marked:
 
     Attributes
     ----------
-    labels : ndarray of int32, shape (S, A, R)
+    labels : ndarray of int, shape (S, A, R)
+        In the smallest unsigned type that holds the numbers, or as a person edited them.
     findings : Findings
     threshold, minimum_ml : float
     box : tuple of slice
@@ -72,7 +73,10 @@ class LiveMarker:
         self.detection = detection
         self._last: Marked | None = None
         anomaly = detection.anomaly
-        self._marker = Marker(anomaly.data, spacing=anomaly.spacing, mask=detection.region)
+        # Compact: the memory of int32 would come from the system anew for every threshold.
+        self._marker = Marker(
+            anomaly.data, spacing=anomaly.spacing, mask=detection.region, compact=True
+        )
 
     def mark(self, threshold: float, minimum_ml: float) -> Marked:
         """Label and measure the findings; at once where it was asked for just before."""
