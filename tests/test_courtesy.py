@@ -11,9 +11,9 @@ import pytest
 import torch
 from napari.components import ViewerModel
 from qtpy.QtCore import QPoint, QPointF, Qt
-from qtpy.QtGui import QWheelEvent
+from qtpy.QtGui import QPaintEvent, QWheelEvent
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QLabel, QWidget
 
 from napari_addm import courtesy
 from napari_addm.checkpoint import load_checkpoint
@@ -23,10 +23,12 @@ from napari_addm.lanes import LANES
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.turns import PersonFirst, draw_first
+from napari_addm.widgets.worker import start_job
 
 
 @pytest.fixture(autouse=True)
 def nobody_waits() -> Iterator[None]:
+    go_on()  # the last window that was closed may have had no turn to
     yield
     go_on()
 
@@ -171,6 +173,50 @@ def turn_wheel(window: QWidget, over: QWidget) -> None:
     QApplication.postEvent(window.windowHandle(), event)
 
 
+class Words(QLabel):
+    """A window that notes when it is drawn, and what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__("before")
+        self.events: list[str] = []
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        super().paintEvent(event)
+        self.events.append("drawn")
+
+    def hear(self, item: str) -> None:
+        self.events.append(item)
+
+    def end(self) -> None:
+        self.events.append("end")
+
+
+@pytest.mark.parametrize("quits", [False, True])
+def test_results_are_told_when_the_window_is_drawn_and_before_the_end(quits, qtbot):
+    window, go, told = Words(), threading.Event(), threading.Event()
+    qtbot.addWidget(window)
+    window.show()
+    qtbot.waitUntil(lambda: "drawn" in window.events, timeout=60_000)
+    qtbot.wait(200)
+
+    def work() -> Iterator[str]:
+        go.wait(60)
+        yield "told"
+        told.set()
+
+    job = start_job("Wait", work, yielded=window.hear, errored=window.hear, finished=window.end)
+    qtbot.waitUntil(lambda: job.is_running, timeout=60_000)
+    window.events.clear()
+    if quits:
+        job.quit()
+    go.set()
+    told.wait(0.5)  # the item is there while this thread is busy, and what follows is asked for
+    window.setText("after")
+    qtbot.waitUntil(lambda: "end" in window.events, timeout=60_000)
+    assert [event for event in window.events if event != "drawn"] == ["told", "end"]
+    assert quits or window.events[0] == "drawn"
+
+
 def test_who_asks_for_nothing_new_holds_nothing_up_for_long(qtbot, patient):
     draw_first()  # and no window is drawn
     assert pauses()
@@ -240,11 +286,18 @@ def test_layers_that_arrive_come_first(qtbot, tiny_checkpoint, make_brain, patie
     panel.device.setCurrentText("cpu")
     qtbot.waitUntil(lambda: not pauses(), timeout=60_000)
     paused: dict[str, bool] = {}
-    viewer.layers.events.inserted.connect(
-        lambda event: paused.setdefault(event.value.name, pauses())
-    )
+    visible: dict[str, bool] = {}
+
+    def inserted(event) -> None:
+        paused.setdefault(event.value.name, pauses())
+        visible.setdefault(event.value.name, event.value.visible)
+
+    viewer.layers.events.inserted.connect(inserted)
     panel.run()
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
     assert len(paused) >= 3
     assert all(paused.values()), paused
+    assert not any(visible.values())  # each is drawn in a later turn
+    shown = {layer.name.split()[-1]: layer.visible for layer in viewer.layers}
+    assert (shown["map"], shown["anomalies"], shown["reconstruction"]) == (True, True, False)
     qtbot.waitUntil(lambda: not pauses(), timeout=60_000)

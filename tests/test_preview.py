@@ -197,9 +197,10 @@ def test_a_cancelled_run_goes_on(viewer, panel, qtbot, scan, calls):
     panel.run()
     qtbot.waitUntil(calls.reached.is_set, timeout=MINUTE)
     panel.cancel()
+    before = len(calls)
     calls.go.set()
     finish(panel, qtbot)
-    assert len(calls) == 8  # it ended within the step
+    assert before <= len(calls) < before + LANES  # it ended within the step of each lane
     assert panel.status.text().startswith("Cancelled")
     viewer.dims.set_current_step(0, 8)  # batches are others now
     panel.run()
@@ -208,7 +209,8 @@ def test_a_cancelled_run_goes_on(viewer, panel, qtbot, scan, calls):
     together = len(calls)
     calls.clear()
     expected = by_itself(panel, scan)
-    assert together == len(calls) + 2  # only the two steps of the batch under way were lost
+    # Only the steps of the batches under way were lost, two each.
+    assert 2 <= together - len(calls) <= 2 * LANES
     for title, map_ in {
         "anomaly map": expected.anomaly,
         "reconstruction": expected.reconstruction,

@@ -53,6 +53,7 @@ from napari_addm.widgets.worker import (
     Jobs,
     LayerData,
     Request,
+    Reveal,
     Room,
     Stage,
     give_memory_back,
@@ -405,7 +406,7 @@ class DetectWidget(QWidget):
             self.cancel_button.setEnabled(False)
             say(self.status, "Cancelling ...")
 
-    def _on_yielded(self, item: Stage | Begun | Room | Progress | Found) -> None:
+    def _on_yielded(self, item: Stage | Begun | Room | Reveal | Progress | Found) -> None:
         if isinstance(item, Stage):
             say(self.status, item.words + " ...")
         elif isinstance(item, Begun):
@@ -413,6 +414,9 @@ class DetectWidget(QWidget):
         elif isinstance(item, Room):
             assert self.outcome is not None
             self.outcome.layers.make(item.role, self.threshold.value(), item.data)
+        elif isinstance(item, Reveal):
+            assert self.outcome is not None
+            self.outcome.layers.reveal(item.role)
         elif isinstance(item, Found):
             self._on_progress(item.progress)
             self._on_found(item)
@@ -518,7 +522,7 @@ class DetectWidget(QWidget):
             return None
         return request
 
-    def _on_preview(self, request: Request, begun: Begun, item: Room | Found) -> None:
+    def _on_preview(self, request: Request, begun: Begun, item: Room | Reveal | Found) -> None:
         ids = [layer.unique_id for layer in self._viewer.layers]
         if self.running or request.scan_id not in ids:
             return
@@ -530,6 +534,9 @@ class DetectWidget(QWidget):
         if isinstance(item, Room):
             self.outcome.layers.make(item.role, self.threshold.value(), item.data)
             return
+        if isinstance(item, Reveal):
+            self.outcome.layers.reveal(item.role)
+            return
         result = item.progress.result
         assert result is not None
         if self._patchwork is None:
@@ -539,7 +546,7 @@ class DetectWidget(QWidget):
         self.outcome.preview, self.outcome.quality = True, None
         self.agreement.forget(self.outcome)
         self.outcome.layers.show(self.outcome.detection, self.threshold.value(), changed)
-        self._mark()
+        self._unmarked.start()
         say(self.warnings, "\n".join(self.outcome.detection.warnings))
         self._enable()
 

@@ -16,7 +16,7 @@ from napari_addm.volume import Volume
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import column, duration, message, say
 from napari_addm.widgets.turns import later
-from napari_addm.widgets.worker import Begun, Found, Job, Request, Room, work
+from napari_addm.widgets.worker import Begun, Found, Job, Request, Reveal, Room, work
 
 if TYPE_CHECKING:
     import napari
@@ -218,7 +218,7 @@ class FollowSlice(QWidget):
             return
         if isinstance(item, Begun):
             self._begun = item
-        elif isinstance(item, (Room, Found)):
+        elif isinstance(item, (Room, Reveal, Found)):
             self.shown.emit(self._request, self._begun, item)
             if isinstance(item, Found) and item.progress.pace is not None:
                 self.say_pace(item.progress.pace)

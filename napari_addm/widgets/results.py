@@ -134,6 +134,7 @@ class ResultLayers:
         self._scan_id = scan_id
         self.placed = placed
         self._made: set[str] = set()
+        self._hidden: set[str] = set()  # made, and to be revealed
         self._begun = False
         self._labelled: Box = NOWHERE
         self._drawn_on = False
@@ -182,6 +183,7 @@ class ResultLayers:
                     self._viewer.layers.remove(stale)
         for role in (*maps, "labels"):
             self.make(role, threshold)
+            self.reveal(role)
         rows = np.arange(len(detection.done)) if changed is None else np.array(changed, int)
         if not rows.size:
             return
@@ -195,6 +197,8 @@ class ResultLayers:
 
     def make(self, role: str, threshold: float, data: np.ndarray | None = None) -> None:
         """Make the empty layer of a role, or take that of an earlier run over; once.
+
+        A new one is hidden until `reveal`, so that it is first drawn in a turn of its own.
 
         Parameters
         ----------
@@ -216,11 +220,23 @@ class ResultLayers:
         else:
             draw_first()
             active = self._viewer.layers.selection.active
-            layer = self._viewer.add_layer(self._create(role, data, threshold))
+            layer = self._create(role, data, threshold)
+            if layer.visible:
+                layer.visible = False
+                self._hidden.add(role)
+            layer = self._viewer.add_layer(layer)
             if active is not None:
                 self._viewer.layers.selection.active = active
         if role == "labels":
             layer.events.labels_update.connect(self._on_drawn)
+
+    def reveal(self, role: str) -> None:
+        """Show the layer of a role that was just made, if it is one to be shown."""
+        layer = self.layer(role)
+        if role in self._hidden and layer is not None:
+            draw_first()
+            layer.visible = True
+        self._hidden.discard(role)
 
     def _on_drawn(self, event: Any = None) -> None:
         self._drawn_on = True

@@ -356,6 +356,18 @@ class Room:
         return cls(role, np.full(shape, 0, layer_type(role)))
 
 
+@dataclass(frozen=True)
+class Reveal:
+    """The layer that was made is to be shown: its first drawing takes as long as making it.
+
+    Attributes
+    ----------
+    role : str
+    """
+
+    role: str
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """A result.
@@ -375,7 +387,7 @@ class Found:
     quality: Quality | None = None
 
 
-def work(request: Request) -> Iterator[Stage | Begun | Room | Progress | Found]:
+def work(request: Request) -> Iterator[Stage | Begun | Room | Reveal | Progress | Found]:
     """Carry out a request; a generator for :class:`Job`.
 
     Raises
@@ -425,7 +437,9 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Progress | Found]:
             continue
         if not roomy:
             roomy = True
-            yield from (Room.of(role, scan) for role in roles_of(result))
+            for role in roles_of(result):
+                yield Room.of(role, scan)
+                yield Reveal(role)
         result = replace(result, warnings=(*result.warnings, *notes))
         marker = None
         if request.threshold is not None:
