@@ -220,7 +220,7 @@ def close_case(viewer: napari.viewer.Viewer, version: CaseVersion) -> None:
 
 
 def _layers(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[Layer]:
-    """Each layer of a case, once it is in the viewer."""
+    """Each layer of a case, once it is in the viewer, and again once it is shown."""
     data, arguments, _ = volume_to_layer(saved.scan, name=saved.version.case)
     scan = viewer.add_layer(Image(data, **arguments))
     viewer.reset_view()
@@ -234,6 +234,8 @@ def _layers(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[Layer]:
             results.color_labels(finding_colors(None, (), int(part.max())))
         layer = results.layer(role)
         assert layer is not None
+        yield layer
+        results.reveal(role)
         yield layer
     if saved.truth is not None:
         name = f"{saved.version.case} ground truth"
