@@ -227,6 +227,26 @@ def test_a_cancelled_run_goes_on(viewer, panel, qtbot, scan, calls):
     assert_array_equal(output(viewer, "anomaly map"), expected.anomaly.data)
 
 
+def test_a_layer_that_a_dropped_preview_made_is_shown_by_the_run(viewer, panel, qtbot):
+    hidden: list[bool] = []
+
+    def inserted(event) -> None:
+        if event.value.name.endswith("anomaly map"):
+            hidden.append(event.value.visible)
+            panel.follow.hold(True)  # before it is revealed, as a run that begins does
+
+    viewer.layers.events.inserted.connect(inserted)
+    panel.follow.box.setChecked(True)
+    qtbot.waitUntil(lambda: bool(hidden) and not panel.follow.working, timeout=MINUTE)
+    assert hidden == [False]
+    (layer,) = [one for one in viewer.layers if one.name.endswith("anomaly map")]
+    assert not layer.visible
+    panel.run()
+    finish(panel, qtbot)
+    assert layer in viewer.layers
+    assert layer.visible
+
+
 def test_other_settings_are_previewed_anew(viewer, panel, qtbot, calls):
     follow(viewer, panel, qtbot, 12)
     follow(viewer, panel, qtbot, 22)

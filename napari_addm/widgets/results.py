@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import napari
 
 OUTPUT_KEY = "napari_addm_output"
+UNSEEN_KEY = "napari_addm_unseen"  # in the metadata of a layer that is to be revealed
 
 TITLES = {
     "reconstruction": "reconstruction",
@@ -134,7 +135,6 @@ class ResultLayers:
         self._scan_id = scan_id
         self.placed = placed
         self._made: set[str] = set()
-        self._hidden: set[str] = set()  # made, and to be revealed
         self._begun = False
         self._labelled: Box = NOWHERE
         self._drawn_on = False
@@ -223,7 +223,7 @@ class ResultLayers:
             layer = self._create(role, data, threshold)
             if layer.visible:
                 layer.visible = False
-                self._hidden.add(role)
+                layer.metadata[UNSEEN_KEY] = True
             layer = self._viewer.add_layer(layer)
             if active is not None:
                 self._viewer.layers.selection.active = active
@@ -231,12 +231,11 @@ class ResultLayers:
             layer.events.labels_update.connect(self._on_drawn)
 
     def reveal(self, role: str) -> None:
-        """Show the layer of a role that was just made, if it is one to be shown."""
+        """Show the layer of a role that was made, by this run or by one that was dropped since."""
         layer = self.layer(role)
-        if role in self._hidden and layer is not None:
+        if layer is not None and layer.metadata.pop(UNSEEN_KEY, False):
             draw_first()
             layer.visible = True
-        self._hidden.discard(role)
 
     def _on_drawn(self, event: Any = None) -> None:
         self._drawn_on = True

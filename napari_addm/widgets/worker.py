@@ -497,7 +497,7 @@ def forget_checkpoint() -> None:
 
 
 class JobSignals(QObject):
-    """What a `Job` tells; every one of superqt's worker signals, and three more.
+    """What a `Job` tells; every one of superqt's worker signals, and a few more.
 
     Attributes
     ----------
