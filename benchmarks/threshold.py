@@ -48,6 +48,8 @@ from napari_addm.widgets.review import LiveMarker
 from napari_addm.widgets.worker import LayerData, place_scan
 
 FORMER_WAIT_S = 0.03
+# Letters and colour bar come after the layers; the threshold is written below them once it rests.
+QUIET_S, REST_S = 3.0, 0.3
 Clock = tuple[float, float]
 
 
@@ -90,6 +92,7 @@ def main() -> None:
 
     canvas = viewer.window._qt_viewer.canvas._scene_canvas
     minimum = panel.minimum.value()
+    rest(QUIET_S)
     clocks: dict[str, tuple[float, float]] = {}
     # Connected after the panel's own: by then labels, colours and table are handed over.
     panel.findings.moved.connect(lambda: clocks.__setitem__("handed", clock()))
@@ -125,6 +128,7 @@ def main() -> None:
             marking(threshold)
             rows[n, 0] = since(begun, clock())
             settle(canvas)
+            rest(REST_S)
             clocks.clear()
             begun = clock()
             with drawing(canvas) as drawn:
@@ -164,10 +168,19 @@ def show(
     )
     panel.outcome = outcome
     panel.findings.begin(checkpoint.specification)
-    outcome.layers.show(result, panel.threshold.value())
+    for _ in outcome.layers.show(result, panel.threshold.value()):
+        pass
     panel._mark()
     panel.findings.end(result)
     viewer.dims.set_current_step(0, layer.data.shape[0] // 2)
+
+
+def rest(seconds: float) -> None:
+    """Turn the event loop for so long."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        QApplication.processEvents()
+        time.sleep(0.005)
 
 
 def settle(canvas: Any) -> None:

@@ -107,6 +107,8 @@ class Walk:
         self.panel = panel
         self.pictures = pictures
         self.heart = Heartbeat()
+        canvases = panel.window().findChildren(QOpenGLWidget)
+        self.canvas = next(canvas for canvas in canvases if canvas.isVisible())
         self.report: dict[str, Any] = {}
 
     def wait(self, done: Callable[[], bool]) -> float:
@@ -155,8 +157,7 @@ class Walk:
 
     def turn_wheel(self, notches: int) -> None:
         """Turn the mouse's wheel over the picture, Ctrl held: as many slices on."""
-        window = self.panel.window()
-        canvas = next(c for c in window.findChildren(QOpenGLWidget) if c.isVisible())
+        window, canvas = self.panel.window(), self.canvas
         middle = canvas.rect().center()
         event = QWheelEvent(
             QPointF(canvas.mapTo(window, middle)),

@@ -49,7 +49,7 @@ BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16, "openvino": 4}
 FEW = 4
 """The batch for a few slices: a large one would let the first of them wait for the last."""
 
-PARTIAL_INTERVAL = 3.0
+PARTIAL_INTERVAL = 2.0
 """A partial result comes when this many times its own cost has passed since the last one."""
 
 REFRESH_INTERVAL = 10.0
@@ -926,11 +926,6 @@ def detect(
             begun = elapsed()
             again = refreshing is not None and begun - refreshed_at > REFRESH_INTERVAL * refreshing
             taken = state.refresh() if again else state.extend()
-            shown_at = elapsed()
-            if again:
-                refreshed_at, refreshing = shown_at, shown_at - begun
-            else:
-                taking = shown_at - begun
             yield Progress(
                 "reconstruct",
                 calls,
@@ -942,6 +937,12 @@ def detect(
                 taken.changed,
                 pace(),
             )
+            # with what the caller does with it, before it asks for more
+            shown_at = elapsed()
+            if again:
+                refreshed_at, refreshing = shown_at, shown_at - begun
+            else:
+                taking = shown_at - begun
         await_ready()
     finally:
         aside.shutdown()

@@ -293,11 +293,16 @@ def test_layers_that_arrive_come_first(qtbot, tiny_checkpoint, make_brain, patie
         visible.setdefault(event.value.name, event.value.visible)
 
     viewer.layers.events.inserted.connect(inserted)
+    chosen, told = viewer.layers.selection.active, []
+    viewer.layers.selection.events.connect(lambda event: told.append(event.type))
     panel.run()
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
     assert len(paused) >= 3
     assert all(paused.values()), paused
     assert not any(visible.values())  # each is drawn in a later turn
+    # nor do the controls of each come up and go
+    assert viewer.layers.selection == {chosen}
+    assert told == []
     shown = {layer.name.split()[-1]: layer.visible for layer in viewer.layers}
     assert (shown["map"], shown["anomalies"], shown["reconstruction"]) == (True, True, False)
     qtbot.waitUntil(lambda: not pauses(), timeout=60_000)

@@ -295,7 +295,8 @@ def reviewed(viewer, layer: Image, checkpoint: Checkpoint) -> DetectWidget:
     panel.saving.outcome = panel.outcome
     panel.outcome.detection = detection_of(placed.volume, checkpoint)
     panel.findings.begin(checkpoint.specification)
-    panel.outcome.layers.show(panel.outcome.detection, 0.1)
+    for _ in panel.outcome.layers.show(panel.outcome.detection, 0.1):
+        pass
     panel.threshold.setMaximum(3.0)
     panel.threshold.setValue(0.1)
     panel.minimum.setValue(0.0)

@@ -1,5 +1,6 @@
 """What one detection leaves for the next, seen from outside and counted at the network."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,25 @@ def test_the_order_follows_the_slice_that_is_looked_at(
     assert abs(seen[0] - 10) <= 1
     # what the lanes had begun comes before
     assert min(abs(index - 24) for index in seen[1 : 2 + lanes]) <= 1
+
+
+def test_partial_results_come_no_faster_than_they_are_dealt_with(scan, checkpoint, monkeypatch):
+    """One that its caller takes long over, as a viewer may, has a longer interval after it."""
+    monkeypatch.setattr("napari_addm.detection.PARTIAL_INTERVAL", 2.0)
+    taking, came, done = 0.2, [], []
+    for progress in detect(scan, checkpoint, replace(EXACT, batch_size=1)):
+        if progress.stage != "reconstruct":
+            continue
+        if progress.result is not None:
+            came.append(time.perf_counter())
+            time.sleep(taking)
+            done.append(time.perf_counter())
+        else:
+            time.sleep(0.02)  # a network that takes its time
+    assert len(came) >= 2
+    assert all(
+        after - before >= 2.0 * taking for before, after in zip(done, came[1:], strict=False)
+    )
 
 
 def test_a_partial_result_changes_only_where_it_says(scan, checkpoint, monkeypatch):

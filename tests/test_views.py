@@ -493,13 +493,30 @@ def test_the_bar_says_what_it_shows(alone, qtbot) -> None:
     model = alone._viewer
     scan = add(model, brain())
     _, anomaly, _ = add_results(model, scan)
-    qtbot.waitUntil(lambda: anomaly.colorbar.visible, timeout=5000)
+    drawn: list[tuple[str, bool]] = []
+
+    def note(event: object = None) -> None:
+        label = model.canvas.overlays["addm_bar_label"]
+        drawn.append((label.text, label.color is not None and label.color[-1] == 0.0))
+
+    def came(event: object) -> None:
+        model.canvas.overlays["addm_bar_label"].events.text.connect(note)
+
+    model.canvas.overlays.events.added.connect(came)
+    qtbot.waitUntil(lambda: anomaly.colorbar.visible and anomaly.colorbar.box, timeout=5000)
     label = model.canvas.overlays["addm_bar_label"]
+    # each letter is drawn once where nobody sees it, and a few at a time
+    assert label.color is None
+    assert label.box
+    assert all(unseen for _, unseen in drawn[:-1])
+    letters = "".join(words for words, _ in drawn[:-1])
+    assert set(letters) >= set("anomaly score0123456789.")
+    assert max(len(words) for words, _ in drawn[:-1]) <= 4
     assert label.text == "anomaly score"
     alone.set_threshold(0.4321)
     qtbot.waitUntil(lambda: label.text == "anomaly score\nthreshold 0.432", timeout=5000)
     alone.bar_check.setChecked(False)
-    assert not anomaly.colorbar.visible
+    qtbot.waitUntil(lambda: not anomaly.colorbar.visible, timeout=5000)
     assert "addm_bar_label" not in model.canvas.overlays
 
 

@@ -57,7 +57,7 @@ from napari_addm.widgets.saved_case import (
 )
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.threads import import_libraries
-from napari_addm.widgets.turns import PersonFirst, later
+from napari_addm.widgets.turns import PersonFirst, Turns, later
 from napari_addm.widgets.worker import (
     Job,
     Jobs,
@@ -109,8 +109,8 @@ class BatchWidget(QWidget):
         self._last: BatchProgress | None = None
         self._before: dict[str, tuple[State, CaseResult | None]] = {}  # the run, by case
         self._opening: tuple[str, Job] | None = None
-        self._showing: tuple[SavedCase, Iterator[None]] | None = None  # layers, one by one
-        self._turned = later(self, 0, self._show_next)  # when the event loop has turned
+        self._showing: SavedCase | None = None
+        self._turns = Turns(self)  # for its layers, one by one
         self._reporting = False
         self._jobs = Jobs()
         self._first = PersonFirst(viewer, self)
@@ -605,7 +605,7 @@ class BatchWidget(QWidget):
                 return
             self._opening[1].quit()
             if self._showing is not None:
-                close_case(self._viewer, self._showing[0].version)
+                close_case(self._viewer, self._showing.version)
                 self._showing = None
         say(self.error, "")
         self.details.hide()
@@ -631,26 +631,24 @@ class BatchWidget(QWidget):
             self._opened("")
             self.notices.show_error(item.error)
         elif isinstance(item, SavedCase):
-            self._showing = item, show_case(self._viewer, item)
-            self._show_next()
+            self._showing = item
+            self._turns.take(self._show(item))
         elif bring_up(self._viewer, item):
             self._opening[1].quit()
             self._opened(f"{name} is open.")
 
-    def _show_next(self) -> None:
-        """One more layer of the case that is opened."""
-        if self._showing is None:
+    def _show(self, saved: SavedCase) -> Iterator[None]:
+        """Show the layers of the case that is opened, until another one is."""
+        if self._showing is not saved:
             return
-        saved, layers = self._showing
-        try:
-            next(layers)
-        except StopIteration:
-            self._showing = None
-            self._opened(" ".join((f"{saved.version.case} is open.", *saved.notes)))
-            if self.running and saved.notes:
-                say(self.error, " ".join(saved.notes))
-        else:
-            self._turned.start()
+        for _ in show_case(self._viewer, saved):
+            yield
+            if self._showing is not saved:
+                return
+        self._showing = None
+        self._opened(" ".join((f"{saved.version.case} is open.", *saved.notes)))
+        if self.running and saved.notes:
+            say(self.error, " ".join(saved.notes))
 
     def _opened(self, words: str) -> None:
         self._opening = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.components.overlays import TextOverlay
 from napari.experimental import link_layers, unlink_layers
 from napari.layers import Image, Layer
 from qtpy.QtCore import QTimer
 
+from napari_addm.widgets.canvas_overlays import CanvasText
 from napari_addm.widgets.canvases import Connections, unwrapped
 from napari_addm.widgets.results import OUTPUT_KEY
 
@@ -81,7 +81,7 @@ class Blink:
             self._pair = pair
             self._before = (pair[0].visible, pair[1].visible)
             self._connections.add(self._viewer.layers.events.removed, self._on_removed)
-            self._viewer.canvas.overlays[TITLE] = TextOverlay(
+            self._viewer.canvas.overlays[TITLE] = CanvasText(
                 position="top_left", color="white", box_color=(0, 0, 0, 0.45), visible=True
             )
         self._show(reconstruction=True)

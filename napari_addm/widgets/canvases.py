@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.components import ViewerModel
-from napari.components.overlays import TextOverlay
 from napari.experimental import link_layers, unlink_layers
 from napari.layers import Image, Labels, Layer
 from napari.qt import QtViewer
@@ -22,7 +21,7 @@ from qtpy.QtCore import QEvent, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QVBoxLayout, QWidget
 
 from napari_addm.volume import UNKNOWN_SIDES
-from napari_addm.widgets.crosshair import CrosshairOverlay
+from napari_addm.widgets.canvas_overlays import CanvasText, CrosshairOverlay
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
 from napari_addm.widgets.threads import hold_garbage, release_garbage
 from napari_addm.widgets.turns import draw_first, later
@@ -170,7 +169,7 @@ class EdgeLetters:
         self._drawn: set[str] = set()
         self._next = later(None, LETTER_MS, self.update)
         for place in LETTER_PLACES:
-            viewer.canvas.overlays[LETTER + place] = TextOverlay(
+            viewer.canvas.overlays[LETTER + place] = CanvasText(
                 position=place,
                 font_size=12,
                 color="white",
@@ -383,7 +382,7 @@ class LinkedCanvas(QWidget):
                 add(getattr(theirs.events, name), _copier(theirs, ours, name))
 
     def _write_title(self) -> None:
-        self.model.canvas.overlays[TITLE] = TextOverlay(
+        self.model.canvas.overlays[TITLE] = CanvasText(
             text=self._title,
             position="top_left",
             font_size=8,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
-from napari_addm.widgets.turns import PersonFirst, draw_first, later
+from napari_addm.widgets.turns import PersonFirst, Turns, draw_first
 from napari_addm.widgets.views import Views
 from napari_addm.widgets.welcome import Welcome
 from napari_addm.widgets.worker import (
@@ -123,8 +123,8 @@ class DetectWidget(QWidget):
         self.session = Session()
         self.follow = FollowSlice(viewer, self._start, self._ask_preview)
         self._first = PersonFirst(viewer, self)
-        # in a turn of its own: with the layers it would hold the window up for twice as long
-        self._unmarked = later(self, 0, self._mark)
+        # a layer, or the findings, at a time: together they would hold the window up for too long
+        self._turns = Turns(self)
         self._build()
         self._name_fields()
         self._connect()
@@ -432,6 +432,7 @@ class DetectWidget(QWidget):
 
     def _begin_outcome(self, request: Request, begun: Begun) -> None:
         """From now on another scan, or other settings, are shown."""
+        self._turns.finish()
         self._shown_for = request.slices_aside
         same_scan = (
             self.outcome is not None
@@ -471,17 +472,25 @@ class DetectWidget(QWidget):
         self.outcome.detection, self.outcome.marker = found.progress.result, found.marker
         self.outcome.quality = found.quality
         self.outcome.agreement = None
-        self.outcome.layers.show(
-            self.outcome.detection, self.threshold.value(), found.progress.changed
+        self._show(found.progress.changed)
+
+    def _show(self, changed: Sequence[int]) -> None:
+        """Show the result, which differs in some slices from what is shown, and its findings."""
+        assert self.outcome is not None
+        assert self.outcome.detection is not None
+        self._turns.take(
+            self.outcome.layers.show(self.outcome.detection, self.threshold.value(), changed)
         )
-        self._unmarked.start()
+        self._turns.call(self._mark)
 
     def _on_finished(self) -> None:
+        self._turns.call(self._end)
+
+    def _end(self) -> None:
+        """The run is over, and what it gave is shown."""
         self._job = None
         self._request = None
         self.progress.hide()
-        if self._unmarked.isActive():
-            self._mark()
         outcome = self.outcome if self._begun else None
         detection = None if outcome is None else outcome.detection
         failed = bool(self.error.text())
@@ -545,8 +554,7 @@ class DetectWidget(QWidget):
         self.outcome.detection = self._patchwork.detection
         self.outcome.preview, self.outcome.quality = True, None
         self.agreement.forget(self.outcome)
-        self.outcome.layers.show(self.outcome.detection, self.threshold.value(), changed)
-        self._unmarked.start()
+        self._show(changed)
         say(self.warnings, "\n".join(self.outcome.detection.warnings))
         self._enable()
 
@@ -554,7 +562,6 @@ class DetectWidget(QWidget):
 
     def _mark(self) -> None:
         """Label and count the findings of the result under the threshold."""
-        self._unmarked.stop()
         outcome = self.outcome
         if outcome is None or outcome.detection is None:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_addm.detection import Detection
 from napari_addm.findings import Box, bounding_box
+from napari_addm.widgets.canvas_overlays import hold_overlays
 from napari_addm.widgets.layers import GEOMETRY, METADATA_KEY
 from napari_addm.widgets.review import FALSE_ALARM, HIT, MISSED
-from napari_addm.widgets.turns import draw_first
+from napari_addm.widgets.turns import Turns, draw_first
 from napari_addm.widgets.worker import LayerData, Placed, Room
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class ResultLayers:
         self._scan_id = scan_id
         self.placed = placed
         self._made: set[str] = set()
+        self._turns = Turns(None)
         self._begun = False
         self._labelled: Box = NOWHERE
         self._drawn_on = False
@@ -157,8 +159,10 @@ class ResultLayers:
 
     def show(
         self, detection: Detection, threshold: float, changed: Sequence[int] | None = None
-    ) -> None:
+    ) -> Iterator[None]:
         """Show a result, partial or whole, in layers that are made or taken over if need be.
+
+        A generator for the GUI's thread: let the event loop turn between its steps.
 
         Parameters
         ----------
@@ -182,7 +186,9 @@ class ResultLayers:
                 if stale is not None and role not in maps:
                     self._viewer.layers.remove(stale)
         for role in (*maps, "labels"):
-            self.make(role, threshold)
+            if role not in self._made:
+                self.make(role, threshold)
+                yield
             self.reveal(role)
         rows = np.arange(len(detection.done)) if changed is None else np.array(changed, int)
         if not rows.size:
@@ -194,6 +200,7 @@ class ResultLayers:
         boxes = [(slice(int(part[0]), int(part[-1]) + 1), a, r) for part in parts]
         for role, array in maps.items():
             self._write(role, array, *boxes)
+            yield
 
     def make(self, role: str, threshold: float, data: np.ndarray | None = None) -> None:
         """Make the empty layer of a role, or take that of an earlier run over; once.
@@ -218,15 +225,11 @@ class ResultLayers:
         if layer is not None:
             layer.data = data
         else:
-            draw_first()
-            active = self._viewer.layers.selection.active
             layer = self._create(role, data, threshold)
             if layer.visible:
                 layer.visible = False
                 layer.metadata[UNSEEN_KEY] = True
-            layer = self._viewer.add_layer(layer)
-            if active is not None:
-                self._viewer.layers.selection.active = active
+            self._add(layer)
         if role == "labels":
             layer.events.labels_update.connect(self._on_drawn)
 
@@ -298,11 +301,8 @@ class ResultLayers:
             self._write("agreement", overlay)
             return
         self.hide_agreement()
-        draw_first()
-        active = self._viewer.layers.selection.active
         data = np.array(self.placed.to_layer(overlay), order="C")
-        self._viewer.add_layer(self._create("agreement", data, 0.0))
-        self._viewer.layers.selection.active = active
+        self._add(self._create("agreement", data, 0.0))
         for layer in (self.layer("anomaly"), self.layer("labels"), truth):
             if layer is not None and layer.visible:
                 layer.visible = False
@@ -350,6 +350,20 @@ class ResultLayers:
         for box in boxes or (EVERYWHERE,):
             shown[box] = array[box]
         layer.refresh(highlight=False, extent=False)
+
+    def _add(self, layer: Layer) -> None:
+        """Add a layer, and leave chosen in the layer list what is."""
+        draw_first()
+        self._turns.take(hold_overlays(layer))
+        selection = self._viewer.layers.selection
+        chosen = selection.active
+        if chosen is None:
+            self._viewer.add_layer(layer)
+            return
+        # The window shows the new one's controls, and then again the others, if it hears of it.
+        with selection.events.blocker_all():
+            self._viewer.add_layer(layer)
+            selection.active = chosen
 
     def _create(self, role: str, data: np.ndarray, threshold: float) -> Layer:
         arguments: dict[str, Any] = {

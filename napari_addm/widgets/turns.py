@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 UNDRAWN_MS = 20
 """So long after the event loop has come to rest a window that was to be drawn would have been."""
+
+EMPTY_SECONDS = 0.002
+"""A turn of the event loop in which there is nothing to do takes less."""
 
 INPUT = (
     QEvent.Type.Wheel,
@@ -37,6 +42,91 @@ def later(parent: QObject | None, ms: int, then: Callable[[], object]) -> QTimer
     timer.setInterval(ms)
     timer.timeout.connect(then)
     return timer
+
+
+class Turns:
+    """Work of the GUI's thread in steps, each in a turn of the event loop of its own.
+
+    Whose ever the steps are, there is one a turn, and those of different owners take turns. Between
+    two of them what a person has asked for comes first, and what the first has changed is drawn.
+
+    Parameters
+    ----------
+    owner : QObject or None
+        With it the steps end.
+    """
+
+    def __init__(self, owner: QObject | None) -> None:
+        self._waiting: deque[Iterator[object]] = deque()
+        if owner is not None:
+            owner.destroyed.connect(self._drop)
+
+    def take(self, work: Iterator[object]) -> None:
+        """Go through a generator's steps, after those of earlier ones."""
+        self._waiting.append(work)
+        _ring().join(self)
+
+    def call(self, then: Callable[[], object]) -> None:
+        """Call a function when its turn has come."""
+        self.take(call() for call in (then,))
+
+    def finish(self) -> None:
+        """Do at once what is left."""
+        while self.step():
+            pass
+
+    def _drop(self, owner: object = None) -> None:
+        self._waiting.clear()
+
+    def step(self) -> bool:
+        """Do the next step, if there is one."""
+        while self._waiting:
+            for _ in self._waiting[0]:
+                return True
+            self._waiting.popleft()
+        return False
+
+
+class _Ring(QObject):
+    """Lets those who have steps to do take turns."""
+
+    def __init__(self) -> None:
+        super().__init__(QCoreApplication.instance())
+        self._all: deque[Turns] = deque()
+        self._next = later(self, 0, self._turn)
+        self._since: float | None = None
+
+    def join(self, turns: Turns) -> None:
+        if turns not in self._all:
+            self._all.append(turns)
+        if not self._next.isActive():
+            self._wait()
+
+    def _wait(self) -> None:
+        self._since = time.monotonic()
+        self._next.start()
+
+    def _turn(self) -> None:
+        since, self._since = self._since, None
+        if since is not None and time.monotonic() - since > EMPTY_SECONDS:
+            # Something was drawn or done in this turn: the next one, for once.
+            self._next.start()
+            return
+        try:
+            while self._all:
+                turns = self._all[0]
+                self._all.rotate(-1)
+                if turns.step():
+                    break
+                self._all.remove(turns)
+        finally:
+            if self._all:
+                self._wait()  # from now on, so that another timer that is due comes before
+
+
+@cache
+def _ring() -> _Ring:
+    return _Ring()
 
 
 def draw_first() -> None:

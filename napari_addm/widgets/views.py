@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.components.overlays import TextOverlay
 from napari.layers import Image
 from psygnal import EmitLoopError
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
@@ -29,6 +28,7 @@ from napari_addm.overlay import CUTS, Plane, caption_lines, figure_png, slices_t
 from napari_addm.volume import GRID_OF_LAYER
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.blink import RECONSTRUCTION, SCAN, Blink, Swipe, find_pair
+from napari_addm.widgets.canvas_overlays import CanvasText
 from napari_addm.widgets.canvases import (
     PLANES,
     CanvasDock,
@@ -45,7 +45,7 @@ from napari_addm.widgets.canvases import (
 from napari_addm.widgets.forms import SMALL, Section, button, column, message, say, when_gone
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.results import OUTPUT_KEY, is_output
-from napari_addm.widgets.turns import draw_first, later
+from napari_addm.widgets.turns import Turns, draw_first, later
 from napari_addm.widgets.worker import Job
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ SIDE_TITLE = "addm_side_title"
 # After the layers have changed: OpenGL has its hands full with those.
 BAR_MS = 100
 # napari takes several ms for a letter that it has not yet drawn; so many new ones at a time.
-NEW_LETTERS = 5
-LETTERS_MS = 30
+NEW_LETTERS = 4
+# Those of the numbers beside the bar.
+BAR_LETTERS = "0123456789.e-+"
 # A threshold has to rest for so long before it is written: OpenGL takes its time for words.
 REST_MS = 150
 # From the front and a little from above and the side; axes S, A, R.
@@ -113,8 +114,7 @@ class Views(QWidget):
         self._tiling_before = viewer.canvas.overlay_tiling.top_right
         viewer.canvas.overlay_tiling.top_right = "vertical"  # the bar below its label
         self._bar_later = later(self, BAR_MS, self._show_bar)
-        self._drawn_letters: set[str] = set()
-        self._letters_later = later(self, LETTERS_MS, self._write_bar_label)
+        self._turns = Turns(self)
         self._label_later = later(self, REST_MS, self._write_bar_label)
         self._build()
         self._keys = self._bind_keys()
@@ -303,7 +303,7 @@ class Views(QWidget):
             overrides=lambda layer: overrides.get(layer),
             follow_camera=True,
         )
-        self._viewer.canvas.overlays[SIDE_TITLE] = TextOverlay(
+        self._viewer.canvas.overlays[SIDE_TITLE] = CanvasText(
             text=SCAN,
             position="top_left",
             font_size=8,
@@ -405,43 +405,55 @@ class Views(QWidget):
         return words if self._threshold is None else f"{words}\nthreshold {self._threshold:.3g}"
 
     def _write_bar_label(self) -> None:
-        """Write it, a few new letters at a time."""
         label = self._viewer.canvas.overlays.get(BAR_LABEL)
-        if label is None:
-            return
-        words = self._bar_words()
-        new = list(dict.fromkeys(letter for letter in words if letter not in self._drawn_letters))
-        if len(new) > NEW_LETTERS:
-            words = words[: words.index(new[NEW_LETTERS])]
-            self._letters_later.start()
-        draw_first()
-        self._drawn_letters.update(words)
-        label.text = words
+        if label is not None:
+            draw_first()
+            label.text = self._bar_words()
+            label.color, label.box = None, True
 
     def _show_bar(self) -> None:
+        self._turns.take(self._bring_bar())
+
+    def _bring_bar(self) -> Iterator[None]:
+        """Show bar and label where there is a map, else take them away; a step a turn."""
         maps = [
             layer
             for layer in self._viewer.layers
             if is_output(layer) and layer.metadata[OUTPUT_KEY][1] == "anomaly"
         ]
-        on = self.bar_check.isChecked()
-        overlays = self._viewer.canvas.overlays
-        if on and maps and BAR_LABEL not in overlays:
-            overlays[BAR_LABEL] = TextOverlay(
-                text="", position="top_right", font_size=8, visible=True
-            )
-            self._write_bar_label()
-        if self._letters_later.isActive():
-            # Its letters are drawn first, and then the bar's.
-            self._bar_later.start()
+        if not self.bar_check.isChecked() or not maps:
+            self._viewer.canvas.overlays.pop(BAR_LABEL, None)
+            for layer in maps:
+                layer.colorbar.visible = False
             return
-        if BAR_LABEL in overlays and not (on and maps):
-            del overlays[BAR_LABEL]
+        if BAR_LABEL not in self._viewer.canvas.overlays:
+            yield from self._draw_letters()
+            self._write_bar_label()
+            yield
         for layer in maps:
+            bar = layer.colorbar
+            if not bar.visible:
+                draw_first()
+                bar.size, bar.font_size, bar.box = (14, 110), 8, False
+                bar.visible = True
+                yield
+                draw_first()
+                bar.box = True
+                yield
+
+    def _draw_letters(self) -> Iterator[None]:
+        """Draw the letters of label and bar once where nobody sees them: there for the label."""
+        label = CanvasText(
+            position="top_right", font_size=8, visible=True, color="transparent", box=False
+        )
+        self._viewer.canvas.overlays[BAR_LABEL] = label
+        letters = "".join(dict.fromkeys(self._bar_words() + BAR_LETTERS))
+        starts = range(0, len(letters), NEW_LETTERS)
+        # before the first letter what draws them all
+        for part in (" ", *(letters[start : start + NEW_LETTERS] for start in starts)):
             draw_first()
-            layer.colorbar.size = (14, 110)
-            layer.colorbar.font_size = 8
-            layer.colorbar.visible = on
+            label.text = part
+            yield
 
     # --- keys ------------------------------------------------------------------------------------
 

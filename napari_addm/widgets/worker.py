@@ -51,7 +51,7 @@ from napari_addm.widgets.threads import (
     warm_layers,
     warm_units,
 )
-from napari_addm.widgets.turns import later
+from napari_addm.widgets.turns import Turns
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -525,22 +525,18 @@ class JobSignals(QObject):
     def __init__(self) -> None:
         super().__init__()
         self.handled = Event()
-        self._waiting: list[Any] = []
-        self._tell = later(self, 0, self._on_rest)
-        self._told = later(self, 0, self.handled.set)
+        self._turns = Turns(self)
         self.arrived.connect(self._on_arrived)
         # the first to hear of the end, before which comes what was yielded last
-        self.failed.connect(self._on_rest)
-        self.finished.connect(self._on_rest)
+        self.failed.connect(self._on_end)
+        self.finished.connect(self._on_end)
 
     def _on_arrived(self, item: Any) -> None:
-        self._waiting.append(item)
-        self._tell.start()
+        self._turns.call(partial(self.yielded.emit, item))
+        self._turns.call(self.handled.set)
 
-    def _on_rest(self, error: Any = None) -> None:
-        while self._waiting:
-            self.yielded.emit(self._waiting.pop(0))
-            self._told.start()
+    def _on_end(self, error: Any = None) -> None:
+        self._turns.finish()
 
 
 class Job(WorkerBase):

@@ -1,19 +1,23 @@
-"""Two lines through a viewer's position, as an overlay of its scene.
+"""Overlays that napari does not have, a crosshair and words; and those that a layer comes with.
 
-napari has no such overlay of its own, and no public way to give it one: this
-module alone uses napari's private table of overlays.
+There is no public way to either: this module alone uses private parts of napari's.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari._vispy.overlays.base import ViewerOverlayMixin, VispySceneOverlay
+from napari._vispy.overlays.text import VispyTextOverlay
 from napari._vispy.utils.visual import overlay_to_visual
-from napari.components.overlays import SceneOverlay
+from napari.components.overlays import SceneOverlay, TextOverlay
 from napari.layers.base._base_constants import Blending
 from vispy.scene.visuals import Line
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
 
 COLOR = (0.35, 0.75, 1.0, 0.55)
 # Longer than any scan, in mm; clipped at the canvas.
@@ -73,4 +77,57 @@ class VispyCrosshairOverlay(ViewerOverlayMixin, VispySceneOverlay):
         super().close()
 
 
+class CanvasText(TextOverlay):
+    """Words on a canvas, with a box behind them."""
+
+
+class VispyCanvasText(VispyTextOverlay):
+    """Draws a `CanvasText`.
+
+    napari sets up the box of every overlay anew whenever a layer comes, goes, or is shown or
+    hidden; VisPy then compiles its programs again, 10 ms for each. Here that is left out where
+    nothing about the box has changed.
+    """
+
+    _box_is: tuple[Any, ...] | None = None
+
+    def _on_box_change(self) -> None:
+        canvas, color = self.viewer.canvas, self.overlay.box_color
+        box = (
+            self.overlay.box and self._should_be_visible(),
+            self.node.parent,
+            self.node.transform,
+            self.node.order,
+            (self.x_size, self.y_size),
+            tuple(canvas.overlay_tiling.padding),
+            tuple(canvas.background_color if color is None else color),
+        )
+        if box != self._box_is:
+            self._box_is = box
+            super()._on_box_change()
+
+
+def hold_overlays(layer: Layer) -> Iterator[None]:
+    """Let a layer that is to be added come without its overlays, which come one by one then.
+
+    They take as long to set up as labels themselves, for tools that nobody has in hand yet.
+
+    Returns
+    -------
+    iterator
+        Brings one with each step.
+    """
+    held = [overlay for overlay in layer._overlays.values() if overlay.visible]
+    for overlay in held:
+        overlay.visible = False
+
+    def bring() -> Iterator[None]:
+        for overlay in held:
+            overlay.visible = True
+            yield
+
+    return bring()
+
+
 overlay_to_visual[CrosshairOverlay] = VispyCrosshairOverlay
+overlay_to_visual[CanvasText] = VispyCanvasText

@@ -1,0 +1,127 @@
+"""Words on a canvas, and layers that come without their overlays."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from napari._vispy.overlays.base import VispyCanvasOverlay
+from napari.components.overlays import TextOverlay
+from napari.layers import Labels
+
+from napari_addm.widgets.canvas_overlays import CanvasText, hold_overlays
+
+
+def change(viewer, overlay: TextOverlay, what: str) -> None:
+    """Anything that napari's own overlay of words answers to."""
+    if what == "layer":
+        viewer.add_labels(np.zeros((8, 8), np.uint8))
+    elif what == "words":
+        overlay.text = "longer than before"
+    elif what == "place":
+        overlay.position = "bottom_right"
+    elif what == "theme":
+        viewer.theme = "light"
+    elif what == "box":
+        overlay.box = False
+    elif what == "box color":
+        overlay.box_color = (0.0, 0.0, 0.5, 0.5)
+    elif what == "size":
+        overlay.font_size = 20
+    elif what == "padding":
+        viewer.canvas.overlay_tiling.padding = (20, 12)
+    elif what == "hidden":
+        overlay.visible = False
+    elif what == "shown":
+        overlay.visible = True
+    elif what == "smaller":
+        viewer.window.resize(700, 500)
+
+
+CHANGES = (
+    "layer",
+    "words",
+    "place",
+    "padding",
+    "hidden",
+    "layer",
+    "shown",
+    "theme",
+    "box color",
+    "size",
+    "smaller",
+    "box",
+)
+
+
+def test_words_look_as_napari_s_own(make_napari_viewer_proxy, qtbot):
+    pictures: dict[type, list[np.ndarray]] = {}
+    for kind in (TextOverlay, CanvasText):
+        viewer = make_napari_viewer_proxy(show=True)
+        viewer.window.resize(900, 600)
+        viewer.add_image(np.random.default_rng(0).random((8, 8)))
+        overlay = kind(text="words", position="top_left", visible=True)
+        viewer.canvas.overlays["words"] = overlay
+        pictures[kind] = []
+        for what in CHANGES:
+            change(viewer, overlay, what)
+            qtbot.wait(50)
+            viewer.reset_view()
+            pictures[kind].append(viewer.screenshot(flash=False))
+    for what, own, ours in zip(CHANGES, pictures[TextOverlay], pictures[CanvasText], strict=True):
+        np.testing.assert_array_equal(ours, own, what)
+    seen = [
+        what
+        for what, (one, other) in zip(CHANGES[1:], pairwise(pictures[CanvasText]), strict=True)
+        if one.shape != other.shape or (one != other).any()
+    ]
+    assert set(seen) == set(CHANGES) - {"layer"}
+
+
+def test_a_layer_leaves_the_box_of_words_as_it_is(make_napari_viewer_proxy, qtbot, monkeypatch):
+    viewer = make_napari_viewer_proxy(show=True)
+    viewer.add_image(np.zeros((8, 8)))
+    set_up: list[str] = []
+    whole = VispyCanvasOverlay._on_box_change
+
+    def counted(self: VispyCanvasOverlay) -> None:
+        set_up.append(self.overlay.text)
+        whole(self)
+
+    monkeypatch.setattr(VispyCanvasOverlay, "_on_box_change", counted)
+    for kind in (TextOverlay, CanvasText):
+        viewer.canvas.overlays[kind.__name__] = kind(text=kind.__name__, visible=True)
+    qtbot.wait(50)
+    assert "CanvasText" in set_up
+    set_up.clear()
+    viewer.add_labels(np.zeros((8, 8), np.uint8))
+    qtbot.wait(50)
+    assert set(set_up) == {"TextOverlay"}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_layer_s_own_overlays_come_when_they_are_asked_to(when, make_napari_viewer_proxy, qtbot):
+    """And then the tools that need them work, whenever that is."""
+    viewer = make_napari_viewer_proxy(show=True)
+    viewer.add_image(np.zeros((40, 40)))
+    layer = Labels(np.zeros((40, 40), np.uint8))
+    others = {name: overlay.visible for name, overlay in layer._overlays.items()}
+    bring = hold_overlays(layer)
+    viewer.add_layer(layer)
+    held = {name for name, overlay in layer._overlays.items() if not overlay.visible}
+    assert held > {name for name, visible in others.items() if not visible}
+    if when == "before":
+        assert sum(1 for _ in bring) == sum(others.values())
+    layer.mode = "polygon"
+    layer.selected_label = 3
+    if when == "after":
+        for _ in bring:
+            pass
+    assert {name: overlay.visible for name, overlay in layer._overlays.items()} == others
+    polygon = layer._overlays["polygon"]
+    polygon.enabled = True
+    polygon.points = [[5, 5], [5, 30], [30, 30], [30, 5]]
+    polygon.add_polygon_to_labels(layer)
+    assert (layer.data[10:25, 10:25] == 3).all()
+    assert not layer.data[35:, 35:].any()
