@@ -50,7 +50,7 @@ FEW = 4
 """The batch for a few slices: a large one would let the first of them wait for the last."""
 
 PARTIAL_INTERVAL = 2.0
-"""A partial result comes when this many times its own cost has passed since the last one."""
+"""A partial result comes when this many times the cost of the last one has passed since."""
 
 REFRESH_INTERVAL = 10.0
 """All finished slices are scored again when this many times the cost of that has passed."""

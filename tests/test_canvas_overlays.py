@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -107,7 +109,7 @@ def test_a_layer_s_own_overlays_come_when_they_are_asked_to(when, make_napari_vi
     viewer.add_image(np.zeros((40, 40)))
     layer = Labels(np.zeros((40, 40), np.uint8))
     others = {name: overlay.visible for name, overlay in layer._overlays.items()}
-    bring = hold_overlays(layer)
+    bring = hold_overlays(layer, viewer.layers)
     viewer.add_layer(layer)
     held = {name for name, overlay in layer._overlays.items() if not overlay.visible}
     assert held > {name for name, visible in others.items() if not visible}
@@ -125,3 +127,17 @@ def test_a_layer_s_own_overlays_come_when_they_are_asked_to(when, make_napari_vi
     polygon.add_polygon_to_labels(layer)
     assert (layer.data[10:25, 10:25] == 3).all()
     assert not layer.data[35:, 35:].any()
+
+
+def test_a_layer_that_has_gone_meanwhile_stays_gone(make_napari_viewer_proxy, qtbot):
+    viewer = make_napari_viewer_proxy(show=True)
+    layer = Labels(np.zeros((8, 8), np.uint8))
+    bring = hold_overlays(layer, viewer.layers)
+    viewer.add_layer(layer)
+    viewer.layers.remove(layer)
+    assert list(bring) == []
+    gone = weakref.ref(layer)
+    del layer, bring
+    qtbot.wait(50)
+    gc.collect()
+    assert gone() is None

@@ -5,7 +5,7 @@ There is no public way to either: this module alone uses private parts of napari
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,10 +107,16 @@ class VispyCanvasText(VispyTextOverlay):
             super()._on_box_change()
 
 
-def hold_overlays(layer: Layer) -> Iterator[None]:
+def hold_overlays(layer: Layer, layers: Container[Layer]) -> Iterator[None]:
     """Let a layer that is to be added come without its overlays, which come one by one then.
 
     They take as long to set up as labels themselves, for tools that nobody has in hand yet.
+
+    Parameters
+    ----------
+    layer : Layer
+    layers : container of Layer
+        The viewer's; what is no longer among them, napari must not hear of.
 
     Returns
     -------
@@ -123,8 +129,9 @@ def hold_overlays(layer: Layer) -> Iterator[None]:
 
     def bring() -> Iterator[None]:
         for overlay in held:
-            overlay.visible = True
-            yield
+            if layer in layers:
+                overlay.visible = True
+                yield
 
     return bring()
 

@@ -354,7 +354,7 @@ class ResultLayers:
     def _add(self, layer: Layer) -> None:
         """Add a layer, and leave chosen in the layer list what is."""
         draw_first()
-        self._turns.take(hold_overlays(layer))
+        self._turns.take(hold_overlays(layer, self._viewer.layers))
         selection = self._viewer.layers.selection
         chosen = selection.active
         if chosen is None:
