@@ -333,7 +333,10 @@ def test_deleting_the_scan_ends_the_run(viewer, panel, qtbot, scan):
     layer = add(viewer, scan)
     slowly(panel)
     panel.run()
-    qtbot.waitUntil(lambda: output(viewer, "anomalies") is not None, timeout=MINUTE)
+    # the layers come before the first result
+    qtbot.waitUntil(
+        lambda: panel.outcome is not None and panel.outcome.detection is not None, timeout=MINUTE
+    )
     viewer.layers.remove(layer)
     finish(qtbot, panel)
     assert not panel.outcome.detection.done.all()
