@@ -6,8 +6,8 @@ A timer of 10 ms is the heartbeat: how late it comes is how long the event loop 
 `longest_own_ms` is what the loop's thread computed itself meanwhile, without waiting for a
 processor that others use.
 Reported for each phase: previews while scrolling (seconds from the last scroll step to the
-slice in the layer), a run of the volume that is cancelled (seconds from Cancel to the end, beside
-those of one step of the network), and the run that goes on from there.
+slice in the layer), five runs of the volume that are cancelled (seconds from Cancel to the end,
+beside those of one step of the network), and a run that goes on from the last.
 """
 
 import argparse

@@ -32,6 +32,7 @@ from typing import Any
 
 import napari
 import numpy as np
+from interactive import pause
 from napari.layers import Image
 from qtpy.QtWidgets import QApplication
 from scipy import ndimage
@@ -92,7 +93,7 @@ def main() -> None:
 
     canvas = viewer.window._qt_viewer.canvas._scene_canvas
     minimum = panel.minimum.value()
-    rest(QUIET_S)
+    pause(QUIET_S)
     clocks: dict[str, tuple[float, float]] = {}
     # Connected after the panel's own: by then labels, colours and table are handed over.
     panel.findings.moved.connect(lambda: clocks.__setitem__("handed", clock()))
@@ -128,7 +129,7 @@ def main() -> None:
             marking(threshold)
             rows[n, 0] = since(begun, clock())
             settle(canvas)
-            rest(REST_S)
+            pause(REST_S)
             clocks.clear()
             begun = clock()
             with drawing(canvas) as drawn:
@@ -173,14 +174,6 @@ def show(
     panel._mark()
     panel.findings.end(result)
     viewer.dims.set_current_step(0, layer.data.shape[0] // 2)
-
-
-def rest(seconds: float) -> None:
-    """Turn the event loop for so long."""
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        QApplication.processEvents()
-        time.sleep(0.005)
 
 
 def settle(canvas: Any) -> None:
