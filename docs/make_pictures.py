@@ -358,6 +358,11 @@ def main() -> None:
     parser.add_argument("--truth", help="its ground truth")
     parser.add_argument("--checkpoint", type=Path, help="the bundled one without it")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures")
+    parser.add_argument(
+        "--no-preview",
+        action="store_true",
+        help="the run is the first thing done, with all that is drawn then for the first time",
+    )
     parser.add_argument("--theme", choices=("dark", "light"), default="dark")
     arguments = parser.parse_args()
     arguments.output = arguments.output.absolute()
@@ -377,7 +382,8 @@ def main() -> None:
         panel.checkpoint_chooser.choose(arguments.checkpoint)
     walk.start()
     walk.open(arguments.scan, arguments.truth)
-    walk.preview()
+    if not arguments.no_preview:
+        walk.preview()
     walk.run()
     walk.review()
     walk.planes()

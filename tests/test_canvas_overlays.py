@@ -1,4 +1,4 @@
-"""Words on a canvas, and layers that come without their overlays."""
+"""Words and colour bars on a canvas, and layers that come without their overlays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 from napari._vispy.overlays.base import VispyCanvasOverlay
 from napari.components.overlays import TextOverlay
-from napari.layers import Labels
+from napari.layers import Image, Labels
 
-from napari_addm.widgets.canvas_overlays import CanvasText, hold_overlays
+from napari_addm.widgets.canvas_overlays import (
+    CanvasText,
+    bring_color_bar,
+    hold_overlays,
+    set_color_bar,
+)
 
 
 def change(viewer, overlay: TextOverlay, what: str) -> None:
@@ -100,6 +105,75 @@ def test_a_layer_leaves_the_box_of_words_as_it_is(make_napari_viewer_proxy, qtbo
     viewer.add_labels(np.zeros((8, 8), np.uint8))
     qtbot.wait(50)
     assert set(set_up) == {"TextOverlay"}
+
+
+def slope(name: str) -> Image:
+    return Image(np.linspace(0, 3, 64).reshape(8, 8), name=name, colormap="magma")
+
+
+def seen(viewer, qtbot) -> np.ndarray:
+    qtbot.wait(50)
+    viewer.reset_view()
+    return viewer.screenshot(size=(400, 400), flash=False)
+
+
+def test_a_color_bar_comes_part_by_part_and_looks_as_napari_s_own(make_napari_viewer_proxy, qtbot):
+    viewer = make_napari_viewer_proxy(show=True)
+    layer = viewer.add_layer(slope("napari's own"))
+    layer.colorbar.size, layer.colorbar.font_size = (14, 110), 8
+    layer.colorbar.visible = True
+    own = seen(viewer, qtbot)
+    viewer.layers.clear()
+    layer = slope("ours")
+    set_color_bar(layer)
+    layer = viewer.add_layer(layer)
+    bringing = bring_color_bar(layer, viewer.layers, size=(14, 110), font_size=8)
+    pictures = [seen(viewer, qtbot) for _ in bringing]
+    pictures.append(seen(viewer, qtbot))
+    np.testing.assert_array_equal(pictures[-1], own)
+    new = [int((one != other).any(axis=-1).sum()) for one, other in pairwise(pictures)]
+    # set up, and nothing is drawn; then the colours; the axis has no width; last the box
+    assert [count > 0 for count in new] == [False, True, True, False, True, True, True]
+    assert new[1] > 14 * 110 / 2
+
+    layer.colormap = "viridis"
+    assert (seen(viewer, qtbot) != own).any()
+    layer.colorbar.visible = False
+    without = seen(viewer, qtbot)
+    layer.colorbar.visible, layer.colormap = True, "magma"
+    np.testing.assert_array_equal(seen(viewer, qtbot), own)
+    assert (without != own).any()
+
+
+def test_a_bar_of_napari_s_own_comes_at_once(make_napari_viewer_proxy):
+    viewer = make_napari_viewer_proxy()
+    layer = viewer.add_layer(slope("a duplicate"))
+    for _ in bring_color_bar(layer, viewer.layers, font_size=8):
+        assert not layer.colorbar.visible
+    assert layer.colorbar.visible
+    assert layer.colorbar.font_size == 8
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_layer_that_has_gone_gets_no_color_bar(steps, make_napari_viewer_proxy, qtbot):
+    viewer = make_napari_viewer_proxy(show=True)
+    viewer.add_layer(slope("stays"))
+    before = seen(viewer, qtbot)
+    layer = slope("goes")
+    set_color_bar(layer)
+    viewer.add_layer(layer)
+    bringing = bring_color_bar(layer, viewer.layers)
+    for _ in range(steps):
+        next(bringing, None)
+    viewer.layers.remove(layer)
+    for _ in bringing:
+        pass
+    np.testing.assert_array_equal(seen(viewer, qtbot), before)
+    gone = weakref.ref(layer)
+    del layer, bringing
+    qtbot.wait(50)
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -34,6 +34,7 @@ from napari_addm.io import read_labels, read_volume, write_volume
 from napari_addm.record import read_record, voxels_sha256
 from napari_addm.volume import Volume
 from napari_addm.widgets import detect as module
+from napari_addm.widgets.canvas_overlays import COLOR_BAR_PARTS
 from napari_addm.widgets.canvases import RADIOLOGICAL
 from napari_addm.widgets.card import card_lines
 from napari_addm.widgets.contributions import write_image, write_labels
@@ -212,6 +213,23 @@ def test_whole_volume(viewer, panel, qtbot, scan):
     import torch
 
     assert ("cuda" in offered) == torch.cuda.is_available()
+
+
+def test_the_map_s_color_bar_comes_part_by_part(viewer, panel, qtbot, scan):
+    """All its programs at once would take a tenth of a second and more."""
+    add(viewer, scan)
+    parts: list[int] = []
+
+    def watch(event) -> None:
+        if event.value.name.endswith("anomaly map"):
+            event.value.colorbar.events.parts.connect(parts.append)
+
+    viewer.layers.events.inserted.connect(watch)
+    run(qtbot, panel)
+    bar = output(viewer, "anomaly map").colorbar
+    qtbot.waitUntil(lambda: bar.box, timeout=5000)
+    assert bar.visible
+    assert parts == list(range(1 + COLOR_BAR_PARTS))
 
 
 def test_how_far_a_run_is_is_told_four_times_a_second(viewer, panel, qtbot, scan):

@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari._vispy.overlays.base import ViewerOverlayMixin, VispySceneOverlay
+from napari._vispy.overlays.colorbar import VispyColorBarOverlay
 from napari._vispy.overlays.text import VispyTextOverlay
 from napari._vispy.utils.visual import overlay_to_visual
-from napari.components.overlays import SceneOverlay, TextOverlay
+from napari.components.overlays import ColorBarOverlay, SceneOverlay, TextOverlay
 from napari.layers.base._base_constants import Blending
 from vispy.scene.visuals import Line
 
 if TYPE_CHECKING:
-    from napari.layers import Layer
+    from napari.layers import Image, Layer
 
 COLOR = (0.35, 0.75, 1.0, 0.55)
 # Longer than any scan, in mm; clipped at the canvas.
 REACH = 1e4
+# The colours, their frame, the axis, its ticks and its numbers.
+COLOR_BAR_PARTS = 5
 
 
 class CrosshairOverlay(SceneOverlay):
@@ -107,6 +110,82 @@ class VispyCanvasText(VispyTextOverlay):
             super()._on_box_change()
 
 
+class PartwiseColorBar(ColorBarOverlay):
+    """A colour bar that can come part by part.
+
+    Attributes
+    ----------
+    parts : int
+        So many of `COLOR_BAR_PARTS` are drawn.
+    """
+
+    parts: int = COLOR_BAR_PARTS
+
+
+class VispyPartwiseColorBar(VispyColorBarOverlay):
+    """Draws a `PartwiseColorBar`.
+
+    Each part has a program of its own that VisPy compiles when it is first drawn, 10 to 50 ms.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.overlay.events.parts.connect(self._show_parts)
+        self._show_parts()
+
+    def _show_parts(self, event: Any = None) -> None:
+        bar = self.node
+        parts = (bar.img, bar.box, bar.ticks._line, bar.ticks._ticks, bar.ticks._text)
+        assert len(parts) == COLOR_BAR_PARTS
+        for number, part in enumerate(parts):
+            part.visible = number < self.overlay.parts
+        bar.update()
+
+    def close(self) -> None:
+        """Stop following the overlay."""
+        self.overlay.events.parts.disconnect(self._show_parts)
+        super().close()
+
+
+def set_color_bar(layer: Image) -> None:
+    """Give a layer that is to be added a colour bar that `bring_color_bar` brings part by part."""
+    layer._overlays["colorbar"] = PartwiseColorBar()
+
+
+def bring_color_bar(layer: Image, layers: Container[Layer], **look: Any) -> Iterator[None]:
+    """Show a layer's colour bar part by part, and last the box behind it.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+        Where it has a bar of napari's own, as a duplicate has, that comes all at once.
+    layers : container of Layer
+        The viewer's; a layer that is no longer among them gets no bar.
+    **look
+        Attributes of the bar.
+
+    Yields
+    ------
+    None
+        Before each part, which is for a turn of the event loop of its own.
+    """
+    yield
+    if layer not in layers:
+        return
+    bar = layer.colorbar
+    bar.update(look)
+    if not isinstance(bar, PartwiseColorBar):
+        bar.visible = True
+        return
+    bar.parts, bar.box = 0, False
+    bar.visible = True
+    for parts in range(1, COLOR_BAR_PARTS + 1):
+        yield
+        bar.parts = parts
+    yield
+    bar.box = True
+
+
 def hold_overlays(layer: Layer, layers: Container[Layer]) -> Iterator[None]:
     """Let a layer that is to be added come without its overlays, which come one by one then.
 
@@ -138,3 +217,4 @@ def hold_overlays(layer: Layer, layers: Container[Layer]) -> Iterator[None]:
 
 overlay_to_visual[CrosshairOverlay] = VispyCrosshairOverlay
 overlay_to_visual[CanvasText] = VispyCanvasText
+overlay_to_visual[PartwiseColorBar] = VispyPartwiseColorBar

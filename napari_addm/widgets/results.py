@@ -13,7 +13,7 @@ from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_addm.detection import Detection
 from napari_addm.findings import Box, bounding_box
-from napari_addm.widgets.canvas_overlays import hold_overlays
+from napari_addm.widgets.canvas_overlays import hold_overlays, set_color_bar
 from napari_addm.widgets.layers import GEOMETRY, METADATA_KEY
 from napari_addm.widgets.review import FALSE_ALARM, HIT, MISSED
 from napari_addm.widgets.turns import Turns, draw_first
@@ -407,4 +407,6 @@ class ResultLayers:
                 **arguments,
             )
         # what is far below the threshold stays clear, so that the scan keeps its grey
-        return Image(data, colormap=GLOW, contrast_limits=(low, top), **arguments)
+        layer = Image(data, colormap=GLOW, contrast_limits=(low, top), **arguments)
+        set_color_bar(layer)
+        return layer

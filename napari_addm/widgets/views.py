@@ -28,7 +28,7 @@ from napari_addm.overlay import CUTS, Plane, caption_lines, figure_png, slices_t
 from napari_addm.volume import GRID_OF_LAYER
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.blink import RECONSTRUCTION, SCAN, Blink, Swipe, find_pair
-from napari_addm.widgets.canvas_overlays import CanvasText
+from napari_addm.widgets.canvas_overlays import CanvasText, bring_color_bar
 from napari_addm.widgets.canvases import (
     PLANES,
     CanvasDock,
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 MAP_ROLES = ("anomaly", "uncertainty", "labels")
 BAR_LABEL = "addm_bar_label"
 SIDE_TITLE = "addm_side_title"
+BAR_LOOK: dict[str, Any] = {"size": (14, 110), "font_size": 8}
 # After the layers have changed: OpenGL has its hands full with those.
 BAR_MS = 100
 # napari takes several ms for a letter that it has not yet drawn; so many new ones at a time.
@@ -429,17 +430,11 @@ class Views(QWidget):
         if BAR_LABEL not in self._viewer.canvas.overlays:
             yield from self._draw_letters()
             self._write_bar_label()
-            yield
         for layer in maps:
-            bar = layer.colorbar
-            if not bar.visible:
-                draw_first()
-                bar.size, bar.font_size, bar.box = (14, 110), 8, False
-                bar.visible = True
-                yield
-                draw_first()
-                bar.box = True
-                yield
+            if not layer.colorbar.visible:
+                for _ in bring_color_bar(layer, self._viewer.layers, **BAR_LOOK):
+                    yield
+                    draw_first()
 
     def _draw_letters(self) -> Iterator[None]:
         """Draw the letters of label and bar once where nobody sees them: there for the label."""
