@@ -9,7 +9,7 @@ from napari.experimental import link_layers, unlink_layers
 from napari.layers import Image, Layer
 from qtpy.QtCore import QTimer
 
-from napari_addm.widgets.canvas_overlays import CanvasText
+from napari_addm.widgets.canvas_overlays import white_words
 from napari_addm.widgets.canvases import Connections, unwrapped
 from napari_addm.widgets.results import OUTPUT_KEY
 
@@ -81,9 +81,7 @@ class Blink:
             self._pair = pair
             self._before = (pair[0].visible, pair[1].visible)
             self._connections.add(self._viewer.layers.events.removed, self._on_removed)
-            self._viewer.canvas.overlays[TITLE] = CanvasText(
-                position="top_left", color="white", box_color=(0, 0, 0, 0.45), visible=True
-            )
+            self._viewer.canvas.overlays[TITLE] = white_words(position="top_left", visible=True)
         self._show(reconstruction=True)
         return True
 

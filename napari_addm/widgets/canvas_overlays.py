@@ -84,6 +84,11 @@ class CanvasText(TextOverlay):
     """Words on a canvas, with a box behind them."""
 
 
+def white_words(**look: Any) -> CanvasText:
+    """Words that can be read on whatever is shown: white, on a dim box."""
+    return CanvasText(color="white", box_color=(0.0, 0.0, 0.0, 0.45), **look)
+
+
 class VispyCanvasText(VispyTextOverlay):
     """Draws a `CanvasText`.
 

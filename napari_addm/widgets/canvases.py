@@ -21,10 +21,10 @@ from qtpy.QtCore import QEvent, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QVBoxLayout, QWidget
 
 from napari_addm.volume import UNKNOWN_SIDES
-from napari_addm.widgets.canvas_overlays import CanvasText, CrosshairOverlay
+from napari_addm.widgets.canvas_overlays import CrosshairOverlay, white_words
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
 from napari_addm.widgets.threads import hold_garbage, release_garbage
-from napari_addm.widgets.turns import draw_first, later
+from napari_addm.widgets.turns import Turns, draw_first, later
 
 if TYPE_CHECKING:
     import napari
@@ -56,10 +56,6 @@ LINKED_OF_KIND: dict[type[Layer], tuple[str, ...]] = {
 # Copies follow an update this soon; a run that fills slices asks many times a second.
 REFRESH_MS = 30
 CLICK_PIXELS = 3
-# Between two steps in which a canvas comes about: time to draw, and for the person.
-FILL_MS = 15
-# Between two letters at the edges that come about: each is a picture of OpenGL's of its own.
-LETTER_MS = 15
 # A new dock has its size after this time.
 SETTLE_MS = 100
 QWIDGETSIZE_MAX = 2**24 - 1  # Qt's; its bindings have no name for it
@@ -167,14 +163,9 @@ class EdgeLetters:
         self._viewer = viewer
         self._connections = Connections()
         self._drawn: set[str] = set()
-        self._next = later(None, LETTER_MS, self.update)
+        self._turns = Turns(None)
         for place in LETTER_PLACES:
-            viewer.canvas.overlays[LETTER + place] = CanvasText(
-                position=place,
-                font_size=12,
-                color="white",
-                box_color=(0.0, 0.0, 0.0, 0.45),
-            )
+            viewer.canvas.overlays[LETTER + place] = white_words(position=place, font_size=12)
         layers = viewer.layers.events
         for event in (
             viewer.dims.events.order,
@@ -195,18 +186,24 @@ class EdgeLetters:
             camera = self._viewer.scene.camera
             for place, letter in edge_letters(dims.displayed, camera.orientation).items():
                 self._viewer.canvas.overlays[LETTER + place].text = letter
-        new = [place for place in LETTER_PLACES if place not in self._drawn] if known else []
-        self._drawn.update(new[:1])
         for place in LETTER_PLACES:
             visible = known and place in self._drawn
             self._viewer.canvas.overlays[LETTER + place].visible = visible
-        if new[1:]:
-            self._next.start()
+        if known and len(self._drawn) < len(LETTER_PLACES):
+            self._turns.call(self._draw_next)
+
+    def _draw_next(self) -> None:
+        """One more of them: each is a program of OpenGL's of its own."""
+        new = next((place for place in LETTER_PLACES if place not in self._drawn), None)
+        if new is not None:
+            draw_first()
+            self._drawn.add(new)
+            self.update()
 
     def close(self) -> None:
         """Take the letters away."""
         self._connections.close()
-        self._next.stop()
+        self._turns.drop()
         for place in LETTER_PLACES:
             self._viewer.canvas.overlays.pop(LETTER + place, None)
 
@@ -382,13 +379,8 @@ class LinkedCanvas(QWidget):
                 add(getattr(theirs.events, name), _copier(theirs, ours, name))
 
     def _write_title(self) -> None:
-        self.model.canvas.overlays[TITLE] = CanvasText(
-            text=self._title,
-            position="top_left",
-            font_size=8,
-            color="white",
-            box_color=(0.0, 0.0, 0.0, 0.45),
-            visible=True,
+        self.model.canvas.overlays[TITLE] = white_words(
+            text=self._title, position="top_left", font_size=8, visible=True
         )
 
     def copy_of(self, layer: Layer) -> Layer | None:
@@ -616,18 +608,16 @@ class CanvasDock(QWidget):
             window.splitDockWidget(dock, beside, Qt.Orientation.Horizontal)
         # One canvas after the other, each in steps; a search for garbage would be the longest.
         hold_garbage()
-        self._filling = QTimer(self)
-        self._filling.setInterval(FILL_MS)
-        self._filling.timeout.connect(self._fill)
-        self._filling.start()
+        self._turns = Turns(self)
+        self._turns.take(self._fill())
         QTimer.singleShot(SETTLE_MS, self._settle)
 
-    def _fill(self) -> None:
+    def _fill(self) -> Iterator[None]:
         for canvas in self.canvases:
-            if not canvas.complete:
+            while not (canvas.complete or self._released):
                 draw_first()
                 canvas.fill()
-                return
+                yield
         self._filled()
 
     def _filled(self) -> None:
@@ -635,7 +625,6 @@ class CanvasDock(QWidget):
         if not self._complete:
             self._complete = True
             release_garbage()
-            self._filling.stop()
 
     def _settle(self) -> None:
         if self._released:

@@ -59,7 +59,7 @@ class Turns:
     def __init__(self, owner: QObject | None) -> None:
         self._waiting: deque[Iterator[object]] = deque()
         if owner is not None:
-            owner.destroyed.connect(self._drop)
+            owner.destroyed.connect(self.drop)
 
     def take(self, work: Iterator[object]) -> None:
         """Go through a generator's steps, after those of earlier ones."""
@@ -75,15 +75,18 @@ class Turns:
         while self.step():
             pass
 
-    def _drop(self, owner: object = None) -> None:
+    def drop(self, owner: object = None) -> None:
+        """Forget what is left."""
         self._waiting.clear()
 
     def step(self) -> bool:
         """Do the next step, if there is one."""
         while self._waiting:
-            for _ in self._waiting[0]:
+            work = self._waiting[0]
+            for _ in work:
                 return True
-            self._waiting.popleft()
+            if self._waiting and self._waiting[0] is work:  # its last step may have dropped it
+                self._waiting.popleft()
         return False
 
 

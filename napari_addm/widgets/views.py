@@ -28,7 +28,7 @@ from napari_addm.overlay import CUTS, Plane, caption_lines, figure_png, slices_t
 from napari_addm.volume import GRID_OF_LAYER
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.blink import RECONSTRUCTION, SCAN, Blink, Swipe, find_pair
-from napari_addm.widgets.canvas_overlays import CanvasText, bring_color_bar
+from napari_addm.widgets.canvas_overlays import CanvasText, bring_color_bar, white_words
 from napari_addm.widgets.canvases import (
     PLANES,
     CanvasDock,
@@ -304,13 +304,8 @@ class Views(QWidget):
             overrides=lambda layer: overrides.get(layer),
             follow_camera=True,
         )
-        self._viewer.canvas.overlays[SIDE_TITLE] = CanvasText(
-            text=SCAN,
-            position="top_left",
-            font_size=8,
-            color="white",
-            box_color=(0, 0, 0, 0.45),
-            visible=True,
+        self._viewer.canvas.overlays[SIDE_TITLE] = white_words(
+            text=SCAN, position="top_left", font_size=8, visible=True
         )
 
         def undo() -> None:
