@@ -20,6 +20,14 @@ from napari_addm.widgets.canvas_overlays import (
 )
 
 
+def settle(viewer, qtbot, ms: int = 50) -> None:
+    """Wait for as long as the window still gives its canvas other sizes."""
+    size = None
+    while viewer.canvas.size != size:
+        size = viewer.canvas.size
+        qtbot.wait(ms)
+
+
 def change(viewer, overlay: TextOverlay, what: str) -> None:
     """Anything that napari's own overlay of words answers to."""
     if what == "layer":
@@ -71,9 +79,10 @@ def test_words_look_as_napari_s_own(make_napari_viewer_proxy, qtbot):
         overlay = kind(text="words", position="top_left", visible=True)
         viewer.canvas.overlays["words"] = overlay
         pictures[kind] = []
+        settle(viewer, qtbot, 300)
         for what in CHANGES:
             change(viewer, overlay, what)
-            qtbot.wait(50)
+            settle(viewer, qtbot)
             viewer.reset_view()
             pictures[kind].append(viewer.screenshot(flash=False))
     for what, own, ours in zip(CHANGES, pictures[TextOverlay], pictures[CanvasText], strict=True):

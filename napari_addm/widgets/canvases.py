@@ -21,7 +21,7 @@ from qtpy.QtCore import QEvent, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QVBoxLayout, QWidget
 
 from napari_addm.volume import UNKNOWN_SIDES
-from napari_addm.widgets.canvas_overlays import CrosshairOverlay, white_words
+from napari_addm.widgets.canvas_overlays import CrosshairOverlay, hold_overlays, white_words
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
 from napari_addm.widgets.threads import hold_garbage, release_garbage
 from napari_addm.widgets.turns import Turns, draw_first, later
@@ -440,7 +440,9 @@ class LinkedCanvas(QWidget):
         """Show a copy of a layer, below those that lie above it."""
         sources = self._sources
         below = sum(other in self._copies for other in sources[: sources.index(layer)])
-        self.model.layers.insert(below, self._adopt(layer))
+        copy = self._adopt(layer)
+        hold_overlays(copy, self.model.layers)  # for good: they are the tools', for the original
+        self.model.layers.insert(below, copy)
 
     def _adopt(self, layer: Layer) -> Layer:
         """A copy of a layer, linked to it."""
