@@ -3,7 +3,8 @@
 :func:`detect` yields progress after every call of the network. Closing the
 generator cancels within one step, and what is finished stays finished: in the
 result, and in the :class:`napari_addm.session.Session`, so that the next
-detection with the same settings goes on from there.
+detection with the same settings goes on from there. Where it is asked to end, it
+first gives the result of all that is finished.
 """
 
 from __future__ import annotations
@@ -695,6 +696,7 @@ def detect(
     partial: bool = True,
     prepared: Slices | None = None,
     session: Session | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[Progress]:
     """Reconstruct a scan as if it were healthy, and score the difference.
 
@@ -716,11 +718,15 @@ def detect(
     session : Session, optional
         Where to look for what is done already, and to keep what will be. The last result
         is the same, to the digit, as without it on the same device.
+    cancelled : callable, optional
+        Asked before every call of the network. Once it says so, no other call begins, and what
+        is finished and in no result yet comes in a last, partial one.
 
     Yields
     ------
     Progress
-        After every call of the network; the last one holds the whole result.
+        After every call of the network; the last one holds the whole result, unless the
+        detection was cancelled.
 
     Raises
     ------
@@ -754,7 +760,12 @@ def detect(
     def elapsed() -> float:
         return time.perf_counter() - started
 
+    def ending() -> bool:
+        return cancelled is not None and cancelled()
+
     yield Progress("prepare", 0, 0, elapsed())
+    if ending():
+        return
     if session is None:  # what nobody asks for again needs no fingerprint
         session = Session()
         ready = Prepared.alone(volume, specification.preparation, brain_mask, prepared)
@@ -849,6 +860,25 @@ def detect(
             rest * per_batch * kept.pace / beside(rest),
         )
 
+    def found(
+        stage: Literal["reconstruct", "finish"], taken: _Taken, left: int, eta: float | None
+    ) -> Progress:
+        return Progress(
+            stage,
+            calls,
+            calls + left,
+            elapsed(),
+            eta,
+            taken.new,
+            taken.result,
+            taken.changed,
+            pace(),
+        )
+
+    def news() -> bool:
+        """Whether there is more to show; empty slices are complete at once, and no news."""
+        return bool((state.complete() & slices.holds_brain).any())
+
     def waiting() -> list[tuple[int, int]]:
         """What no lane has taken yet."""
         taken = lanes.pairs
@@ -877,7 +907,7 @@ def detect(
         lanes.go_on()
 
     try:
-        while True:
+        while not ending():
             try:
                 fill()
                 if not len(lanes):
@@ -911,38 +941,37 @@ def detect(
             left = batches(len(rest)) * per_batch + lanes.left
             eta = left * (kept.pace or 0.0) / beside(len(lanes) + batches(len(rest)))
             yield Progress("reconstruct", calls, calls + left, elapsed(), eta)
-            if step.arrays is None or not taking_memory.done():
+            if step.arrays is None or not taking_memory.done() or ending():
                 continue
             state.gather()  # little by little, so that little is left for the end
             if not partial or not left:
                 continue
             # Scoring must not outweigh the network where one step is all there is to do.
             due = elapsed() - shown_at > PARTIAL_INTERVAL * taking
-            # Empty slices are complete at once, and no news.
-            if not due or not (state.complete() & slices.holds_brain).any():
+            if not due or not news():
                 continue
             fill()
             await_ready()
             begun = elapsed()
             again = refreshing is not None and begun - refreshed_at > REFRESH_INTERVAL * refreshing
             taken = state.refresh() if again else state.extend()
-            yield Progress(
-                "reconstruct",
-                calls,
-                calls + left,
-                elapsed(),
-                eta,
-                taken.new,
-                taken.result,
-                taken.changed,
-                pace(),
-            )
+            yield found("reconstruct", taken, left, eta)
             # with what the caller does with it, before it asks for more
             shown_at = elapsed()
             if again:
                 refreshed_at, refreshing = shown_at, shown_at - begun
             else:
                 taking = shown_at - begun
+        else:
+            lanes.close()  # first, or what waits there for its turn would begin
+            taking_memory.result()
+            state.gather()
+            left = batches(len(kept.missing(order, draws))) * per_batch
+            if left:  # else all is done, and is finished below
+                if news():
+                    await_ready()
+                    yield found("reconstruct", state.extend(), left, None)
+                return
         await_ready()
     finally:
         aside.shutdown()
@@ -951,18 +980,7 @@ def detect(
     if kept.device.startswith("cuda"):
         torch.cuda.empty_cache()  # other programs of the desk want it too
     state.gather()
-    taken = state.refresh()
-    yield Progress(
-        "finish",
-        calls,
-        calls,
-        elapsed(),
-        0.0,
-        taken.new,
-        taken.result,
-        taken.changed,
-        pace(),
-    )
+    yield found("finish", state.refresh(), 0, 0.0)
 
 
 def _batch(settings: DetectionSettings, device: str, wanted: int, count: int) -> int:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -311,12 +311,19 @@ def _check_positions(where: str, images: Sequence[Dataset]) -> None:
 
 
 def write_seg(
-    path: Path, labels: Volume, files: Iterable[Path], *, edited: bool = False
+    path: Path,
+    labels: Volume,
+    files: Iterable[Path],
+    *,
+    edited: bool = False,
+    accepted: Collection[int] = (),
+    rejected: Collection[int] = (),
 ) -> Path | None:
     """Write findings as a DICOM segmentation of the series that the scan came from.
 
     It carries the patient and study of the series, so that an archive can file
-    it. One segment per finding; the voxels lie on the very pixels of the series.
+    it. One segment per finding that is not rejected, labelled with the finding's
+    number; the voxels lie on the very pixels of the series.
 
     Parameters
     ----------
@@ -328,11 +335,16 @@ def write_seg(
         The images of the series.
     edited : bool
         Whether a person changed what the threshold gave.
+    accepted : collection of int
+        Numbers of the findings whose segments say that a person accepted them.
+    rejected : collection of int
+        Numbers of the findings that are left out.
 
     Returns
     -------
     Path or None
-        None when there is no finding: the standard knows no empty segmentation.
+        None when there is no finding, or all are rejected: the standard knows no
+        empty segmentation.
 
     Raises
     ------
@@ -346,7 +358,8 @@ def write_seg(
     except ImportError as error:
         raise _missing("highdicom") from error
     ids = np.unique(labels.data)
-    ids = ids[ids != 0]
+    # Who opens the archive sees no table: what a person rejected must not look like a finding.
+    ids = ids[(ids != 0) & ~np.isin(ids, list(rejected))]
     if not len(ids):
         return None
     if len(ids) > MOST_SEGMENTS:
@@ -360,28 +373,32 @@ def write_seg(
     images, affine = _stack(images)
     first = images[0]
     shape = (len(images), int(first.Rows), int(first.Columns))
+    # The standard counts segments from 1 without gaps.
     numbered = np.searchsorted(ids, labels.data) + 1
-    numbered = np.where(labels.data != 0, numbered, 0).astype(np.uint16)
+    numbered = np.where(np.isin(labels.data, ids), numbered, 0).astype(np.uint16)
     pixels = _on_pixels(numbered, labels.affine, affine, shape)
     kind = "SEMIAUTOMATIC" if edited else "AUTOMATIC"
     algorithm = hd.AlgorithmIdentificationSequence(
         name="ADDM", family=codes.DCM.ArtificialIntelligence, version=__version__
     )
+    segments = []
+    for n, number in enumerate(ids.tolist(), 1):
+        segment = hd.seg.SegmentDescription(
+            segment_number=n,
+            segment_label=f"Finding {number}",
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=codes.SCT.Lesion,
+            algorithm_type=kind,
+            algorithm_identification=algorithm,
+        )
+        if number in accepted:
+            segment.SegmentDescription = "Accepted by a person"  # no argument of highdicom's
+        segments.append(segment)
     seg = hd.seg.Segmentation(
         source_images=images,
         pixel_array=pixels,
         segmentation_type="BINARY",
-        segment_descriptions=[
-            hd.seg.SegmentDescription(
-                segment_number=n + 1,
-                segment_label=f"Finding {int(number)}",
-                segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-                segmented_property_type=codes.SCT.Lesion,
-                algorithm_type=kind,
-                algorithm_identification=algorithm,
-            )
-            for n, number in enumerate(ids)
-        ],
+        segment_descriptions=segments,
         series_instance_uid=hd.UID(),
         series_number=int(first.get("SeriesNumber") or 0) + 9000,
         sop_instance_uid=hd.UID(),

@@ -249,8 +249,8 @@ def save_detection(
         Whether the record tells the date and the seconds. Without them, equal runs give equal
         bytes.
     seg : bool
-        Also write the labels as a DICOM segmentation; the scan has to come from
-        a DICOM series.
+        Also write the labels, less the rejected findings, as a DICOM segmentation;
+        the scan has to come from a DICOM series.
     overwrite : bool
         Replace the files of an earlier run.
 
@@ -259,7 +259,7 @@ def save_detection(
     dict of str to Path
         The written files: ``anomaly``, ``labels``, ``recon``, ``uncertainty``
         (several draws only), ``findings``, ``seg`` (if asked for, and there are
-        findings), ``record``.
+        findings that are not rejected), ``record``.
 
     Raises
     ------
@@ -303,7 +303,7 @@ def save_detection(
                 entry = comparing.result()
                 if seg:
                     place = Path(aside, paths["seg"].name)
-                    if _write_seg(place, maps["labels"], entry.edited_voxels > 0):
+                    if _write_seg(place, maps["labels"], entry.edited_voxels > 0, decisions):
                         staged["seg"] = place
                 record = RunRecord(
                     created_utc=(
@@ -361,7 +361,7 @@ def _write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _write_seg(path: Path, labels: Volume, edited: bool) -> Path | None:
+def _write_seg(path: Path, labels: Volume, edited: bool, decisions: Decisions) -> Path | None:
     from napari_addm.dicom import write_seg
 
     if not labels.source.series:
@@ -369,7 +369,14 @@ def _write_seg(path: Path, labels: Volume, edited: bool) -> Path | None:
             f"{labels.name} does not come from a DICOM series, so there is nothing that a DICOM "
             "segmentation could belong to: leave it out, or detect in the DICOM folder."
         )
-    return write_seg(path, labels, labels.source.series, edited=edited)
+    return write_seg(
+        path,
+        labels,
+        labels.source.series,
+        edited=edited,
+        accepted={id for id, made in decisions.items() if made.verdict == "accepted"},
+        rejected={id for id, made in decisions.items() if made.verdict == "rejected"},
+    )
 
 
 def _inputs(

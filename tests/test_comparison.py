@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
 from numpy.testing import assert_array_equal
-from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
 from scipy import ndimage
@@ -13,12 +17,20 @@ from sklearn import metrics as sklearn_metrics
 
 from napari_addm.checkpoint import load_checkpoint
 from napari_addm.detection import Detection, DetectionSettings, run
+from napari_addm.io import read_labels, read_volume, write_volume
 from napari_addm.metrics import evaluate, lesion_recall
+from napari_addm.record import RunRecord, file_sha256, read_record, voxels_sha256
+from napari_addm.verification import verify
+from napari_addm.widgets.agreement import TruthAgreement
 from napari_addm.widgets.comparison import AgreementView
+from napari_addm.widgets.detect import DetectWidget
+from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.review import FALSE_ALARM, HIT, MISSED, Agreement, mark
+from napari_addm.widgets.worker import Job, start_job
 
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
 SHAPE = (33, 39, 29)
+MINUTE = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +283,209 @@ def test_the_legend_has_the_volumes_of_the_overlay(view, detection, agreement):
     counts = np.bincount(agreement.overlay(with_marks).ravel(), minlength=4)
     for value, word in ((HIT, "hit"), (FALSE_ALARM, "false alarm"), (MISSED, "missed")):
         assert f"{word} {counts[value] * detection.anomaly.voxel_ml:.1f}" in view.legend.text()
+
+
+# --- a truth that is drawn on --------------------------------------------------------------------
+
+
+class Case:
+    """The panel with a scan and a truth that come from files, run and compared."""
+
+    def __init__(self, qtbot, folder: Path, make_brain, checkpoint: Path, truth: np.ndarray):
+        self._qtbot, self.folder = qtbot, folder
+        scan = make_brain(AFFINE, SHAPE)
+        scan_file = write_volume(folder / "head.nii.gz", scan)
+        self.file = write_volume(folder / "lesion.nii.gz", scan.with_data(truth.astype(np.uint8)))
+        self.checkpoint = checkpoint
+        self.viewer = ViewerModel()
+        self.panel = panel = DetectWidget(self.viewer)
+        qtbot.addWidget(panel)
+        panel.checkpoint_chooser.choose(checkpoint)
+        panel.device.setCurrentText("cpu")
+        panel.precision.setCurrentText("float32")
+        panel.threshold.setValue(0.01)
+        data, arguments, _ = volume_to_layer(read_volume(scan_file))
+        self.viewer.add_layer(Image(data, **arguments))
+        data, arguments, _ = volume_to_layer(read_labels(self.file), "labels")
+        self.layer = self.viewer.add_layer(Labels(data, **arguments))
+        self.layer.brush_size = 8
+        self.layer.selected_label = 2
+        self.viewer.dims.set_current_step(0, 14)
+        panel.truth_chooser.choose(self.layer)
+        panel.run()
+        qtbot.waitUntil(lambda: not panel.running, timeout=MINUTE)
+        self.rest()
+
+    @property
+    def agreement(self) -> Agreement | None:
+        return self.panel.outcome.agreement
+
+    def rest(self, ms: int = 100) -> None:
+        """Wait until no job is left."""
+        self._qtbot.wait(ms)
+        self._qtbot.waitUntil(lambda: not Job._worker_set, timeout=MINUTE)
+        self._qtbot.wait(50)
+
+    def wait_for_truth(self) -> None:
+        """Wait until what is shown is measured on the layer's voxels, and check that it is."""
+        self._qtbot.waitUntil(
+            lambda: np.array_equal(self.agreement.truth, self.layer.data != 0), timeout=MINUTE
+        )
+        self.rest(0)
+        outcome, view = self.panel.outcome, self.panel.agreement.view
+        figures = evaluate(
+            outcome.detection.anomaly.data,
+            self.layer.data,
+            threshold=outcome.marked.threshold,
+            mask=outcome.detection.brain_mask.data,
+            voxel_ml=outcome.scan.voxel_ml,
+            prediction=outcome.marked.labels,
+        )
+        assert view.agreement is self.agreement
+        assert view.figures["dice"].text() == f"{figures.dice:.3f}"
+        assert view.figures["auroc"].text() == f"{figures.auroc:.3f}"
+        curve = self.agreement.curves
+        assert_array_equal(view.dice.points, (curve.threshold, curve.dice))
+
+    def save(self) -> RunRecord:
+        self.panel.save(self.folder / "out", overwrite=True)
+        self.rest()
+        assert self.panel.error.text() == ""
+        record = read_record(self.folder / "out" / "head_record.json")
+        assert record.truth.voxels_sha256 == voxels_sha256(self.layer.data != 0)
+        return record
+
+
+@pytest.fixture
+def case(qtbot, tmp_path, make_brain, tiny_checkpoint, truth) -> Case:
+    return Case(qtbot, tmp_path, make_brain, tiny_checkpoint, truth)
+
+
+def test_figures_and_curves_follow_strokes_on_the_truth(case):
+    case.wait_for_truth()
+    dice = case.panel.figures["dice"].text()
+    before = case.agreement
+    case.layer.paint((14, 20, 10), 2)
+    case.layer.paint((14, 20, 18), 2)
+    assert case.agreement is before  # it is measured once the strokes are done, and aside
+    assert not case.panel.metrics.isHidden()
+    case.wait_for_truth()
+    assert case.panel.figures["dice"].text() != dice
+    case.layer.undo()
+    case.layer.undo()
+    case.wait_for_truth()
+    assert case.panel.figures["dice"].text() == dice
+    case.layer.fill((0, 0, 0), 0)
+    case.layer.data = np.roll(case.layer.data, 3, axis=1)
+    case.wait_for_truth()
+
+
+def test_hits_and_misses_follow_strokes_on_the_truth(case):
+    case.panel.agreement.view.overlay.setChecked(True)
+    (shown,) = [each for each in case.viewer.layers if each.name.endswith("hits and misses")]
+    case.layer.paint((14, 20, 10), 2)
+    case.wait_for_truth()
+    assert shown in case.viewer.layers
+    expected = case.agreement.overlay(case.panel.outcome.marked)
+    assert_array_equal(shown.data, expected)
+    assert shown.data[14, 20, 10] in (HIT, MISSED)
+
+
+def test_the_record_names_the_file_of_a_truth_only_while_it_holds_that_truth(case):
+    record = case.save()
+    assert record.truth.name == case.file.name
+    assert record.truth.sha256 == file_sha256(case.file)
+    case.layer.paint((14, 20, 10), 2)
+    case.wait_for_truth()
+    record = case.save()
+    assert record.truth.name is None
+    assert record.truth.sha256 is None
+    found = verify(case.folder / "out" / "head_record.json", model=case.checkpoint, device="cpu")
+    assert found.faults == []
+    assert any("the ground truth was not found" in note for note in found.notes)
+    # other numbers for the same lesions are no other truth
+    case.layer.undo()
+    case.layer.data[case.layer.data == 1] = 3
+    case.layer.refresh()
+    case.wait_for_truth()
+    assert case.save().truth.name == case.file.name
+    found = verify(case.folder / "out" / "head_record.json", model=case.checkpoint, device="cpu")
+    assert (found.faults, found.notes) == ([], [])
+    # and a layer that was drawn on before it was chosen is no better
+    case.panel.truth_chooser.choose(None)
+    case.layer.paint((14, 20, 10), 2)
+    case.panel.truth_chooser.choose(case.layer)
+    case.rest()
+    assert case.save().truth.name is None
+
+
+def test_a_truths_file_that_is_gone_or_another_is_not_named(case):
+    case.file.unlink()
+    case.layer.paint((14, 20, 10), 2)
+    case.wait_for_truth()
+    assert case.save().truth.name is None
+    write_volume(case.file, case.panel.outcome.scan.with_data(case.layer.data.astype(np.uint8)))
+    case.panel.truth_chooser.choose(None)
+    case.panel.truth_chooser.choose(case.layer)
+    case.rest()
+    assert case.save().truth.name == case.file.name
+
+
+def test_a_truth_that_no_longer_fits_is_refused_until_it_does(case):
+    data = case.layer.data
+    case.layer.data = data[1:]
+    case.rest(500)
+    assert case.agreement is None
+    assert case.panel.metrics.isHidden()
+    assert "does not lie on the voxels" in case.panel.metrics_notes.text()
+    case.layer.data = data
+    case.rest(500)
+    case.wait_for_truth()
+    assert not case.panel.metrics.isHidden()
+
+
+def test_what_is_no_stroke_on_the_truth_measures_nothing(case):
+    started = []
+    start = case.panel.agreement._start
+    case.panel.agreement._start = lambda *args, **options: started.append(start(*args, **options))
+    before = case.agreement
+    for step in range(10, 20):
+        case.viewer.dims.set_current_step(0, step)
+    case.viewer.dims.order = (1, 0, 2)
+    case.rest(500)
+    assert started == []
+    case.layer.contour = 1  # it is drawn anew: looked at, and found to be the same
+    case.rest(500)
+    assert case.agreement is before
+    # one that is no longer chosen is not listened to
+    case.panel.truth_chooser.choose(None)
+    started.clear()
+    case.layer.paint((14, 20, 10), 2)
+    case.rest(500)
+    assert started == []
+    assert case.agreement is None
+
+
+def test_a_person_may_draw_while_a_comparison_goes_on(case):
+    for n in range(6):
+        case.layer.paint((14, 14 + 2 * n, 10), 2)
+        case.panel.agreement._compare_again()  # as after a rest
+        assert case.panel.agreement._comparing <= 1
+    case.wait_for_truth()
+
+
+def test_strokes_on_the_truth_of_a_section_that_is_gone(qtbot, truth):
+    viewer = ViewerModel()
+    section = TruthAgreement(viewer, start_job)
+    layer = viewer.add_layer(Labels(truth.astype(np.uint8)))
+    section.truth.chooser.offer([layer])
+    section.truth.chooser.choose(layer)
+    emitters = [getattr(layer.events, name) for name in ("paint", "labels_update", "data")]
+    emitters.append(layer.events.set_data)
+    before = [len(emitter.callbacks) for emitter in emitters]
+    section.deleteLater()
+    QApplication.sendPostedEvents(section, QEvent.Type.DeferredDelete)
+    # the section's Python side is still here, and its timer no longer
+    assert [len(emitter.callbacks) for emitter in emitters] == [n - 1 for n in before]
+    layer.paint((14, 20, 10), 2)
+    assert layer.data[14, 20, 10] == 2

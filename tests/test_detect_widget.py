@@ -30,6 +30,7 @@ from napari_addm.checkpoint import (
     save_checkpoint,
 )
 from napari_addm.errors import AddmError
+from napari_addm.findings import Decision
 from napari_addm.io import read_labels, read_volume, write_volume
 from napari_addm.record import read_record, voxels_sha256
 from napari_addm.volume import Volume
@@ -230,6 +231,76 @@ def test_the_map_s_color_bar_comes_part_by_part(viewer, panel, qtbot, scan):
     qtbot.waitUntil(lambda: bar.box, timeout=5000)
     assert bar.visible
     assert parts == list(range(1 + COLOR_BAR_PARTS))
+
+
+def test_findings_of_another_scan_than_the_chosen_one_say_so(model, alone, qtbot, scan, tmp_path):
+    """They are compared with no ground truth but that of their own scan; coming back, they are."""
+    add(model, scan, name="first")
+    truth = add(model, truth_of(scan), "labels", name="truth of the first")
+    alone.truth_chooser.choose(truth)
+    alone.threshold.setValue(0.01)
+    run(qtbot, alone)
+    qtbot.waitUntil(lambda: alone.outcome.agreement is not None, timeout=MINUTE)
+    assert not alone.metrics.isHidden()
+    assert alone.whose.isHidden()
+    table = alone.findings.table
+    id = table.model.finding(0).id
+    table.decide(id, Decision("rejected", "a vessel"))
+
+    second = add(model, scan, name="second")
+    other_truth = add(model, truth_of(scan), "labels", name="truth of the second")
+    alone.scan_chooser.choose(second)
+    assert "'first'" in alone.whose.text()
+    alone.truth_chooser.choose(other_truth)
+    qtbot.wait(300)
+    assert alone.outcome.agreement is None
+    assert alone.metrics.isHidden()
+
+    alone.truth_chooser.choose(truth)
+    alone.scan_chooser.choose(model.layers["first"])
+    assert alone.whose.isHidden()
+    qtbot.waitUntil(lambda: alone.outcome.agreement is not None, timeout=MINUTE)
+
+    # what was decided on the first is there again after a run on the second
+    alone.scan_chooser.choose(second)
+    run(qtbot, alone)
+    assert alone.whose.isHidden()
+    assert table.decisions == {}
+    alone.scan_chooser.choose(model.layers["first"])
+    assert "'second'" in alone.whose.text()
+    run(qtbot, alone)
+    assert table.decisions == {id: Decision("rejected", "a vessel")}
+    model.layers.remove("first")
+    assert "'first'" in alone.whose.text()
+
+
+@pytest.mark.parametrize("what", ["the threshold moves", "another run"])
+def test_corrections_with_the_brush_are_never_lost(model, alone, qtbot, scan, what):
+    add(model, scan)
+    alone.threshold.setValue(0.01)
+    run(qtbot, alone)
+    labels = output(model, "anomalies")
+    corner = (0, 0, 0)
+    assert labels.data[corner] == 0
+    labels.selected_label, labels.brush_size = 5, 1
+    labels.paint(corner, 5)
+    corrected = labels.data.copy()
+    assert corrected[corner] == 5
+    if what == "another run":
+        run(qtbot, alone)
+    else:
+        alone.threshold.setValue(0.02)
+        qtbot.waitUntil(lambda: labels.data[corner] == 0, timeout=MINUTE)
+        assert "head anomalies, corrected" in alone.status.text()
+    kept = model.layers["head anomalies, corrected"]
+    assert_array_equal(kept.data, corrected)
+    assert not is_output(kept)
+    assert kept.metadata[METADATA_KEY] is labels.metadata[METADATA_KEY]
+    count = len(model.layers)
+    alone.threshold.setValue(0.03)
+    qtbot.wait(200)
+    assert len(model.layers) == count
+    assert_array_equal(kept.data, corrected)
 
 
 def test_how_far_a_run_is_is_told_four_times_a_second(viewer, panel, qtbot, scan):

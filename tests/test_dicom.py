@@ -12,10 +12,15 @@ import pytest
 from typer.testing import CliRunner
 
 from napari_addm import cli
+from napari_addm.checkpoint import load_checkpoint
+from napari_addm.detection import Detection, DetectionSettings, resolve
 from napari_addm.dicom import pick_series, read_series, write_seg
 from napari_addm.errors import AddmError, InputError
-from napari_addm.record import voxels_sha256
+from napari_addm.findings import Decision, Decisions, measure_findings
+from napari_addm.outputs import save_detection
+from napari_addm.record import file_sha256, voxels_sha256
 from napari_addm.volume import Volume
+from napari_addm.widgets import tooltips as texts
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 hd = pytest.importorskip("highdicom", reason="the extra dicom is not installed")
@@ -263,6 +268,74 @@ def test_labels_elsewhere_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a.dcm").exists()
 
 
+def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    write_series(tmp_path / "in", "oblique")
+    volume = read_series(pick_series(tmp_path / "in"))
+    labels = np.zeros(volume.shape, np.int32)
+    labels[2:6, 3:9, 4:8] = 1
+    labels[7:9, 10:14, 9:12] = 3  # numbers may have gaps
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    anomaly = np.where(labels != 0, 0.5, 0.1).astype(np.float32)
+    detection = Detection(
+        anomaly=volume.with_data(anomaly),
+        reconstruction=volume,
+        uncertainty=None,
+        brain_mask=volume.with_data(np.ones(volume.shape, bool)),
+        done=np.ones(volume.shape[0], bool),
+        seconds={},
+        settings=resolve(DetectionSettings(), checkpoint.specification),
+        specification=checkpoint.specification,
+        device="cpu",
+        precision="float32",
+        threads=1,
+    )
+
+    def save(decisions: Decisions) -> dict[str, Path]:
+        return save_detection(
+            *(tmp_path / "out", volume, detection, labels),
+            measure_findings(labels, anomaly, volume),
+            checkpoint=checkpoint,
+            threshold=0.3,
+            minimum_ml=0.01,
+            computed=labels,
+            decisions=decisions,
+            seg=True,
+            overwrite=True,
+        )
+
+    def segments(path: Path) -> tuple[list[int], list[str], list[str | None]]:
+        """Numbers, labels and descriptions."""
+        seen = hd.seg.segread(path).SegmentSequence
+        return (
+            [each.SegmentNumber for each in seen],
+            [each.SegmentLabel for each in seen],
+            [each.get("SegmentDescription") for each in seen],
+        )
+
+    paths = save({})
+    assert segments(paths["seg"]) == ([1, 2], ["Finding 1", "Finding 3"], [None, None])
+
+    paths = save({1: Decision("rejected", "a vessel"), 3: Decision("accepted")})
+    assert segments(paths["seg"]) == ([1], ["Finding 3"], ["Accepted by a person"])
+    stored = hd.seg.segread(paths["seg"]).get_volume(combine_segments=True)
+    index = np.indices(stored.array.shape).reshape(3, -1)
+    world = stored.affine[:3, :3] @ index + stored.affine[:3, 3:]
+    expected = sample(volume.with_data(labels), world) == 3
+    np.testing.assert_array_equal(stored.array.ravel(), expected)
+    assert expected.sum() == (labels == 3).sum()  # and none is missing
+    # the labels and the record keep what was rejected
+    np.testing.assert_array_equal(np.unique(nib.load(paths["labels"]).dataobj), [0, 1, 3])
+    record = json.loads(paths["record"].read_text())
+    assert [each["decision"] for each in record["findings"]] == ["rejected", "accepted"]
+    assert record["outputs"]["seg"]["sha256"] == file_sha256(paths["seg"])
+
+    # as without a finding: none, and none of an earlier save either
+    paths = save({1: Decision("rejected"), 3: Decision("rejected")})
+    assert "seg" not in paths
+    assert "seg" not in json.loads(paths["record"].read_text())["outputs"]
+    assert not list((tmp_path / "out").glob("*_seg.dcm"))
+
+
 # --- the whole way --------------------------------------------------------------------------
 
 
@@ -390,6 +463,13 @@ def test_segmentation_saved_from_the_panel(
     numbered = np.concatenate([[0], ids])[segmented.array.ravel()]
     np.testing.assert_array_equal(numbered, expected)
     assert (numbered > 0).sum() == (labels > 0).sum()  # and none is missing
+
+    # and when a person has rejected them all, the panel says why there is none
+    for finding in panel.outcome.marked.findings:
+        panel.findings.table.decide(finding.id, Decision("rejected"))
+    panel.save(out, overwrite=True)
+    qtbot.waitUntil(lambda: panel.status.text().endswith(texts.NO_SEG), timeout=120_000)
+    assert not (out / "dicom_series4_seg.dcm").exists()
 
 
 def test_options_that_need_dicom(tmp_path: Path) -> None:

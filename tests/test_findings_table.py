@@ -91,6 +91,7 @@ def marker(checkpoint) -> LiveMarker:
 def table(marker, qtbot) -> FindingsTable:
     widget = FindingsTable()
     qtbot.addWidget(widget)
+    widget.begin("scan")
     widget.show_marked(marker.mark(0.1, 0.0))
     return widget
 
@@ -222,17 +223,40 @@ def test_decisions_follow_the_threshold(table, marker):
     assert table.decisions == {}
     table.show_marked(marker.mark(0.1, 0.0))
     assert table.decisions == {3: Decision("rejected")}
-    table.begin(same_scan=True)  # what a person decided is not lost with the next run
+    table.begin("scan")  # what a person decided is not lost with the next run
     assert table.decisions == {}
     table.show_marked(marker.mark(0.1, 0.0))
     assert table.decisions == {3: Decision("rejected")}
     table.undo()
     assert table.decisions == {}
     table.redo()
-    table.begin()
+    table.begin("another")
     table.show_marked(marker.mark(0.1, 0.0))
     assert table.decisions == {}
     assert not table.undo_stack.canUndo()
+    table.pick(2)
+    table.accept()
+    table.begin("scan")  # nor when another was looked at meanwhile
+    table.show_marked(marker.mark(0.1, 0.0))
+    assert table.decisions == {3: Decision("rejected")}
+    table.begin("another")
+    table.show_marked(marker.mark(0.1, 0.0))
+    assert table.decisions == {2: Decision("accepted")}
+
+
+def test_steps_follow_the_table_s_order_round_and_round(table, marker):
+    went: list[int] = []
+    table.picked.connect(went.append)
+    table.show_marked(marker.mark(0.1, 0.0))
+    table.view.sortByColumn(ML, Qt.SortOrder.AscendingOrder)
+    rows = numbers(table)
+    assert len(rows) > 1
+    for _ in range(len(rows) + 1):
+        table.step(1)
+    assert went == [*rows, rows[0]]
+    assert table.selected == rows[0]
+    table.step(-1)
+    assert went[-1] == table.selected == rows[-1]
 
 
 def test_a_note_is_no_markup(table):
@@ -294,7 +318,7 @@ def reviewed(viewer, layer: Image, checkpoint: Checkpoint) -> DetectWidget:
     )
     panel.saving.outcome = panel.outcome
     panel.outcome.detection = detection_of(placed.volume, checkpoint)
-    panel.findings.begin(checkpoint.specification)
+    panel.findings.begin(checkpoint.specification, "scan")
     for _ in panel.outcome.layers.show(panel.outcome.detection, 0.1):
         pass
     panel.threshold.setMaximum(3.0)

@@ -29,6 +29,7 @@ from napari_addm.io import read_labels, write_volume
 from napari_addm.lanes import LANES
 from napari_addm.networks import PackedUNet, build_network
 from napari_addm.outputs import claim_outputs
+from napari_addm.session import Reconstructions
 from napari_addm.volume import Volume
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.detect import DetectWidget
@@ -328,40 +329,114 @@ def test_43_a_full_disk_keeps_what_an_earlier_run_saved(model, panel, qtbot, sca
 # --- 44: cancel ----------------------------------------------------------------------------------
 
 
-def test_44_cancel_comes_within_one_step_and_keeps_what_is_done(model, panel, qtbot, scan):
-    add(model, scan)
-    panel.batch_size.setValue(1)
-    panel.steps.setValue(panel.steps.maximum())
+@contextmanager
+def held_within(call: int) -> Iterator[tuple[list[int], Event, Event]]:
+    """The network waits in one of its calls: its calls, what tells of it, what lets it go on."""
     begun, go, calls = Event(), Event(), []
 
     def wait(module, inputs):
         if isinstance(module, PackedUNet):
             calls.append(len(inputs[0]))
-            if len(calls) == 3 * steps + 1:  # within the fourth slice
+            if len(calls) == call:
                 begun.set()
                 assert go.wait(60)
 
-    steps = panel.steps.value()
-    assert steps > 3
     with_hook = register_module_forward_pre_hook(wait)
     try:
+        yield calls, begun, go
+    finally:
+        go.set()
+        with_hook.remove()
+
+
+def finished_slices(panel: DetectWidget) -> np.ndarray:
+    """The slices of the scan that the panel's session holds all of, shape (S,)."""
+    held = panel.session._kept.values()
+    (kept,) = (each for each in held if isinstance(each, Reconstructions))
+    return panel.outcome.detection.slices.complete_native(kept.finished.all(axis=0))
+
+
+def assert_all_finished_is_shown(model, panel: DetectWidget) -> None:
+    detection = panel.outcome.detection
+    done = detection.done
+    assert_array_equal(done, finished_slices(panel))
+    assert 0 < done.sum() < len(done)
+    assert panel.status.text().startswith("Cancelled after")
+    assert panel.status.text().endswith(f"; {done.sum()} of {len(done)} slices are done")
+    shown = output(model, "reconstruction").data
+    brain = detection.brain_mask.data.any(axis=(1, 2))
+    assert shown[done & brain].any(axis=(1, 2)).all()
+    assert_array_equal(shown, detection.reconstruction.data)
+    assert_array_equal(output(model, "anomaly map").data, detection.anomaly.data)
+    assert_array_equal(output(model, "anomalies").data, panel.outcome.marked.labels)
+
+
+def test_44_cancel_comes_within_one_step_and_keeps_what_is_done(
+    model, panel, qtbot, scan, monkeypatch
+):
+    """All that is finished is shown, however long ago the last partial result was."""
+    monkeypatch.setattr("napari_addm.detection.PARTIAL_INTERVAL", 1e9)  # only the first comes
+    add(model, scan)
+    panel.batch_size.setValue(1)
+    panel.steps.setValue(panel.steps.maximum())
+    steps, slices = panel.steps.value(), 8
+    assert steps > 3
+    lanes = min(LANES, torch.get_num_threads())
+    partial = 0
+    for _ in range(2):  # a run that begins, and one that goes on
+        with held_within(slices * steps + 1) as (calls, begun, go):
+            panel.run()
+            qtbot.waitUntil(begun.is_set, timeout=MINUTE)
+            panel.cancel()
+            go.set()
+            finish(qtbot, panel)
+        # The step that was on its way, and no other. The lane beside it goes one ahead, no more.
+        assert slices * steps + 1 <= len(calls) <= slices * steps + 1 + 2 * (lanes - 1)
+        assert_all_finished_is_shown(model, panel)
+        assert panel.outcome.detection.done.sum() > partial
+        partial = panel.outcome.detection.done.sum()
+
+
+def test_44_a_run_that_would_go_on_shows_what_is_there_when_it_is_cancelled(
+    model, panel, qtbot, scan
+):
+    """Before its first call, too: what the run before has finished is not taken away."""
+    add(model, scan)
+    panel.batch_size.setValue(1)
+    with held_within(20) as (_, begun, go):
         panel.run()
         qtbot.waitUntil(begun.is_set, timeout=MINUTE)
         panel.cancel()
         go.set()
         finish(qtbot, panel)
-    finally:
-        go.set()
-        with_hook.remove()
-    # The step that was on its way, and no other. The lane beside it goes one ahead, and no more.
-    lanes = min(LANES, torch.get_num_threads())
-    assert 3 * steps + 1 <= len(calls) <= 3 * steps + 1 + 2 * (lanes - 1)
+    assert_all_finished_is_shown(model, panel)
     done = panel.outcome.detection.done
-    assert 0 < done.sum() < len(done)
-    assert panel.status.text().startswith("Cancelled after")
-    shown = output(model, "reconstruction").data
-    assert shown[done].any()
-    assert_array_equal(shown, panel.outcome.detection.reconstruction.data)
+    with held_within(1) as (_, begun, go):
+        panel.run()
+        qtbot.waitUntil(begun.is_set, timeout=MINUTE)
+        panel.cancel()
+        go.set()
+        finish(qtbot, panel)
+    assert_all_finished_is_shown(model, panel)
+    assert panel.outcome.detection.done[done].all()
+
+
+def test_44_nothing_is_scored_for_a_scan_that_is_gone(model, panel, qtbot, scan, monkeypatch):
+    monkeypatch.setattr("napari_addm.detection.PARTIAL_INTERVAL", 1e9)
+    layer = add(model, scan)
+    panel.batch_size.setValue(1)
+    with held_within(20) as (calls, begun, go):
+        panel.run()
+        qtbot.waitUntil(begun.is_set, timeout=MINUTE)
+        qtbot.waitUntil(lambda: panel.outcome.detection is not None, timeout=MINUTE)
+        qtbot.wait(100)
+        before = panel.outcome.detection
+        model.layers.remove(layer)
+        go.set()
+        finish(qtbot, panel)
+    assert len(calls) <= 20 + 2 * (min(LANES, torch.get_num_threads()) - 1)
+    assert panel.outcome.detection is before
+    assert finished_slices(panel).sum() > before.done.sum()
 
 
 # --- 45: layers that go or change ----------------------------------------------------------------

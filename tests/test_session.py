@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
 from napari_addm.detection import Detection, DetectionSettings, Progress, detect
 from napari_addm.networks import PackedUNet
-from napari_addm.session import Session
+from napari_addm.session import Reconstructions, Session
 from napari_addm.volume import Volume
 
 EXACT = DetectionSettings(device="cpu", precision="float32")
@@ -100,6 +100,75 @@ def test_a_cancelled_run_goes_on_to_the_same_result(
     # In each lane a batch of three steps at most is lost, each time.
     assert len(calls) == needed + 1 if lanes == 1 else needed < len(calls) <= needed + 2 * 2 * 3
     assert needed > 7
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_cancelled_run_ends_with_all_that_is_finished(
+    scan, checkpoint, calls, monkeypatch, threads, lanes, draws
+):
+    threads(2)
+    monkeypatch.setattr("napari_addm.lanes.LANES", lanes)
+    monkeypatch.setattr("napari_addm.detection.PARTIAL_INTERVAL", 1e9)  # only the first comes
+    settings = replace(EXACT, batch_size=2, draws=draws)
+    whole = last(detect(scan, checkpoint, settings))
+    session, shown = Session(), np.zeros(len(scan.data), bool)
+    for more in (24, 6):  # a run that begins, and one that goes on
+        calls.clear()
+        known: list[Progress] = []
+        going = detect(
+            scan,
+            checkpoint,
+            settings,
+            session=session,
+            cancelled=lambda known=known, more=more: bool(known) and known[-1].done >= more,
+        )
+        known.extend(going)  # one by one
+        assert more <= len(calls) <= more + 2 * (lanes - 1)  # and what was on its way
+        *earlier, end = known
+        assert (end.stage, end.done, end.eta) == ("reconstruct", more, None)
+        assert end.total > more
+        before = [index for progress in earlier for index in progress.slices]
+        assert not set(end.slices) & set(before)
+        (kept,) = (each for each in session._kept.values() if isinstance(each, Reconstructions))
+        finished = end.result.slices.complete_native(kept.finished.all(axis=0))
+        np.testing.assert_array_equal(end.result.done, finished)
+        assert shown.sum() < finished.sum() < len(finished)
+        assert finished[shown].all()
+        shown = finished
+        np.testing.assert_allclose(
+            end.result.reconstruction.data[shown], whole.reconstruction.data[shown], rtol=1e-6
+        )
+        assert end.result.anomaly.data[shown].any()
+    assert_same(last(detect(scan, checkpoint, settings, session=session)), whole)
+
+
+def test_a_run_that_is_cancelled_says_nothing_twice(scan, checkpoint, calls, monkeypatch):
+    monkeypatch.setattr("napari_addm.detection.PARTIAL_INTERVAL", 0.0)
+    known: list[Progress] = []
+    known.extend(
+        detect(
+            scan, checkpoint, EXACT, cancelled=lambda: bool(known) and known[-1].result is not None
+        )
+    )
+    assert [progress.result is None for progress in known].count(False) == 1
+    assert known[-1].stage == "reconstruct"
+
+
+def test_a_run_that_is_cancelled_at_once_calls_no_network(scan, checkpoint, calls):
+    (only,) = detect(scan, checkpoint, EXACT, cancelled=lambda: True)
+    assert only.stage == "prepare"
+    asked = iter([False])  # while the scan is prepared
+    (only,) = detect(scan, checkpoint, EXACT, cancelled=lambda: next(asked, True))
+    assert only.result is None
+    session = Session()
+    once = last(detect(scan, checkpoint, EXACT, session=session))
+    calls.clear()
+    asked = iter([False])
+    *_, end = detect(scan, checkpoint, EXACT, session=session, cancelled=lambda: next(asked, True))
+    assert calls == []
+    assert end.result.done.all()
+    np.testing.assert_array_equal(end.result.reconstruction.data, once.reconstruction.data)
 
 
 def test_what_is_finished_needs_no_network(scan, checkpoint, calls):

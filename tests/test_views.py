@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose
 from PIL import Image as Picture
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QDockWidget, QMainWindow
+from qtpy.QtWidgets import QDockWidget, QFileDialog, QMainWindow, QMessageBox
 
 from napari_addm.volume import UNKNOWN_SIDES, Volume, volume_from_native
 from napari_addm.widgets import blink
@@ -656,7 +656,7 @@ def test_closing_the_viewer_mid_blink_is_harmless(viewer, views, qtbot) -> None:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot) -> None:
+def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot, monkeypatch) -> None:
     """Through the whole panel: run, then a figure of the slice that is shown, and a montage."""
     model = ViewerModel()
     panel = DetectWidget(model)
@@ -676,19 +676,19 @@ def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot) -
     qtbot.waitUntil(lambda: "addm_bar_label" in overlays)  # it comes after the layers
     qtbot.waitUntil(lambda: overlays["addm_bar_label"].text.endswith("threshold 0.01"))
 
-    # next and previous finding
-    findings = panel.outcome.marked.findings
-    assert len(findings)
-    steps = [1, -1] if len(findings) > 1 else [1]
-    for by in steps:
+    # next and previous finding: selected in the table, so that a decision is on the one in sight
+    table = panel.findings.table
+    panel.minimum.setValue(0.0)
+    panel.threshold.setValue(float(np.quantile(panel.outcome.detection.anomaly.data, 0.98)))
+    qtbot.waitUntil(lambda: table.model.rowCount() > 1, timeout=5000)
+    rows = [table.model.finding(row).id for row in range(table.model.rowCount())]
+    for key, id in (("N", rows[0]), ("N", rows[1]), ("Shift-N", rows[0]), ("Shift-N", rows[-1])):
         model.dims.point = (0.0, 0.0, 0.0)
-        model.keymap[coerce_keybinding("N" if by > 0 else "Shift-N")](model)
-        wanted = findings[0 if by > 0 else len(findings) - 1].centroid_mm
-        assert_allclose(model.dims.point[::-1], wanted, atol=3.1)
-    picked = []
-    views.pick_finding = picked.append
-    views.step_finding(1)
-    assert picked == [findings[0].id]
+        model.keymap[coerce_keybinding(key)](model)
+        assert table.selected == id
+        layer = panel.outcome.layers.layer("labels")
+        at = tuple(round(float(n)) for n in layer.world_to_data(model.dims.point))
+        assert layer.data[at] == id
 
     views.show_plane("Coronal")
     model.dims.point = (0.0, -20.0, 0.0)
@@ -709,6 +709,31 @@ def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot) -
     plane, index = views._slice_shown(panel.outcome)
     assert plane == "Coronal"
     assert index == round((-20 + 95) / 6)
+    # what is there is replaced only if the person agrees, whatever is put after the name
+    taken = tmp_path / "patient.v2.png"
+    taken.write_bytes(b"mine")
+    (tmp_path / "patient.png").write_bytes(b"other")
+    monkeypatch.setattr(
+        QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "patient.v2"), "")
+    )
+    asked: list[str] = []
+
+    def no(parent, title, words):
+        asked.append(words)
+        return QMessageBox.StandardButton.No
+
+    monkeypatch.setattr(QMessageBox, "question", no)
+    views.figure_button.click()
+    assert taken.read_bytes() == b"mine"
+    assert len(asked) == 1
+    assert "patient.v2.png" in asked[0]
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Yes)
+    views.figure_button.click()
+    qtbot.waitUntil(lambda: views.note.text() == "Saved as patient.v2.png", timeout=60_000)
+    assert taken.stat().st_size > 1000
+    assert (tmp_path / "patient.png").read_bytes() == b"other"
+    taken.unlink()
+    (tmp_path / "patient.png").unlink()
     # a folder that is not there: said in the panel, and no half file
     views.export(tmp_path / "not" / "there.png")
     qtbot.waitUntil(lambda: panel.error.text() != "", timeout=60_000)

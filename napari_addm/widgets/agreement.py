@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtCore import QEvent, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QWidget
 
 from napari_addm.detection import Detection
 from napari_addm.errors import AddmError
+from napari_addm.io import read_beside
+from napari_addm.volume import Volume
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.choosers import LabelsChoice
 from napari_addm.widgets.comparison import AgreementView
-from napari_addm.widgets.forms import column, form, row, say
+from napari_addm.widgets.forms import column, form, row, say, when_gone
 from napari_addm.widgets.outcome import Outcome, own_path
 from napari_addm.widgets.review import Agreement
 from napari_addm.widgets.turns import later
@@ -23,13 +27,18 @@ from napari_addm.widgets.worker import Job, LayerData, labels_notes, place_label
 
 if TYPE_CHECKING:
     import napari
+    from napari.layers import Layer
 
 # Metrics follow when a dragged threshold has rested for this long.
 SETTLED_MS = 120
+# And so long after the last stroke on the truth.
+DRAWN_MS = 300
 
 
 class TruthAgreement(QWidget):
     """Choose a ground truth, and see how the findings agree with it.
+
+    It follows when a person draws on the truth's layer.
 
     Parameters
     ----------
@@ -61,9 +70,14 @@ class TruthAgreement(QWidget):
         self._start = start
         self._outcome: Outcome | None = None
         self._compared_with: LayerData | None = None
+        self._comparing = 0  # jobs
+        self._watched: Layer | None = None
+        self._seen: tuple[Any, ...] = ()  # which slices were shown last
         self._settled = later(self, SETTLED_MS, self._show)
+        self._drawn = later(self, DRAWN_MS, self._compare_again)
 
         self.truth = LabelsChoice(viewer, "None", start)
+        self.truth.changed.connect(self._watch)
         self.truth.changed.connect(self.truth_changed)
         self.truth.failed.connect(self.failed)
         fields = form()
@@ -79,6 +93,7 @@ class TruthAgreement(QWidget):
         body.addLayout(fields)
         body.addWidget(self.truth)
         body.addWidget(self.view)
+        when_gone(self, _Farewell(self))
 
     def forget(self, outcome: Outcome) -> None:
         """Show no agreement of an outcome: there is another ground truth or result."""
@@ -97,15 +112,20 @@ class TruthAgreement(QWidget):
         """
         self.forget(outcome)
         truth = self.truth.layer
-        if truth is None or outcome.detection is None:
-            return
+        if truth is not None and outcome.detection is not None:
+            self._begin(outcome, outcome.detection, truth)
+
+    def _begin(self, outcome: Outcome, detection: Detection, truth: Layer) -> None:
+        self._drawn.stop()
         self._compared_with = LayerData.of(truth)
+        self._comparing += 1
         self._start(
             "Compare with the ground truth",
             _compare,
             outcome,
-            outcome.detection,
+            detection,
             self._compared_with,
+            None if outcome.agreement is None else outcome.agreement.truth,
             yielded=self._on_compared,
             errored=self._on_not_compared,
             finished=self._on_finished,
@@ -135,25 +155,80 @@ class TruthAgreement(QWidget):
             self.view.set_theme(self._viewer.theme)
         super().changeEvent(event)
 
-    def _on_compared(self, compared: Compared) -> None:
-        outcome, agreement = compared.outcome, compared.agreement
-        # Another result or another truth may have come meanwhile.
+    # --- drawing on the truth --------------------------------------------------------------------
+
+    def disconnect_layer(self) -> None:
+        """Hear the truth's layer no longer."""
+        layer, self._watched = self._watched, None
+        if layer is not None:
+            for event in (layer.events.paint, layer.events.labels_update, layer.events.data):
+                event.disconnect(self._on_drawn)
+            layer.events.set_data.disconnect(self._on_redrawn)
+
+    def _watch(self) -> None:
+        """Hear when the layer that is chosen now is drawn on."""
+        self.disconnect_layer()
+        self._drawn.stop()
+        layer = self._watched = self.truth.layer
+        if layer is not None:
+            for event in (layer.events.paint, layer.events.labels_update, layer.events.data):
+                event.connect(self._on_drawn)
+            # of an undone stroke napari tells nothing else
+            layer.events.set_data.connect(self._on_redrawn)
+            self._seen = self._slices
+
+    @property
+    def _slices(self) -> tuple[Any, ...]:
+        """Which slices are shown."""
+        dims = self._viewer.dims
+        return dims.point, dims.order, dims.ndisplay
+
+    def _on_drawn(self, event: Any = None) -> None:
+        self._drawn.start()
+
+    def _on_redrawn(self, event: Any = None) -> None:
+        """The layer shows its voxels anew: others, unless it is for other slices."""
+        seen, self._seen = self._seen, self._slices
+        if self._seen == seen:
+            self._drawn.start()
+
+    def _compare_again(self) -> None:
+        """Compare with the truth as it is now; until that is done, what is known stays shown."""
+        outcome, truth = self._outcome, self.truth.layer
+        # While a result grows nothing is compared, and when it is whole all is.
         if (
-            outcome is self._outcome
-            and agreement.detection is outcome.detection
-            and compared.truth is self._compared_with
+            self._compared_with is None
+            or truth is None
+            or outcome is None
+            or outcome.detection is None
         ):
-            outcome.agreement = agreement
+            return
+        if self._comparing:
+            self._drawn.start()  # one at a time, however fast a person draws
+            return
+        self._begin(outcome, outcome.detection, truth)
+
+    # --- what a comparison gave ------------------------------------------------------------------
+
+    def _on_compared(self, compared: Compared | Refused) -> None:
+        # Another result or another truth may have come meanwhile.
+        outcome, truth = compared.outcome, compared.truth
+        if outcome is not self._outcome or truth is not self._compared_with:
+            return
+        if isinstance(compared, Refused):
+            self.forget(outcome)  # what is shown is of voxels that the layer no longer has
+            self._compared_with = truth  # a person may mend it
+            say(self.metrics_notes, compared.words)
+        elif compared.agreement.detection is outcome.detection:
+            outcome.agreement = compared.agreement
             outcome.truth_path, outcome.truth_notes = compared.path, compared.notes
             self._show()
 
     def _on_not_compared(self, error: Exception) -> None:
-        if isinstance(error, AddmError):
-            say(self.metrics_notes, str(error))
-        else:
-            self.failed.emit(error)
+        self.failed.emit(error)
 
     def _on_finished(self) -> None:
+        self._comparing -= 1
         self.finished.emit()
 
     def _show(self) -> None:
@@ -182,6 +257,18 @@ class TruthAgreement(QWidget):
             self._outcome.layers.go_to(index)
 
 
+class _Farewell:
+    """What is left to do when the section is gone: hear the truth's layer no longer."""
+
+    def __init__(self, section: TruthAgreement) -> None:
+        self._section = weakref.ref(section)
+
+    def __call__(self) -> None:
+        section = self._section()
+        if section is not None:
+            section.disconnect_layer()
+
+
 # --- in another thread ---------------------------------------------------------------------------
 
 
@@ -196,12 +283,47 @@ class Compared:
     notes: tuple[str, ...]
 
 
-def _compare(outcome: Outcome, detection: Detection, truth: LayerData) -> Iterator[Compared]:
-    labels = place_labels(truth, outcome.scan)
+@dataclass(frozen=True, eq=False)
+class Refused:
+    """Why an outcome cannot be compared with a ground truth."""
+
+    outcome: Outcome
+    truth: LayerData
+    words: str
+
+
+def _compare(
+    outcome: Outcome, detection: Detection, layer: LayerData, known: np.ndarray | None
+) -> Iterator[Compared | Refused]:
+    """Compare with a layer, unless it shows the truth that is known already."""
+    try:
+        labels = place_labels(layer, outcome.scan)
+        truth = labels.data != 0  # a copy: a person may be drawing
+        if known is not None and np.array_equal(truth, known):
+            return
+        agreement = Agreement(detection, truth)
+    except AddmError as error:
+        yield Refused(outcome, layer, str(error))
+        return
     yield Compared(
         outcome,
-        truth,
-        Agreement(detection, labels.data),
-        own_path(labels, outcome.scan),
+        layer,
+        agreement,
+        _file_with(truth, own_path(labels, outcome.scan), outcome.scan),
         labels_notes("ground truth", labels, outcome.scan),
     )
+
+
+def _file_with(truth: np.ndarray, path: Path | None, scan: Volume) -> Path | None:
+    """The file of a layer, as long as it holds the truth that the layer shows.
+
+    A layer that is drawn on keeps its file's name. A record with that name would send a reader to
+    a file that does not give the figures.
+    """
+    if path is None:
+        return None
+    try:
+        stored, _ = read_beside("ground truth", path, scan)
+    except AddmError:  # it is gone, or has become another
+        return None
+    return path if np.array_equal(stored, truth) else None

@@ -140,6 +140,7 @@ class DetectWidget(QWidget):
     # --- what it looks like ----------------------------------------------------------------------
 
     def _build(self) -> None:
+        self.whose = message(WARNING)  # the findings are, if not the chosen scan's
         self.warnings = message(WARNING)
         self.findings_section = Section(texts.FINDINGS_SECTION, self.findings)
         self.save_section = Section(texts.SAVE_SECTION, self.saving)
@@ -163,6 +164,7 @@ class DetectWidget(QWidget):
         body.addWidget(self.welcome)
         for section in self._sections.values():
             if section is self.findings_section:
+                body.addWidget(self.whose)
                 body.addWidget(self.warnings)
             body.addWidget(section)
             section.folded.connect(self._on_folded)
@@ -238,6 +240,7 @@ class DetectWidget(QWidget):
         self.findings.moved.connect(self._mark)
         self.findings.table.decided.connect(self._on_decided)
         self.findings.table.picked.connect(self._on_picked)
+        self.views.step_finding = self.findings.table.step
         self.agreement.truth_changed.connect(self._measure)
         self.agreement.threshold_chosen.connect(self.threshold.setValue)
         self.agreement.finished.connect(self._enable)
@@ -312,6 +315,8 @@ class DetectWidget(QWidget):
         ids = [layer.unique_id for layer in images]
         if self._request is not None and self._request.scan_id not in ids:
             self.cancel()
+            assert self._job is not None
+            self._job.quit()  # a last result would be for nobody
         self._enable()
 
     def _on_demo(self) -> None:
@@ -325,7 +330,22 @@ class DetectWidget(QWidget):
         self.agreement.truth.lie_on(scan)
         if scan is not None and METADATA_KEY in scan.metadata:
             self.views.stand_upright()
+        self._say_whose()
+        self._measure()
         self._enable()
+
+    @property
+    def _of_chosen(self) -> bool:
+        """Whether the outcome is of the scan that is chosen."""
+        return self.outcome is not None and self.scan_chooser.layer_id == self._outcome_scan_id
+
+    def _say_whose(self) -> None:
+        """Say whose findings are shown, where that is not the scan that is chosen."""
+        words = ""
+        if self.outcome is not None and not self._of_chosen:
+            layer = self.outcome.layers.scan_layer
+            words = texts.OTHER_SCAN.format(self.outcome.name if layer is None else layer.name)
+        say(self.whose, words)
 
     def _on_said(self, words: str) -> None:
         say(self.status, words)
@@ -400,9 +420,9 @@ class DetectWidget(QWidget):
 
     def cancel(self) -> None:
         """Stop the run within one step of the network; finished slices stay."""
-        if self._job is not None:
+        if self._request is not None:
             self._cancelled = True
-            self._job.quit()
+            self._request.cancelled.set()
             self.cancel_button.setEnabled(False)
             say(self.status, "Cancelling ...")
 
@@ -434,11 +454,6 @@ class DetectWidget(QWidget):
         """From now on another scan, or other settings, are shown."""
         self._turns.finish()
         self._shown_for = request.slices_aside
-        same_scan = (
-            self.outcome is not None
-            and self._outcome_scan_id == request.scan_id
-            and self.outcome.scan.shape == begun.scan.volume.shape
-        )
         self._outcome_scan_id = request.scan_id
         self.outcome = Outcome(
             layers=ResultLayers(self._viewer, request.scan, request.scan_id, begun.scan),
@@ -449,7 +464,9 @@ class DetectWidget(QWidget):
         )
         self.agreement.forget(self.outcome)
         self.saving.outcome = self.views.outcome = self.outcome
-        self.findings.begin(begun.checkpoint.specification, same_scan)
+        scan = (request.scan_id, begun.scan.volume.shape)
+        self.findings.begin(begun.checkpoint.specification, scan)
+        self._say_whose()
 
     def _on_progress(self, progress: Progress) -> None:
         assert self.outcome is not None
@@ -569,7 +586,9 @@ class DetectWidget(QWidget):
         self.findings.show_marked(outcome.detection, marked)
         outcome.decisions = dict(self.findings.table.decisions)
         colors = finding_colors(*self.findings.table.highlights)
-        outcome.layers.show_labels(marked.labels, colors, marked.box)
+        corrected = outcome.layers.show_labels(marked.labels, colors, marked.box)
+        if corrected is not None:
+            say(self.status, texts.CORRECTIONS_KEPT.format(corrected))
         self.agreement.show_marked(outcome)
         self.views.set_threshold(marked.threshold)
         self.findings_section.show()
@@ -588,10 +607,10 @@ class DetectWidget(QWidget):
             outcome.layers.go_to(outcome.marked.middle(id))
 
     def _measure(self) -> None:
-        """Compare with the ground truth, but not while the result still grows."""
+        """Compare with the ground truth of the same scan, but not while the result still grows."""
         if self.outcome is None:
             return
-        if self.running:
+        if self.running or not self._of_chosen:
             self.agreement.forget(self.outcome)
         else:
             self.agreement.compare(self.outcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 
 import numpy as np
@@ -108,11 +108,11 @@ class FindingsReview(QWidget):
         self.threshold.setValue(threshold)
         self._show_promise()  # a button that was on already must not go off
 
-    def begin(self, specification: ModelSpecification, same_scan: bool = False) -> None:
-        """A run with a checkpoint begins, maybe on the same scan; nothing is found yet."""
+    def begin(self, specification: ModelSpecification, scan: Hashable) -> None:
+        """A run with a checkpoint begins on a scan; nothing is found yet."""
         self._detection = None
         self._marked = None
-        self.table.begin(same_scan)
+        self.table.begin(scan)
         if specification != self.reviewed:
             self.review_as(specification)
 

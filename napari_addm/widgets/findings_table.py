@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from html import escape
 from typing import Any
 
@@ -241,6 +241,8 @@ class FindingsTable(QWidget):
         self.undo_stack = QUndoStack(self)
         self._marked: Marked | None = None
         self._decided: tuple[Decided, ...] = ()
+        self._scan: Hashable = None
+        self._kept: dict[Hashable, tuple[Decided, ...]] = {}  # of scans that were shown before
         self._note_of: int | None = None
         self._telling = True  # whether a change of the row is a person's
 
@@ -316,19 +318,20 @@ class FindingsTable(QWidget):
 
     # --- what is shown ---------------------------------------------------------------------------
 
-    def begin(self, same_scan: bool = False) -> None:
+    def begin(self, scan: Hashable) -> None:
         """Another result comes.
 
         Parameters
         ----------
-        same_scan : bool
-            Whether what was decided on the result before still holds, for findings
-            that are mostly the same voxels; else nothing is decided.
+        scan : hashable
+            Whose it is. What was decided on the results of a scan holds for the next ones of
+            it, for findings that are mostly the same voxels, whatever was shown between them.
         """
         self.selected, self._marked = None, None
         self.decisions = {}
-        if not same_scan:
-            self._decided = ()
+        if scan != self._scan:
+            self._kept[self._scan] = self._decided
+            self._scan, self._decided = scan, self._kept.pop(scan, ())
             self.undo_stack.clear()
 
     def show_marked(self, marked: Marked) -> None:
@@ -347,6 +350,17 @@ class FindingsTable(QWidget):
         row = self.model.row_of(id)
         if row is not None:
             self.view.selectRow(row)
+
+    def step(self, by: int) -> None:
+        """Go to the next (1) or the previous (-1) row, round and round."""
+        count, row = self.model.rowCount(), self.model.row_of(self.selected)
+        if not count:
+            return
+        there = (row + by) % count if row is not None else (0 if by > 0 else count - 1)
+        if there == row and self.selected is not None:
+            self.picked.emit(self.selected)
+        else:
+            self.view.selectRow(there)
 
     def _select(self, id: int | None) -> None:
         row = self.model.row_of(id)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import napari
 
 OUTPUT_KEY = "napari_addm_output"
+CORRECTED = "anomalies, corrected"
+DRAWN_KEY = "napari_addm_drawn"  # in that of labels which a person has drawn on
 UNSEEN_KEY = "napari_addm_unseen"  # in the metadata of a layer that is to be revealed
 
 TITLES = {
@@ -223,6 +225,8 @@ class ResultLayers:
             data = Room.of(role, self.placed).data
         layer = self.layer(role)
         if layer is not None:
+            if layer.metadata.pop(DRAWN_KEY, False):
+                self._keep_corrections(layer)
             layer.data = data
         else:
             layer = self._create(role, data, threshold)
@@ -242,11 +246,14 @@ class ResultLayers:
 
     def _on_drawn(self, event: Any = None) -> None:
         self._drawn_on = True
+        layer = self.layer("labels")
+        if layer is not None:
+            layer.metadata[DRAWN_KEY] = True
 
     def show_labels(
         self, labels: np.ndarray, colors: np.ndarray | None = None, box: Box = EVERYWHERE
-    ) -> None:
-        """Write the labels in place.
+    ) -> str | None:
+        """Write the labels in place; what a person has drawn among them stays as a layer.
 
         Parameters
         ----------
@@ -255,7 +262,15 @@ class ResultLayers:
             From `finding_colors`; as they are when not given.
         box : tuple of slice
             Outside there are none.
+
+        Returns
+        -------
+        str or None
+            The name of the layer with a person's corrections, if there were any.
         """
+        layer, kept = self.layer("labels"), None
+        if layer is not None and layer.metadata.pop(DRAWN_KEY, False):
+            kept = self._keep_corrections(layer)
         # What a person has drawn, or an earlier call has written, may lie outside.
         self._write(
             "labels", labels, EVERYWHERE if self._drawn_on else _around(box, self._labelled)
@@ -263,6 +278,19 @@ class ResultLayers:
         self._labelled, self._drawn_on = box, False
         if colors is not None:
             self.color_labels(colors)
+        return kept
+
+    def _keep_corrections(self, layer: Layer) -> str:
+        """Copy the labels as a person has left them into a layer of their own."""
+        data, arguments, kind = layer.as_layer_data_tuple()
+        arguments["name"] = f"{self._scan.name} {CORRECTED}"
+        arguments["metadata"] = {
+            key: value for key, value in layer.metadata.items() if key != OUTPUT_KEY
+        }
+        arguments["visible"] = False
+        copy = Layer.create(np.array(data), arguments, kind)
+        self._add(copy)
+        return str(copy.name)
 
     def color_labels(self, colors: np.ndarray) -> None:
         """Give the labels that are there other colors, from `finding_colors`."""

@@ -57,6 +57,7 @@ class Saving(QWidget):
         self._start = start
         self._outcome: Outcome | None = None
         self._saved: Path | None = None
+        self._seg_asked = False
         self.folder: Path | None = None
         self.save_button = button(texts.SAVE, self._on_save)
         self.seg = QCheckBox(texts.SEG.label)
@@ -119,6 +120,7 @@ class Saving(QWidget):
         self.begun.emit()
         self.said.emit(f"Saving into {folder} ...")
         labels = outcome.layers.labels()
+        self._seg_asked = self.seg.isChecked() and bool(outcome.scan.source.series)
         self._start(
             "Save the results",
             _save,
@@ -126,7 +128,7 @@ class Saving(QWidget):
             None if labels is None else labels.copy(),
             folder,
             overwrite,
-            self.seg.isChecked() and bool(outcome.scan.source.series),
+            self._seg_asked,
             yielded=self._on_saved,
             errored=self._on_failed,
             finished=self._on_finished,
@@ -136,7 +138,10 @@ class Saving(QWidget):
         folder = next(iter(paths.values())).parent
         self._saved = folder
         self.open_button.show()
-        self.said.emit(f"{len(paths)} files saved in {folder}")
+        words = f"{len(paths)} files saved in {folder}"
+        if self._seg_asked and "seg" not in paths:
+            words += f"; {texts.NO_SEG}"
+        self.said.emit(words)
 
     def _on_failed(self, error: Exception) -> None:
         self.failed.emit(error)

@@ -207,8 +207,10 @@ SAVE = Text(
 )
 SEG = Text(
     "Also as DICOM segmentation",
-    "For an archive: it carries the patient's name, as its series does.",
+    "For an archive: it carries the patient's name, as its series does. Rejected findings are left "
+    "out.",
 )
+NO_SEG = "no DICOM segmentation, as there is no finding that is not rejected"
 OPEN_FOLDER = Text("Open folder", "Shows the saved files.")
 VIEW_3D = Text("3D", "The volume from the front; the patient's right is on the left of the screen.")
 THREE_PLANES = Text(
@@ -261,6 +263,12 @@ SHORTCUTS = (
     Shortcut("J", "J", "maps", "hide and show maps and outlines"),
     Shortcut("N", "N", "next finding", "next finding"),
     Shortcut("Shift-N", "Shift N", "previous finding", "previous finding"),
+)
+# Those of the table of findings, while it has the keyboard.
+TABLE_KEYS = (
+    ("A, R", "in the table: accept, reject"),
+    ("N", "in the table: note"),
+    ("Ctrl Z, Ctrl Y", "in the table: undo, redo"),
 )
 VIEW = "Turns the slice view. The patient's right is on the left of the screen (radiological)."
 
@@ -400,3 +408,9 @@ COHORT_CANCEL = Text(
 RETRY_FAILED = Text("Retry failed", "Only the cases that failed; the others stay as they are.")
 OPEN_REPORT = Text("Open report", "Makes the page of the cohort and opens it in the web browser.")
 OPEN_RESULTS = Text("Open folder", "Shows the files of all cases.")
+
+OTHER_SCAN = (
+    "These are the findings of '{}', not of the scan that is chosen above. They are compared with "
+    "no ground truth meanwhile, and saved under the name of their scan."
+)
+CORRECTIONS_KEPT = "Your corrections are kept in the layer '{}'."

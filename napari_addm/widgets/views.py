@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
+    QMessageBox,
     QPushButton,
     QSlider,
     QWidget,
@@ -88,9 +89,8 @@ class Views(QWidget):
         An exception, for the panel to show.
     outcome : Outcome or None
         What a figure shows; the panel sets it.
-    pick_finding : callable or None
-        Called with the number of a finding to go to; without it, the section
-        itself turns all slices to the finding's centre.
+    step_finding : callable
+        Goes to the next (1) or the previous (-1) finding; the panel sets it.
     """
 
     said = Signal(str)
@@ -101,8 +101,7 @@ class Views(QWidget):
         self._viewer = viewer
         self._start = start
         self.outcome: Outcome | None = None
-        self.pick_finding: Callable[[int], None] | None = None
-        self._finding: int | None = None  # number of the last one gone to
+        self.step_finding: Callable[[int], object] = lambda by: None
         self._threshold: float | None = None
         self._hidden: list[Any] = []  # maps that the key has hidden
         self._point_before_3d: tuple[float, ...] | None = None
@@ -366,29 +365,6 @@ class Views(QWidget):
         for layer in shown or again:
             layer.visible = not shown
 
-    def step_finding(self, by: int) -> None:
-        """Go to the next (1) or the previous (-1) finding, round and round."""
-        outcome = self.outcome
-        if outcome is None or outcome.marked is None or not len(outcome.marked.findings):
-            return
-        findings = outcome.marked.findings
-        numbers = [finding.id for finding in findings]
-        if self._finding in numbers:
-            at = (numbers.index(self._finding) + by) % len(numbers)
-        else:
-            at = 0 if by > 0 else -1
-        self._finding = numbers[at]
-        if self.pick_finding is not None:
-            self.pick_finding(self._finding)
-            return
-        layer, placed = outcome.layers.scan_layer, outcome.layers.placed
-        if layer is None:
-            return
-        centre = np.linalg.solve(placed.volume.affine, (*findings[at].centroid_mm, 1.0))[:3]
-        s, a, r = (round(float(n)) for n in centre)
-        dims, place = self._viewer.dims, layer.data_to_world(placed.index_in_layer((s, a, r)))
-        dims.set_point(range(dims.ndim - 3, dims.ndim), [float(n) for n in place[-3:]])
-
     # --- colour bar ------------------------------------------------------------------------------
 
     def set_threshold(self, threshold: float) -> None:
@@ -457,8 +433,8 @@ class Views(QWidget):
             "blink": self.blink_button.toggle,
             "swipe": self.swipe_check.toggle,
             "maps": self.toggle_maps,
-            "next finding": partial(self.step_finding, 1),
-            "previous finding": partial(self.step_finding, -1),
+            "next finding": lambda: self.step_finding(1),
+            "previous finding": lambda: self.step_finding(-1),
         }
         self._pressed: dict[str, Callable[..., object]] = {}
         for shortcut in texts.SHORTCUTS:
@@ -472,16 +448,17 @@ class Views(QWidget):
         grid.setHorizontalSpacing(12)
         grid.setVerticalSpacing(1)
         grid.setColumnStretch(1, 1)
+        listed = []
         for shortcut in texts.SHORTCUTS:
             with contextlib.suppress(ValueError):
                 self._viewer.bind_key(shortcut.key, self._pressed[shortcut.key])
                 bound.append(shortcut.key)
-            if shortcut.key in bound:
-                row = grid.rowCount()
-                for at, words in enumerate((shortcut.shown, shortcut.does)):
-                    label = QLabel(words)
-                    label.setStyleSheet(SMALL)
-                    grid.addWidget(label, row, at)
+                listed.append((shortcut.shown, shortcut.does))
+        for row, words in enumerate((*listed, *texts.TABLE_KEYS)):
+            for at, word in enumerate(words):
+                label = QLabel(word)
+                label.setStyleSheet(SMALL)
+                grid.addWidget(label, row, at)
         return bound
 
     def _hold(self, viewer: Any) -> Iterator[None]:
@@ -502,8 +479,15 @@ class Views(QWidget):
         path, _ = QFileDialog.getSaveFileName(
             self, "Save the figure as", "anomaly_figure.png", "Picture (*.png)"
         )
-        if path:
-            self.export(Path(path).with_suffix(".png"))
+        if not path:
+            return
+        chosen = Path(path)
+        if chosen.suffix.lower() != ".png":
+            # the dialog has asked about another name
+            chosen = chosen.with_name(f"{chosen.name}.png")
+            if chosen.exists() and not _may_replace(self, chosen):
+                return
+        self.export(chosen)
 
     def export(self, path: Path) -> None:
         """Write a figure of the last result, in the background.
@@ -621,6 +605,13 @@ def _other_plane(order: tuple[int, ...], which: int) -> tuple[int, ...]:
     shown = plane_of(order) or "Axial"
     others = [name for name in PLANES if name != shown]
     return order_of(others[which], len(order))
+
+
+def _may_replace(parent: QWidget, path: Path) -> bool:
+    answer = QMessageBox.question(
+        parent, "Replace?", f"{path.name} will be replaced in {path.parent}."
+    )
+    return answer == QMessageBox.StandardButton.Yes
 
 
 def _toggle(text: texts.Text, toggled: Callable[[bool], None]) -> QPushButton:

@@ -10,7 +10,7 @@ import atexit
 import sys
 from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Event
@@ -283,6 +283,9 @@ class Request:
     threshold : callable, optional
         Tells threshold and smallest finding (mL), under which results are marked; asked from the
         other thread.
+    cancelled : Event
+        Set to end within a step of the network, with the result of all that is finished. To quit
+        the job ends it without.
     """
 
     scan: LayerData
@@ -296,6 +299,7 @@ class Request:
     where: Callable[[], tuple[float, ...]] | None = None
     reach_mm: float | None = None
     threshold: Callable[[], tuple[float, float]] | None = None
+    cancelled: Event = field(default_factory=Event)
 
     @property
     def slices_aside(self) -> Hashable:
@@ -404,8 +408,12 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Reveal | Progress 
         notes = labels_notes("brain mask", mask, scan.volume)
     # The first import of torch takes seconds.
     yield Stage("Loading the checkpoint")
+    if request.cancelled.is_set():
+        return
     import_libraries()
     checkpoint = load_checkpoint_once(request.checkpoint)
+    if request.cancelled.is_set():
+        return  # what an earlier run gave stays
     yield Begun(scan, replace(checkpoint, weights={}), mask, usable_devices())
     here = scan.slice_at(request.position)
     settings = request.settings
@@ -430,6 +438,7 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Reveal | Progress 
         None if mask is None else mask.data != 0,
         first_slice=first_slice,
         session=request.session,
+        cancelled=request.cancelled.is_set,
     ):
         result = progress.result
         if result is None:
