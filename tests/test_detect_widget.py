@@ -654,6 +654,36 @@ def test_truth_on_another_grid(model, alone, qtbot, scan, make_brain):
     assert not alone.metrics.isHidden()
 
 
+@pytest.mark.parametrize("drawn_on", [False, True])
+def test_a_mask_that_is_drawn_on_is_no_longer_its_file(
+    model, alone, qtbot, scan, scan_file, tmp_path, drawn_on
+):
+    """A record that named it would send `verify` to a file that gives other results."""
+    scan = read_volume(scan_file)
+    path = tmp_path / "head_mask.nii.gz"
+    write_volume(path, scan.with_data((scan.data > scan.data.mean()).astype(np.uint8)))
+    add(model, scan)
+    layer = add(model, read_labels(path), "labels", name="mask")
+    alone.mask_chooser.choose(layer)
+    if drawn_on:
+        layer.brush_size = 1
+        layer.paint(tuple(np.argwhere(layer.data)[0]), 0)
+    run(qtbot, alone)
+    assert alone.error.text() == ""
+    alone.save(tmp_path / "out")
+    qtbot.waitUntil(lambda: "saved in" in alone.status.text(), timeout=MINUTE)
+    (file,) = (tmp_path / "out").glob("*_record.json")
+    mask = read_record(file).brain_mask
+    assert mask.origin == "given"
+    assert mask.name == (None if drawn_on else path.name)
+
+
+def test_a_scan_of_one_value_is_refused_by_the_name_of_its_layer(model, alone, qtbot, scan):
+    add(model, scan.with_data(np.full(scan.shape, 7, np.float32)), name="empty scan")
+    run(qtbot, alone)
+    assert "'empty scan' has the same value in every voxel" in alone.error.text()
+
+
 def test_brain_mask_layer(model, alone, qtbot, scan):
     add(model, scan)
     mask = scan.with_data((scan.data > 0).astype(np.uint8))

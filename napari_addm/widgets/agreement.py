@@ -14,16 +14,14 @@ from qtpy.QtWidgets import QWidget
 
 from napari_addm.detection import Detection
 from napari_addm.errors import AddmError
-from napari_addm.io import read_beside
-from napari_addm.volume import Volume
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.choosers import LabelsChoice
 from napari_addm.widgets.comparison import AgreementView
 from napari_addm.widgets.forms import column, form, row, say, when_gone
-from napari_addm.widgets.outcome import Outcome, own_path
+from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.review import Agreement
 from napari_addm.widgets.turns import later
-from napari_addm.widgets.worker import Job, LayerData, labels_notes, place_labels
+from napari_addm.widgets.worker import Job, LayerData, file_of, labels_notes, place_labels
 
 if TYPE_CHECKING:
     import napari
@@ -309,21 +307,6 @@ def _compare(
         outcome,
         layer,
         agreement,
-        _file_with(truth, own_path(labels, outcome.scan), outcome.scan),
+        file_of(labels.with_data(truth), "ground truth", outcome.scan),
         labels_notes("ground truth", labels, outcome.scan),
     )
-
-
-def _file_with(truth: np.ndarray, path: Path | None, scan: Volume) -> Path | None:
-    """The file of a layer, as long as it holds the truth that the layer shows.
-
-    A layer that is drawn on keeps its file's name. A record with that name would send a reader to
-    a file that does not give the figures.
-    """
-    if path is None:
-        return None
-    try:
-        stored, _ = read_beside("ground truth", path, scan)
-    except AddmError:  # it is gone, or has become another
-        return None
-    return path if np.array_equal(stored, truth) else None

@@ -38,7 +38,7 @@ from napari_addm.widgets.forms import (
 from napari_addm.widgets.inputs import ScanInputs
 from napari_addm.widgets.layers import METADATA_KEY
 from napari_addm.widgets.notices import Notices
-from napari_addm.widgets.outcome import Outcome, own_path
+from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
 from napari_addm.widgets.saving import Saving
@@ -458,7 +458,7 @@ class DetectWidget(QWidget):
         self.outcome = Outcome(
             layers=ResultLayers(self._viewer, request.scan, request.scan_id, begun.scan),
             checkpoint=begun.checkpoint,
-            mask_path=own_path(begun.brain_mask, begun.scan.volume),
+            mask_path=begun.mask_path,
             mask_given=begun.brain_mask is not None,
             name=request.scan.name,
         )

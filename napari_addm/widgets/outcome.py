@@ -89,10 +89,3 @@ class Outcome:
             return self.scan.name
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
         return name.strip(".") or self.scan.name
-
-
-def own_path(labels: Volume | None, scan: Volume) -> Path | None:
-    """The file of some labels; None when they were drawn or resampled here."""
-    if labels is None or labels.source.path == scan.source.path:
-        return None
-    return labels.source.path

@@ -29,8 +29,8 @@ from napari_addm.detection import (
     detect,
     usable_devices,
 )
-from napari_addm.errors import InputError
-from napari_addm.io import read_labels, resample_labels
+from napari_addm.errors import AddmError, InputError
+from napari_addm.io import read_beside, read_labels, resample_labels
 from napari_addm.qc import Quality, check_quality
 from napari_addm.session import Session
 from napari_addm.volume import GRID_OF_LAYER, Volume
@@ -182,7 +182,7 @@ def place_scan(layer: LayerData) -> Placed:
     Raises
     ------
     InputError
-        When it is no 3D grey image, or holds no number at all.
+        When it is no 3D grey image, or holds no number at all or only one.
     """
     placed = place(layer)
     volume = placed.volume
@@ -193,6 +193,8 @@ def place_scan(layer: LayerData) -> Placed:
             f"layer '{layer.name}' has voxels of type {volume.data.dtype}: choose a grey image."
         )
     data = np.asarray(volume.data, np.float32)
+    if data.size and data.min() == data.max():
+        raise InputError(f"layer '{layer.name}' has the same value in every voxel: choose another.")
     finite = np.isfinite(data)
     if finite.all():
         return replace(placed, volume=volume.with_data(data))
@@ -255,6 +257,22 @@ def labels_notes(what: str, labels: Volume, scan: Volume) -> tuple[str, ...]:
     """
     known = (*scan.warnings, GRID_OF_LAYER)
     return tuple(f"The {what}: {note}" for note in labels.warnings if note not in known)
+
+
+def file_of(labels: Volume, what: str, scan: Volume) -> Path | None:
+    """The file that holds just what some labels show; None when they were drawn or resampled here.
+
+    A layer that is drawn on keeps its file's name. A record with that name would send a reader to
+    a file that does not give the figures.
+    """
+    path = labels.source.path
+    if path is None or path == scan.source.path:
+        return None
+    try:
+        stored, _ = read_beside(what, path, scan)
+    except AddmError:  # it is gone, or has become another
+        return None
+    return path if np.array_equal(stored, labels.data != 0) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,6 +343,8 @@ class Begun:
     checkpoint : Checkpoint
         Without its weights, which the panel need not keep.
     brain_mask : Volume or None
+    mask_path : Path or None
+        See `file_of`; none for a preview.
     devices : tuple of str
         That torch finds on this machine.
     """
@@ -332,6 +352,7 @@ class Begun:
     scan: Placed
     checkpoint: Checkpoint
     brain_mask: Volume | None
+    mask_path: Path | None
     devices: tuple[str, ...]
 
 
@@ -402,9 +423,12 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Reveal | Progress 
     yield Stage("Reading the scan")
     scan = place_scan(request.scan)
     mask: Volume | None = None
+    mask_path: Path | None = None
     notes: tuple[str, ...] = ()
     if request.brain_mask is not None:
         mask = place_labels(request.brain_mask, scan.volume)
+        if request.reach_mm is None:  # previews, which are never saved, come many a second
+            mask_path = file_of(mask, "brain mask", scan.volume)
         notes = labels_notes("brain mask", mask, scan.volume)
     # The first import of torch takes seconds.
     yield Stage("Loading the checkpoint")
@@ -414,7 +438,7 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Reveal | Progress 
     checkpoint = load_checkpoint_once(request.checkpoint)
     if request.cancelled.is_set():
         return  # what an earlier run gave stays
-    yield Begun(scan, replace(checkpoint, weights={}), mask, usable_devices())
+    yield Begun(scan, replace(checkpoint, weights={}), mask, mask_path, usable_devices())
     here = scan.slice_at(request.position)
     settings = request.settings
     first_slice: int | Callable[[], int] = here
