@@ -832,6 +832,7 @@ def detect(
     calls = 0
     shown_at, taking = 0.0, 0.0
     refreshed_at, refreshing = elapsed(), None
+    patched = False  # whether slices that were shown lacked neighbours that are there now
     lanes = Lanes(device, per_batch)
     aside = ThreadPoolExecutor(1)
     taking_memory = aside.submit(state.take_memory)
@@ -954,6 +955,7 @@ def detect(
             await_ready()
             begun = elapsed()
             again = refreshing is not None and begun - refreshed_at > REFRESH_INTERVAL * refreshing
+            patched = not again and bool(state.scored.any())
             taken = state.refresh() if again else state.extend()
             yield found("reconstruct", taken, left, eta)
             # with what the caller does with it, before it asks for more
@@ -968,9 +970,10 @@ def detect(
             state.gather()
             left = batches(len(kept.missing(order, draws))) * per_batch
             if left:  # else all is done, and is finished below
-                if news():
+                if news() or patched:
                     await_ready()
-                    yield found("reconstruct", state.extend(), left, None)
+                    # with all neighbours: what is saved must not tell when results came before
+                    yield found("reconstruct", state.refresh(), left, None)
                 return
         await_ready()
     finally:

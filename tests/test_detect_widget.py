@@ -270,11 +270,15 @@ def test_findings_of_another_scan_than_the_chosen_one_say_so(model, alone, qtbot
     assert "'second'" in alone.whose.text()
     run(qtbot, alone)
     assert table.decisions == {id: Decision("rejected", "a vessel")}
-    model.layers.remove("first")
-    assert "'first'" in alone.whose.text()
+    alone.scan_chooser.choose(second)
+    assert alone.whose.isHidden() is False
+    model.layers["first"].name = "first of all"
+    assert "'first of all'" in alone.whose.text()
+    model.layers.remove("first of all")
+    assert "'first', whose layer is closed" in alone.whose.text()
 
 
-@pytest.mark.parametrize("what", ["the threshold moves", "another run"])
+@pytest.mark.parametrize("what", ["the threshold moves", "another run", "amid another run"])
 def test_corrections_with_the_brush_are_never_lost(model, alone, qtbot, scan, what):
     add(model, scan)
     alone.threshold.setValue(0.01)
@@ -283,11 +287,19 @@ def test_corrections_with_the_brush_are_never_lost(model, alone, qtbot, scan, wh
     corner = (0, 0, 0)
     assert labels.data[corner] == 0
     labels.selected_label, labels.brush_size = 5, 1
+    if what == "amid another run":
+        alone.run()
     labels.paint(corner, 5)
     corrected = labels.data.copy()
     assert corrected[corner] == 5
-    if what == "another run":
-        run(qtbot, alone)
+    if what != "the threshold moves":
+        if not alone.running:
+            alone.run()
+        finish(qtbot, alone)
+        assert alone.status.text().startswith("Done in")
+        assert "head anomalies, corrected" in alone.status.text()
+        labels.undo()  # strokes on what was there before are not this run's
+        assert labels.data[corner] == 0
     else:
         alone.threshold.setValue(0.02)
         qtbot.waitUntil(lambda: labels.data[corner] == 0, timeout=MINUTE)

@@ -185,7 +185,7 @@ class TruthAgreement(QWidget):
         self._drawn.start()
 
     def _on_redrawn(self, event: Any = None) -> None:
-        """The layer shows its voxels anew: others, unless it is for other slices."""
+        """The layer shows its voxels anew: maybe others, unless it is for other slices."""
         seen, self._seen = self._seen, self._slices
         if self._seen == seen:
             self._drawn.start()

@@ -1,4 +1,4 @@
-"""Overlays that napari does not have, a crosshair and words; and those that a layer comes with.
+"""Overlays that napari does not have, a crosshair and words; and what a layer comes with.
 
 There is no public way to either: this module alone uses private parts of napari's.
 """
@@ -14,6 +14,7 @@ from napari._vispy.overlays.colorbar import VispyColorBarOverlay
 from napari._vispy.overlays.text import VispyTextOverlay
 from napari._vispy.utils.visual import overlay_to_visual
 from napari.components.overlays import ColorBarOverlay, SceneOverlay, TextOverlay
+from napari.layers import Labels
 from napari.layers.base._base_constants import Blending
 from vispy.scene.visuals import Line
 
@@ -186,9 +187,20 @@ def bring_color_bar(layer: Image, layers: Container[Layer], **look: Any) -> Iter
     bar.visible = True
     for parts in range(1, COLOR_BAR_PARTS + 1):
         yield
+        if layer not in layers:
+            return
         bar.parts = parts
     yield
-    bar.box = True
+    if layer in layers:
+        bar.box = True
+
+
+def hide_color_bar(layer: Image) -> None:
+    """Hide a layer's colour bar; who shows it again has all of it."""
+    bar = layer.colorbar
+    bar.visible = False
+    if isinstance(bar, PartwiseColorBar):
+        bar.parts = COLOR_BAR_PARTS
 
 
 def hold_overlays(layer: Layer, layers: Container[Layer]) -> Iterator[None]:
@@ -218,6 +230,12 @@ def hold_overlays(layer: Layer, layers: Container[Layer]) -> Iterator[None]:
                 yield
 
     return bring()
+
+
+def forget_strokes(layer: Layer) -> None:
+    """Let nobody undo what was drawn on labels that are about to be others."""
+    if isinstance(layer, Labels):
+        layer._reset_history()
 
 
 overlay_to_visual[CrosshairOverlay] = VispyCrosshairOverlay

@@ -108,6 +108,7 @@ class DetectWidget(QWidget):
         self._patchwork: Patchwork | None = None
         self._begun = False  # the run; until then the outcome is an earlier run's
         self._cancelled = False
+        self._whole = False  # the run's result is there
         self._started = 0.0
         self._aside: Job | None = None  # the last that ranked or saved
         self._jobs = Jobs()
@@ -317,6 +318,7 @@ class DetectWidget(QWidget):
             self.cancel()
             assert self._job is not None
             self._job.quit()  # a last result would be for nobody
+        self._say_whose()
         self._enable()
 
     def _on_demo(self) -> None:
@@ -344,7 +346,9 @@ class DetectWidget(QWidget):
         words = ""
         if self.outcome is not None and not self._of_chosen:
             layer = self.outcome.layers.scan_layer
-            words = texts.OTHER_SCAN.format(self.outcome.name if layer is None else layer.name)
+            words = texts.CLOSED_SCAN.format(self.outcome.name)
+            if layer is not None:
+                words = texts.OTHER_SCAN.format(layer.name)
         say(self.whose, words)
 
     def _on_said(self, words: str) -> None:
@@ -405,7 +409,7 @@ class DetectWidget(QWidget):
             threshold=lambda: self.findings.marking,
         )
         self._begun = False
-        self._cancelled = False
+        self._cancelled = self._whole = False
         self._started = time.perf_counter()
         self.notices.begin()
         self._job = self._start(
@@ -428,7 +432,8 @@ class DetectWidget(QWidget):
 
     def _on_yielded(self, item: Stage | Begun | Room | Reveal | Progress | Found) -> None:
         if isinstance(item, Stage):
-            say(self.status, item.words + " ...")
+            if not self._cancelled:
+                say(self.status, item.words + " ...")
         elif isinstance(item, Begun):
             self._on_begun(item)
         elif isinstance(item, Room):
@@ -487,6 +492,7 @@ class DetectWidget(QWidget):
         assert self.outcome is not None
         assert found.progress.result is not None
         self.outcome.detection, self.outcome.marker = found.progress.result, found.marker
+        self._whole = found.progress.stage == "finish"
         self.outcome.quality = found.quality
         self.outcome.agreement = None
         self._show(found.progress.changed)
@@ -510,13 +516,12 @@ class DetectWidget(QWidget):
         self.progress.hide()
         outcome = self.outcome if self._begun else None
         detection = None if outcome is None else outcome.detection
-        failed = bool(self.error.text())
         words = ""
         if outcome is not None and detection is not None:
             done, count = int(detection.done.sum()), len(detection.done)
             took = duration(time.perf_counter() - self._started, about=False)
             where = f"on {detection.device}, in {detection.precision}"
-            if self._cancelled or failed:
+            if not self._whole:
                 words = "Cancelled" if self._cancelled else "Stopped"
                 words += f" after {took} {where}; {done} of {count} slices are done"
             else:
@@ -525,6 +530,7 @@ class DetectWidget(QWidget):
                 self.follow.box.setChecked(False)
             say(self.warnings, "\n".join(outcome.warnings))
             self.findings.end(detection)
+            words = f"{words}. {self._corrections_kept(outcome)}".removesuffix(". ")
         elif self._cancelled:
             words = "Cancelled before the first slice was done"
         say(self.status, words)
@@ -586,14 +592,19 @@ class DetectWidget(QWidget):
         self.findings.show_marked(outcome.detection, marked)
         outcome.decisions = dict(self.findings.table.decisions)
         colors = finding_colors(*self.findings.table.highlights)
-        corrected = outcome.layers.show_labels(marked.labels, colors, marked.box)
-        if corrected is not None:
-            say(self.status, texts.CORRECTIONS_KEPT.format(corrected))
+        outcome.layers.show_labels(marked.labels, colors, marked.box)
+        if not self.running and outcome.layers.corrected is not None:
+            say(self.status, self._corrections_kept(outcome))
         self.agreement.show_marked(outcome)
         self.views.set_threshold(marked.threshold)
         self.findings_section.show()
         self.save_section.show()
         lay_out_now(self.findings)
+
+    def _corrections_kept(self, outcome: Outcome) -> str:
+        """Say once where a person's corrections are now."""
+        name, outcome.layers.corrected = outcome.layers.corrected, None
+        return "" if name is None else texts.CORRECTIONS_KEPT.format(name)
 
     def _on_decided(self) -> None:
         if self.outcome is not None:

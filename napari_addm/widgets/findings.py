@@ -113,6 +113,7 @@ class FindingsReview(QWidget):
         self._detection = None
         self._marked = None
         self.table.begin(scan)
+        self.count.setText("")
         if specification != self.reviewed:
             self.review_as(specification)
 

@@ -92,6 +92,13 @@ class FindingsModel(QAbstractTableModel):
         self._order = self._arrange()
         self.endResetModel()
 
+    def clear(self) -> None:
+        """Have no rows."""
+        self.beginResetModel()
+        self._findings, self._decisions = None, {}
+        self._order = self._arrange()
+        self.endResetModel()
+
     def show_decisions(self, decisions: Decisions) -> None:
         """Other decisions on the same findings."""
         self._decisions = decisions
@@ -329,8 +336,11 @@ class FindingsTable(QWidget):
         """
         self.selected, self._marked = None, None
         self.decisions = {}
+        self.model.clear()
+        self._show_selected()
         if scan != self._scan:
-            self._kept[self._scan] = self._decided
+            if self._decided:
+                self._kept[self._scan] = self._decided
             self._scan, self._decided = scan, self._kept.pop(scan, ())
             self.undo_stack.clear()
 

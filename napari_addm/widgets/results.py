@@ -13,7 +13,7 @@ from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_addm.detection import Detection
 from napari_addm.findings import Box, bounding_box
-from napari_addm.widgets.canvas_overlays import hold_overlays, set_color_bar
+from napari_addm.widgets.canvas_overlays import forget_strokes, hold_overlays, set_color_bar
 from napari_addm.widgets.layers import GEOMETRY, METADATA_KEY
 from napari_addm.widgets.review import FALSE_ALARM, HIT, MISSED
 from napari_addm.widgets.turns import Turns, draw_first
@@ -141,7 +141,7 @@ class ResultLayers:
         self._turns = Turns(None)
         self._begun = False
         self._labelled: Box = NOWHERE
-        self._drawn_on = False
+        self.corrected: str | None = None
         self._covered: list[Layer] = []  # hidden while hits and misses are shown
 
     @property
@@ -225,8 +225,7 @@ class ResultLayers:
             data = Room.of(role, self.placed).data
         layer = self.layer(role)
         if layer is not None:
-            if layer.metadata.pop(DRAWN_KEY, False):
-                self._keep_corrections(layer)
+            self._keep_corrections(layer)
             layer.data = data
         else:
             layer = self._create(role, data, threshold)
@@ -234,8 +233,6 @@ class ResultLayers:
                 layer.visible = False
                 layer.metadata[UNSEEN_KEY] = True
             self._add(layer)
-        if role == "labels":
-            layer.events.labels_update.connect(self._on_drawn)
 
     def reveal(self, role: str) -> None:
         """Show the layer of a role that was made, by this run or by one that was dropped since."""
@@ -244,15 +241,9 @@ class ResultLayers:
             draw_first()
             layer.visible = True
 
-    def _on_drawn(self, event: Any = None) -> None:
-        self._drawn_on = True
-        layer = self.layer("labels")
-        if layer is not None:
-            layer.metadata[DRAWN_KEY] = True
-
     def show_labels(
         self, labels: np.ndarray, colors: np.ndarray | None = None, box: Box = EVERYWHERE
-    ) -> str | None:
+    ) -> None:
         """Write the labels in place; what a person has drawn among them stays as a layer.
 
         Parameters
@@ -262,26 +253,20 @@ class ResultLayers:
             From `finding_colors`; as they are when not given.
         box : tuple of slice
             Outside there are none.
-
-        Returns
-        -------
-        str or None
-            The name of the layer with a person's corrections, if there were any.
         """
-        layer, kept = self.layer("labels"), None
-        if layer is not None and layer.metadata.pop(DRAWN_KEY, False):
-            kept = self._keep_corrections(layer)
+        layer = self.layer("labels")
+        drawn = layer is not None and self._keep_corrections(layer)
         # What a person has drawn, or an earlier call has written, may lie outside.
-        self._write(
-            "labels", labels, EVERYWHERE if self._drawn_on else _around(box, self._labelled)
-        )
-        self._labelled, self._drawn_on = box, False
+        self._write("labels", labels, EVERYWHERE if drawn else _around(box, self._labelled))
+        self._labelled = box
         if colors is not None:
             self.color_labels(colors)
-        return kept
 
-    def _keep_corrections(self, layer: Layer) -> str:
-        """Copy the labels as a person has left them into a layer of their own."""
+    def _keep_corrections(self, layer: Layer) -> bool:
+        """Copy labels that a person has drawn on, if so, into a layer of their own."""
+        if not layer.metadata.pop(DRAWN_KEY, False):
+            return False
+        forget_strokes(layer)
         data, arguments, kind = layer.as_layer_data_tuple()
         arguments["name"] = f"{self._scan.name} {CORRECTED}"
         arguments["metadata"] = {
@@ -290,7 +275,8 @@ class ResultLayers:
         arguments["visible"] = False
         copy = Layer.create(np.array(data), arguments, kind)
         self._add(copy)
-        return str(copy.name)
+        self.corrected = str(copy.name)
+        return True
 
     def color_labels(self, colors: np.ndarray) -> None:
         """Give the labels that are there other colors, from `finding_colors`."""
@@ -407,6 +393,7 @@ class ResultLayers:
             layer = Labels(data, colormap=colormap, **arguments)
             layer.contour = 1
             layer.opacity = 1.0
+            layer.events.labels_update.connect(_mark_drawn)
             return layer
         if role == "agreement":
             return Labels(
@@ -438,3 +425,8 @@ class ResultLayers:
         layer = Image(data, colormap=GLOW, contrast_limits=(low, top), **arguments)
         set_color_bar(layer)
         return layer
+
+
+def _mark_drawn(event: Any) -> None:
+    """Remember that a person has drawn on labels, whatever run is the next to write them."""
+    event.source.metadata[DRAWN_KEY] = True

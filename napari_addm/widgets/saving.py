@@ -57,7 +57,6 @@ class Saving(QWidget):
         self._start = start
         self._outcome: Outcome | None = None
         self._saved: Path | None = None
-        self._seg_asked = False
         self.folder: Path | None = None
         self.save_button = button(texts.SAVE, self._on_save)
         self.seg = QCheckBox(texts.SEG.label)
@@ -120,26 +119,26 @@ class Saving(QWidget):
         self.begun.emit()
         self.said.emit(f"Saving into {folder} ...")
         labels = outcome.layers.labels()
-        self._seg_asked = self.seg.isChecked() and bool(outcome.scan.source.series)
         self._start(
             "Save the results",
             _save,
-            outcome,
+            replace(outcome, decisions=dict(outcome.decisions)),  # as they are now
             None if labels is None else labels.copy(),
             folder,
             overwrite,
-            self._seg_asked,
+            self.seg.isChecked() and bool(outcome.scan.source.series),
             yielded=self._on_saved,
             errored=self._on_failed,
             finished=self._on_finished,
         )
 
-    def _on_saved(self, paths: dict[str, Path]) -> None:
+    def _on_saved(self, saved: tuple[dict[str, Path], bool]) -> None:
+        paths, seg = saved
         folder = next(iter(paths.values())).parent
         self._saved = folder
         self.open_button.show()
         words = f"{len(paths)} files saved in {folder}"
-        if self._seg_asked and "seg" not in paths:
+        if seg and "seg" not in paths:
             words += f"; {texts.NO_SEG}"
         self.said.emit(words)
 
@@ -155,7 +154,8 @@ class Saving(QWidget):
 
 def _save(
     outcome: Outcome, labels: np.ndarray | None, folder: Path, overwrite: bool, seg: bool
-) -> Iterator[dict[str, Path]]:
+) -> Iterator[tuple[dict[str, Path], bool]]:
+    """Write the files; yields them, and whether a segmentation was wanted."""
     detection, marked, agreement = outcome.detection, outcome.marked, outcome.agreement
     assert detection is not None
     assert marked is not None
@@ -171,7 +171,7 @@ def _save(
             f"{there[0]} exists already: press Save again and agree to replace it, or choose "
             "another folder."
         )
-    yield save_detection(
+    written = save_detection(
         folder,
         outcome.scan,
         detection,
@@ -191,3 +191,4 @@ def _save(
         seg=seg,
         overwrite=overwrite,
     )
+    yield written, seg

@@ -29,7 +29,12 @@ from napari_addm.overlay import CUTS, Plane, caption_lines, figure_png, slices_t
 from napari_addm.volume import GRID_OF_LAYER
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.blink import RECONSTRUCTION, SCAN, Blink, Swipe, find_pair
-from napari_addm.widgets.canvas_overlays import CanvasText, bring_color_bar, white_words
+from napari_addm.widgets.canvas_overlays import (
+    CanvasText,
+    bring_color_bar,
+    hide_color_bar,
+    white_words,
+)
 from napari_addm.widgets.canvases import (
     PLANES,
     CanvasDock,
@@ -396,7 +401,7 @@ class Views(QWidget):
         if not self.bar_check.isChecked() or not maps:
             self._viewer.canvas.overlays.pop(BAR_LABEL, None)
             for layer in maps:
-                layer.colorbar.visible = False
+                hide_color_bar(layer)
             return
         if BAR_LABEL not in self._viewer.canvas.overlays:
             yield from self._draw_letters()
@@ -597,7 +602,7 @@ class _Farewell:
         self._viewer.canvas.overlay_tiling.top_right = self._tiling
         for layer in self._viewer.layers:
             if isinstance(layer, Image) and is_output(layer):
-                layer.colorbar.visible = False
+                hide_color_bar(layer)
 
 
 def _other_plane(order: tuple[int, ...], which: int) -> tuple[int, ...]:

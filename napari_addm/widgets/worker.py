@@ -193,13 +193,15 @@ def place_scan(layer: LayerData) -> Placed:
             f"layer '{layer.name}' has voxels of type {volume.data.dtype}: choose a grey image."
         )
     data = np.asarray(volume.data, np.float32)
-    if data.size and data.min() == data.max():
-        raise InputError(f"layer '{layer.name}' has the same value in every voxel: choose another.")
     finite = np.isfinite(data)
-    if finite.all():
-        return replace(placed, volume=volume.with_data(data))
     if not finite.any():
         raise InputError(f"layer '{layer.name}' holds no number in any voxel: choose another.")
+    whole = bool(finite.all())
+    numbers = data if whole else data[finite]
+    if numbers.min() == numbers.max():
+        raise InputError(f"layer '{layer.name}' has the same value in every voxel: choose another.")
+    if whole:
+        return replace(placed, volume=volume.with_data(data))
     bad = data.size - int(np.count_nonzero(finite))
     warning = f"{bad} voxels ({bad / data.size:.2%}) were NaN or infinite and are taken as 0."
     data = np.where(finite, data, np.float32(0))
