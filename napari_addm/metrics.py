@@ -467,8 +467,8 @@ def evaluate(
         outside = int(np.count_nonzero(lesion)) - int(np.count_nonzero(lesion[region]))
         if outside:
             notes.append(
-                f"{outside * voxel_ml:.2f} mL of the ground truth lies outside the mask "
-                "and was not counted."
+                f"{outside * voxel_ml:.2f} mL of the ground truth lies outside the mask, or in "
+                "slices that are not done, and was not counted."
             )
         scores, lesion, predicted = anomaly[region], lesion[region], predicted[region]
     _check_scores(scores)

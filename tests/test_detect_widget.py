@@ -266,10 +266,14 @@ def test_findings_of_another_scan_than_the_chosen_one_say_so(model, alone, qtbot
     run(qtbot, alone)
     assert alone.whose.isHidden()
     assert table.decisions == {}
+    # one colour bar, beside one threshold
+    bars = {scan: model.layers[f"{scan} anomaly map"].colorbar for scan in ("first", "second")}
+    qtbot.waitUntil(lambda: bars["second"].visible and not bars["first"].visible, timeout=5000)
     alone.scan_chooser.choose(model.layers["first"])
     assert "'second'" in alone.whose.text()
     run(qtbot, alone)
     assert table.decisions == {id: Decision("rejected", "a vessel")}
+    qtbot.waitUntil(lambda: bars["first"].visible and not bars["second"].visible, timeout=5000)
     alone.scan_chooser.choose(second)
     assert alone.whose.isHidden() is False
     model.layers["first"].name = "first of all"

@@ -93,7 +93,7 @@ class Views(QWidget):
     failed : Signal(object)
         An exception, for the panel to show.
     outcome : Outcome or None
-        What a figure shows; the panel sets it.
+        What figure and colour bar are of; the panel sets it.
     step_finding : callable
         Goes to the next (1) or the previous (-1) finding; the panel sets it.
     """
@@ -105,7 +105,7 @@ class Views(QWidget):
         super().__init__()
         self._viewer = viewer
         self._start = start
-        self.outcome: Outcome | None = None
+        self._outcome: Outcome | None = None
         self.step_finding: Callable[[int], object] = lambda by: None
         self._threshold: float | None = None
         self._hidden: list[Any] = []  # maps that the key has hidden
@@ -131,6 +131,16 @@ class Views(QWidget):
         self._on_layers()
         self._show_state()
         when_gone(self, _Farewell(self))
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What figure and colour bar are of; the panel sets it."""
+        return self._outcome
+
+    @outcome.setter
+    def outcome(self, outcome: Outcome | None) -> None:
+        self._outcome = outcome
+        self._bar_later.start()
 
     # --- what it looks like ----------------------------------------------------------------------
 
@@ -392,21 +402,26 @@ class Views(QWidget):
         self._turns.take(self._bring_bar())
 
     def _bring_bar(self) -> Iterator[None]:
-        """Show bar and label where there is a map, else take them away; a step a turn."""
+        """Show bar and label of the map, if there is one, else take them away; a step a turn."""
         maps = [
             layer
             for layer in self._viewer.layers
             if is_output(layer) and layer.metadata[OUTPUT_KEY][1] == "anomaly"
         ]
-        if not self.bar_check.isChecked() or not maps:
-            self._viewer.canvas.overlays.pop(BAR_LABEL, None)
-            for layer in maps:
+        shown = maps if self.bar_check.isChecked() else []
+        if self.outcome is not None:  # whose threshold stands there
+            own = self.outcome.layers.layer("anomaly")
+            shown = [layer for layer in shown if layer is own]
+        for layer in maps:
+            if layer not in shown and layer.colorbar.visible:
                 hide_color_bar(layer)
+        if not shown:
+            self._viewer.canvas.overlays.pop(BAR_LABEL, None)
             return
         if BAR_LABEL not in self._viewer.canvas.overlays:
             yield from self._draw_letters()
             self._write_bar_label()
-        for layer in maps:
+        for layer in shown:
             if not layer.colorbar.visible:
                 for _ in bring_color_bar(layer, self._viewer.layers, **BAR_LOOK):
                     yield
