@@ -349,6 +349,17 @@ def held_within(call: int) -> Iterator[tuple[list[int], Event, Event]]:
         with_hook.remove()
 
 
+def cancel_within(qtbot, panel: DetectWidget, call: int) -> list[int]:
+    """Run, and cancel while the network is in one of its calls; all its calls."""
+    with held_within(call) as (calls, begun, go):
+        panel.run()
+        qtbot.waitUntil(begun.is_set, timeout=MINUTE)
+        panel.cancel()
+        go.set()
+        finish(qtbot, panel)
+    return calls
+
+
 def finished_slices(panel: DetectWidget) -> np.ndarray:
     """The slices of the scan that the panel's session holds all of, shape (S,)."""
     held = panel.session._kept.values()
@@ -384,12 +395,7 @@ def test_44_cancel_comes_within_one_step_and_keeps_what_is_done(
     lanes = min(LANES, torch.get_num_threads())
     partial = 0
     for _ in range(2):  # a run that begins, and one that goes on
-        with held_within(slices * steps + 1) as (calls, begun, go):
-            panel.run()
-            qtbot.waitUntil(begun.is_set, timeout=MINUTE)
-            panel.cancel()
-            go.set()
-            finish(qtbot, panel)
+        calls = cancel_within(qtbot, panel, slices * steps + 1)
         # The step that was on its way, and no other. The lane beside it goes one ahead, no more.
         assert slices * steps + 1 <= len(calls) <= slices * steps + 1 + 2 * (lanes - 1)
         assert_all_finished_is_shown(model, panel)
@@ -403,20 +409,10 @@ def test_44_a_run_that_would_go_on_shows_what_is_there_when_it_is_cancelled(
     """Before its first call, too: what the run before has finished is not taken away."""
     add(model, scan)
     panel.batch_size.setValue(1)
-    with held_within(20) as (_, begun, go):
-        panel.run()
-        qtbot.waitUntil(begun.is_set, timeout=MINUTE)
-        panel.cancel()
-        go.set()
-        finish(qtbot, panel)
+    cancel_within(qtbot, panel, 20)
     assert_all_finished_is_shown(model, panel)
     done = panel.outcome.detection.done
-    with held_within(1) as (_, begun, go):
-        panel.run()
-        qtbot.waitUntil(begun.is_set, timeout=MINUTE)
-        panel.cancel()
-        go.set()
-        finish(qtbot, panel)
+    cancel_within(qtbot, panel, 1)
     assert_all_finished_is_shown(model, panel)
     assert panel.outcome.detection.done[done].all()
 

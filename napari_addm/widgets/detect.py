@@ -593,8 +593,8 @@ class DetectWidget(QWidget):
         outcome.decisions = dict(self.findings.table.decisions)
         colors = finding_colors(*self.findings.table.highlights)
         outcome.layers.show_labels(marked.labels, colors, marked.box)
-        if not self.running and outcome.layers.corrected is not None:
-            say(self.status, self._corrections_kept(outcome))
+        if not self.running and (kept := self._corrections_kept(outcome)):
+            say(self.status, kept)
         self.agreement.show_marked(outcome)
         self.views.set_threshold(marked.threshold)
         self.findings_section.show()

@@ -85,17 +85,10 @@ class FindingsModel(QAbstractTableModel):
         """Of all cells: digits of equal width."""
         return self._font
 
-    def show_findings(self, findings: Findings, decisions: Decisions) -> None:
-        """Take the place of all rows."""
+    def show_findings(self, findings: Findings | None, decisions: Decisions) -> None:
+        """Take the place of all rows; None leaves no row."""
         self.beginResetModel()
         self._findings, self._decisions = findings, decisions
-        self._order = self._arrange()
-        self.endResetModel()
-
-    def clear(self) -> None:
-        """Have no rows."""
-        self.beginResetModel()
-        self._findings, self._decisions = None, {}
         self._order = self._arrange()
         self.endResetModel()
 
@@ -336,7 +329,7 @@ class FindingsTable(QWidget):
         """
         self.selected, self._marked = None, None
         self.decisions = {}
-        self.model.clear()
+        self.model.show_findings(None, self.decisions)
         self._show_selected()
         if scan != self._scan:
             if self._decided:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal  # type: ignore[attr-defined]
@@ -12,6 +13,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -184,6 +186,13 @@ def say(label: QLabel, words: str) -> None:
     """Set a `message`."""
     label.setText(words)
     label.setVisible(bool(words))
+
+
+def may_replace(parent: QWidget, names: Iterable[str], folder: str | Path) -> bool:
+    """Ask whether files of a folder may be replaced."""
+    words = f"{', '.join(names)} will be replaced in {folder}."
+    answer = QMessageBox.question(parent, "Replace?", words)
+    return answer == QMessageBox.StandardButton.Yes
 
 
 def lay_out_now(changed: QWidget) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from qtpy.QtCore import QUrl, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QDesktopServices
-from qtpy.QtWidgets import QCheckBox, QFileDialog, QMessageBox, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QWidget
 
 from napari_addm.errors import AddmError
 from napari_addm.outputs import check_outputs, save_detection
 from napari_addm.widgets import tooltips as texts
-from napari_addm.widgets.forms import button, column
+from napari_addm.widgets.forms import button, column, may_replace
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.review import measure
 from napari_addm.widgets.worker import Job
@@ -99,12 +99,7 @@ class Saving(QWidget):
             self.failed.emit(error)
             return
         there = [path.name for path in paths.values() if path.exists()]
-        if there and (
-            QMessageBox.question(
-                self, "Replace?", f"{', '.join(there)} will be replaced in {folder}."
-            )
-            != QMessageBox.StandardButton.Yes
-        ):
+        if there and not may_replace(self, there, folder):
             return
         self.save(Path(folder), overwrite=bool(there))
 
@@ -122,7 +117,7 @@ class Saving(QWidget):
         self._start(
             "Save the results",
             _save,
-            replace(outcome, decisions=dict(outcome.decisions)),  # as they are now
+            replace(outcome),  # as it is now
             None if labels is None else labels.copy(),
             folder,
             overwrite,

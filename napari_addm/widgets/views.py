@@ -19,7 +19,6 @@ from qtpy.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QLabel,
-    QMessageBox,
     QPushButton,
     QSlider,
     QWidget,
@@ -48,7 +47,16 @@ from napari_addm.widgets.canvases import (
     plane_of,
     stand_upright,
 )
-from napari_addm.widgets.forms import SMALL, Section, button, column, message, say, when_gone
+from napari_addm.widgets.forms import (
+    SMALL,
+    Section,
+    button,
+    column,
+    may_replace,
+    message,
+    say,
+    when_gone,
+)
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.results import OUTPUT_KEY, is_output
 from napari_addm.widgets.turns import Turns, draw_first, later
@@ -505,7 +513,7 @@ class Views(QWidget):
         if chosen.suffix.lower() != ".png":
             # the dialog has asked about another name
             chosen = chosen.with_name(f"{chosen.name}.png")
-            if chosen.exists() and not _may_replace(self, chosen):
+            if chosen.exists() and not may_replace(self, [chosen.name], chosen.parent):
                 return
         self.export(chosen)
 
@@ -625,13 +633,6 @@ def _other_plane(order: tuple[int, ...], which: int) -> tuple[int, ...]:
     shown = plane_of(order) or "Axial"
     others = [name for name in PLANES if name != shown]
     return order_of(others[which], len(order))
-
-
-def _may_replace(parent: QWidget, path: Path) -> bool:
-    answer = QMessageBox.question(
-        parent, "Replace?", f"{path.name} will be replaced in {path.parent}."
-    )
-    return answer == QMessageBox.StandardButton.Yes
 
 
 def _toggle(text: texts.Text, toggled: Callable[[bool], None]) -> QPushButton:
