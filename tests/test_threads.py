@@ -224,3 +224,52 @@ def test_a_script_that_ends_amid_a_job_ends_it(two: bool) -> None:
     assert done.returncode == 0, done.stderr
     assert "closed" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+CLOSES = """
+import atexit, sys, time
+import napari
+import numpy as np
+from qtpy.QtWidgets import QApplication
+
+def look():
+    try:
+        kept.objectName()
+    except RuntimeError:
+        print("deleted", flush=True)
+
+atexit.register(look)  # before the package registers what is to be done before
+from napari_addm.widgets.commands import open_panel
+
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+
+viewer = napari.Viewer()
+viewer.add_image(np.random.default_rng(0).random((20, 30, 30)))
+panel = open_panel(viewer)
+spin(1)
+for button in (panel.views.side_by_side, panel.views.three_planes):
+    button.click()
+    spin(1.5)
+assert panel.views.three_planes.isChecked()
+kept = panel.window() if KEPT else panel
+viewer.close()
+"""
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_script_that_closes_its_viewer_ends_well(kept: bool) -> None:
+    """Whether it holds the window or not; what is freed and then used is made to show."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSES.replace("KEPT", str(kept))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONMALLOC": "malloc", "MALLOC_PERTURB_": "165"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "deleted" in done.stdout

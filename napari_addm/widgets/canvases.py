@@ -8,6 +8,7 @@ napari's `link_layers`; an update in place shows in all of them.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -591,7 +592,9 @@ class CanvasDock(QWidget):
         dock, window = self.parentWidget(), self.window()
         assert isinstance(dock, QDockWidget)
         assert isinstance(window, QMainWindow)
-        self._main: QMainWindow | None = window
+        # A child that holds its window lives as long as that, and goes with it: PyQt6, which takes
+        # down at Python's end what was never deleted, would go on with a window that is no more.
+        self._main = weakref.ref(window)
         if area == "bottom":
             # The docks on the left and on the right keep their height.
             for corner, side in (
@@ -644,9 +647,8 @@ class CanvasDock(QWidget):
             canvas.release()
         with contextlib.suppress(RuntimeError):
             self._filled()
-        # Qt's side may be gone already, with the window; and what PySide6 has yet to let go of must
-        # not keep the window.
-        window, self._main = self._main, None
+        window = self._main()
+        # Qt's side may be gone already, with the window
         with contextlib.suppress(RuntimeError, LookupError, AttributeError):
             for corner, area in self._corners.items():
                 if window is not None:

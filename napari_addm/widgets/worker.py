@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
-from qtpy.QtCore import QObject, QThreadPool, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, QThreadPool, Signal  # type: ignore[attr-defined]
 from superqt.utils import WorkerBase
 
 from napari_addm.checkpoint import Checkpoint, load_checkpoint
@@ -623,16 +623,22 @@ _all_jobs: WeakSet[Job] = WeakSet()
 
 @lru_cache
 def _end_with_python() -> None:
-    """Where a script ends without quitting Qt, end its jobs before Qt's objects go."""
+    """Where a script ends without quitting Qt, end what is left before Qt's objects go."""
     atexit.register(_end_all)
 
 
 def _end_all() -> None:
+    """End all jobs, and delete the windows that were closed.
+
+    Where no event loop of Qt's runs on, a closed window is there still. PyQt6 would take it down
+    while it goes through the table of all its objects, which what napari does meanwhile may move.
+    """
     for job in list(_all_jobs):
         job.quit()
     pool = QThreadPool.globalInstance()
     if pool is not None:
         pool.waitForDone(round(1000 * LAST_SECONDS))  # until Qt has done with them, too
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
 
 
 class _Named(partial[Any]):
