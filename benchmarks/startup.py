@@ -36,9 +36,9 @@ from napari_addm.io import read_volume
 volume = read_volume(sys.argv[1])
 checkpoint = load_checkpoint(DEMO_CHECKPOINT)
 middle = volume.shape[0] // 2
-run(volume, checkpoint, DetectionSettings(slices=(middle,), draws=1))
+run(volume, checkpoint, DetectionSettings(slices=(middle,), context_mm=0.0, draws=1))
 first = time.time()
-run(volume, checkpoint, DetectionSettings(slices=(middle + 10,), draws=1))
+run(volume, checkpoint, DetectionSettings(slices=(middle + 10,), context_mm=0.0, draws=1))
 seconds = time.time() - first
 print(json.dumps({"first": first, "next": seconds}))
 """

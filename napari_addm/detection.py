@@ -56,8 +56,12 @@ PARTIAL_INTERVAL = 2.0
 REFRESH_INTERVAL = 10.0
 """All finished slices are scored again when this many times the cost of that has passed."""
 
-PARTIAL_CONTEXT_MM = 16.0
-"""How far a partial result looks for neighbours of a slice."""
+CONTEXT_MM = 16.0
+"""How far single slices and partial results look for neighbours: where the Gaussians that score
+them have all but ended."""
+
+LARGEST_MM = 100.0
+"""Of a smoothing or a context: about half of a head."""
 
 PAGE_ITEMS = 1024
 """Of float32, in the smallest page of memory that systems hand out."""
@@ -99,6 +103,8 @@ class DetectionSettings:
         Slices at once, each draw counting as one; halved when memory runs out.
     slices : tuple of int, optional
         Only these slices of the scan (indices along S); all of them by default.
+    context_mm : float
+        How far on either side of `slices` neighbours are reconstructed for their score, mm.
     score : str, optional
         See :data:`napari_addm.scoring.SCORE_MEANINGS`.
     smoothing_mm : float, optional
@@ -118,6 +124,7 @@ class DetectionSettings:
     precision: str = "auto"
     batch_size: int | None = None
     slices: tuple[int, ...] | None = None
+    context_mm: float = CONTEXT_MM
     score: ScoreKind | None = None
     smoothing_mm: float | None = None
     symmetry: bool | None = None
@@ -299,8 +306,12 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
     smoothing = settings.smoothing_mm
     if smoothing is None:
         smoothing = default.score.smoothing_mm
-    if not 0.0 <= smoothing <= 100.0:
-        raise AddmError(f"A smoothing of {smoothing:g} mm is not between 0 and 100 mm.")
+    if not 0.0 <= smoothing <= LARGEST_MM:
+        raise AddmError(f"A smoothing of {smoothing:g} mm is not between 0 and {LARGEST_MM:g} mm.")
+    if not 0.0 <= settings.context_mm <= LARGEST_MM:
+        raise AddmError(
+            f"A context of {settings.context_mm:g} mm is not between 0 and {LARGEST_MM:g} mm."
+        )
     if settings.device not in DEVICES:
         raise AddmError(f"There is no device {settings.device!r}; choose {', '.join(DEVICES)}.")
     if settings.device == "openvino" and specification.network.kind != "diffusion_unet":
@@ -327,6 +338,7 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
         precision=settings.precision,
         batch_size=settings.batch_size,
         slices=settings.slices,
+        context_mm=settings.context_mm,
         score=score,
         smoothing_mm=smoothing,
         symmetry=default.score.symmetry if settings.symmetry is None else settings.symmetry,
@@ -587,7 +599,7 @@ class _State:
         """Score what was gathered since the last time, in the maps that are there."""
         started = time.perf_counter()
         slices = self.prepared.slices
-        context = round(PARTIAL_CONTEXT_MM / slices.spacing_mm[0])
+        context = round(CONTEXT_MM / slices.spacing_mm[0])
         new = self.complete()
         for first, last in _runs(slices.indices[self.finished & ~self.scored]):
             self._score(slice(first, last), context)
@@ -781,12 +793,14 @@ def detect(
             "reconstructs what it never learned"
         )
     if settings.slices is not None:
+        how = "among themselves alone"
+        if settings.context_mm:
+            how = f"with their neighbours within {settings.context_mm:g} mm"
         warnings.append(
-            "single slices are scored without their neighbours: the calibrated threshold fits "
-            "whole volumes"
+            f"single slices are scored {how}: the calibrated threshold fits whole volumes"
         )
     centre = first_slice() if callable(first_slice) else first_slice
-    order = _order(slices, settings.slices, centre)
+    order = _order(slices, settings, centre)
     batch = _batch(settings, device, len(order), len(slices.images))
     # Here stands all that a reconstruction depends on, but its slice and its draw.
     key = (
@@ -898,7 +912,7 @@ def detect(
         nonlocal centre, order
         if callable(first_slice) and first_slice() != centre:
             centre = first_slice()
-            order = _order(slices, settings.slices, centre)
+            order = _order(slices, settings, centre)
         pairs = waiting() if len(lanes) < lanes.room else []
         while pairs and len(lanes) < lanes.room:
             now, pairs = pairs[: kept.batch], pairs[kept.batch :]
@@ -1041,9 +1055,9 @@ def _fresh_noise(
     return torch.cat(fields).to(like.device)
 
 
-def _order(slices: Slices, wanted: Sequence[int] | None, first_slice: int | None) -> list[int]:
+def _order(slices: Slices, settings: DetectionSettings, first_slice: int | None) -> list[int]:
     """Positions of the model slices to reconstruct, from the first slice outward."""
-    count = slices.volume.shape[0]
+    count, wanted = slices.volume.shape[0], settings.slices
     if wanted is None:
         positions = np.arange(len(slices.images))
     else:
@@ -1056,6 +1070,10 @@ def _order(slices: Slices, wanted: Sequence[int] | None, first_slice: int | None
             raise AddmError(
                 f"{slices.volume.name}: there is no brain in the chosen slice; choose another."
             )
+        reach = round(settings.context_mm / slices.volume.spacing[0])
+        near = np.arange(count)
+        near = near[np.abs(near[:, None] - np.array(wanted)).min(axis=1) <= reach]
+        positions = slices.needed_for(near.tolist())
     if first_slice is None:
         first_slice = count // 2 if wanted is None else wanted[len(wanted) // 2]
     near = slices.needed_for([min(max(first_slice, 0), count - 1)])

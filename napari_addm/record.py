@@ -83,6 +83,7 @@ class SettingsEntry(_Entry):
     precision: str
     batch_size: int | None
     slices: tuple[int, ...] | None
+    context_mm: float = 0.0
     score: str | None
     smoothing_mm: float | None
     symmetry: bool = False

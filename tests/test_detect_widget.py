@@ -282,6 +282,27 @@ def test_findings_of_another_scan_than_the_chosen_one_say_so(model, alone, qtbot
     assert "'first', whose layer is closed" in alone.whose.text()
 
 
+def test_decisions_outlive_the_panel(model, alone, qtbot, scan, tiny_checkpoint):
+    """They lie with the scan, so that a run with a panel opened anew finds them."""
+    layer = add(model, scan, name="first")
+    alone.threshold.setValue(0.01)
+    run(qtbot, alone)
+    table = alone.findings.table
+    id = table.model.finding(0).id
+    table.decide(id, Decision("accepted", "seen before"))
+    alone.close()
+
+    other = prepared(DetectWidget(model), tiny_checkpoint)
+    qtbot.addWidget(other)
+    other.scan_chooser.choose(layer)
+    other.threshold.setValue(0.01)
+    run(qtbot, other)
+    assert other.findings.table.decisions == {id: Decision("accepted", "seen before")}
+    other.findings.table.decide(id, Decision())
+    run(qtbot, other)
+    assert other.findings.table.decisions == {}
+
+
 @pytest.mark.parametrize("what", ["the threshold moves", "another run", "amid another run"])
 def test_corrections_with_the_brush_are_never_lost(model, alone, qtbot, scan, what):
     add(model, scan)
@@ -504,7 +525,7 @@ def test_all_jobs_end_with_the_panel(qtbot):
     ],
     ids=["2D", "RGB", "4D", "NaN", "constant"],
 )
-def test_wrong_layers_are_refused_in_words(model, alone, qtbot, data, options):
+def test_wrong_layers_are_refused_in_words(model, alone, qtbot, scan, data, options):
     model.add_layer(Image(data, name="wrong", **options))
     run(qtbot, alone)
     assert "wrong" in alone.error.text() or "volume" in alone.error.text()
@@ -512,6 +533,8 @@ def test_wrong_layers_are_refused_in_words(model, alone, qtbot, data, options):
     assert alone.details.isHidden()
     assert alone.run_button.isEnabled()
     assert not any(is_output(layer) for layer in model.layers)
+    alone.scan_chooser.choose(add(model, scan))
+    assert alone.error.isHidden()  # it was about the other
 
 
 def test_a_bug_is_never_swallowed(model, alone, qtbot, scan, monkeypatch):

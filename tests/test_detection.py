@@ -226,6 +226,22 @@ def test_one_slice_alone_is_reconstructed_as_within_the_volume(scan, checkpoint,
     assert (alone.reconstruction.data[other] == 0).all()
 
 
+def test_one_slice_is_scored_with_its_neighbours(scan, checkpoint):
+    """As far as the Gaussian reaches, which is cut at three deviations: as within the volume."""
+    settings = replace(EXACT, score="absolute", smoothing_mm=5.0, symmetry=False)
+    index = scan.shape[0] // 2
+    there = run(scan, checkpoint, settings).anomaly.data[index]
+    one = replace(settings, slices=(index,))
+    alone = run(scan, checkpoint, one)
+    np.testing.assert_allclose(alone.anomaly.data[index], there, atol=1e-5)
+    assert np.flatnonzero(alone.done).tolist() == [index]
+    assert not np.delete(alone.anomaly.data, index, axis=0).any()
+    without = run(scan, checkpoint, replace(one, context_mm=0.0)).anomaly.data[index]
+    assert np.abs(without - there).max() > 0.01
+    with pytest.raises(AddmError, match="context of -1 mm"):
+        run(scan, checkpoint, replace(one, context_mm=-1.0))
+
+
 def test_a_slice_thinner_than_the_erosion_still_has_a_map(scan, checkpoint):
     detection_ = checkpoint.specification.detection
     score = detection_.score.model_copy(update={"erosion_mm": 10.0})  # slices are 6 mm apart

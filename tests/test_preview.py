@@ -162,6 +162,24 @@ def test_a_newer_slice_drops_the_older_one_within_a_step(viewer, panel, qtbot, c
     assert shown.min() == 22 - REACH
 
 
+def test_previews_go_on_after_a_run_of_one_slice(viewer, panel, qtbot, scan):
+    viewer.dims.set_current_step(0, 12)
+    panel.follow.box.setChecked(True)
+    settle(panel, qtbot)
+    panel.this_slice.setChecked(True)
+    panel.run()
+    finish(panel, qtbot)
+    assert panel.save_button.isEnabled()
+    assert panel.follow.box.isChecked()
+    alone = output(viewer, "anomaly map")[12].copy()
+    assert np.flatnonzero(panel.outcome.detection.done).tolist() == [12]
+    viewer.dims.set_current_step(0, 13)
+    settle(panel, qtbot)
+    assert output(viewer, "anomaly map")[13].any()
+    assert_array_equal(output(viewer, "anomaly map")[12], alone)
+    assert not panel.save_button.isEnabled()
+
+
 def test_a_run_takes_over_what_was_previewed(viewer, panel, qtbot, scan, calls):
     follow(viewer, panel, qtbot, 12)
     follow(viewer, panel, qtbot, 20)

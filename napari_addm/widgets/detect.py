@@ -67,6 +67,9 @@ if TYPE_CHECKING:
 # Room for the dock's title while nothing is open, and less than the sections take.
 WELCOME_WIDTH = 280
 
+# What was decided on a scan's findings, by the shape it had, in the metadata of its layer.
+DECIDED_KEY = "napari_addm_decided"
+
 
 class DetectWidget(QWidget):
     """Reconstruct an open scan as if it were healthy, and review where it differs.
@@ -308,7 +311,7 @@ class DetectWidget(QWidget):
         self.inputs.offer(images, labels)
         self.agreement.truth.chooser.offer(labels)
         self.agreement.check_layers()
-        self.welcome.setVisible(not images)
+        self.welcome.setVisible(not images and self.outcome is None)
         self.follow.setVisible(bool(images))
         for section in self._sections.values():
             if section not in (self.findings_section, self.save_section):
@@ -329,6 +332,7 @@ class DetectWidget(QWidget):
 
     def _on_scan(self) -> None:
         scan = self.inputs.scan
+        self.notices.forget_error()  # it was about another
         self.agreement.truth.lie_on(scan)
         if scan is not None and METADATA_KEY in scan.metadata:
             self.views.stand_upright()
@@ -469,8 +473,11 @@ class DetectWidget(QWidget):
         )
         self.agreement.forget(self.outcome)
         self.saving.outcome = self.views.outcome = self.outcome
-        scan = (request.scan_id, begun.scan.volume.shape)
-        self.findings.begin(begun.checkpoint.specification, scan)
+        shape = begun.scan.volume.shape
+        scan, layer = (request.scan_id, shape), self.outcome.layers.scan_layer
+        # on what an earlier panel has shown
+        earlier = {} if layer is None else layer.metadata.get(DECIDED_KEY, {})
+        self.findings.begin(begun.checkpoint.specification, scan, earlier.get(shape, ()))
         self._say_whose()
 
     def _on_progress(self, progress: Progress) -> None:
@@ -518,16 +525,18 @@ class DetectWidget(QWidget):
         detection = None if outcome is None else outcome.detection
         words = ""
         if outcome is not None and detection is not None:
-            done, count = int(detection.done.sum()), len(detection.done)
+            brain = detection.brain_mask.data.any(axis=(1, 2))
+            done, count = int((detection.done & brain).sum()), int(brain.sum())
             took = duration(time.perf_counter() - self._started, about=False)
             where = f"on {detection.device}, in {detection.precision}"
             if not self._whole:
                 words = "Cancelled" if self._cancelled else "Stopped"
-                words += f" after {took} {where}; {done} of {count} slices are done"
+                words += f" after {took} {where}; {done} of {count} slices with brain are done"
             else:
                 words = f"Done in {took} {where}"
-                # What is whole is not to be replaced by previews when a setting is touched.
-                self.follow.box.setChecked(False)
+                if detection.settings.slices is None:
+                    # It is not to be replaced by previews when a setting is touched.
+                    self.follow.box.setChecked(False)
             say(self.warnings, "\n".join(outcome.warnings))
             self.findings.end(detection)
             words = f"{words}. {self._corrections_kept(outcome)}".removesuffix(". ")
@@ -607,9 +616,16 @@ class DetectWidget(QWidget):
         return "" if name is None else texts.CORRECTIONS_KEPT.format(name)
 
     def _on_decided(self) -> None:
-        if self.outcome is not None:
-            self.outcome.decisions = dict(self.findings.table.decisions)
-            self.outcome.layers.color_labels(finding_colors(*self.findings.table.highlights))
+        outcome = self.outcome
+        if outcome is None:
+            return
+        outcome.decisions = dict(self.findings.table.decisions)
+        outcome.layers.color_labels(finding_colors(*self.findings.table.highlights))
+        layer = outcome.layers.scan_layer
+        if layer is not None:  # which outlives the panel
+            earlier = layer.metadata.get(DECIDED_KEY, {})
+            decided = {**earlier, outcome.scan.shape: self.findings.table.decided_on}
+            layer.metadata[DECIDED_KEY] = decided
 
     def _on_picked(self, id: int) -> None:
         outcome = self.outcome

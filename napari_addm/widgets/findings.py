@@ -15,7 +15,7 @@ from napari_addm.detection import Detection
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.findings_table import FindingsTable
 from napari_addm.widgets.forms import button, column, form, message, number, row, say
-from napari_addm.widgets.review import Marked, is_calibrated
+from napari_addm.widgets.review import Decided, Marked, is_calibrated
 from napari_addm.widgets.turns import later
 
 # Promises that the threshold can be set by, mL of false alarm in a healthy brain.
@@ -108,11 +108,13 @@ class FindingsReview(QWidget):
         self.threshold.setValue(threshold)
         self._show_promise()  # a button that was on already must not go off
 
-    def begin(self, specification: ModelSpecification, scan: Hashable) -> None:
-        """A run with a checkpoint begins on a scan; nothing is found yet."""
+    def begin(
+        self, specification: ModelSpecification, scan: Hashable, earlier: tuple[Decided, ...] = ()
+    ) -> None:
+        """A run with a checkpoint begins on a scan; see `FindingsTable.begin`."""
         self._detection = None
         self._marked = None
-        self.table.begin(scan)
+        self.table.begin(scan, earlier)
         self.count.setText("")
         if specification != self.reviewed:
             self.review_as(specification)

@@ -227,6 +227,8 @@ class FindingsTable(QWidget):
         hides it.
     decisions : dict of int to Decision
         On the findings that are shown.
+    decided_on : tuple of Decided
+        All decisions on the results of this scan.
     undo_stack : QUndoStack
         Of the decisions.
     """
@@ -240,7 +242,7 @@ class FindingsTable(QWidget):
         self.decisions: dict[int, Decision] = {}
         self.undo_stack = QUndoStack(self)
         self._marked: Marked | None = None
-        self._decided: tuple[Decided, ...] = ()
+        self.decided_on: tuple[Decided, ...] = ()
         self._scan: Hashable = None
         self._kept: dict[Hashable, tuple[Decided, ...]] = {}  # of scans that were shown before
         self._note_of: int | None = None
@@ -318,7 +320,7 @@ class FindingsTable(QWidget):
 
     # --- what is shown ---------------------------------------------------------------------------
 
-    def begin(self, scan: Hashable) -> None:
+    def begin(self, scan: Hashable, earlier: tuple[Decided, ...] = ()) -> None:
         """Another result comes.
 
         Parameters
@@ -326,21 +328,23 @@ class FindingsTable(QWidget):
         scan : hashable
             Whose it is. What was decided on the results of a scan holds for the next ones of
             it, for findings that are mostly the same voxels, whatever was shown between them.
+        earlier : tuple of Decided
+            What was decided before this table was there.
         """
         self.selected, self._marked = None, None
         self.decisions = {}
         self.model.show_findings(None, self.decisions)
         self._show_selected()
         if scan != self._scan:
-            if self._decided:
-                self._kept[self._scan] = self._decided
-            self._scan, self._decided = scan, self._kept.pop(scan, ())
+            if self.decided_on:
+                self._kept[self._scan] = self.decided_on
+            self._scan, self.decided_on = scan, self._kept.pop(scan, earlier)
             self.undo_stack.clear()
 
     def show_marked(self, marked: Marked) -> None:
         """Show findings, their decisions among them."""
         self._marked = marked
-        self.decisions = decisions_of(marked, self._decided)
+        self.decisions = decisions_of(marked, self.decided_on)
         self._telling = False
         self.model.show_findings(marked.findings, self.decisions)
         self.view.setColumnHidden(SPREAD, marked.findings.uncertainty is None)
@@ -430,8 +434,8 @@ class FindingsTable(QWidget):
             return
         if decision == self.decisions.get(id, UNDECIDED):
             return
-        after = decide(self._marked, self._decided, id, decision)
-        self.undo_stack.push(_Decide(self, self._decided, after))
+        after = decide(self._marked, self.decided_on, id, decision)
+        self.undo_stack.push(_Decide(self, self.decided_on, after))
 
     def _judge(self, verdict: Verdict) -> None:
         if self.selected is not None:
@@ -446,7 +450,7 @@ class FindingsTable(QWidget):
             self.decide(self._note_of, Decision(before.verdict, self.note.text()))
 
     def _hold(self, decided: tuple[Decided, ...]) -> None:
-        self._decided = decided
+        self.decided_on = decided
         if self._marked is not None:
             self.decisions = decisions_of(self._marked, decided)
             self.model.show_decisions(self.decisions)

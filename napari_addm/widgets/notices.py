@@ -73,8 +73,12 @@ class Notices(QWidget):
 
     def clear(self) -> None:
         """Say nothing any more."""
-        for label in (self.status, self.error):
-            say(label, "")
+        say(self.status, "")
+        self.forget_error()
+
+    def forget_error(self) -> None:
+        """Say no more what went wrong."""
+        say(self.error, "")
         self.details.hide()
 
     def show_error(self, error: Exception) -> None:

@@ -109,9 +109,9 @@ DEVICE = Text(
 )
 SCOPE = Text(
     "Scope",
-    "This slice: the axial slice that the viewer is at, for a quick look. A slice alone is scored "
-    "without its neighbours, so its scores differ a little from those of the whole volume, which "
-    "the calibrated threshold fits.",
+    "This slice: the axial slice that the viewer is at, for a quick look. Its neighbours are "
+    "reconstructed with it, so that its scores are nearly those of the whole volume, which the "
+    "calibrated threshold fits.",
 )
 THIS_SLICE = "This slice"
 WHOLE_VOLUME = "Whole volume"

@@ -449,7 +449,7 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Reveal | Progress 
     elif request.reach_mm is not None:
         reach = round(request.reach_mm / scan.volume.spacing[0])
         near = range(max(0, here - reach), min(scan.volume.shape[0], here + reach + 1))
-        settings = replace(settings, slices=tuple(near))
+        settings = replace(settings, slices=tuple(near), context_mm=0.0)
     elif request.where is not None:
         where = request.where
 
