@@ -168,7 +168,7 @@ def show(
         detection=result,
     )
     panel.outcome = outcome
-    panel.findings.begin(checkpoint.specification)
+    panel.findings.begin(checkpoint.specification, layer.unique_id)
     for _ in outcome.layers.show(result, panel.threshold.value()):
         pass
     panel._mark()

@@ -283,6 +283,25 @@ class Marker:
         spread = None if uncertainty is None else uncertainty.ravel()[runs.voxels]
         return labels, _measure(ids, runs, scores, at_peak, spread, volume)
 
+    def renumber(self, labels: np.ndarray) -> None:
+        """Give findings the numbers that they have in other labels, and forget all others.
+
+        Parameters
+        ----------
+        labels : ndarray of int, (S, A, R)
+            0 = no finding. A finding's number belongs to the voxel with its highest score.
+        """
+        where = np.flatnonzero(labels)
+        number = labels.ravel()[where]
+        # Backwards, so that of equal peaks the first voxel comes last.
+        order = np.lexsort((-where, self._anomaly.ravel()[where], number))
+        where, number = where[order], number[order]
+        last = np.flatnonzero(np.diff(number, append=0))
+        self._number_at = np.zeros(math.prod(self._shape), dtype=np.int32)
+        self._number_at[where[last]] = number[last]
+        self._numbered_first = where[last]
+        self._given = int(number.max(initial=0))
+
     def _find(
         self, threshold: float, minimum_ml: float
     ) -> tuple[np.ndarray, np.ndarray, _Runs, np.ndarray, np.ndarray]:

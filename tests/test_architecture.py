@@ -171,6 +171,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "overlay",
         "presets",
         "qc",
+        "record",
         "scoring",
         "session",
         "survey",
@@ -201,7 +202,12 @@ NO_TORCH = {
     "volume",
 }
 # What a widget shows, apart from how: free of Qt and napari.
-PLAIN_WIDGETS = {"widgets/card.py", "widgets/review.py", "widgets/tooltips.py"}
+PLAIN_WIDGETS = {
+    "widgets/card.py",
+    "widgets/resumed.py",
+    "widgets/review.py",
+    "widgets/tooltips.py",
+}
 
 
 @dataclass(frozen=True)

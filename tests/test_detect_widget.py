@@ -1059,3 +1059,104 @@ def test_a_voxel_is_found_in_layers_of_other_readers(model, alone, qtbot, scan, 
     there = tuple(int(n) for n in np.round(layer.world_to_data(model.dims.point)))
     assert there == placed.index_in_layer(index)
     assert layer.data[there] == placed.volume.data[index]
+
+
+@pytest.fixture
+def reviewed(model, alone, qtbot, scan, tmp_path) -> tuple[Path, np.ndarray]:
+    """The record of a review, and its labels as a person left them."""
+    add(model, scan)
+    run(qtbot, alone)
+    alone.minimum.setValue(0.2)
+    anomaly = alone.outcome.detection.anomaly.data
+    alone.threshold.setValue(float(np.quantile(anomaly[anomaly > 0], 0.97)))
+    table = alone.findings.table
+    qtbot.waitUntil(lambda: table.model.rowCount() > 1, timeout=MINUTE)
+    first, second = (table.model.finding(row).id for row in range(2))
+    table.decide(first, Decision("rejected", 'a vessel, "bent" – ü'))
+    table.decide(second, Decision("accepted"))
+    labels = output(model, "anomalies")
+    labels.data_setitem(tuple(np.array([n]) for n in (3, 3, 3)), 7)
+    edited = labels.data.copy()
+    alone.save(tmp_path)
+    qtbot.waitUntil(lambda: "saved in" in alone.status.text(), timeout=MINUTE)
+    (record,) = tmp_path.rglob("*_record.json")
+    return record, edited
+
+
+def on_another_day(qtbot, scan: Volume, checkpoint: Path) -> tuple[ViewerModel, DetectWidget]:
+    model = ViewerModel()
+    panel = prepared(DetectWidget(model), checkpoint)
+    qtbot.addWidget(panel)
+    add(model, scan)
+    return model, panel
+
+
+def resume(qtbot, panel: DetectWidget, record: Path) -> None:
+    panel.saving.resume(record)
+    finish(qtbot, panel)
+
+
+def test_a_saved_review_goes_on(alone, reviewed, qtbot, scan, tiny_checkpoint):
+    record, edited = reviewed
+    decisions, threshold = dict(alone.findings.table.decisions), alone.threshold.value()
+    assert len(decisions) == 2
+    model, panel = on_another_day(qtbot, scan, tiny_checkpoint)
+    assert not panel.saving.resume_button.isEnabled()  # there are no findings yet
+    run(qtbot, panel)
+    assert panel.saving.resume_button.isEnabled()
+    resume(qtbot, panel, record)
+    assert panel.error.text() == ""
+    qtbot.waitUntil(lambda: len(panel.findings.table.decisions) == 2, timeout=MINUTE)
+    assert panel.threshold.value() == pytest.approx(threshold)
+    assert panel.minimum.value() == pytest.approx(0.2)
+    table = panel.findings.table
+    assert table.decisions == decisions  # by the numbers that the findings had
+    assert_array_equal(output(model, "anomalies").data[edited != 7], edited[edited != 7])
+    (corrected,) = [each for each in model.layers if each.name.endswith("corrected")]
+    assert_array_equal(corrected.data, edited)
+    assert panel.status.text().startswith("2 decisions, threshold")
+    assert f"'{corrected.name}'" in panel.status.text()
+    assert "made with" not in panel.status.text()
+    table.undo()
+    assert table.decisions == {}
+
+
+def test_a_review_of_another_run_says_what_was_different(reviewed, qtbot, scan, tiny_checkpoint):
+    _, panel = on_another_day(qtbot, scan, tiny_checkpoint)
+    panel.seed.setValue(3)
+    panel.draws.setValue(2)
+    run(qtbot, panel)
+    resume(qtbot, panel, reviewed[0])
+    assert "It was made with seed 0, draws 1: findings may differ" in panel.status.text()
+
+
+@pytest.mark.parametrize("fault", ["another scan", "other labels", "no labels", "no record"])
+def test_a_review_that_does_not_fit_is_refused(
+    model, alone, reviewed, qtbot, scan, tiny_checkpoint, fault
+):
+    record, _ = reviewed
+    labels = next(record.parent.glob("*labels.nii.gz"))
+    says = "was changed since"
+    if fault == "another scan":
+        scan, says = scan.with_data(scan.data + 1), "is of another scan"
+    elif fault == "other labels":
+        picture = nib.load(labels)
+        data = np.asarray(picture.dataobj).copy()
+        data[0, 0, 0] = 1
+        nib.save(nib.Nifti1Image(data, picture.affine, picture.header), labels)
+    elif fault == "no labels":
+        labels.unlink()
+        says = labels.name
+    else:
+        record.write_text("{}")
+        says = "is no run record"
+    _, panel = on_another_day(qtbot, scan, tiny_checkpoint)
+    run(qtbot, panel)
+    threshold = panel.threshold.value()
+    resume(qtbot, panel, record)
+    assert says in panel.error.text()
+    assert record.name in panel.error.text() or labels.name in panel.error.text()
+    assert "bug" not in panel.error.text()
+    assert panel.status.text() == ""
+    assert panel.threshold.value() == threshold
+    assert panel.findings.table.decisions == {}

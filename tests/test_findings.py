@@ -186,6 +186,27 @@ def test_a_number_stays_with_its_peak(anomaly, thresholds):
     assert sorted(number_at.values()) == list(range(1, len(number_at) + 1))
 
 
+@given(
+    SMALL_MAPS,
+    st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    st.lists(st.integers(0, 3), max_size=3),
+)
+def test_numbers_are_taken_over_from_other_labels(anomaly, thresholds, others):
+    marker, another = Marker(anomaly, spacing=SPACING), Marker(anomaly, spacing=SPACING)
+    for threshold in thresholds:
+        labels = marker.label(threshold, 0)
+    for threshold in others:
+        another.label(threshold, 0)
+    another.renumber(labels)
+    np.testing.assert_array_equal(another.label(thresholds[-1], 0), labels)
+    for threshold in range(4):  # and what is new has a number of its own
+        new = another.label(threshold, 0)
+        numbers = np.unique(new[new > 0])
+        assert (
+            len(numbers) == label_anomalies(anomaly, threshold, spacing=SPACING, minimum_ml=0).max()
+        )
+
+
 def test_what_falls_apart_and_flows_together():
     anomaly = np.zeros((3, 3, 20), np.float32)
     anomaly[1, 1, 2:18] = 1  # a bridge ...

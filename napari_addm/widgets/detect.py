@@ -41,6 +41,7 @@ from napari_addm.widgets.notices import Notices
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
+from napari_addm.widgets.resumed import SavedReview, told
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.turns import PersonFirst, Turns, draw_first
@@ -249,11 +250,12 @@ class DetectWidget(QWidget):
         self.agreement.threshold_chosen.connect(self.threshold.setValue)
         self.agreement.finished.connect(self._enable)
         self.agreement.failed.connect(self.notices.show_error)
-        self.saving.begun.connect(self._clear_messages)
+        self.saving.begun.connect(self.notices.clear)
         self.saving.said.connect(self._on_said)
         self.saving.finished.connect(self._enable)
         self.saving.failed.connect(self.notices.show_error)
         self.saving.folder_chosen.connect(preferences.remember)
+        self.saving.resumed.connect(self._on_resumed)
         self.model.changed.connect(self.follow.look)
         self.inputs.scan_changed.connect(self.follow.look)
         self.inputs.brain.chooser.changed.connect(self.follow.look)
@@ -633,6 +635,17 @@ class DetectWidget(QWidget):
             outcome.layers.color_labels(finding_colors(*self.findings.table.highlights))
             outcome.layers.go_to(outcome.marked.middle(id))
 
+    def _on_resumed(self, review: SavedReview) -> None:
+        """Go on with the review of the outcome that a record holds."""
+        outcome = self.outcome
+        assert outcome is not None
+        layer = ""
+        if review.corrected:
+            layer = outcome.layers.show_corrected(review.labels.data)
+        outcome.renumber(review.labels.data)
+        self.findings.resume(review.threshold, review.minimum_ml, review.decided)
+        say(self.status, told(review, layer))
+
     def _measure(self) -> None:
         """Compare with the ground truth of the same scan, but not while the result still grows."""
         if self.outcome is None:
@@ -655,7 +668,8 @@ class DetectWidget(QWidget):
         outcome = self.outcome
         done = outcome is not None and outcome.detection is not None
         preview = outcome is not None and outcome.preview
-        self.save_button.setEnabled(done and not preview and not self.running)
+        for each in (self.save_button, self.saving.resume_button):
+            each.setEnabled(done and not preview and not self.running)
         self.save_button.setToolTip(texts.PREVIEW_NOT_SAVED if preview else texts.SAVE.tip)
 
 

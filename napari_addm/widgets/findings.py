@@ -108,6 +108,13 @@ class FindingsReview(QWidget):
         self.threshold.setValue(threshold)
         self._show_promise()  # a button that was on already must not go off
 
+    def resume(self, threshold: float, minimum_ml: float, decided: tuple[Decided, ...]) -> None:
+        """Go on with a review as it was left at another time."""
+        self.minimum.setValue(minimum_ml)
+        self._set_threshold(threshold)
+        self.table.take(decided)
+        self._on_moved()  # the numbers may be others, too
+
     def begin(
         self, specification: ModelSpecification, scan: Hashable, earlier: tuple[Decided, ...] = ()
     ) -> None:

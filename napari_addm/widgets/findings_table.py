@@ -437,6 +437,11 @@ class FindingsTable(QWidget):
         after = decide(self._marked, self.decided_on, id, decision)
         self.undo_stack.push(_Decide(self, self.decided_on, after))
 
+    def take(self, decided: tuple[Decided, ...]) -> None:
+        """Take over what was decided at another time; can be undone."""
+        if decided:
+            self.undo_stack.push(_Decide(self, self.decided_on, (*self.decided_on, *decided)))
+
     def _judge(self, verdict: Verdict) -> None:
         if self.selected is not None:
             before = self.decisions.get(self.selected, UNDECIDED)

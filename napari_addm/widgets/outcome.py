@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from napari_addm.checkpoint import Checkpoint
 from napari_addm.detection import Detection
 from napari_addm.findings import Decisions
@@ -76,11 +78,18 @@ class Outcome:
 
     def mark(self, threshold: float, minimum_ml: float) -> Marked:
         """Mark the result, which has to be there, under a threshold."""
+        self.marked = self._marker().mark(threshold, minimum_ml)
+        return self.marked
+
+    def renumber(self, labels: np.ndarray) -> None:
+        """Give the findings of the result, which has to be there, the numbers of other labels."""
+        self._marker().renumber(labels)
+
+    def _marker(self) -> LiveMarker:
         assert self.detection is not None
         if self.marker is None or self.marker.detection is not self.detection:
             self.marker = LiveMarker(self.detection)
-        self.marked = self.marker.mark(threshold, minimum_ml)
-        return self.marked
+        return self.marker
 
     @property
     def stem(self) -> str:

@@ -89,6 +89,11 @@ class LiveMarker:
         self._last = Marked(labels, findings, threshold, minimum_ml, self._marker.box)
         return self._last
 
+    def renumber(self, labels: np.ndarray) -> None:
+        """As `napari_addm.findings.Marker.renumber`."""
+        self._marker.renumber(labels)
+        self._last = None
+
 
 def mark(detection: Detection, threshold: float, minimum_ml: float) -> Marked:
     """Mark a detection once; see `LiveMarker`."""

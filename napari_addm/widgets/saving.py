@@ -16,6 +16,7 @@ from napari_addm.outputs import check_outputs, save_detection
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import button, column, may_replace
 from napari_addm.widgets.outcome import Outcome
+from napari_addm.widgets.resumed import SavedReview, read_review
 from napari_addm.widgets.review import measure
 from napari_addm.widgets.worker import Job
 
@@ -31,15 +32,17 @@ class Saving(QWidget):
     Attributes
     ----------
     begun : Signal()
-        Files are about to be written.
+        Files are about to be written or read.
     said : Signal(str)
         Words for the status line.
     finished : Signal()
-        Writing has come to its end, well or not.
+        That has come to its end, well or not.
     failed : Signal(object)
         An exception, for the panel to show.
     folder_chosen : Signal(str, str)
         A person chose a folder: its name in the preferences, and the folder.
+    resumed : Signal(SavedReview)
+        A review of the outcome that was saved before is read.
     folder : Path or None
         Where the dialog starts.
     outcome : Outcome or None
@@ -51,6 +54,7 @@ class Saving(QWidget):
     finished = Signal()
     failed = Signal(object)
     folder_chosen = Signal(str, str)
+    resumed = Signal(object)
 
     def __init__(self, start: Callable[..., Job]) -> None:
         super().__init__()
@@ -64,8 +68,9 @@ class Saving(QWidget):
         self.seg.hide()
         self.open_button = button(texts.OPEN_FOLDER, self._on_open)
         self.open_button.hide()
+        self.resume_button = button(texts.RESUME, self._on_resume)
         layout = column(self)
-        for widget in (self.seg, self.save_button, self.open_button):
+        for widget in (self.seg, self.save_button, self.open_button, self.resume_button):
             layout.addWidget(widget)
 
     @property
@@ -103,6 +108,37 @@ class Saving(QWidget):
             return
         self.save(Path(folder), overwrite=bool(there))
 
+    def _on_resume(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(
+            self, "Go on with which review?", str(self.folder or ""), "Run records (*_record.json)"
+        )
+        if name:
+            self.resume(Path(name))
+
+    def resume(self, record: Path) -> None:
+        """Read the review that a record of the outcome's scan holds, in the background."""
+        outcome = self.outcome
+        if outcome is None or outcome.detection is None:
+            return
+        self.begun.emit()
+        self.said.emit(f"Reading {record.name} ...")
+        self._start(
+            "Read a review",
+            _resume,
+            outcome,
+            record,
+            yielded=self._on_read,
+            errored=self._on_failed,
+            finished=self._on_finished,
+        )
+
+    def _on_read(self, read: tuple[Outcome, SavedReview]) -> None:
+        outcome, review = read
+        if outcome is self.outcome:
+            self.resumed.emit(review)
+        else:
+            self.said.emit("")  # of another scan than is shown by now
+
     def save(self, folder: Path, overwrite: bool = False) -> None:
         """Write all files of the result into a folder, in the background.
 
@@ -138,6 +174,7 @@ class Saving(QWidget):
         self.said.emit(words)
 
     def _on_failed(self, error: Exception) -> None:
+        self.said.emit("")
         self.failed.emit(error)
 
     def _on_finished(self) -> None:
@@ -145,6 +182,12 @@ class Saving(QWidget):
 
 
 # --- in another thread ---------------------------------------------------------------------------
+
+
+def _resume(outcome: Outcome, record: Path) -> Iterator[tuple[Outcome, SavedReview]]:
+    detection = outcome.detection
+    assert detection is not None
+    yield outcome, read_review(record, outcome.scan, detection, outcome.checkpoint.sha256)
 
 
 def _save(

@@ -26,7 +26,7 @@ TRUTH_SECTION = Text(
     "Ground truth", "How well findings and a known answer agree. Click to fold or unfold."
 )
 VIEW_SECTION = Text("View", "How the layers are shown. Click to fold or unfold.")
-SAVE_SECTION = Text("Save", "Results as files. Click to fold or unfold.")
+SAVE_SECTION = Text("Save", "Results as files, and earlier reviews. Click to fold or unfold.")
 ADVANCED_SECTION = Text("Advanced", "What rarely needs a change. Click to fold or unfold.")
 
 WELCOME = (
@@ -212,6 +212,11 @@ SEG = Text(
 )
 NO_SEG = "no DICOM segmentation, as there is no finding that is not rejected"
 OPEN_FOLDER = Text("Open folder", "Shows the saved files.")
+RESUME = Text(
+    "Go on with a review...",
+    "Takes decisions, notes, threshold, smallest finding and corrections out of the record of an "
+    "earlier review of this scan (..._record.json).",
+)
 VIEW_3D = Text("3D", "The volume from the front; the patient's right is on the left of the screen.")
 THREE_PLANES = Text(
     "Three planes",

@@ -1,0 +1,153 @@
+"""A review that was saved before, read back from its run record.
+
+Free of Qt and napari.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from napari_addm.detection import Detection
+from napari_addm.errors import InputError
+from napari_addm.findings import Decision
+from napari_addm.io import read_labels
+from napari_addm.record import RunRecord, read_record, voxels_sha256
+from napari_addm.volume import Volume
+from napari_addm.widgets.review import Decided
+
+# What decides about the findings, in a person's words; not how fast they came.
+SETTINGS = {
+    "level": "noise level",
+    "steps": "steps",
+    "sampler": "sampler",
+    "eta": "eta",
+    "seed": "seed",
+    "draws": "draws",
+    "score": "score",
+    "smoothing_mm": "smoothing",
+    "symmetry": "comparison of left with right",
+    "slices": "slices",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SavedReview:
+    """What a person left in a record and its labels.
+
+    Attributes
+    ----------
+    decided : tuple of Decided
+        Decisions and notes.
+    threshold, minimum_ml : float
+        Under which the findings were marked.
+    labels : Volume of int
+        The findings.
+    corrected : bool
+        Whether a person had edited them.
+    differences : tuple of str
+        What the run was made with that the present result was not, in words.
+    """
+
+    decided: tuple[Decided, ...]
+    threshold: float
+    minimum_ml: float
+    labels: Volume
+    corrected: bool
+    differences: tuple[str, ...]
+
+
+def read_review(path: Path, scan: Volume, detection: Detection, model_sha256: str) -> SavedReview:
+    """Read the review that a record holds.
+
+    Parameters
+    ----------
+    path : Path
+        ``..._record.json``, with the labels beside it.
+    scan : Volume
+        Whose review it has to be.
+    detection : Detection
+        The present result of the scan.
+    model_sha256 : str
+        Of the checkpoint that gave it.
+
+    Raises
+    ------
+    AddmError
+        When record or labels cannot be read, belong to another scan, or not to each other.
+    """
+    record = read_record(path)
+    if record.input.voxels_sha256 != voxels_sha256(scan.data):
+        raise InputError(
+            f"{path} is of another scan ({record.input.name or 'without a name'}) than the "
+            f"findings that are shown: run the scan that it belongs to, or choose its own record."
+        )
+    labels = _labels(path, record, scan)
+    decided = tuple(
+        Decided(
+            np.flatnonzero(labels.data == entry.id), Decision(entry.decision, _line(entry.note))
+        )
+        for entry in record.findings
+        if entry.id > 0 and (entry.decision is not None or entry.note)
+    )
+    return SavedReview(
+        decided=decided,
+        threshold=record.threshold,
+        minimum_ml=record.minimum_ml,
+        labels=labels,
+        corrected=record.labels.edited_voxels > 0,
+        differences=_differences(record, detection, model_sha256),
+    )
+
+
+def _line(note: str) -> str:
+    return " ".join(note.split())
+
+
+def _labels(path: Path, record: RunRecord, scan: Volume) -> Volume:
+    """The labels beside a record, which have to be those that it tells of."""
+    entry = record.outputs.get("labels")
+    if entry is None or entry.name is None:
+        raise InputError(
+            f"{path} names no labels: choose the record of a run that was saved whole."
+        )
+    beside = path.parent / Path(entry.name).name
+    labels = read_labels(beside)
+    if not labels.same_grid(scan) or voxels_sha256(labels.data) != entry.voxels_sha256:
+        raise InputError(
+            f"{beside} was changed since {path.name} was written: take the file as it was saved."
+        )
+    return labels
+
+
+def _differences(record: RunRecord, detection: Detection, model_sha256: str) -> tuple[str, ...]:
+    differences = []
+    if record.checkpoint.sha256 != model_sha256:
+        differences.append(f"checkpoint {record.checkpoint.file}")
+    for name, words in SETTINGS.items():
+        then, now = getattr(record.settings, name), getattr(detection.settings, name)
+        if then != now:
+            value = f"{then:g}" if isinstance(then, float) else str(then)
+            differences.append(f"{words} {value}")
+    return tuple(differences)
+
+
+def told(review: SavedReview, layer: str = "") -> str:
+    """Say what was taken over.
+
+    Parameters
+    ----------
+    review : SavedReview
+    layer : str
+        The name of the layer that the corrected labels are in, if there are any.
+    """
+    many = len(review.decided)
+    words = f"{many or 'No'} decision{'' if many == 1 else 's'}, threshold and smallest finding"
+    words += " are those of the record"
+    if layer:
+        words += f"; its corrections are in the layer '{layer}'"
+    if review.differences:
+        words += f". It was made with {', '.join(review.differences)}: findings may differ"
+    return words
