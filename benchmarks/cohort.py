@@ -90,7 +90,7 @@ def good_cases(data: Path, inputs: Path) -> list[Row]:
             folder = f"{group}/{scan.parent.name}"
             rows.append(row(folder, f"{folder}/t1.nii.gz", f"{folder}/mask.nii.gz"))
     first = rows[0]
-    image = nib.load(inputs / first["scan"])
+    image = nib.nifti1.load(inputs / first["scan"])
     for text in ("descrip", "aux_file", "db_name", "intent_name"):
         image.header[text] = PATIENT.encode()
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", PATIENT.encode()))
@@ -112,7 +112,7 @@ def plant_bad(folder: Path, good: Row, rows: list[Row]) -> dict[str, str]:
     """Add ten bad cases to the table; for each, what its reason has to say."""
     folder.mkdir(exist_ok=True)
     source = folder.parent / good["scan"]
-    stored, image = source.read_bytes(), nib.load(source)
+    stored, image = source.read_bytes(), nib.nifti1.load(source)
     data = np.asarray(image.dataobj, dtype=np.float32)
 
     def save(name: str, data: np.ndarray) -> Path:
@@ -132,7 +132,7 @@ def plant_bad(folder: Path, good: Row, rows: list[Row]) -> dict[str, str]:
     content[252:254] = b"\0\0"  # no quaternion to fall back on
     (folder / "singular.nii.gz").write_bytes(gzip.compress(bytes(content)))
     tumour = next(row for row in rows if row["truth"])
-    moved = nib.load(folder.parent / tumour["truth"])
+    moved = nib.nifti1.load(folder.parent / tumour["truth"])
     affine = moved.affine.copy()
     affine[:3, 3] += 30
     nib.save(nib.Nifti1Image(np.asarray(moved.dataobj), affine), folder / "elsewhere.nii.gz")

@@ -87,7 +87,7 @@ def main() -> None:
         )
         free_memory()
     print(f"{platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors")
-    header = ("device", "precision", "", "whole s")
+    header: tuple[str, ...] = ("device", "precision", "", "whole s")
     header += tuple(cell for floor in FLOORS for cell in (f"{floor} s", "ratio"))
     print(" | ".join(f"{cell:>12}" for cell in header))
     for row in rows:
@@ -149,6 +149,8 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
     batch = detection.settings.batch_size or BATCH_SIZES[detection.device]
     dtype = getattr(torch, detection.precision)
     pool, lanes = network_threads(detection.device)
+    one: torch.nn.Module
+    several: torch.nn.Module
     if detection.device == "openvino":
         from napari_addm.openvino_network import openvino_network
 

@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import napari
@@ -147,7 +148,7 @@ def main() -> None:
         for index in range(int(start), int(start) + 10):  # what is scrolled past is not begun
             go(index)
             pause(0.03)
-        seconds.append(wait(lambda index=index: shown(index)))
+        seconds.append(wait(partial(shown, index)))
         wait(lambda: not panel.follow.working)
     report["previews"] = {
         "seconds_to_slice": seconds,

@@ -31,7 +31,7 @@ def watch(connection: Connection) -> None:
     memory = random.random(8 << 20)
     places = [random.integers(0, len(memory), 20_000) for _ in range(16)]
     few = random.random(1000)
-    looks = []
+    looks: list[tuple[float, float, float]] = []
     while not connection.poll():
         started = time.thread_time()
         memory[places[len(looks) % len(places)]].sum()

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,10 +127,10 @@ def line(group: str, name: str, rows: list[dict], baselines: list[str]) -> str:
     """One row of the table: the mean over some cases."""
 
     def mean(*keys: str) -> float:
-        values = rows
+        values: list[Any] = rows
         for key in keys:
             values = [v[key] for v in values]
-        return statistics.fmean(v or 0.0 for v in values)  # type: ignore[arg-type]
+        return statistics.fmean(v or 0.0 for v in values)
 
     cells = [group, name, f"{mean('prevalence'):.3f}", f"{mean('addm', 'auprc'):.3f}"]
     cells += [f"{mean('addm', 'auroc'):.3f}", f"{mean('addm', 'best_dice'):.3f}"]

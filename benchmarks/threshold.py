@@ -24,7 +24,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from napari.layers import Image
 from qtpy.QtWidgets import QApplication
 from scipy import ndimage
 
-from napari_addm.checkpoint import load_checkpoint
+from napari_addm.checkpoint import Checkpoint, load_checkpoint
 from napari_addm.detection import Detection, DetectionSettings, run
 from napari_addm.findings import measure_findings
 from napari_addm.io import read_volume
@@ -108,7 +108,7 @@ def main() -> None:
         labels.refresh()
         clocks["handed"] = clock()
 
-    ways = {
+    ways: dict[str, tuple[Callable[[float], object], Callable[[float], None], float]] = {
         "now": (
             # a marker of its own: the panel's keeps what it was asked for last
             partial(LiveMarker(detection).mark, minimum_ml=minimum),
@@ -155,7 +155,11 @@ def main() -> None:
 
 
 def show(
-    panel: DetectWidget, viewer: napari.Viewer, layer: Image, checkpoint: object, result: Detection
+    panel: DetectWidget,
+    viewer: napari.Viewer,
+    layer: Image,
+    checkpoint: Checkpoint,
+    result: Detection,
 ) -> None:
     """Hand the panel a result, as the end of a run does."""
     outcome = Outcome(

@@ -57,7 +57,9 @@ def main() -> None:
     wait(lambda: not panel.running or any(r.state in DONE for r in panel.table.model.rows))
     report["longest_block_until_first_case_ms"] = heart.take_ms()
     first = next(row.case.name for row in panel.table.model.rows if row.state in DONE)
-    panel.table.view.selectRow(panel.table.model.place_of(first))
+    place = panel.table.model.place_of(first)
+    assert place is not None
+    panel.table.view.selectRow(place)
     panel.open_case(first)
     wait(lambda: panel._opening is None)
     pause(0.5)

@@ -25,7 +25,7 @@ from napari.layers import Labels
 from qtpy.QtCore import QEventLoop, QPoint, QPointF, Qt, QTimer
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 from skimage.io import imsave
 
 from napari_addm.io import read_labels
@@ -34,6 +34,7 @@ from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.canvases import PLANES
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.forms import Section
+from napari_addm.widgets.outcome import Outcome
 
 WINDOW = (1280, 800)
 PATIENCE_SECONDS = 3600
@@ -107,9 +108,18 @@ class Walk:
         self.panel = panel
         self.pictures = pictures
         self.heart = Heartbeat()
-        canvases = panel.window().findChildren(QOpenGLWidget)
+        window = panel.window()
+        assert window is not None
+        self.window = window
+        canvases = window.findChildren(QOpenGLWidget)
         self.canvas = next(canvas for canvas in canvases if canvas.isVisible())
         self.report: dict[str, Any] = {}
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the run gave."""
+        assert self.panel.outcome is not None
+        return self.panel.outcome
 
     def wait(self, done: Callable[[], bool]) -> float:
         """Run the event loop until something holds; the seconds that it took."""
@@ -142,10 +152,11 @@ class Walk:
 
     def _scroll_to(self, section: QWidget) -> None:
         parent = section.parentWidget()
-        while parent is not None and not hasattr(parent, "ensureWidgetVisible"):
+        while parent is not None and not isinstance(parent, QScrollArea):
             parent = parent.parentWidget()
-        if parent is not None:
-            parent.verticalScrollBar().setValue(section.y())
+        bar = None if parent is None else parent.verticalScrollBar()
+        if bar is not None:
+            bar.setValue(section.y())
 
     def picture(self, name: str) -> None:
         """The whole window."""
@@ -157,7 +168,7 @@ class Walk:
 
     def turn_wheel(self, notches: int) -> None:
         """Turn the mouse's wheel over the picture, Ctrl held: as many slices on."""
-        window, canvas = self.panel.window(), self.canvas
+        window, canvas = self.window, self.canvas
         middle = canvas.rect().center()
         event = QWheelEvent(
             QPointF(canvas.mapTo(window, middle)),
@@ -285,7 +296,8 @@ class Walk:
                 table.model.data(table.model.index(0, column))
                 for column in range(table.model.columnCount())
             ]
-            layer = panel.outcome.layers.layer("labels")
+            layer = self.outcome.layers.layer("labels")
+            assert layer is not None
             at = tuple(round(v) for v in layer.world_to_data(self.viewer.dims.point))
             self.report["viewer_is_in_its_slice"] = bool((layer.data[at[0]] == first).any())
             if rows > 1:
@@ -306,7 +318,9 @@ class Walk:
         self.unfold(texts.VIEW_SECTION, texts.FINDINGS_SECTION)
         self.heart.take_ms()
         views.three_planes.setChecked(True)
-        canvases = views._docked.dock.canvases
+        dock = views._docked.dock
+        assert dock is not None
+        canvases = dock.canvases
         self.wait(lambda: all(canvas.complete for canvas in canvases))
         self.pause(0.5)
         self.report["longest_block_three_planes_ms"] = self.heart.take_ms()
@@ -334,16 +348,16 @@ class Walk:
 
     def save(self, folder: Path) -> None:
         """Save, verify, and read the labels back."""
-        panel = self.panel
-        shown = np.array(panel.outcome.layers.labels())
+        panel, outcome = self.panel, self.outcome
+        shown = np.array(outcome.layers.labels())
         panel.save(folder)
         self.wait(lambda: "saved" in panel.status.text())
         self.unfold(texts.FINDINGS_SECTION)
         self.picture("save")
         self.report["saved"] = sorted(path.name for path in folder.rglob("*") if path.is_file())
         (record,) = folder.rglob("*_record.json")
-        scan = panel.outcome.scan.source.path
-        self.report["verify"] = verify(record, scan=scan, truth=panel.outcome.truth_path).verdict
+        scan = outcome.scan.source.path
+        self.report["verify"] = verify(record, scan=scan, truth=outcome.truth_path).verdict
         (labels,) = (p for p in folder.rglob("*.nii*") if "dseg" in p.name or "labels" in p.name)
         self.report["reopened_labels_equal"] = bool(np.array_equal(read_labels(labels).data, shown))
         before = len(self.viewer.layers)

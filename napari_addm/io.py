@@ -22,7 +22,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 from isal import igzip, isal_zlib
 from nibabel.filebasedimages import SerializableImage
 from nibabel.freesurfer.mghformat import MGHHeader, MGHImage

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import cc3d
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 from numpy.typing import NDArray
 from scipy import ndimage
 
