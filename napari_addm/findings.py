@@ -544,7 +544,8 @@ def findings_csv(findings: Sequence[Finding], decisions: Decisions = NO_DECISION
     """The findings as CSV text with a header line; what is unknown is an empty cell.
 
     `x_mm`, `y_mm`, `z_mm` are the centroid in world RAS+; `slice` counts from 0
-    along S; `decision` is ``accepted``, ``rejected`` or empty.
+    along S; `decision` is ``accepted``, ``rejected`` or empty. A note that a
+    spreadsheet would take for a formula begins with an apostrophe.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -563,10 +564,15 @@ def findings_csv(findings: Sequence[Finding], decisions: Decisions = NO_DECISION
                 finding.slice,
                 finding.voxels,
                 decision.verdict or "",
-                decision.note,
+                _no_formula(decision.note),
             )
         )
     return text.getvalue()
+
+
+def _no_formula(text: str) -> str:
+    """A text that no spreadsheet takes for something to work out."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def findings_record(

@@ -273,8 +273,11 @@ def figure(
     height, width = max(1, round(tall * pixels_per_mm)), max(1, round(wide * pixels_per_mm))
     low, high = np.percentile(scan[brain], (0.5, 99.5)).tolist()
     high = max(high, low + 1e-6)
-    shown = anomaly.take(slices, axis=cut)
-    top = max(float(np.percentile(shown, 99.9)), 1.25 * (threshold or 0.0), 1e-6)
+    # Of the whole map, so that the pictures of one result can be compared.
+    above = anomaly[anomaly > 0]
+    top = max(
+        float(np.percentile(above, 99.9)) if above.size else 0.0, 1.25 * (threshold or 0.0), 1e-6
+    )
 
     across = -(-len(slices) // -(-len(slices) // COLUMNS))
     down = -(-len(slices) // across)

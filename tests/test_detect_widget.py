@@ -19,8 +19,9 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image as Picture
 from qtpy.QtCore import QEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QDockWidget, QLabel
 
 from napari_addm.checkpoint import (
     FalseAlarmSpecification,
@@ -35,6 +36,7 @@ from napari_addm.io import read_labels, read_volume, write_volume
 from napari_addm.record import read_record, voxels_sha256
 from napari_addm.volume import Volume
 from napari_addm.widgets import detect as module
+from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.canvas_overlays import COLOR_BAR_PARTS
 from napari_addm.widgets.canvases import RADIOLOGICAL
 from napari_addm.widgets.card import card_lines
@@ -280,6 +282,41 @@ def test_findings_of_another_scan_than_the_chosen_one_say_so(model, alone, qtbot
     assert "'first of all'" in alone.whose.text()
     model.layers.remove("first of all")
     assert "'first', whose layer is closed" in alone.whose.text()
+
+
+def test_closing_the_panel_s_dock_ends_it(viewer, tiny_checkpoint, qtbot, scan):
+    """With its run, its keys, and what it has put into the viewer; another one has them all."""
+    gone: list[object] = []
+    before = set(viewer.canvas.overlays)
+    panel = prepared(DetectWidget(viewer), tiny_checkpoint)
+    panel.destroyed.connect(gone.append)
+    dock = viewer.window.add_dock_widget(panel, name="first")
+    window = dock.window()
+    add(viewer, scan)
+    keys = [label.text() for label in panel.views.findChildren(QLabel)]
+    slowly(panel)
+    panel.run()
+    panel.views.three_planes.setChecked(True)
+    qtbot.waitUntil(
+        lambda: panel.outcome is not None and panel.outcome.detection is not None, timeout=MINUTE
+    )
+    first = output(viewer, "reconstruction")
+    dock.titleBarWidget().close_button.click()
+    qtbot.waitUntil(lambda: bool(gone), timeout=MINUTE)
+    qtbot.waitUntil(lambda: not Job._worker_set.intersection(panel._jobs._all), timeout=MINUTE)
+    held = first.data.copy()
+    qtbot.wait(300)
+    assert set(viewer.canvas.overlays) == before
+    docks = [dock for dock in window.findChildren(QDockWidget) if dock.isVisible()]
+    assert {dock.objectName() for dock in docks} <= {"layer controls", "layer list"}
+
+    second = prepared(DetectWidget(viewer), tiny_checkpoint)
+    viewer.window.add_dock_widget(second, name="second")
+    assert [label.text() for label in second.views.findChildren(QLabel)] == keys
+    assert not second.running
+    assert_array_equal(first.data, held)
+    run(qtbot, second)
+    assert_array_equal(output(viewer, "anomalies").data, second.outcome.marked.labels)
 
 
 def test_decisions_outlive_the_panel(model, alone, qtbot, scan, tiny_checkpoint):
@@ -1059,6 +1096,47 @@ def test_a_voxel_is_found_in_layers_of_other_readers(model, alone, qtbot, scan, 
     there = tuple(int(n) for n in np.round(layer.world_to_data(model.dims.point)))
     assert there == placed.index_in_layer(index)
     assert layer.data[there] == placed.volume.data[index]
+
+
+def test_a_figure_is_of_the_slice_on_screen_whatever_is_open(model, alone, qtbot, scan, tmp_path):
+    """Of a scan with an axis before its three, and when the scan is closed."""
+    data, arguments, _ = volume_to_layer(scan)
+    four = {**arguments, "axis_labels": ("t", *arguments["axis_labels"])}
+    four["units"] = ("pixel", *arguments["units"])
+    four |= {"scale": (1, *arguments["scale"]), "translate": (0, *arguments["translate"])}
+    del four["metadata"]
+    model.add_layer(Image(data[None], **four))
+    run(qtbot, alone)
+    assert alone.error.text() == ""
+
+    def figure(name: str) -> np.ndarray:
+        alone.views.export(tmp_path / name)
+        qtbot.waitUntil(lambda: alone.views.note.text() == f"Saved as {name}", timeout=MINUTE)
+        with Picture.open(tmp_path / name) as picture:
+            return np.asarray(picture)
+
+    pictures = []
+    for at in (9, 20):
+        model.dims.set_current_step(1, at)
+        pictures.append(figure(f"{at}.png"))
+    assert not np.array_equal(*pictures)
+    model.layers.remove(alone.outcome.layers.scan_layer)
+    model.dims.set_current_step(0, 9)  # only the results are left, of three axes
+    assert_array_equal(figure("closed.png"), pictures[0])
+    model.layers.clear()
+    alone.views.export(tmp_path / "nothing.png")
+    assert alone.views.note.text() == texts.NO_SLICE
+    assert not (tmp_path / "nothing.png").exists()
+
+
+def test_a_single_slice_says_what_its_smallest_finding_is(model, alone, qtbot, scan):
+    add(model, scan)
+    alone.this_slice.setChecked(True)
+    alone.minimum.setValue(900.0)
+    model.dims.set_current_step(0, scan.shape[0] // 2)
+    run(qtbot, alone)
+    area = 1000 * 900 / scan.spacing[0]
+    assert alone.count.text() == f"No findings: in one slice 900.00 mL are {area:.0f} mm²"
 
 
 @pytest.fixture

@@ -370,6 +370,15 @@ def test_decisions_stand_in_the_csv_and_in_the_record():
     assert Decision(note="x")
 
 
+@pytest.mark.parametrize("note", ['=HYPERLINK("x")', "+1", "-2", "@SUM(A1)"])
+def test_a_note_is_no_formula(note):
+    findings = [Finding(1, 1.0, (-31.24, -22.0, 30.6), 2.5, 1.25, None, 77, 1000)]
+    decisions = {1: Decision(note=note)}
+    (row,) = csv.DictReader(io.StringIO(findings_csv(findings, decisions)))
+    assert row["note"] == f"'{note}"
+    assert findings_record(findings, decisions)[0]["note"] == note
+
+
 @pytest.mark.parametrize("warning", [UNKNOWN_SIDES, GRID_OF_LAYER])
 def test_an_unknown_side_is_not_claimed(warning):
     data = np.zeros((20, 20, 20), np.float32)

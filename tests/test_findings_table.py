@@ -259,6 +259,14 @@ def test_steps_follow_the_table_s_order_round_and_round(table, marker):
     assert went[-1] == table.selected == rows[-1]
 
 
+def test_a_note_that_is_being_written_stays_when_its_finding_goes(table, marker, qtbot):
+    table.pick(3)
+    qtbot.keyClicks(table.note, "half a word")
+    table.show_marked(marker.mark(2.5, 0.0))  # it is hidden now
+    table.show_marked(marker.mark(0.1, 0.0))
+    assert table.decisions == {3: Decision(note="half a word")}
+
+
 def test_a_note_is_no_markup(table):
     table.decide(1, Decision(note="<b>bold</b>"))
     tip = table.model.data(table.model.index(0, ML), Qt.ItemDataRole.ToolTipRole)
@@ -365,6 +373,28 @@ def test_a_click_leads_to_the_finding(orientation, checkpoint, qtbot, tmp_path):
             "P" if y < 0 else "A",
             "I" if z < 0 else "S",
         ]
+
+
+def test_a_finding_gone_to_in_3d_is_there_in_2d(checkpoint, marker, qtbot):
+    """Its slice is shown after 3D, not the one from before; in 3D the brain stays where it is."""
+    viewer = ViewerModel()
+    data, arguments, _ = volume_to_layer(marker.detection.anomaly)
+    layer = viewer.add_layer(Image(data, **arguments))
+    panel = reviewed(viewer, layer, checkpoint)
+    qtbot.addWidget(panel)
+    table = panel.findings.table
+    table.pick(2)
+    before = viewer.dims.point
+    panel.views.show_3d()
+    centre = viewer.scene.camera.center
+    panel.views.toggle_3d()
+    assert viewer.dims.point == before
+    panel.views.show_3d()
+    table.pick(1)
+    assert viewer.scene.camera.center == centre
+    panel.views.toggle_3d()
+    index = np.round(layer.world_to_data(viewer.dims.point)).astype(int)
+    assert labels_of(viewer).data[tuple(index)] == 1
 
 
 @pytest.mark.parametrize("flipped", [False, True])

@@ -271,6 +271,19 @@ def test_3d_is_not_mirrored(viewer, views, qtbot) -> None:
     assert_allclose(viewer.dims.point, CORNER[::-1], atol=SPACING)
 
 
+def test_slices_are_compared_in_2d_only(viewer, views, qtbot) -> None:
+    add_results(viewer, add(viewer, brain()))
+    for field in (views.side_by_side, views.swipe_check, views.three_planes):
+        views.show_3d()
+        field.setChecked(True)
+        assert viewer.dims.ndisplay == 2
+        assert field.isChecked()
+        viewer.dims.ndisplay = 3  # as napari's own button does
+        assert field.isChecked() == (field is views.three_planes)
+        field.setChecked(False)
+    assert views._docked.dock is None
+
+
 # --- three planes ---------------------------------------------------------------------------------
 
 
@@ -515,6 +528,10 @@ def test_the_bar_says_what_it_shows(alone, qtbot) -> None:
     assert label.text == "anomaly score"
     alone.set_threshold(0.4321)
     qtbot.waitUntil(lambda: label.text == "anomaly score\nthreshold 0.432", timeout=5000)
+    alone.toggle_maps()
+    assert not label.visible
+    anomaly.visible = True
+    assert label.visible
     alone.bar_check.setChecked(False)
     qtbot.waitUntil(lambda: not anomaly.colorbar.visible, timeout=5000)
     assert "addm_bar_label" not in model.canvas.overlays

@@ -33,6 +33,7 @@ from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.cohort_table import DONE, FAILED, CaseRow, CasesTable, State
 from napari_addm.widgets.forms import (
     Column,
+    Panel,
     Section,
     button,
     column,
@@ -77,7 +78,7 @@ TYPED_MS = 500
 PERCENT = 100
 
 
-class BatchWidget(QWidget):
+class BatchWidget(Panel):
     """Find anomalies in all scans of a cohort, and see what becomes of each.
 
     It holds no loop of its own: a run is :func:`napari_addm.batch.run_batch`,

@@ -26,6 +26,7 @@ from napari_addm.widgets.findings import FindingsReview
 from napari_addm.widgets.forms import (
     WARNING,
     Column,
+    Panel,
     Section,
     button,
     column,
@@ -72,7 +73,7 @@ WELCOME_WIDTH = 280
 DECIDED_KEY = "napari_addm_decided"
 
 
-class DetectWidget(QWidget):
+class DetectWidget(Panel):
     """Reconstruct an open scan as if it were healthy, and review where it differs.
 
     The panel lays out its sections, which do not know each other, and takes
@@ -544,6 +545,8 @@ class DetectWidget(QWidget):
             words = f"{words}. {self._corrections_kept(outcome)}".removesuffix(". ")
         elif self._cancelled:
             words = "Cancelled before the first slice was done"
+        elif not self.error.text():  # as when napari ends all jobs of a window
+            words = "Stopped before the first slice was done: press Run to begin again"
         say(self.status, words)
         self._enable()
         self._measure()

@@ -140,6 +140,10 @@ class FindingsReview(QWidget):
         many = len(findings)
         words = f"{many} finding" if many == 1 else f"{many or 'No'} findings"
         words += f", {findings.total_ml:.1f} mL together" if many else ""
+        detection = self._detection
+        if not many and detection is not None and detection.done.sum() == 1:
+            area = 1000 * self._marked.minimum_ml / detection.anomaly.spacing[0]
+            words += f": in one slice {self._marked.minimum_ml:.2f} mL are {area:.0f} mm²"
         rejected = [id for id, made in self.table.decisions.items() if made.verdict == "rejected"]
         if rejected:
             left = findings.total_ml - findings.volume_ml[np.isin(findings.id, rejected)].sum()

@@ -343,6 +343,8 @@ class FindingsTable(QWidget):
 
     def show_marked(self, marked: Marked) -> None:
         """Show findings, their decisions among them."""
+        if self.note.isModified():
+            self._on_note()  # while its finding is still there
         self._marked = marked
         self.decisions = decisions_of(marked, self.decided_on)
         self._telling = False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
@@ -268,6 +268,31 @@ def heading(
     if role == Qt.ItemDataRole.ToolTipRole:
         return text.tip
     return aligned if role == Qt.ItemDataRole.TextAlignmentRole else None
+
+
+class Panel(QWidget):
+    """A widget for a dock, which goes when that is closed.
+
+    napari only takes it out then: it would live on unseen, with its jobs, its keys and what it has
+    put into the viewer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._was_docked = False
+
+    def event(self, event: QEvent | None) -> bool:
+        """Notice that it was taken out of its dock."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            if self.parentWidget() is not None:
+                self._was_docked = True
+            elif self._was_docked:
+                QTimer.singleShot(0, self._leave)
+        return super().event(event)
+
+    def _leave(self) -> None:
+        if self.parentWidget() is None:  # nobody has put it into another dock meanwhile
+            self.deleteLater()
 
 
 _farewells: set[Callable[[], None]] = set()

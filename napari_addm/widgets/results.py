@@ -346,21 +346,49 @@ class ResultLayers:
         for hidden in covered:
             hidden.visible = True
 
-    def go_to(self, index: tuple[int, int, int]) -> None:
-        """Turn all slices of the viewer to a voxel (s, a, r) of the scan."""
+    @property
+    def _in_place(self) -> Layer | None:
+        """A layer whose voxels are those of the scan's volume, if there is one left."""
         shape = self.placed.to_layer(self.placed.volume.data).shape
         for layer in self._viewer.layers:
             of = layer.metadata.get(OUTPUT_KEY)
-            if np.shape(layer.data) != shape:
-                continue
-            if layer.unique_id == self._scan_id or (of is not None and of[0] == self._scan_id):
-                break
-        else:
+            mine = layer.unique_id == self._scan_id or (of is not None and of[0] == self._scan_id)
+            if mine and np.shape(layer.data) == shape:
+                return layer
+        return None
+
+    def slice_at(self, axis: int) -> tuple[int, int] | None:
+        """The slice of the scan that the viewer is at.
+
+        Parameters
+        ----------
+        axis : int
+            Of the last three of the viewer, that which its slices lie across.
+
+        Returns
+        -------
+        tuple of int, or None
+            The volume's axis (S, A, R), and the slice along it; None when no layer is there to
+            tell.
+        """
+        layer = self._in_place
+        if layer is None or self._viewer.dims.ndim < layer.ndim:
+            return None
+        index = layer.world_to_data(self._viewer.dims.point[-layer.ndim :])
+        cut = self.placed.cut_of(axis)
+        return cut, self.placed.slice_at(tuple(float(n) for n in index), cut)
+
+    def go_to(self, index: tuple[int, int, int]) -> None:
+        """Turn all slices of the viewer to a voxel (s, a, r) of the scan."""
+        layer = self._in_place
+        if layer is None:
             return
         there = self.placed.index_in_layer(index)
         point = [float(n) for n in layer.data_to_world(there)]
         dims, first = self._viewer.dims, self._viewer.dims.ndim - len(point)
         dims.set_point(range(first, dims.ndim), point)
+        if dims.ndisplay == 3:
+            return
         # Somebody who has zoomed in must see it; else the picture had better stay where it is.
         low, high = np.asarray(layer.corner_pixels)
         shown = [axis - first for axis in dims.displayed if axis >= first]

@@ -244,6 +244,10 @@ FIGURE_NAMED = Text(
     "what others will see.",
 )
 NO_FIGURE = "A figure shows a result: press Run first."
+NO_SLICE = (
+    "No layer of this result is open, so that no slice of it is on screen: choose several slices, "
+    "or run the scan again."
+)
 KEYS = Text("Keys", "They work while the mouse is over the viewer. Click to fold or unfold.")
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Layer
 from psygnal import EmitLoopError
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
@@ -65,6 +66,7 @@ from napari_addm.widgets.worker import Job
 if TYPE_CHECKING:
     import napari
 
+PLANE_ACROSS: dict[int, Plane] = {axis: plane for plane, axis in CUTS.items()}
 MAP_ROLES = ("anomaly", "uncertainty", "labels")
 BAR_LABEL = "addm_bar_label"
 SIDE_TITLE = "addm_side_title"
@@ -117,7 +119,9 @@ class Views(QWidget):
         self.step_finding: Callable[[int], object] = lambda by: None
         self._threshold: float | None = None
         self._hidden: list[Any] = []  # maps that the key has hidden
-        self._point_before_3d: tuple[float, ...] | None = None
+        self._watched: WeakSet[Layer] = WeakSet()  # maps whose eye the bar's label follows
+        # where the slices were before 3D, for which napari goes to the middle, and where to
+        self._before_3d: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         self._window = hasattr(viewer, "window")
         self._connections = Connections()
         self._letters = EdgeLetters(viewer)
@@ -134,7 +138,7 @@ class Views(QWidget):
         layers = viewer.layers.events
         for event in (layers.inserted, layers.removed):
             self._connections.add(event, self._on_layers)
-        self._connections.add(viewer.dims.events.ndisplay, self._show_state)
+        self._connections.add(viewer.dims.events.ndisplay, self._on_ndisplay)
         self._connections.add(viewer.dims.events.order, self._show_state)
         self._on_layers()
         self._show_state()
@@ -244,11 +248,14 @@ class Views(QWidget):
             return
         draw_first()
         dims = self._viewer.dims
+        point = dims.point  # napari goes to the middle when it comes back, too
+        if self._before_3d is not None:
+            before, middle = self._before_3d
+            point = before if point == middle else point  # nobody has gone elsewhere since
+            self._before_3d = None
         dims.ndisplay = 2
         dims.order = order_of(name, dims.ndim)
-        if self._point_before_3d is not None and len(self._point_before_3d) == dims.ndim:
-            dims.point = self._point_before_3d  # napari goes to the middle for 3D
-        self._point_before_3d = None
+        dims.point = point
         self.stand_upright()
         self._viewer.reset_view()
         self._show_state()
@@ -266,14 +273,26 @@ class Views(QWidget):
             self._show_state()
             return
         draw_first()
-        self.swipe_check.setChecked(False)
-        if self._viewer.dims.ndisplay == 2:
-            self._point_before_3d = self._viewer.dims.point
+        dims = self._viewer.dims
+        in_2d, before = dims.ndisplay == 2, dims.point
         self.stand_upright()
-        self._viewer.dims.order = order_of("Axial", self._viewer.dims.ndim)
-        self._viewer.dims.ndisplay = 3
+        dims.order = order_of("Axial", dims.ndim)
+        dims.ndisplay = 3
         self._viewer.reset_view()
+        if in_2d:
+            self._before_3d = before, dims.point
         self._viewer.scene.camera.set_view_direction(*VIEW_3D)
+        self._show_state()
+
+    def _leave_3d(self) -> None:
+        """What compares slices shows slices."""
+        if self._viewer.dims.ndisplay == 3:
+            self.show_plane("Axial")
+
+    def _on_ndisplay(self, event: Any = None) -> None:
+        if self._viewer.dims.ndisplay == 3:
+            self.swipe_check.setChecked(False)
+            self.side_by_side.setChecked(False)
         self._show_state()
 
     def toggle_3d(self) -> None:
@@ -291,8 +310,9 @@ class Views(QWidget):
             self.three_planes.setChecked(False)
             return
         self.side_by_side.setChecked(False)
-        if self._viewer.dims.ndisplay == 3 or plane_of(self._viewer.dims.order) is None:
+        if plane_of(self._viewer.dims.order) is None:
             self.show_plane("Axial")
+        self._leave_3d()
         self.stand_upright()
         canvases = [
             LinkedCanvas(self._viewer, partial(_other_plane, which=which)) for which in (0, 1)
@@ -317,6 +337,7 @@ class Views(QWidget):
         self.three_planes.setChecked(False)
         self.blink_button.setChecked(False)
         self.swipe_check.setChecked(False)
+        self._leave_3d()
         scan, redrawn = pair
         overrides = {scan: False, redrawn: True}
         canvas = LinkedCanvas(
@@ -364,6 +385,7 @@ class Views(QWidget):
         self.swipe_border.setEnabled(on)
         if on:
             self.blink_button.setChecked(False)
+            self._leave_3d()
             if not self._swipe.start(self.swipe_border.value() / 100):
                 self.swipe_check.setChecked(False)
         else:
@@ -409,18 +431,22 @@ class Views(QWidget):
     def _show_bar(self) -> None:
         self._turns.take(self._bring_bar())
 
-    def _bring_bar(self) -> Iterator[None]:
-        """Show bar and label of the map, if there is one, else take them away; a step a turn."""
+    def _maps(self, all_of_them: bool = False) -> list[Layer]:
+        """The anomaly map whose threshold stands beside the bar, or all there are."""
         maps = [
             layer
             for layer in self._viewer.layers
             if is_output(layer) and layer.metadata[OUTPUT_KEY][1] == "anomaly"
         ]
-        shown = maps if self.bar_check.isChecked() else []
-        if self.outcome is not None:  # whose threshold stands there
-            own = self.outcome.layers.layer("anomaly")
-            shown = [layer for layer in shown if layer is own]
-        for layer in maps:
+        if self.outcome is None or all_of_them:
+            return maps
+        own = self.outcome.layers.layer("anomaly")
+        return [layer for layer in maps if layer is own]
+
+    def _bring_bar(self) -> Iterator[None]:
+        """Show bar and label of the map, if there is one, else take them away; a step a turn."""
+        shown = self._maps() if self.bar_check.isChecked() else []
+        for layer in self._maps(all_of_them=True):
             if layer not in shown and layer.colorbar.visible:
                 hide_color_bar(layer)
         if not shown:
@@ -430,10 +456,21 @@ class Views(QWidget):
             yield from self._draw_letters()
             self._write_bar_label()
         for layer in shown:
+            if layer not in self._watched:
+                self._watched.add(layer)
+                self._connections.add(layer.events.visible, self._on_eye)
+        self._on_eye()
+        for layer in shown:
             if not layer.colorbar.visible:
                 for _ in bring_color_bar(layer, self._viewer.layers, **BAR_LOOK):
                     yield
                     draw_first()
+
+    def _on_eye(self, event: Any = None) -> None:
+        """Without the map there is no bar, and without the bar no label."""
+        label = self._viewer.canvas.overlays.get(BAR_LABEL)
+        if label is not None:
+            label.visible = any(layer.visible for layer in self._maps())
 
     def _draw_letters(self) -> Iterator[None]:
         """Draw the letters of label and bar once where nobody sees them: there for the label."""
@@ -530,7 +567,14 @@ class Views(QWidget):
             say(self.note, texts.NO_FIGURE)
             return
         count = self.figure_scope.currentData()
-        plane, index = self._slice_shown(outcome) if count == 1 else ("Axial", None)
+        plane: Plane = "Axial"
+        index: int | None = None
+        if count == 1:
+            shown = self._slice_shown(outcome)
+            if shown is None:
+                say(self.note, texts.NO_SLICE)
+                return
+            plane, index = shown
         labels = outcome.layers.labels()
         say(self.note, "Drawing the figure ...")
         self._start(
@@ -548,15 +592,14 @@ class Views(QWidget):
             finished=self._on_figure_finished,
         )
 
-    def _slice_shown(self, outcome: Outcome) -> tuple[Plane, int]:
-        """Plane and slice of the outcome's volume that the viewer is at."""
-        dims, placed = self._viewer.dims, outcome.layers.placed
-        layer = outcome.layers.scan_layer
+    def _slice_shown(self, outcome: Outcome) -> tuple[Plane, int] | None:
+        """Plane and slice of the outcome's volume that the viewer is at, if its layers tell."""
+        dims = self._viewer.dims
+        if dims.ndim < 3:
+            return None
         axis = dims.not_displayed[-1] - (dims.ndim - 3) if dims.ndisplay == 2 else 0
-        cut = placed.cut_of(axis)
-        index = (0.0,) * 3 if layer is None else layer.world_to_data(dims.point[-3:])
-        at = placed.slice_at(tuple(float(n) for n in index), cut)
-        return next(plane for plane, n in CUTS.items() if n == cut), at
+        found = outcome.layers.slice_at(axis)
+        return None if found is None else (PLANE_ACROSS[found[0]], found[1])
 
     def _on_drawn(self, path: Path) -> None:
         say(self.note, f"Saved as {path.name}")
