@@ -16,7 +16,8 @@ import re
 import uuid
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -104,9 +105,13 @@ FARTHEST_MM = 1e6
 LARGEST_SPACING_MM = 1e3
 SMALLEST_SPACING_MM = 1e-4
 FORMS_TOLERANCE_MM = 0.1
+# What 32-bit headers round away; see `Volume.same_grid`.
+ROUNDING_MM = 0.05
 THICK_SLICE_MM = 3.0
 TINY_AXIS = 16
 HUGE_VOXELS = 512**3
+# Frames of a 4D file that stay in memory: the one that is looked at and the one before.
+FRAMES_KEPT = 2
 # Peak bytes per voxel beyond the stored ones while reading: the float32 voxels and one copy.
 WORKING_BYTES = 8
 
@@ -133,12 +138,17 @@ class _Stored:
     header: nib.spatialimages.SpatialHeader | None
     path: Path
     warnings: tuple[str, ...]
+    frames: int = 1
+    frame: int | None = None
 
     def to_volume(self) -> Volume:
         """Reorder first: the stored dtype is the smallest to move."""
-        return volume_from_native(
+        volume = volume_from_native(
             self.data, self.affine, header=self.header, path=self.path, warnings=self.warnings
         )
+        if self.frames == 1:
+            return volume
+        return replace(volume, source=replace(volume.source, frame=self.frame))
 
 
 # Numbers too large for their type become infinite and are found so; numpy's warning adds nothing.
@@ -248,6 +258,66 @@ def read_grid(path: str | os.PathLike[str], *, frame: int | None = None) -> Volu
         As for `read_volume`, as far as the header and the size of the file tell.
     """
     return _read(Path(path), frame, voxels=False).to_volume()
+
+
+class Frames:
+    """The frames of a scan or a label file, each read when it is asked for.
+
+    The last two are kept. Every other one costs a pass through the file.
+
+    Parameters
+    ----------
+    path : path
+        As for `read_volume`. A 3D file has one frame.
+    labels : bool
+        Whether they are read by `read_labels`.
+
+    Attributes
+    ----------
+    path : Path
+    count : int
+        How many there are.
+
+    Raises
+    ------
+    InputError
+        As for `read_grid`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], labels: bool = False) -> None:
+        self.path = Path(path)
+        self.count = _read(self.path, 0, voxels=False).frames
+        self._labels = labels
+        self._state = self._file_state()
+        self._kept = lru_cache(FRAMES_KEPT)(self._read)
+
+    def volume(self, frame: int) -> Volume:
+        """One of them, counted from 0; it may hold the same value in every voxel.
+
+        Raises
+        ------
+        InputError
+            As for `read_volume`, and when the file is another by now.
+        """
+        return self._kept(frame)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the first frame, less the one that says that it is the first."""
+        note = _frame_note(0, self.count)
+        return tuple(each for each in self.volume(0).warnings if each != note)
+
+    def _read(self, frame: int) -> Volume:
+        if self._file_state() != self._state:
+            raise InputError(f"{self.path} has changed since it was opened: open it again.")
+        if self._labels:
+            return read_labels(self.path, frame=frame)
+        return read_volume(self.path, frame=frame, constant=True)
+
+    def _file_state(self) -> tuple[int, int]:
+        _check_path(self.path)
+        state = self.path.stat()
+        return state.st_mtime_ns, state.st_size
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: bool = False) -> Path:
@@ -361,14 +431,14 @@ def check_same_grid(
     """
     if labels.same_grid(like):
         return
-    what = labels.source.path or "the labels"
+    what = _called(labels)
     if labels.shape != like.shape:
         how = (
             f"has {_times(labels.shape)} voxels (S x A x R) where the scan has {_times(like.shape)}"
         )
     else:
         apart = displacement(labels.affine, like.affine, like.shape)
-        how = f"lies up to {apart:.3g} mm beside the scan's voxels"
+        how = f"lies up to {_mm(apart)} mm beside the scan's voxels"
     raise InputError(f"{what} {how}: {mend}.")
 
 
@@ -399,7 +469,8 @@ def read_beside(
     Raises
     ------
     InputError
-        As for `read_labels`, and when it lies on another grid.
+        As for `read_labels`, and when it lies on another grid, or wholly beside
+        the scan's.
     """
     labels = read_labels(path)
     if resample and not labels.same_grid(like):
@@ -409,7 +480,7 @@ def read_beside(
     return labels.data != 0, notes
 
 
-def resample_labels(labels: Volume, like: Volume) -> Volume:
+def resample_labels(labels: Volume, like: Volume, what: str | None = None) -> Volume:
     """Labels on another volume's grid, each voxel from its nearest neighbour in the world.
 
     Parameters
@@ -418,13 +489,58 @@ def resample_labels(labels: Volume, like: Volume) -> Volume:
         Integer or boolean voxels.
     like : Volume
         Gives the grid and the source.
+    what : str, optional
+        How the labels are called in an error; by their file, where they have one.
 
     Returns
     -------
     Volume
-        dtype of `labels`; 0 where they do not reach.
+        dtype of `labels`; 0 where they do not reach. A warning tells how much
+        of them does not lie on the grid.
+
+    Raises
+    ------
+    InputError
+        When there are labels and none of them lies on the grid.
     """
-    return resample_like(labels, like, order=0)
+    total, beyond, apart = _beyond(labels, like)
+    if total and beyond == total:
+        raise InputError(
+            f"{what or _called(labels)} lies beside the scan, its nearest labelled voxel "
+            f"{_mm(apart)} mm away: choose the one that belongs to this scan, or mend where it "
+            "lies."
+        )
+    moved = resample_like(labels, like, order=0)
+    notes = []
+    if beyond:
+        left_out, whole = (_ml(n * labels.voxel_ml) for n in (beyond, total))
+        notes.append(f"{left_out} of its {whole} mL lie beyond the scan's grid and are left out.")
+    if total and not moved.data.any():
+        notes.append(
+            f"Nothing is left of its {_ml(total * labels.voxel_ml)} mL, which lie between the "
+            "centres of the scan's voxels."
+        )
+    return like.with_data(moved.data, (*moved.warnings, *notes))
+
+
+def _beyond(labels: Volume, like: Volume) -> tuple[int, int, float]:
+    """How many voxels are labelled, how many of their centres lie beyond a grid, and how far (mm).
+
+    The last is of the one that lies nearest to the grid. The grid ends with its outermost voxels,
+    not with their centres.
+    """
+    to_like = np.linalg.inv(like.affine) @ labels.affine
+    total, beyond, nearest = 0, 0, math.inf
+    for s in np.flatnonzero(labels.data.any(axis=(1, 2))):  # a slice at a time, to save memory
+        a, r = np.nonzero(labels.data[s])
+        index = np.column_stack([np.full_like(a, s), a, r])
+        there = nib.affines.apply_affine(to_like, index)
+        outside = there - np.clip(there, -0.5, np.array(like.shape) - 0.5)
+        apart = np.linalg.norm(outside @ like.affine[:3, :3].T, axis=1)
+        total += len(apart)
+        beyond += int(np.count_nonzero(apart > ROUNDING_MM))
+        nearest = min(nearest, float(apart.min()))
+    return total, beyond, nearest
 
 
 def resample_like(volume: Volume, like: Volume, order: int = 1) -> Volume:
@@ -452,10 +568,24 @@ def resample_like(volume: Volume, like: Volume, order: int = 1) -> Volume:
     moved = ndimage.affine_transform(
         data, to_index[:3, :3], to_index[:3, 3], output_shape=like.shape, order=order
     )
-    note = f"Resampled from a grid of {_times(volume.shape)} to {_times(like.shape)} (S x A x R)"
     return like.with_data(
-        moved.astype(volume.data.dtype, copy=False), (*volume.warnings, note + ".")
+        moved.astype(volume.data.dtype, copy=False),
+        (*volume.warnings, f"Resampled {_from_grid_to_grid(volume, like)}."),
     )
+
+
+def _from_grid_to_grid(volume: Volume, like: Volume) -> str:
+    """What tells two grids apart, in words."""
+    before, after = (
+        f"{_times(grid.shape)} voxels of {' x '.join(f'{mm:.3g}' for mm in grid.spacing)} mm"
+        for grid in (volume, like)
+    )
+    if volume.shape != like.shape:
+        return f"from a grid of {before} to {after} (S x A x R)"
+    apart = f"{_mm(displacement(volume.affine, like.affine, like.shape))} mm"
+    if before != after:
+        return f"from a grid of {before} to {after} (S x A x R), up to {apart} apart"
+    return f"from a grid up to {apart} beside the scan's, with as many voxels of the same size"
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -590,7 +720,7 @@ def _read_nifti(
         with _decompressed(image_path) as (other, _):
             skip = max(offset, 0)
             data = _read_frame(image_path, other, b"", skip, shape, frames, frame, dtype, voxels)
-    return _Stored(data, slope, inter, affine, header, path, tuple(warnings))
+    return _Stored(data, slope, inter, affine, header, path, tuple(warnings), frames, frame)
 
 
 def _read_mgh(
@@ -622,7 +752,7 @@ def _read_mgh(
     _check_affine(path, affine)
     _grid_warnings(affine, shape, warnings)
     data = _read_frame(path, stream, head, MGH_DATA_OFFSET, shape, frames, frame, dtype, voxels)
-    return _Stored(data, 1.0, 0.0, affine, header, path, tuple(warnings))
+    return _Stored(data, 1.0, 0.0, affine, header, path, tuple(warnings), frames, frame)
 
 
 def _read_nrrd(path: Path, frame: int | None, voxels: bool) -> _Stored:
@@ -764,10 +894,14 @@ def _spatial(
             "it as a 3D file."
         )
     if frames > 1:
-        warnings.append(f"Frame {frame} of {frames} was used.")
+        warnings.append(_frame_note(frame, frames))
     elif len(dim) > 3:
         warnings.append(f"The file is {len(dim)}D with one frame, which was used.")
     return (i, j, k), frames
+
+
+def _frame_note(frame: int | None, frames: int) -> str:
+    return f"Frame {frame} of {frames} was used."
 
 
 def _nifti_affine(
@@ -939,8 +1073,21 @@ def _sibling(path: Path, suffix: str, wanted: tuple[str, ...]) -> Path:
     raise InputError(f"{path} lacks its other half {siblings[0].name}: put both in one folder.")
 
 
+def _called(volume: Volume) -> str:
+    """How labels are called in an error."""
+    return str(volume.source.path or volume.source.name or "the labels")
+
+
 def _times(shape: tuple[int, ...] | list[int]) -> str:
     return " x ".join(str(n) for n in shape)
+
+
+def _mm(distance: float) -> str:
+    return f"{distance:.0f}" if distance >= 100 else f"{distance:.3g}"
+
+
+def _ml(volume: float) -> str:
+    return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
 
 
 def _size(count: float) -> str:

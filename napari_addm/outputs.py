@@ -232,7 +232,7 @@ def save_detection(
     stem : str, optional
         How the file names begin; the scan's name by default.
     frame : int, optional
-        Of a 4D scan.
+        Of a 4D scan; the volume's own by default.
     metrics : Metrics, optional
         Against the truth, inside the brain mask.
     truth, mask : Path, optional
@@ -393,7 +393,7 @@ def _inputs(
         scan |= {"name": volume.name, "sha256": folder_sha256(series), "files": len(series)}
     brain = file_entry(mask, detection.brain_mask.data)
     return {
-        "input": InputEntry(**scan, frame=frame),
+        "input": InputEntry(**scan, frame=volume.source.frame if frame is None else frame),
         "brain_mask": MaskEntry(**brain.model_dump(), origin="given" if given else "found"),
         "geometry": geometry_entry(volume),
     }

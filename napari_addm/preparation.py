@@ -453,6 +453,7 @@ def prepare(
             f"{volume.name}: a scan of {volume.shape} voxels needs about {needed / 1e9:.0f} GB of "
             "memory, more than is free; crop or resample it."
         )
+    given = brain_mask is not None
     if brain_mask is None:
         brain_mask = find_brain(volume)
         if brain_mask is None:
@@ -467,9 +468,12 @@ def prepare(
         )
     brain_mask = np.asarray(brain_mask, bool)
     if not brain_mask.any():
-        raise InputError(
-            f"{volume.name}: the brain mask is empty; check the scan, or give a brain mask."
+        fault = (
+            "that was given is empty; give another, or none"
+            if given
+            else "that was found is empty; check the scan, or give a brain mask"
         )
+        raise InputError(f"{volume.name}: the brain mask {fault}.")
     brain_ml = float(brain_mask.sum()) * volume.voxel_ml
     low, high = PLAUSIBLE_BRAIN_ML
     if not low <= brain_ml <= high:

@@ -56,6 +56,8 @@ class Source:
         What it is called where there is no file.
     series : tuple of Path
         The DICOM images that it was converted from.
+    frame : int or None
+        Which frame of the file it is, where that has several.
     """
 
     path: Path | None
@@ -66,6 +68,7 @@ class Source:
     flips: tuple[bool, bool, bool]
     name: str = ""
     series: tuple[Path, ...] = ()
+    frame: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +180,7 @@ def volume_from_native(
     *,
     header: nib.spatialimages.SpatialHeader | None = None,
     path: Path | None = None,
+    name: str = "",
     warnings: tuple[str, ...] = (),
 ) -> Volume:
     """Reorder voxels in any native order to the closest S, A, R order.
@@ -187,7 +191,7 @@ def volume_from_native(
         Voxels as the file has them.
     affine : ndarray, shape (4, 4)
         Index (i, j, k, 1) to world RAS+ mm; invertible.
-    header, path
+    header, path, name
         Kept in `Volume.source`.
     warnings : tuple of str
         Kept in `Volume.warnings`.
@@ -211,7 +215,7 @@ def volume_from_native(
         # a grid without voxels repeats one value, which is not to be multiplied
         data=np.ascontiguousarray(turned) if any(turned.strides) else turned,
         affine=affine @ to_native,
-        source=Source(path, (i, j, k), affine, header, axes, flips),
+        source=Source(path, (i, j, k), affine, header, axes, flips, name),
         warnings=warnings,
     )
 

@@ -331,6 +331,7 @@ def test_decisions_outlive_the_panel(model, alone, qtbot, scan, tiny_checkpoint)
 
     other = prepared(DetectWidget(model), tiny_checkpoint)
     qtbot.addWidget(other)
+    assert other.status.text() == texts.RESULTS_OPEN
     other.scan_chooser.choose(layer)
     other.threshold.setValue(0.01)
     run(qtbot, other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,14 +18,19 @@ from scipy.spatial.transform import Rotation
 import napari_addm
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io import read_labels, read_volume
+from napari_addm.record import read_record
+from napari_addm.verification import verify
 from napari_addm.volume import Volume, volume_from_array
 from napari_addm.widgets import contributions
+from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import (
     layer_geometry,
     layer_to_volume,
+    spatial_part,
     volume_from_layer_data,
     volume_to_layer,
 )
+from napari_addm.widgets.worker import LayerData, place, place_labels, resample_onto
 
 SHAPE = (17, 19, 23)
 MANIFEST = Path(napari_addm.__file__).parent / "napari.yaml"
@@ -241,6 +247,70 @@ def test_layers_that_are_no_volume_are_refused(layer: Layer, says: str) -> None:
         layer_to_volume(layer)
 
 
+def test_a_volume_without_a_file_is_called_as_its_layer(tmp_path: Path) -> None:
+    plain = Image(make_data(), name="plain")
+    ours = Layer.create(*volume_to_layer(volume_from_array(make_data()), name="made here"))
+    (of_file,) = open_layers(save(tmp_path / "scan.nii.gz", make_data()))
+    of_file.name = "renamed"
+
+    assert layer_to_volume(plain).name == "plain"
+    assert layer_to_volume(ours).name == "made here"
+    assert place(LayerData.of(ours)).in_layer_order
+    assert layer_to_volume(of_file).name == "scan"
+    of_file.translate = of_file.translate + 5  # no longer what the file holds
+    assert layer_to_volume(of_file).name == "renamed"
+    # of dots alone no file is named
+    assert layer_to_volume(Image(make_data(), name="...")).name == "volume"
+
+
+def test_a_dicom_series_keeps_its_name() -> None:
+    """It goes into the record, whatever the layer is called."""
+    volume = volume_from_array(make_data())
+    source = replace(volume.source, name="T1 sagittal", series=(Path("0001.dcm"),))
+
+    layer = Layer.create(*volume_to_layer(replace(volume, source=source), name="renamed"))
+
+    assert layer_to_volume(layer).name == "T1 sagittal"
+
+
+@pytest.mark.parametrize("order", ["ours", "another plugin's"])
+def test_what_is_left_out_is_said_wherever_the_labels_are_resampled_to(
+    order: str, tmp_path: Path
+) -> None:
+    (scan,) = open_layers(save(tmp_path / "scan.nii.gz", make_data()))
+    if order != "ours":
+        data = scan.data.transpose(2, 0, 1)[:, ::-1]
+        scan = Image(data, name="scan", affine=np.diag([1, -1, 1, 1])[[1, 2, 0, 3]])
+    shape = scan.data.shape
+    labels = Labels(
+        np.ones(shape, np.uint8),
+        scale=scan.scale,
+        translate=scan.translate,
+        affine=scan.affine,
+        name="brain",
+    )
+    where = labels.data_to_world((shape[0] // 2, 0, 0))
+    labels.translate = labels.translate + where - labels.data_to_world((0, 0, 0))
+    placed = place(LayerData.of(scan))
+    assert placed.in_layer_order == (order == "ours")
+
+    (item,) = resample_onto(LayerData.of(labels), LayerData.of(scan))
+
+    volume = place_labels(LayerData.of(Layer.create(*item)), placed.volume)
+    kept = np.count_nonzero(volume.data)
+    total = np.prod(shape)
+    part = f"{(total - kept) * volume.voxel_ml:.3g} of its {total * volume.voxel_ml:.3g} mL"
+    assert volume.warnings[-1] == f"{part} lie beyond the scan's grid and are left out."
+
+
+def test_labels_of_several_frames_are_refused() -> None:
+    scan = layer_to_volume(Image(make_data()))
+    labels = Labels(np.ones((2, *SHAPE), np.uint8), name="film")
+
+    with pytest.raises(InputError, match="layer 'film' has 4 axes: choose labels of one frame"):
+        place_labels(LayerData.of(labels), scan)
+
+
 def test_writer_needs_no_metadata() -> None:
     volume = volume_from_layer_data(make_data(), {})
 
@@ -300,9 +370,203 @@ def test_warnings_of_a_scan_are_shown(tmp_path: Path) -> None:
     assert "scan: Slices are 5 mm apart" in shown.message
 
 
+# --- reading: several frames ---------------------------------------------------------------------
+
+
+def film(count: int = 3) -> np.ndarray:
+    return np.stack([make_data() * (n + 1) for n in range(count)], axis=-1)
+
+
+@pytest.mark.parametrize("geometry", AFFINES)
+def test_several_frames_become_one_layer(geometry: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "film.nii.gz", film(), AFFINES[geometry])
+    alone = open_layers(save(tmp_path / "one.nii.gz", make_data(), AFFINES[geometry]))[0]
+
+    (layer,) = open_layers(path)
+
+    assert isinstance(layer, Image)
+    assert layer.name == "film"
+    assert layer.data.shape == (3, *alone.data.shape)
+    assert layer.axis_labels == ("frame", "S", "A", "R")
+    assert [str(unit) for unit in layer.units] == ["pixel", *["millimeter"] * 3]
+    assert_array_equal(layer.scale, (1, *alone.scale))
+    assert_array_equal(layer.translate, (0, *alone.translate))
+    for frame in (1, 0, 2):
+        assert_array_equal(np.asarray(layer.data[frame]), alone.data * (frame + 1))
+
+
+def test_only_the_frames_that_are_looked_at_are_read(tmp_path: Path) -> None:
+    data = film()
+    data[..., 2] = np.nan  # which is refused once it is read
+
+    (layer,) = open_layers(save(tmp_path / "film.nii", data))
+
+    assert_array_equal(np.asarray(layer.data[1]).sum(), 2 * make_data().sum())
+    with pytest.raises(InputError, match=r"film\.nii holds no number in any voxel"):
+        np.asarray(layer.data[2])
+
+
+def test_frames_of_labels_become_labels(tmp_path: Path) -> None:
+    frames = np.stack([make_labels(), make_labels() * 2], axis=-1)
+
+    (labels,) = open_layers(save(tmp_path / "film_mask.nii.gz", frames))
+    (probabilities,) = open_layers(save(tmp_path / "other_mask.nii.gz", film() / 7))
+
+    assert type(labels) is Labels
+    assert_array_equal(np.unique(labels.data[1]), (0, 2, 8))
+    assert type(probabilities) is Image
+
+
+def test_warnings_of_frames_are_shown_and_none_is_called_used(tmp_path: Path) -> None:
+    from napari.utils.notifications import notification_manager
+
+    before = len(notification_manager.records)
+
+    open_layers(save(tmp_path / "film.nii.gz", film(), np.diag([1, 1, 5, 1])))
+    open_layers(save(tmp_path / "good.nii.gz", film()))
+
+    (shown,) = notification_manager.records[before:]
+    assert "film: Slices are 5 mm apart" in shown.message
+    assert "was used" not in shown.message
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (make_data()[..., None, None].repeat(2, axis=4), r"has 4 dimensions .*: export one 3D"),
+        (np.zeros((*SHAPE, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "a colour picture"),
+    ],
+)
+def test_five_axes_and_colours_stay_refused(data: np.ndarray, says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        open_layers(save(tmp_path / "film.nii.gz", data))
+
+
+def test_one_frame_opens_as_a_scan(tmp_path: Path) -> None:
+    (layer,) = open_layers(save(tmp_path / "scan.nii.gz", make_data()[..., None]))
+
+    assert layer.ndim == 3
+    assert layer_to_volume(layer).source.path == tmp_path / "scan.nii.gz"
+
+
+def test_a_part_of_the_frames_names_no_file(tmp_path: Path) -> None:
+    """Nobody knows any more which they are."""
+    (layer,) = open_layers(save(tmp_path / "film.nii.gz", film()))
+    data, arguments, _ = layer.as_layer_data_tuple()
+
+    for part, frame in ((data[1:], (0,)), (data[1:2], None)):
+        volume = volume_from_layer_data(*spatial_part(part, arguments, frame))
+        assert_array_equal(volume.data, data[1])
+        assert volume.source.path is None
+    whole = volume_from_layer_data(*spatial_part(data, arguments, (1,)))
+    assert whole.source.path == tmp_path / "film.nii.gz"
+    assert whole.warnings == ("Frame 1 of 3 was used.",)
+
+
 @pytest.mark.parametrize("path", ["a.png", "a.tif", "folder", ["a.nii", "a.png"], []])
 def test_other_files_are_left_to_others(path: str | list[str]) -> None:
     assert contributions.get_reader(path) is None
+
+
+# --- a frame, taken in the panel -----------------------------------------------------------------
+
+LPS = np.diag([-0.9, -1.2, 1.7, 1.0]) @ np.array(
+    [[1, 0, 0, -80], [0, 1, 0, -60], [0, 0, 1, 10], [0, 0, 0, 1.0]]
+)
+
+
+@pytest.mark.parametrize("affine", [LPS, AFFINES["oblique"]], ids=["LPS", "oblique PIR"])
+def test_a_frame_is_saved_where_the_file_has_it(
+    affine: np.ndarray, make_napari_viewer_proxy, qtbot, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "film.nii.gz", film(), affine)
+    alone = save(tmp_path / "one.nii.gz", film()[..., 1], affine)
+    viewer = make_napari_viewer_proxy()
+    panel = DetectWidget(viewer)
+    viewer.window.add_dock_widget(panel)
+
+    viewer.open(path, plugin="napari-addm")
+    assert "go to the frame you want and press 'Take this frame'" in panel.inputs.message.text()
+    viewer.dims.set_current_step(0, 1)
+    panel.inputs.frame_button.click()
+
+    assert panel.error.text() == ""
+    assert panel.inputs.message.text() == ""
+    assert panel.scan_chooser.currentText() == "film 1"
+    taken = viewer.layers["film 1"]
+    viewer.open(alone, plugin="napari-addm")
+    like = viewer.layers["one"]  # the same frame as a file of its own
+    assert_array_equal(taken.data, like.data)
+    assert_array_equal(taken.extent.world, like.extent.world)
+    volume = layer_to_volume(taken)
+    assert volume.same_grid(layer_to_volume(like), atol=0)
+    assert volume.source.path == path
+    assert volume.warnings == ("Frame 1 of 3 was used.",)
+    taken.save(str(tmp_path / "saved.nii.gz"), plugin="napari-addm")
+    saved = nib.load(tmp_path / "saved.nii.gz")
+    assert_array_equal(saved.get_fdata(), film()[..., 1])
+    assert_array_equal(saved.affine, nib.load(path).affine)
+    # what is drawn on a frame does not come back with the film's
+    taken.data[:] = 0
+    assert_array_equal(np.asarray(viewer.layers["film"].data[1]), like.data)
+
+
+def test_a_record_names_the_frame(qtbot, make_brain, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    affine = np.array([[-5, 0, 0, 80], [0, 5, 0, -95], [0, 0, 5, -70], [0, 0, 0, 1.0]])
+    head = make_brain(affine, (33, 39, 29)).to_native()
+    path = save(tmp_path / "film.nii.gz", np.stack([head * 0.9, head], axis=-1), affine)
+    viewer = ViewerModel()
+    panel = DetectWidget(viewer)
+    qtbot.addWidget(panel)
+    panel.checkpoint_chooser.choose(tiny_checkpoint)
+    panel.device.setCurrentText("cpu")
+    viewer.add_layer(open_layers(path)[0])
+    viewer.dims.set_current_step(0, 1)
+    panel.inputs.frame_button.click()
+
+    panel.run()
+    qtbot.waitUntil(lambda: not panel.running, timeout=120_000)
+    panel.save(tmp_path)
+    qtbot.waitUntil(lambda: "saved" in panel.status.text(), timeout=60_000)
+
+    record = tmp_path / "film_record.json"
+    assert read_record(record).input.frame == 1
+    assert verify(record, model=tiny_checkpoint).verdict in ("identical", "same")
+
+
+def test_a_frame_of_a_film_that_was_moved_lies_where_it_is_shown(qtbot, tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    panel = DetectWidget(viewer)
+    qtbot.addWidget(panel)
+    (layer,) = open_layers(save(tmp_path / "film.nii.gz", film()))
+    layer.translate = layer.translate + np.array([0, 3, 0, 0])
+    viewer.add_layer(layer)
+
+    panel.inputs.frame_button.click()
+
+    taken = viewer.layers["film 1"]  # where a viewer begins
+    assert_array_equal(taken.extent.world, layer.extent.world[:, 1:])
+    volume = layer_to_volume(taken)
+    assert volume.source.path is None
+    world_of(volume, taken, 400)
+
+
+def test_a_film_whose_file_is_gone_is_said(qtbot, tmp_path: Path) -> None:
+    viewer = ViewerModel()
+    panel = DetectWidget(viewer)
+    qtbot.addWidget(panel)
+    path = save(tmp_path / "film.nii.gz", film(5))
+    viewer.add_layer(open_layers(path)[0])
+    for frame in (4, 3, 2):  # others than the one that is taken
+        viewer.dims.set_current_step(0, frame)
+    path.unlink()
+    viewer.layers[0].visible = False
+    viewer.dims.set_current_step(0, 1)
+
+    panel.inputs.frame_button.click()
+
+    assert f"{path} does not exist" in panel.error.text()
+    assert len(viewer.layers) == 1
 
 
 # --- through the manifest ------------------------------------------------------------------------

@@ -228,7 +228,7 @@ def test_masks_that_do_not_fit_or_are_empty_are_refused(make_brain):
     volume = make_brain(*grid((4, 4, 4)))
     with pytest.raises(InputError, match="resample the mask"):
         prepare(volume, SPECIFICATION, np.ones((3, 3, 3), bool))
-    with pytest.raises(InputError, match="empty"):
+    with pytest.raises(InputError, match="brain mask that was given is empty; give another"):
         prepare(volume, SPECIFICATION, np.zeros(volume.shape, bool))
 
 

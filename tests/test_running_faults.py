@@ -561,3 +561,75 @@ def test_46_two_panels_save_one_case_at_once(model, panel, qtbot, scan, tmp_path
     assert panel.error.text() == ""
     labels = read_labels(tmp_path / "head_labels.nii.gz")
     assert_allclose(labels.data, output(model, "anomalies").data)
+
+
+# --- layers that a run cannot use ----------------------------------------------------------------
+
+
+def test_a_layer_without_a_file_is_called_by_its_name(model, panel, qtbot):
+    model.add_image(np.random.default_rng(0).random((4, 4, 4)), name="tiny")
+    run(qtbot, panel)
+    assert panel.error.text().startswith("tiny: no slice holds")
+    model.layers["tiny"].name = "small"
+    run(qtbot, panel)
+    assert panel.error.text().startswith("small: no slice holds")
+
+
+def test_an_empty_brain_mask_is_called_by_its_name(model, panel, qtbot, scan):
+    head = add(model, scan)
+    empty = np.zeros(head.data.shape, np.uint8)
+    mask = model.add_layer(
+        Labels(empty, name="nothing", scale=head.scale, translate=head.translate)
+    )
+    panel.mask_chooser.choose(mask)
+    run(qtbot, panel)
+    assert panel.error.text() == (
+        "layer 'nothing' is empty, so it marks no brain: paint the brain in it, or choose another "
+        "brain mask or 'Automatic'."
+    )
+    mask.data = (head.data > 0).astype(np.uint8)
+    run(qtbot, panel)
+    assert panel.error.text() == ""
+
+
+@pytest.mark.parametrize("role", ["brain mask", "ground truth"])
+def test_labels_beside_the_scan_are_refused(model, panel, qtbot, scan, role):
+    head = add(model, scan)
+    far = model.add_layer(
+        Labels(
+            (head.data > 0).astype(np.uint8),
+            name="far",
+            scale=head.scale,
+            translate=head.translate + np.array([0, 0, 1000]),
+        )
+    )
+    choice = panel.inputs.brain if role == "brain mask" else panel.agreement.truth
+    choice.chooser.choose(far)
+    choice.resample_button.click()
+    finish(qtbot, panel)
+    assert panel.error.text().startswith("layer 'far' lies beside the scan, its nearest labelled")
+    assert list(model.layers) == [head, far]
+    assert choice.resample_button.isEnabled()
+
+
+def test_what_a_resampled_mask_left_out_is_told_with_the_result(model, panel, qtbot, scan):
+    head = add(model, scan)
+    part = model.add_layer(
+        Labels(
+            (head.data > 0).astype(np.uint8),
+            name="part",
+            scale=head.scale,
+            translate=head.translate + np.array([60, 0, 0]),
+        )
+    )
+    panel.mask_chooser.choose(part)
+    panel.inputs.brain.resample_button.click()
+    finish(qtbot, panel)
+    assert panel.mask_chooser.currentText() == "part on head"
+    panel.this_slice.setChecked(True)
+    model.dims.set_current_step(0, len(head.data) - 8)
+    run(qtbot, panel)
+    assert panel.error.text() == ""
+    beyond = np.count_nonzero(part.data[-12:]) / 8  # 5 mm each way, in mL
+    words = f"The brain mask: {beyond:.0f} of its {np.count_nonzero(part.data) / 8:.0f} mL lie"
+    assert words in panel.warnings.text()

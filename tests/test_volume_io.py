@@ -23,8 +23,10 @@ from scipy.spatial.transform import Rotation
 from napari_addm import io
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io import (
+    Frames,
     check_same_grid,
     open_atomic,
+    read_beside,
     read_labels,
     read_volume,
     resample_labels,
@@ -431,7 +433,115 @@ def test_a_truth_on_another_grid_is_refused_and_resampled(tmp_path: Path) -> Non
     expected[5:10, 6:12, 10:15] = 3
     assert_array_equal(moved.to_native(), expected)
     assert moved.data.dtype == truth.data.dtype
-    assert "Resampled" in moved.warnings[-1]
+    assert moved.warnings == (
+        "Resampled from a grid of 46 x 38 x 34 voxels of 0.85 x 0.6 x 0.45 mm to 23 x 19 x 17 "
+        "voxels of 1.7 x 1.2 x 0.9 mm (S x A x R).",
+    )
+
+
+def shifted(millimetres: float, stretched: float = 1.0) -> np.ndarray:
+    """Where a truth lies that is so far to the left, or whose voxels are so much longer there."""
+    affine = make_affine("LAS")
+    affine[:, 0] *= stretched
+    affine[0, 3] -= millimetres
+    return affine
+
+
+def one_cube() -> np.ndarray:
+    """Voxels 5 to 9 along the axis to the left."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5:10, 6:12, 10:15] = 3
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("affine", "note"),
+    [
+        (shifted(0.4), "from a grid up to 0.4 mm beside the scan's, with as many voxels of the"),
+        (
+            shifted(0.0, 1.1),
+            "from a grid of 23 x 19 x 17 voxels of 1.7 x 1.2 x 0.99 mm to 23 x 19 x 17 voxels of "
+            r"1.7 x 1.2 x 0.9 mm \(S x A x R\), up to 1.44 mm apart",
+        ),
+    ],
+)
+def test_grids_with_as_many_voxels_are_told_apart(
+    affine: np.ndarray, note: str, tmp_path: Path
+) -> None:
+    scan = read_volume(save(tmp_path / "scan.nii.gz"))
+    truth = read_labels(save(tmp_path / "truth.nii.gz", one_cube(), affine))
+
+    (said,) = resample_labels(truth, scan).warnings
+
+    assert re.search(note, said), said
+
+
+def test_a_truth_beside_the_scan_is_refused_and_does_not_become_empty(tmp_path: Path) -> None:
+    scan = read_volume(save(tmp_path / "scan.nii.gz"))
+    # The cube begins at voxel 5, and the scan ends half a voxel behind its 17th: 11.5 of .9 mm.
+    truth = save(tmp_path / "truth.nii.gz", one_cube(), shifted(20 + 11.5 * 0.9))
+    far = read_labels(save(tmp_path / "far.nii.gz", one_cube(), shifted(1000)))
+
+    says = r"truth\.nii\.gz lies beside the scan, its nearest labelled voxel 20 mm away: choose"
+    with pytest.raises(InputError, match=says):
+        read_beside("truth", truth, scan, resample=True)
+    with pytest.raises(InputError, match=r"layer 'far' lies beside the scan, .* 990 mm away"):
+        resample_labels(far, scan, "layer 'far'")
+
+
+def test_what_lies_beyond_the_scan_is_left_out_and_said(tmp_path: Path) -> None:
+    scan = read_volume(save(tmp_path / "scan.nii.gz"))
+    # By 9 voxels: of the five layers of the cube the last two leave the scan.
+    truth = save(tmp_path / "truth.nii.gz", one_cube(), shifted(9 * 0.9))
+
+    brain, notes = read_beside("truth", truth, scan, resample=True)
+
+    assert np.count_nonzero(brain) == 3 * 6 * 5
+    layer_ml = 6 * 5 * 0.9 * 1.2 * 1.7 / 1000
+    assert notes[-1] == (
+        f"The truth: {2 * layer_ml:.3g} of its {5 * layer_ml:.3g} mL lie beyond the scan's grid "
+        "and are left out."
+    )
+
+
+def test_labels_that_change_only_by_rounding_are_all_there(tmp_path: Path) -> None:
+    """Their volume changes with the size of the voxels, and nothing of them is left out."""
+    scan = read_volume(save(tmp_path / "scan.nii.gz"))
+    coarse = np.zeros((8, 9, 10), np.uint8)
+    coarse[:3, :3, :3] = 1  # up to the edge of the scan
+    affine = make_affine("LAS") @ np.diag([2.3, 2.3, 2.3, 1])
+    affine[:3, 3] += make_affine("LAS")[:3, :3] @ np.full(3, 0.65)
+    truth = read_labels(save(tmp_path / "truth.nii.gz", coarse, affine))
+
+    moved = resample_labels(truth, scan)
+
+    before, after = (np.count_nonzero(v.data) * v.voxel_ml for v in (truth, moved))
+    assert abs(after / before - 1) > 0.02
+    assert not [note for note in moved.warnings if "left out" in note]
+
+
+def test_a_lesion_between_the_centres_of_voxels_is_told(tmp_path: Path) -> None:
+    scan = read_volume(save(tmp_path / "scan.nii.gz"))
+    speck = np.zeros((170, 190, 230), np.uint8)
+    speck[85, 95, 115] = 1
+    affine = make_affine("LAS") @ np.diag([0.1, 0.1, 0.1, 1])
+    truth = read_labels(save(tmp_path / "truth.nii.gz", speck, affine))
+
+    moved = resample_labels(truth, scan)
+
+    assert not moved.data.any()
+    assert "Nothing is left of its 1.84e-06 mL" in moved.warnings[-1]
+
+
+def test_an_empty_truth_stays_empty(tmp_path: Path) -> None:
+    """That there is no lesion is an answer, too."""
+    scan = read_volume(save(tmp_path / "scan.nii.gz"))
+    path = save(tmp_path / "truth.nii.gz", np.zeros(SHAPE, np.uint8), shifted(1000))
+
+    brain, notes = read_beside("truth", path, scan, resample=True)
+
+    assert not brain.any()
+    assert len(notes) == 1
 
 
 def test_a_shifted_truth_is_refused(tmp_path: Path) -> None:
@@ -914,6 +1024,37 @@ def test_a_frame_can_be_chosen(name: str, tmp_path: Path) -> None:
         assert volume.warnings == (f"Frame {frame} of 3 was used.",)
     with pytest.raises(InputError, match="has no frame 3"):
         read_volume(tmp_path / name, frame=3)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mgz"])
+def test_frames_are_read_one_by_one(name: str, tmp_path: Path) -> None:
+    data = make_data((20, 20, 20, 3))
+    data[..., 1] = 7  # a frame may be blank, where another one is not
+    kind = MGHImage if name.endswith("mgz") else nib.Nifti1Image
+    nib.save(kind(data, make_affine("LAS")), tmp_path / name)
+
+    frames = Frames(tmp_path / name)
+
+    assert frames.count == 3
+    assert frames.warnings == ()
+    for frame in (2, 1, 0, 2):
+        volume = frames.volume(frame)
+        assert_array_equal(volume.to_native(), data[..., frame])
+        assert volume.warnings == (f"Frame {frame} of 3 was used.",)
+    assert Frames(save(tmp_path / "one.nii")).count == 1
+
+
+def test_frames_of_a_file_that_became_another_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", make_data((20, 20, 20, 3)))
+    frames = Frames(path)
+    frames.volume(0)
+    save(path, make_data((20, 20, 20, 2)))
+
+    with pytest.raises(InputError, match=r"a\.nii has changed since it was opened: open it again"):
+        frames.volume(1)
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.nii does not exist"):
+        frames.volume(2)
 
 
 # --- writing -------------------------------------------------------------------------------------

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from napari_addm.errors import InputError
-from napari_addm.io import READABLE, names_labels, read_labels, read_volume, write_volume
-from napari_addm.volume import Volume
-from napari_addm.widgets.layers import LayerTuple, volume_from_layer_data, volume_to_layer
+from napari_addm.io import READABLE, Frames, names_labels, read_labels, read_volume, write_volume
+from napari_addm.widgets.layers import (
+    LayerKind,
+    LayerTuple,
+    frames_to_layer,
+    volume_from_layer_data,
+    volume_to_layer,
+)
 
 SAMPLE_DATA = Path(__file__).parent.parent / "sample_data"
 
@@ -70,17 +75,17 @@ def read_layers(path: PathOrPaths) -> list[LayerTuple]:
     A file becomes a labels layer when its voxels are whole numbers and its
     name says so (``mask``, ``seg``, ``labels``, ``lesion`` ...), else an
     image layer: ``lesion_mask.nii.gz`` is labels, ``lesion_T1w.nii.gz`` is
-    not.
+    not. A file of several frames becomes one layer, whose frames are read when
+    they are looked at.
     """
     from napari.utils.notifications import show_warning
 
     layers: list[LayerTuple] = []
     for file in _paths(path):
-        labels = _read_if_labels(file)
-        volume = read_volume(file) if labels is None else labels
-        layers.append(volume_to_layer(volume, "image" if labels is None else "labels"))
-        if volume.warnings:
-            show_warning(f"{volume.name}: {' '.join(volume.warnings)}")
+        layer, warnings = _read(file)
+        layers.append(layer)
+        if warnings:
+            show_warning(f"{layer[1]['name']}: {' '.join(warnings)}")
     return layers
 
 
@@ -119,9 +124,18 @@ def _paths(path: PathOrPaths) -> list[Path]:
     return [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
 
 
-def _read_if_labels(path: Path) -> Volume | None:
+def _read(path: Path) -> tuple[LayerTuple, tuple[str, ...]]:
+    """The layer of a file, and its warnings."""
     if names_labels(path):
         # A probability map may be named so, too; any other fault shows when it is read as a scan.
         with contextlib.suppress(InputError):
-            return read_labels(path)
-    return None
+            return _read_as(path, "labels")
+    return _read_as(path, "image")
+
+
+def _read_as(path: Path, kind: LayerKind) -> tuple[LayerTuple, tuple[str, ...]]:
+    frames = Frames(path, labels=kind == "labels")
+    if frames.count > 1:
+        return frames_to_layer(frames, kind), frames.warnings
+    volume = read_labels(path) if kind == "labels" else read_volume(path)
+    return volume_to_layer(volume, kind), volume.warnings

@@ -141,6 +141,8 @@ class DetectWidget(Panel):
         active = viewer.layers.selection.active
         if isinstance(active, Image) and not is_output(active):
             self.scan_chooser.choose(active)
+        if any(is_output(layer) for layer in viewer.layers):
+            say(self.status, texts.RESULTS_OPEN)
         when_gone(self, _Farewell(self))
 
     # --- what it looks like ----------------------------------------------------------------------

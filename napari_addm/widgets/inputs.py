@@ -14,7 +14,7 @@ from napari_addm.errors import AddmError
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.choosers import LabelsChoice, LayerChooser, layer_of
 from napari_addm.widgets.forms import WARNING, button, column, form, message, row, say
-from napari_addm.widgets.layers import spatial_part
+from napari_addm.widgets.layers import METADATA_KEY, FramesGeometry, spatial_part
 from napari_addm.widgets.worker import Job, LayerData, place_grid
 
 if TYPE_CHECKING:
@@ -114,8 +114,15 @@ class ScanInputs(QWidget):
             int(np.clip(round(float(at)), 0, size - 1))
             for at, size in zip(index, shape, strict=False)
         )
-        data, meta = spatial_part(data, meta, frame)
-        arguments = {key: meta[key] for key in FRAME_ARGUMENTS if key in meta}
+        try:
+            data, meta = spatial_part(data, meta, frame)
+            arguments = {key: meta[key] for key in FRAME_ARGUMENTS if key in meta}
+            if isinstance(scan.metadata.get(METADATA_KEY), FramesGeometry):
+                arguments["metadata"] = meta["metadata"]
+                data = np.array(data)  # from the file, and a copy: what is kept stays as it is
+        except AddmError as error:
+            self.failed.emit(error)
+            return
         name = f"{scan.name} {' '.join(str(n) for n in frame)}"
         taken = Image(data, **arguments, name=name)
         self._viewer.add_layer(taken)

@@ -8,19 +8,23 @@ or sheared grid, the file's header) stays in its metadata.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from napari_addm.errors import InputError
-from napari_addm.volume import GRID_OF_LAYER, Source, Volume, volume_from_native
+from napari_addm.io import Frames
+from napari_addm.volume import GRID_OF_LAYER, Source, Volume, displacement, volume_from_native
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
 AXIS_LABELS = ("S", "A", "R")
+FRAME_LABEL = "frame"
 METADATA_KEY = "napari_addm"
+# Layers whose voxels lie no further apart lie on the same ones.
+SAME_MM = 1e-3
 # The arguments of a layer that say where it lies.
 GEOMETRY = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
@@ -53,6 +57,33 @@ class LayerGeometry:
     warnings: tuple[str, ...]
     shape: tuple[int, int, int]
 
+    @classmethod
+    def of(cls, volume: Volume) -> LayerGeometry:
+        """What a volume's layer keeps."""
+        return cls(volume.affine, volume.source, volume.warnings, volume.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class FramesGeometry(LayerGeometry):
+    """What a layer of several frames keeps: where each of them lies, and the file they are from.
+
+    Attributes
+    ----------
+    frames : Frames
+    """
+
+    frames: Frames
+
+    def at(self, frame: int) -> LayerGeometry:
+        """What the layer of one frame keeps.
+
+        Raises
+        ------
+        InputError
+            When the file is not what it was.
+        """
+        return LayerGeometry.of(self.frames.volume(frame))
+
 
 def layer_geometry(volume: Volume) -> dict[str, Any]:
     """Keyword arguments that put a layer where the volume lies.
@@ -70,13 +101,12 @@ def layer_geometry(volume: Volume) -> dict[str, Any]:
         turned upright about its centre.
     """
     scale, translate = _upright(volume.affine, volume.shape)
-    kept = LayerGeometry(volume.affine, volume.source, volume.warnings, volume.shape)
     return {
         "scale": scale,
         "translate": translate,
         "units": ("mm",) * 3,
         "axis_labels": AXIS_LABELS,
-        "metadata": {METADATA_KEY: kept},
+        "metadata": {METADATA_KEY: LayerGeometry.of(volume)},
     }
 
 
@@ -114,6 +144,46 @@ def volume_to_layer(
     return data, {**arguments, **options}, kind
 
 
+def frames_to_layer(frames: Frames, kind: LayerKind = "image") -> LayerTuple:
+    """A layer data tuple of all frames of a file; the first axis counts them.
+
+    Parameters
+    ----------
+    frames : Frames
+        The first is read now, each other one when it is looked at.
+    kind : {"image", "labels"}
+
+    Returns
+    -------
+    tuple
+        (data, arguments, kind), as of `volume_to_layer`; the data is a dask array.
+
+    Raises
+    ------
+    InputError
+        When the first frame cannot be read.
+    """
+    import dask.array
+    from dask.delayed import delayed
+
+    first = frames.volume(0)
+    _, arguments, _ = volume_to_layer(first, kind)
+    read = delayed(lambda frame: frames.volume(frame).data, pure=False)
+    data = dask.array.stack(
+        [
+            dask.array.from_delayed(read(frame), first.shape, first.data.dtype)
+            for frame in range(frames.count)
+        ]
+    )
+    arguments["scale"] = (1.0, *arguments["scale"])
+    arguments["translate"] = (0.0, *arguments["translate"])
+    arguments["units"] = ("pixel", *arguments["units"])
+    arguments["axis_labels"] = (FRAME_LABEL, *arguments["axis_labels"])
+    kept = FramesGeometry(first.affine, first.source, frames.warnings, first.shape, frames)
+    arguments["metadata"] = {METADATA_KEY: kept}
+    return data, arguments, kind
+
+
 def layer_to_volume(layer: Layer) -> Volume:
     """The volume that a layer shows, whoever made the layer.
 
@@ -149,7 +219,9 @@ def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
     meta : dict
         Arguments of the layer; any of them may be absent.
     """
-    name = f"layer '{meta.get('name', 'without a name')}'"
+    called = str(meta.get("name", ""))
+    name = f"layer '{called or 'without a name'}'"
+    own = called.strip(".")  # as files may begin
     if meta.get("rgb"):
         raise InputError(f"{name} is in colour: choose a grey 3D scan.")
     if meta.get("multiscale"):
@@ -168,12 +240,19 @@ def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
     if isinstance(kept, LayerGeometry) and kept.shape == data.shape:
         scale, translate = _upright(kept.affine, kept.shape)
         if np.allclose(to_world, _matrix(scale, translate), rtol=1e-5, atol=1e-4):
-            return Volume(data, kept.affine, kept.source, kept.warnings)
+            return Volume(data, kept.affine, _named(kept.source, own), kept.warnings)
     if not np.isfinite(to_world).all() or abs(np.linalg.det(to_world)) < 1e-9:
         raise InputError(f"{name} has a singular transform: give it a scale in mm.")
     # napari's world axes are S, A, R; the world of a volume is R, A, S.
     to_ras = to_world[[2, 1, 0, 3]]
-    return volume_from_native(data, to_ras, warnings=(GRID_OF_LAYER,))
+    volume = volume_from_native(data, to_ras, name=own, warnings=(GRID_OF_LAYER,))
+    if isinstance(kept, LayerGeometry) and kept.source.shape == volume.source.shape:
+        # what was resampled onto a layer in another voxel order is there still
+        apart = displacement(kept.source.affine, volume.source.affine, volume.source.shape)
+        if apart <= SAME_MM:
+            warnings = dict.fromkeys((*volume.warnings, *kept.warnings))
+            return replace(volume, warnings=tuple(warnings))
+    return volume
 
 
 def spatial_part(
@@ -184,7 +263,8 @@ def spatial_part(
     Of several resolutions the finest is taken. Axes before the last three are
     dropped when they have one step, or when a frame is named. What cannot be
     reduced so (colours, fewer axes, several frames, a transform that mixes
-    space with another axis) is returned as it is.
+    space with another axis) is returned as it is. A frame of a file that our
+    reader opened keeps where it lies in that file.
 
     Parameters
     ----------
@@ -192,6 +272,11 @@ def spatial_part(
         As of ``layer.as_layer_data_tuple()``.
     frame : tuple of int, optional
         Index along each axis before the last three.
+
+    Raises
+    ------
+    InputError
+        When a frame is named and its file is not what it was.
     """
     meta = dict(meta)
     if meta.get("multiscale"):
@@ -213,7 +298,19 @@ def spatial_part(
         meta[key] = tuple(meta[key])[extra:]
     # planes that clip in more axes mean nothing in three
     meta.pop("experimental_clipping_planes", None)
+    metadata = dict(meta.get("metadata", {}))
+    kept = metadata.get(METADATA_KEY)
+    if isinstance(kept, FramesGeometry):
+        del metadata[METADATA_KEY]
+        if np.shape(data)[:extra] == (kept.frames.count,):  # else nobody knows which these are
+            metadata[METADATA_KEY] = kept.at(*frame)
+        meta["metadata"] = metadata
     return data[frame], meta
+
+
+def _named(source: Source, name: str) -> Source:
+    """A source that is called as its layer, where it has neither file nor series."""
+    return replace(source, name=name) if source.path is None and not source.series else source
 
 
 def _upright(

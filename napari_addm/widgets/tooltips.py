@@ -422,5 +422,8 @@ OTHER_SCAN = (
     "These are the findings of '{}', not of the scan that is chosen above. They are compared with "
     "no ground truth meanwhile, and saved under the name of their scan."
 )
+RESULTS_OPEN = (
+    "Results of an earlier panel are open: Run brings their findings back, with your decisions."
+)
 CLOSED_SCAN = "These are the findings of '{}', whose layer is closed."
 CORRECTIONS_KEPT = "Your corrections are kept in the layer '{}'."

@@ -160,7 +160,7 @@ def place(layer: LayerData) -> Placed:
     """
     volume = volume_from_layer_data(layer.data, layer.meta)
     kept = layer.meta.get("metadata", {}).get(METADATA_KEY)
-    return Placed(volume, isinstance(kept, LayerGeometry) and volume.source is kept.source)
+    return Placed(volume, isinstance(kept, LayerGeometry) and volume.affine is kept.affine)
 
 
 def place_grid(layer: LayerData) -> Volume:
@@ -214,8 +214,13 @@ def place_labels(layer: LayerData, scan: Volume) -> Volume:
     Raises
     ------
     InputError
-        When it lies on others.
+        When it lies on others, or has several frames.
     """
+    if np.ndim(layer.data) > 3:  # of a scan a frame can be taken
+        raise InputError(
+            f"layer '{layer.name}' has {np.ndim(layer.data)} axes: choose labels of one frame, "
+            "from a 3D file."
+        )
     labels = place(layer).volume
     if not labels.same_grid(scan):
         raise InputError(
@@ -242,10 +247,11 @@ def resample_onto(labels: LayerData, scan: LayerData) -> Iterator[LayerTuple]:
     Raises
     ------
     InputError
-        When one of the two is no 3D grey image or labels layer.
+        When one of the two is no 3D grey image or labels layer, or the labels
+        lie beside the scan.
     """
     like = place(scan)
-    moved = resample_labels(place(labels).volume, like.volume)
+    moved = resample_labels(place(labels).volume, like.volume, f"layer '{labels.name}'")
     name = f"{labels.name} on {scan.name}"
     data, arguments, kind = volume_to_layer(moved, "labels", name=name)
     arguments |= {key: scan.meta[key] for key in GEOMETRY if key in scan.meta}
@@ -429,6 +435,11 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Reveal | Progress 
     notes: tuple[str, ...] = ()
     if request.brain_mask is not None:
         mask = place_labels(request.brain_mask, scan.volume)
+        if not mask.data.any():
+            raise InputError(
+                f"layer '{request.brain_mask.name}' is empty, so it marks no brain: paint the "
+                "brain in it, or choose another brain mask or 'Automatic'."
+            )
         if request.reach_mm is None:  # previews, which are never saved, come many a second
             mask_path = file_of(mask, "brain mask", scan.volume)
         notes = labels_notes("brain mask", mask, scan.volume)
