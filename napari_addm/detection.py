@@ -723,7 +723,8 @@ def detect(
         Slices are reconstructed from this slice of the scan outward; else from the middle.
         A callable is asked again before every call of the network.
     partial : bool
-        Whether to yield results while slices finish, or only the last.
+        Whether to yield results while slices finish, or only the last. Single slices that are
+        scored with neighbours come when these are all there.
     prepared : Slices, optional
         What :func:`napari_addm.preparation.prepare` made of `volume` for this
         checkpoint, where that was done beforehand; `brain_mask` is then not used.
@@ -801,6 +802,8 @@ def detect(
         )
     centre = first_slice() if callable(first_slice) else first_slice
     order = _order(slices, settings, centre)
+    with_neighbours = settings.slices is not None and settings.context_mm > 0
+    partial = partial and not with_neighbours
     batch = _batch(settings, device, len(order), len(slices.images))
     # Here stands all that a reconstruction depends on, but its slice and its draw.
     key = (
@@ -984,7 +987,7 @@ def detect(
             state.gather()
             left = batches(len(kept.missing(order, draws))) * per_batch
             if left:  # else all is done, and is finished below
-                if news() or patched:
+                if (news() or patched) and not with_neighbours:
                     await_ready()
                     # with all neighbours: what is saved must not tell when results came before
                     yield found("reconstruct", state.refresh(), left, None)

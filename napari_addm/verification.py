@@ -333,7 +333,8 @@ def _settings(record: RunRecord, checkpoint: Checkpoint, device: str | None) -> 
             device = "auto"
     given |= {"device": device, "precision": record.precision}
     if given["slices"] is None and record.slices_done.indices is not None:
-        given["slices"] = record.slices_done.indices
+        # a run that was stopped had no neighbours but these
+        given |= {"slices": record.slices_done.indices, "context_mm": 0.0}
     return DetectionSettings(**given)
 
 

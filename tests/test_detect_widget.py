@@ -289,7 +289,7 @@ def test_closing_the_panel_s_dock_ends_it(viewer, tiny_checkpoint, qtbot, scan):
     gone: list[object] = []
     before = set(viewer.canvas.overlays)
     panel = prepared(DetectWidget(viewer), tiny_checkpoint)
-    panel.destroyed.connect(gone.append)
+    panel.destroyed.connect(lambda *_: gone.append(None))
     dock = viewer.window.add_dock_widget(panel, name="first")
     window = dock.window()
     add(viewer, scan)
@@ -339,6 +339,31 @@ def test_decisions_outlive_the_panel(model, alone, qtbot, scan, tiny_checkpoint)
     other.findings.table.decide(id, Decision())
     run(qtbot, other)
     assert other.findings.table.decisions == {}
+
+
+def test_a_note_is_kept_when_a_run_begins_amid_it(model, alone, qtbot, scan):
+    add(model, scan)
+    run(qtbot, alone)
+    table = alone.findings.table
+    table.pick(1)
+    qtbot.keyClicks(table.note, "half a word")
+    run(qtbot, alone)
+    assert table.decisions == {1: Decision(note="half a word")}
+
+
+def test_a_single_slice_that_is_cancelled_leaves_nothing(model, alone, qtbot, scan):
+    """Without its neighbours it would have another score."""
+    add(model, scan)
+    model.dims.set_current_step(0, scan.shape[0] // 2)
+    alone.this_slice.setChecked(True)
+    slowly(alone)
+    alone.run()
+    qtbot.waitUntil(lambda: alone.progress.value() > 0, timeout=MINUTE)
+    alone.cancel()
+    finish(qtbot, alone)
+    assert alone.status.text() == "Cancelled before the first slice was done"
+    assert alone.outcome.detection is None
+    assert not alone.save_button.isEnabled()
 
 
 @pytest.mark.parametrize("what", ["the threshold moves", "another run", "amid another run"])
@@ -1190,14 +1215,27 @@ def test_a_saved_review_goes_on(alone, reviewed, qtbot, scan, tiny_checkpoint):
     assert panel.minimum.value() == pytest.approx(0.2)
     table = panel.findings.table
     assert table.decisions == decisions  # by the numbers that the findings had
-    assert_array_equal(output(model, "anomalies").data[edited != 7], edited[edited != 7])
-    (corrected,) = [each for each in model.layers if each.name.endswith("corrected")]
-    assert_array_equal(corrected.data, edited)
+    assert_array_equal(output(model, "anomalies").data, edited)
     assert panel.status.text().startswith("2 decisions, threshold")
-    assert f"'{corrected.name}'" in panel.status.text()
-    assert "made with" not in panel.status.text()
+    assert panel.status.text().endswith("and so are its corrections")
     table.undo()
     assert table.decisions == {}
+    table.redo()
+    # saved again, it is the same review
+    again = record.parent / "again"
+    again.mkdir()
+    panel.save(again)
+    qtbot.waitUntil(lambda: "saved in" in panel.status.text(), timeout=MINUTE)
+    (other,) = again.rglob("*_record.json")
+    first, second = read_record(record), read_record(other)
+    assert second.labels == first.labels
+    assert first.labels.edited_voxels > 0
+    assert second.findings == first.findings
+    # and its corrections stay when the labels are drawn anew
+    panel.threshold.setValue(0.9 * threshold)
+    qtbot.waitUntil(lambda: any(each.name.endswith("corrected") for each in model.layers))
+    (corrected,) = [each for each in model.layers if each.name.endswith("corrected")]
+    assert_array_equal(corrected.data, edited)
 
 
 def test_a_review_of_another_run_says_what_was_different(reviewed, qtbot, scan, tiny_checkpoint):
@@ -1207,6 +1245,10 @@ def test_a_review_of_another_run_says_what_was_different(reviewed, qtbot, scan, 
     run(qtbot, panel)
     resume(qtbot, panel, reviewed[0])
     assert "It was made with seed 0, draws 1: findings may differ" in panel.status.text()
+    panel.this_slice.setChecked(True)
+    run(qtbot, panel)
+    resume(qtbot, panel, reviewed[0])
+    assert "It was made with other slices, seed 0" in panel.status.text()
 
 
 @pytest.mark.parametrize("fault", ["another scan", "other labels", "no labels", "no record"])

@@ -198,6 +198,18 @@ def test_a_montage_takes_a_caption(scan) -> None:
     assert np.asarray(told)[plain.height :].any()
 
 
+def test_figures_of_one_map_have_one_scale(scan) -> None:
+    anomaly = np.zeros(SHAPE, np.float32)
+    anomaly[10] = 0.3
+    low = np.asarray(figure(scan, anomaly.copy(), anomaly > 1, [10]))
+    anomaly[40] = 0.9
+    with_high = np.asarray(figure(scan, anomaly, anomaly > 1, [10]))
+    assert not np.array_equal(low, with_high)
+    anomaly[10], anomaly[40] = 0.9, 0.3
+    high = np.asarray(figure(scan, anomaly, anomaly > 1, [10]))
+    assert high.mean() > with_high.mean()
+
+
 def test_a_figure_is_written_whole(tmp_path: Path, scan) -> None:
     path = figure_png(tmp_path / "a.png", scan, scan.data, cube((30, 45, 40)), [30], "Coronal")
     with Image.open(path) as picture:

@@ -265,6 +265,22 @@ def test_a_note_that_is_being_written_stays_when_its_finding_goes(table, marker,
     table.show_marked(marker.mark(2.5, 0.0))  # it is hidden now
     table.show_marked(marker.mark(0.1, 0.0))
     assert table.decisions == {3: Decision(note="half a word")}
+    # that goes on where it was, and is one step with what follows
+    table.pick(3)
+    table.note.setCursorPosition(4)
+    qtbot.keyClicks(table.note, ", or")
+    table.show_marked(marker.mark(0.1, 0.0))
+    assert table.note.cursorPosition() == 8
+    qtbot.keyClicks(table.note, " more")
+    table.note.editingFinished.emit()
+    assert table.decisions == {3: Decision(note="half, or more a word")}
+    assert table.undo_stack.count() == 1
+    table.undo()
+    assert table.decisions == {}
+    table.redo()
+    table.reject()
+    table.undo()
+    assert table.decisions == {3: Decision(note="half, or more a word")}
 
 
 def test_a_note_is_no_markup(table):

@@ -12,7 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from napari_addm import cli
+from napari_addm.checkpoint import load_checkpoint
+from napari_addm.detection import DetectionSettings, detect
+from napari_addm.findings import measure_findings
 from napari_addm.io import read_labels, read_volume, write_volume
+from napari_addm.outputs import computed_labels, save_detection
 from napari_addm.record import voxels_sha256
 from napari_addm.volume import Volume, volume_from_native
 
@@ -224,5 +228,37 @@ def test_some_slices(case: Path, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     done = addm("verify", case / "some" / "scan_record.json", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["verdict"] == "identical"
+
+
+def test_a_run_that_was_stopped(case: Path) -> None:
+    """It had no neighbours but the slices that were done."""
+    scan, checkpoint = (
+        read_volume(case / "scan.nii.gz"),
+        load_checkpoint(case / "model.safetensors"),
+    )
+    asked: list[None] = []
+
+    def cancelled() -> bool:
+        asked.append(None)
+        return len(asked) > 8
+
+    settings = DetectionSettings(precision="float32", device="cpu", batch_size=2)
+    results = [p.result for p in detect(scan, checkpoint, settings, cancelled=cancelled)]
+    detection = [result for result in results if result is not None][-1]
+    assert 0 < detection.done.sum() < len(detection.done)
+    labels = computed_labels(scan, detection, 0.05, 0.1)
+    written = save_detection(
+        case / "stopped",
+        scan,
+        detection,
+        labels,
+        measure_findings(labels, detection.anomaly.data, scan),
+        checkpoint=checkpoint,
+        threshold=0.05,
+        minimum_ml=0.1,
+    )
+    done = addm("verify", written["record"], "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["verdict"] == "identical"

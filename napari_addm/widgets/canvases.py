@@ -574,7 +574,8 @@ class CanvasDock(QWidget):
         self.canvases = canvases
         self._complete = self._released = False
         camera = viewer.scene.camera
-        self._before = viewer.dims.order, camera.center, camera.zoom
+        dims = viewer.dims
+        self._before = dims.ndisplay, dims.order, camera.center, camera.zoom
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
@@ -660,8 +661,11 @@ class CanvasDock(QWidget):
                 self._beside.setMinimumWidth(0)
                 self._beside.setMaximumWidth(self._width_before)
                 QTimer.singleShot(SETTLE_MS, partial(_widen_again, self._beside))
-            order, center, zoom = self._before
-            if self._viewer.dims.order == order:
+            ndisplay, order, center, zoom = self._before
+            dims = self._viewer.dims
+            if dims.ndisplay != ndisplay:
+                pass  # what is seen now is of another kind, and stays
+            elif dims.order == order:
                 camera = self._viewer.scene.camera
                 camera.center, camera.zoom = center, zoom
             else:

@@ -467,6 +467,7 @@ class DetectWidget(Panel):
     def _begin_outcome(self, request: Request, begun: Begun) -> None:
         """From now on another scan, or other settings, are shown."""
         self._turns.finish()
+        self.findings.table.take_note()
         self._shown_for = request.slices_aside
         self._outcome_scan_id = request.scan_id
         self.outcome = Outcome(
@@ -644,12 +645,11 @@ class DetectWidget(Panel):
         """Go on with the review of the outcome that a record holds."""
         outcome = self.outcome
         assert outcome is not None
-        layer = ""
-        if review.corrected:
-            layer = outcome.layers.show_corrected(review.labels.data)
         outcome.renumber(review.labels.data)
         self.findings.resume(review.threshold, review.minimum_ml, review.decided)
-        say(self.status, told(review, layer))
+        if review.corrected:
+            outcome.layers.show_corrections(review.labels.data)
+        say(self.status, told(review, self.minimum.value()))
 
     def _measure(self) -> None:
         """Compare with the ground truth of the same scan, but not while the result still grows."""

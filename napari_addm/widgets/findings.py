@@ -113,7 +113,9 @@ class FindingsReview(QWidget):
         self.minimum.setValue(minimum_ml)
         self._set_threshold(threshold)
         self.table.take(decided)
-        self._on_moved()  # the numbers may be others, too
+        self._on_moved()
+        self._live.stop()  # at once, because what follows is on top of it
+        self.moved.emit()
 
     def begin(
         self, specification: ModelSpecification, scan: Hashable, earlier: tuple[Decided, ...] = ()

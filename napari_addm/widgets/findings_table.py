@@ -343,8 +343,7 @@ class FindingsTable(QWidget):
 
     def show_marked(self, marked: Marked) -> None:
         """Show findings, their decisions among them."""
-        if self.note.isModified():
-            self._on_note()  # while its finding is still there
+        self.take_note()
         self._marked = marked
         self.decisions = decisions_of(marked, self.decided_on)
         self._telling = False
@@ -353,6 +352,11 @@ class FindingsTable(QWidget):
         self._select(self.selected)
         self._telling = True
         self._show_selected()
+
+    def take_note(self) -> None:
+        """Take what is being written as a note, while its finding is still there."""
+        if self.note.isModified():
+            self._on_note(unfinished=True)
 
     def pick(self, id: int) -> None:
         """Select a finding and go to it, as a click on its row does."""
@@ -405,7 +409,9 @@ class FindingsTable(QWidget):
         )
         # What is being typed is not taken away as the threshold moves.
         if self._note_of != self.selected or not self.note.hasFocus():
-            self.note.setText(decision.note)
+            if self.note.text() != decision.note:  # else the cursor stays where it is
+                self.note.setText(decision.note)
+            self.note.setModified(False)
         self._note_of = self.selected
 
     # --- decisions -------------------------------------------------------------------------------
@@ -430,14 +436,14 @@ class FindingsTable(QWidget):
         """Decide again what was taken back."""
         self.undo_stack.redo()
 
-    def decide(self, id: int, decision: Decision) -> None:
-        """Decide on a finding; can be undone."""
+    def decide(self, id: int, decision: Decision, *, unfinished: bool = False) -> None:
+        """Decide on a finding; can be undone, together with what was unfinished before it."""
         if self._marked is None or self.model.row_of(id) is None:
             return
         if decision == self.decisions.get(id, UNDECIDED):
             return
         after = decide(self._marked, self.decided_on, id, decision)
-        self.undo_stack.push(_Decide(self, self.decided_on, after))
+        self.undo_stack.push(_Decide(self, self.decided_on, after, id, unfinished))
 
     def take(self, decided: tuple[Decided, ...]) -> None:
         """Take over what was decided at another time; can be undone."""
@@ -451,10 +457,11 @@ class FindingsTable(QWidget):
             self.decide(self.selected, Decision(new, before.note))
         self._show_selected()
 
-    def _on_note(self) -> None:
+    def _on_note(self, unfinished: bool = False) -> None:
         if self._note_of is not None:
             before = self.decisions.get(self._note_of, UNDECIDED)
-            self.decide(self._note_of, Decision(before.verdict, self.note.text()))
+            note = Decision(before.verdict, self.note.text())
+            self.decide(self._note_of, note, unfinished=unfinished)
 
     def _hold(self, decided: tuple[Decided, ...]) -> None:
         self.decided_on = decided
@@ -467,11 +474,40 @@ class FindingsTable(QWidget):
 
 
 class _Decide(QUndoCommand):
+    """A step of the undo stack.
+
+    Parameters
+    ----------
+    table : FindingsTable
+    before, after : tuple of Decided
+    of : int or None
+        The finding; None for several.
+    unfinished : bool
+        Its note is still being written: what comes next on it is of the same step.
+    """
+
     def __init__(
-        self, table: FindingsTable, before: tuple[Decided, ...], after: tuple[Decided, ...]
+        self,
+        table: FindingsTable,
+        before: tuple[Decided, ...],
+        after: tuple[Decided, ...],
+        of: int | None = None,
+        unfinished: bool = False,
     ) -> None:
         super().__init__()
         self._table, self._before, self._after = table, before, after
+        self.of, self.unfinished = of, unfinished
+
+    def id(self) -> int:
+        """Of one kind, so that Qt asks whether two steps are one."""
+        return 1
+
+    def mergeWith(self, other: QUndoCommand | None) -> bool:
+        """Whether another step only goes on with this one."""
+        if not isinstance(other, _Decide) or not self.unfinished or other.of != self.of:
+            return False
+        self._after, self.unfinished = other._after, other.unfinished
+        return True
 
     def redo(self) -> None:
         self._table._hold(self._after)

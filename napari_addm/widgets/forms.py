@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -291,8 +292,10 @@ class Panel(QWidget):
         return super().event(event)
 
     def _leave(self) -> None:
-        if self.parentWidget() is None:  # nobody has put it into another dock meanwhile
-            self.deleteLater()
+        with contextlib.suppress(RuntimeError):  # it may be gone already
+            # else somebody has put it elsewhere meanwhile
+            if self.parentWidget() is None and not self.isVisible():
+                self.deleteLater()
 
 
 _farewells: set[Callable[[], None]] = set()

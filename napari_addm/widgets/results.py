@@ -267,31 +267,31 @@ class ResultLayers:
         if not layer.metadata.pop(DRAWN_KEY, False):
             return False
         forget_strokes(layer)
-        self.corrected = self._add_corrected(layer, np.array(layer.data))
+        data, arguments, kind = layer.as_layer_data_tuple()
+        arguments["name"] = f"{self._scan.name} {CORRECTED}"
+        arguments["metadata"] = {
+            key: value for key, value in layer.metadata.items() if key != OUTPUT_KEY
+        }
+        arguments["visible"] = False
+        copy = Layer.create(np.array(data), arguments, kind)
+        self._add(copy)
+        self.corrected = str(copy.name)
         return True
 
-    def show_corrected(self, labels: np.ndarray) -> str:
-        """Add labels that a person has corrected at another time; gives their layer's name.
+    def show_corrections(self, labels: np.ndarray) -> None:
+        """Show labels that a person has corrected at another time, as if it had been now.
 
         Parameters
         ----------
         labels : ndarray of int, shape (S, A, R)
         """
-        data = Room.of("labels", self.placed).data
-        self.placed.from_layer(data)[...] = labels
-        return self._add_corrected(self.layer("labels") or self._create("labels", data, 0.0), data)
-
-    def _add_corrected(self, like: Layer, labels: np.ndarray) -> str:
-        """Add labels in the voxel order of a layer, which they are to look like."""
-        _, arguments, kind = like.as_layer_data_tuple()
-        arguments["name"] = f"{self._scan.name} {CORRECTED}"
-        arguments["metadata"] = {
-            key: value for key, value in like.metadata.items() if key not in (OUTPUT_KEY, DRAWN_KEY)
-        }
-        arguments["visible"] = False
-        copy = Layer.create(labels, arguments, kind)
-        self._add(copy)
-        return str(copy.name)
+        layer = self.layer("labels")
+        if layer is None:
+            layer = self._create("labels", Room.of("labels", self.placed).data, 0.0)
+            self._add(layer)
+        self._write("labels", labels, EVERYWHERE)
+        self._labelled = EVERYWHERE
+        _mark_as_drawn(layer)
 
     def color_labels(self, colors: np.ndarray) -> None:
         """Give the labels that are there other colors, from `finding_colors`."""
@@ -472,4 +472,8 @@ class ResultLayers:
 
 def _mark_drawn(event: Any) -> None:
     """Remember that a person has drawn on labels, whatever run is the next to write them."""
-    event.source.metadata[DRAWN_KEY] = True
+    _mark_as_drawn(event.source)
+
+
+def _mark_as_drawn(layer: Layer) -> None:
+    layer.metadata[DRAWN_KEY] = True

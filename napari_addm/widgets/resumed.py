@@ -28,8 +28,6 @@ SETTINGS = {
     "draws": "draws",
     "score": "score",
     "smoothing_mm": "smoothing",
-    "symmetry": "comparison of left with right",
-    "slices": "slices",
 }
 
 
@@ -123,31 +121,48 @@ def _labels(path: Path, record: RunRecord, scan: Volume) -> Volume:
 
 
 def _differences(record: RunRecord, detection: Detection, model_sha256: str) -> tuple[str, ...]:
+    then, now = record.settings, detection.settings
     differences = []
     if record.checkpoint.sha256 != model_sha256:
         differences.append(f"checkpoint {record.checkpoint.file}")
+    if record.brain_mask.voxels_sha256 != voxels_sha256(detection.brain_mask.data):
+        differences.append("another brain mask")
+    done = record.slices_done.indices
+    here = None if detection.done.all() else tuple(np.flatnonzero(detection.done).tolist())
+    single = then.slices is not None and now.slices is not None
+    if done != here or (single and then.context_mm != now.context_mm):
+        differences.append("other slices")
+    if then.symmetry != now.symmetry:
+        differences.append(f"left {'' if then.symmetry else 'not '}compared with right")
     for name, words in SETTINGS.items():
-        then, now = getattr(record.settings, name), getattr(detection.settings, name)
-        if then != now:
-            value = f"{then:g}" if isinstance(then, float) else str(then)
-            differences.append(f"{words} {value}")
+        value = getattr(then, name)
+        if value != getattr(now, name):
+            shown = (
+                f"{value:g}"
+                if isinstance(value, float)
+                else ("none" if value is None else str(value))
+            )
+            differences.append(f"{words} {shown}")
     return tuple(differences)
 
 
-def told(review: SavedReview, layer: str = "") -> str:
+def told(review: SavedReview, minimum_ml: float) -> str:
     """Say what was taken over.
 
     Parameters
     ----------
     review : SavedReview
-    layer : str
-        The name of the layer that the corrected labels are in, if there are any.
+    minimum_ml : float
+        The smallest finding as it is now, which a field may have rounded.
     """
     many = len(review.decided)
     words = f"{many or 'No'} decision{'' if many == 1 else 's'}, threshold and smallest finding"
     words += " are those of the record"
-    if layer:
-        words += f"; its corrections are in the layer '{layer}'"
-    if review.differences:
-        words += f". It was made with {', '.join(review.differences)}: findings may differ"
+    if review.corrected:
+        words += ", and so are its corrections"
+    differences = list(review.differences)
+    if abs(minimum_ml - review.minimum_ml) > 1e-9:
+        differences.append(f"a smallest finding of {review.minimum_ml:g} mL")
+    if differences:
+        words += f". It was made with {', '.join(differences)}: findings may differ"
     return words

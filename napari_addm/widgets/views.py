@@ -293,6 +293,8 @@ class Views(QWidget):
         if self._viewer.dims.ndisplay == 3:
             self.swipe_check.setChecked(False)
             self.side_by_side.setChecked(False)
+        else:
+            self._before_3d = None
         self._show_state()
 
     def toggle_3d(self) -> None:
