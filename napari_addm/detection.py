@@ -893,9 +893,11 @@ def detect(
             pace(),
         )
 
+    shows = slices.reconstructed
+
     def news() -> bool:
         """Whether there is more to show; empty slices are complete at once, and no news."""
-        return bool((state.complete() & slices.holds_brain).any())
+        return bool((state.complete() & shows).any())
 
     def waiting() -> list[tuple[int, int]]:
         """What no lane has taken yet."""

@@ -199,10 +199,9 @@ class Slices:
         return missing[last + 1] - missing[first] == 0
 
     @property
-    def holds_brain(self) -> NDArray[np.bool_]:
-        """Which native slices hold any brain, shape (S,)."""
-        first, last = self._reach.T
-        return np.asarray(first <= last)
+    def reconstructed(self) -> NDArray[np.bool_]:
+        """Which native slices show any of ``images``, shape (S,)."""
+        return ~self.complete_native(np.zeros(len(self.images), bool))
 
     @cached_property
     def _reach(self) -> NDArray[np.int64]:

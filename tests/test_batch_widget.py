@@ -684,7 +684,8 @@ def test_a_case_without_results_opens_its_scan_also_while_a_run_goes_on(
     panel.table.opened.emit("third")
     qtbot.waitUntil(lambda: "third" in panel._viewer.layers, timeout=MINUTE)
     assert panel.running
-    assert "It has no results yet." in panel.error.text()
+    qtbot.waitUntil(lambda: "It has no results yet." in panel.error.text(), timeout=MINUTE)
+    assert panel.running
     panel.cancel()
     finish(qtbot, panel)
 

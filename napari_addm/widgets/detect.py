@@ -42,7 +42,7 @@ from napari_addm.widgets.notices import Notices
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
-from napari_addm.widgets.resumed import SavedReview, told
+from napari_addm.widgets.resumed import SavedReview, on_findings, told
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.turns import PersonFirst, Turns, draw_first
@@ -111,7 +111,8 @@ class DetectWidget(Panel):
         self._outcome_scan_id: Hashable | None = None
         self._shown_for: Hashable = None  # what the outcome was asked for
         self._patchwork: Patchwork | None = None
-        self._begun = False  # the run; until then the outcome is an earlier run's
+        self._begun = False  # to show the run; until then the outcome is an earlier run's
+        self._arrived: Begun | None = None
         self._cancelled = False
         self._whole = False  # the run's result is there
         self._started = 0.0
@@ -249,6 +250,8 @@ class DetectWidget(Panel):
         self.findings.table.decided.connect(self._on_decided)
         self.findings.table.picked.connect(self._on_picked)
         self.views.step_finding = self.findings.table.step
+        self.agreement.truth_changed.connect(self.notices.forget_error)
+        self.inputs.brain.chooser.changed.connect(self.notices.forget_error)
         self.agreement.truth_changed.connect(self._measure)
         self.agreement.threshold_chosen.connect(self.threshold.setValue)
         self.agreement.finished.connect(self._enable)
@@ -444,8 +447,10 @@ class DetectWidget(Panel):
             if not self._cancelled:
                 say(self.status, item.words + " ...")
         elif isinstance(item, Begun):
-            self._on_begun(item)
+            self.model.offer_devices(item.devices)
+            self._arrived = item
         elif isinstance(item, Room):
+            self._begin_run()
             assert self.outcome is not None
             self.outcome.layers.make(item.role, self.threshold.value(), item.data)
         elif isinstance(item, Reveal):
@@ -458,11 +463,13 @@ class DetectWidget(Panel):
             self._on_progress(item)
         lay_out_now(self.notices)
 
-    def _on_begun(self, begun: Begun) -> None:
-        assert self._request is not None
-        self._begun = True
-        self.model.offer_devices(begun.devices)
-        self._begin_outcome(self._request, begun)
+    def _begin_run(self) -> None:
+        """The run has something to show: what an earlier one gave has stayed until now."""
+        if not self._begun:
+            assert self._request is not None
+            assert self._arrived is not None
+            self._begun = True
+            self._begin_outcome(self._request, self._arrived)
 
     def _begin_outcome(self, request: Request, begun: Begun) -> None:
         """From now on another scan, or other settings, are shown."""
@@ -487,7 +494,6 @@ class DetectWidget(Panel):
         self._say_whose()
 
     def _on_progress(self, progress: Progress) -> None:
-        assert self.outcome is not None
         if progress.stage == "prepare":
             words = "Preparing the scan ..."
         elif progress.stage == "reconstruct":
@@ -531,13 +537,14 @@ class DetectWidget(Panel):
         detection = None if outcome is None else outcome.detection
         words = ""
         if outcome is not None and detection is not None:
-            brain = detection.brain_mask.data.any(axis=(1, 2))
+            assert detection.slices is not None  # it comes from a run
+            brain = detection.slices.reconstructed
             done, count = int((detection.done & brain).sum()), int(brain.sum())
             took = duration(time.perf_counter() - self._started, about=False)
             where = f"on {detection.device}, in {detection.precision}"
             if not self._whole:
                 words = "Cancelled" if self._cancelled else "Stopped"
-                words += f" after {took} {where}; {done} of {count} slices with brain are done"
+                words += f" after {took} {where}; {done} of {count} slices are done"
             else:
                 words = f"Done in {took} {where}"
                 if detection.settings.slices is None:
@@ -645,11 +652,16 @@ class DetectWidget(Panel):
         """Go on with the review of the outcome that a record holds."""
         outcome = self.outcome
         assert outcome is not None
-        outcome.renumber(review.labels.data)
-        self.findings.resume(review.threshold, review.minimum_ml, review.decided)
+        self.findings.mark_at(review.threshold, review.minimum_ml)
+        assert outcome.marked is not None
+        placed = on_findings(review.labels.data, outcome.marked.labels)
+        outcome.renumber(placed)
+        self.findings.mark_at(review.threshold, review.minimum_ml)
+        self.findings.table.take(review.decided(placed))
         if review.corrected:
             outcome.layers.show_corrections(review.labels.data)
-        say(self.status, told(review, self.minimum.value()))
+        there = len(review.decisions.keys() & self.findings.table.decisions.keys())
+        say(self.status, told(review, self.minimum.value(), there))
 
     def _measure(self) -> None:
         """Compare with the ground truth of the same scan, but not while the result still grows."""

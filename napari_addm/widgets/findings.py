@@ -108,13 +108,12 @@ class FindingsReview(QWidget):
         self.threshold.setValue(threshold)
         self._show_promise()  # a button that was on already must not go off
 
-    def resume(self, threshold: float, minimum_ml: float, decided: tuple[Decided, ...]) -> None:
-        """Go on with a review as it was left at another time."""
+    def mark_at(self, threshold: float, minimum_ml: float) -> None:
+        """Set both, and have the findings marked at once, whatever they were."""
         self.minimum.setValue(minimum_ml)
         self._set_threshold(threshold)
-        self.table.take(decided)
         self._on_moved()
-        self._live.stop()  # at once, because what follows is on top of it
+        self._live.stop()
         self.moved.emit()
 
     def begin(

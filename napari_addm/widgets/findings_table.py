@@ -409,7 +409,8 @@ class FindingsTable(QWidget):
         )
         # What is being typed is not taken away as the threshold moves.
         if self._note_of != self.selected or not self.note.hasFocus():
-            if self.note.text() != decision.note:  # else the cursor stays where it is
+            # Else cursor and blanks stay where they are.
+            if " ".join(self.note.text().split()) != decision.note:
                 self.note.setText(decision.note)
             self.note.setModified(False)
         self._note_of = self.selected

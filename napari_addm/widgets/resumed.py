@@ -37,8 +37,8 @@ class SavedReview:
 
     Attributes
     ----------
-    decided : tuple of Decided
-        Decisions and notes.
+    decisions : dict of int to Decision
+        And notes, by the numbers in `labels`.
     threshold, minimum_ml : float
         Under which the findings were marked.
     labels : Volume of int
@@ -49,12 +49,51 @@ class SavedReview:
         What the run was made with that the present result was not, in words.
     """
 
-    decided: tuple[Decided, ...]
+    decisions: dict[int, Decision]
     threshold: float
     minimum_ml: float
     labels: Volume
     corrected: bool
     differences: tuple[str, ...]
+
+    def decided(self, labels: np.ndarray) -> tuple[Decided, ...]:
+        """The decisions, on the voxels that the findings have in some labels (S, A, R)."""
+        return tuple(
+            Decided(np.flatnonzero(labels == id), decision)
+            for id, decision in self.decisions.items()
+        )
+
+
+def on_findings(saved: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """Findings as they are marked, with the numbers that a person's labels have for them.
+
+    Of each finding a person may have erased or painted any part: it has the number that most of it
+    has, and a number is that of the finding that has most of it.
+
+    Parameters
+    ----------
+    saved, marked : ndarray of int, shape (S, A, R)
+        0 = no finding.
+
+    Returns
+    -------
+    ndarray of int64, shape (S, A, R)
+        Numbers that belong to no finding are where they were, beside the findings.
+    """
+    both = (saved != 0) & (marked != 0)
+    base = int(marked.max(initial=0)) + 1  # a pair as one number: sorting these is quicker
+    pairs = saved[both].astype(np.int64) * base + marked[both]
+    pairs, shared = np.unique(pairs, return_counts=True)
+    number_of: dict[int, int] = {}
+    for at in np.argsort(-shared, kind="stable"):
+        number, finding = divmod(int(pairs[at]), base)
+        if finding not in number_of and number not in number_of.values():
+            number_of[finding] = number
+    placed = np.where(np.isin(saved, list(number_of.values())) | (marked != 0), 0, saved)
+    placed = placed.astype(np.int64)
+    for finding, number in number_of.items():
+        placed[marked == finding] = number
+    return placed
 
 
 def read_review(path: Path, scan: Volume, detection: Detection, model_sha256: str) -> SavedReview:
@@ -83,25 +122,19 @@ def read_review(path: Path, scan: Volume, detection: Detection, model_sha256: st
             f"findings that are shown: run the scan that it belongs to, or choose its own record."
         )
     labels = _labels(path, record, scan)
-    decided = tuple(
-        Decided(
-            np.flatnonzero(labels.data == entry.id), Decision(entry.decision, _line(entry.note))
-        )
+    decisions = {
+        entry.id: Decision(entry.decision, entry.note)
         for entry in record.findings
         if entry.id > 0 and (entry.decision is not None or entry.note)
-    )
+    }
     return SavedReview(
-        decided=decided,
+        decisions=decisions,
         threshold=record.threshold,
         minimum_ml=record.minimum_ml,
         labels=labels,
         corrected=record.labels.edited_voxels > 0,
         differences=_differences(record, detection, model_sha256),
     )
-
-
-def _line(note: str) -> str:
-    return " ".join(note.split())
 
 
 def _labels(path: Path, record: RunRecord, scan: Volume) -> Volume:
@@ -146,7 +179,7 @@ def _differences(record: RunRecord, detection: Detection, model_sha256: str) -> 
     return tuple(differences)
 
 
-def told(review: SavedReview, minimum_ml: float) -> str:
+def told(review: SavedReview, minimum_ml: float, there: int) -> str:
     """Say what was taken over.
 
     Parameters
@@ -154,12 +187,16 @@ def told(review: SavedReview, minimum_ml: float) -> str:
     review : SavedReview
     minimum_ml : float
         The smallest finding as it is now, which a field may have rounded.
+    there : int
+        How many of the decisions are on a finding.
     """
-    many = len(review.decided)
-    words = f"{many or 'No'} decision{'' if many == 1 else 's'}, threshold and smallest finding"
-    words += " are those of the record"
+    many = len(review.decisions)
+    words = f"{many or 'No'} decision{'' if many == 1 else 's'} of the record taken over"
+    if there < many:
+        words += f" ({many - there} on no finding of now)"
+    words += ", with its threshold and smallest finding"
     if review.corrected:
-        words += ", and so are its corrections"
+        words += ", and its corrections"
     differences = list(review.differences)
     if abs(minimum_ml - review.minimum_ml) > 1e-9:
         differences.append(f"a smallest finding of {review.minimum_ml:g} mL")
