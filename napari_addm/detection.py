@@ -793,16 +793,16 @@ def detect(
             f"the network was trained up to noise level {highest}: from {settings.level} it "
             "reconstructs what it never learned"
         )
+    with_neighbours = settings.slices is not None and settings.context_mm > 0
     if settings.slices is not None:
         how = "among themselves alone"
-        if settings.context_mm:
+        if with_neighbours:
             how = f"with their neighbours within {settings.context_mm:g} mm"
         warnings.append(
             f"single slices are scored {how}: the calibrated threshold fits whole volumes"
         )
     centre = first_slice() if callable(first_slice) else first_slice
     order = _order(slices, settings, centre)
-    with_neighbours = settings.slices is not None and settings.context_mm > 0
     partial = partial and not with_neighbours
     batch = _batch(settings, device, len(order), len(slices.images))
     # Here stands all that a reconstruction depends on, but its slice and its draw.

@@ -31,6 +31,7 @@ from scipy import ndimage
 
 from napari_addm.errors import AddmError, InputError, MissingExtraError
 from napari_addm.volume import (
+    ROUNDING_MM,
     UNKNOWN_SIDES,
     Volume,
     affine_is_sheared,
@@ -105,8 +106,6 @@ FARTHEST_MM = 1e6
 LARGEST_SPACING_MM = 1e3
 SMALLEST_SPACING_MM = 1e-4
 FORMS_TOLERANCE_MM = 0.1
-# What 32-bit headers round away; see `Volume.same_grid`.
-ROUNDING_MM = 0.05
 THICK_SLICE_MM = 3.0
 TINY_AXIS = 16
 HUGE_VOXELS = 512**3
@@ -438,7 +437,7 @@ def check_same_grid(
         )
     else:
         apart = displacement(labels.affine, like.affine, like.shape)
-        how = f"lies up to {_mm(apart)} mm beside the scan's voxels"
+        how = f"lies up to {_rounded(apart)} mm beside the scan's voxels"
     raise InputError(f"{what} {how}: {mend}.")
 
 
@@ -507,17 +506,17 @@ def resample_labels(labels: Volume, like: Volume, what: str | None = None) -> Vo
     if total and beyond == total:
         raise InputError(
             f"{what or _called(labels)} lies beside the scan, its nearest labelled voxel "
-            f"{_mm(apart)} mm away: choose the one that belongs to this scan, or mend where it "
-            "lies."
+            f"{_rounded(apart)} mm away: choose the one that belongs to this scan, or mend where "
+            "it lies."
         )
     moved = resample_like(labels, like, order=0)
     notes = []
     if beyond:
-        left_out, whole = (_ml(n * labels.voxel_ml) for n in (beyond, total))
+        left_out, whole = (_rounded(n * labels.voxel_ml) for n in (beyond, total))
         notes.append(f"{left_out} of its {whole} mL lie beyond the scan's grid and are left out.")
     if total and not moved.data.any():
         notes.append(
-            f"Nothing is left of its {_ml(total * labels.voxel_ml)} mL, which lie between the "
+            f"Nothing is left of its {_rounded(total * labels.voxel_ml)} mL, which lie between the "
             "centres of the scan's voxels."
         )
     return like.with_data(moved.data, (*moved.warnings, *notes))
@@ -582,7 +581,7 @@ def _from_grid_to_grid(volume: Volume, like: Volume) -> str:
     )
     if volume.shape != like.shape:
         return f"from a grid of {before} to {after} (S x A x R)"
-    apart = f"{_mm(displacement(volume.affine, like.affine, like.shape))} mm"
+    apart = f"{_rounded(displacement(volume.affine, like.affine, like.shape))} mm"
     if before != after:
         return f"from a grid of {before} to {after} (S x A x R), up to {apart} apart"
     return f"from a grid up to {apart} beside the scan's, with as many voxels of the same size"
@@ -1082,12 +1081,8 @@ def _times(shape: tuple[int, ...] | list[int]) -> str:
     return " x ".join(str(n) for n in shape)
 
 
-def _mm(distance: float) -> str:
-    return f"{distance:.0f}" if distance >= 100 else f"{distance:.3g}"
-
-
-def _ml(volume: float) -> str:
-    return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"
+def _rounded(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _size(count: float) -> str:

@@ -71,6 +71,10 @@ class Source:
     frame: int | None = None
 
 
+ROUNDING_MM = 0.05
+"""What 32-bit headers and quaternions round away."""
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels that grow to Superior, Anterior, Right, with their place in the world.
@@ -153,11 +157,8 @@ class Volume:
             raise ValueError(f"shape {data.shape} is not the grid's {self.data.shape}")
         return replace(self, data=data, warnings=self.warnings if warnings is None else warnings)
 
-    def same_grid(self, other: Volume, atol: float = 0.05) -> bool:
-        """Whether both have the same shape and no voxel is further than `atol` mm from its twin.
-
-        The default forgives what 32-bit headers and quaternions round away.
-        """
+    def same_grid(self, other: Volume, atol: float = ROUNDING_MM) -> bool:
+        """Whether both have the same shape and no voxel is further than `atol` mm from its twin."""
         return self.shape == other.shape and (
             displacement(self.affine, other.affine, self.shape) <= atol
         )

@@ -351,16 +351,21 @@ def test_a_note_is_kept_when_a_run_begins_amid_it(model, alone, qtbot, scan):
     assert table.decisions == {1: Decision(note="half a word")}
 
 
+def cancel_a_slice(qtbot, panel: DetectWidget) -> None:
+    """Begin a run of one slice, and cancel it before its neighbours are there."""
+    panel.this_slice.setChecked(True)
+    slowly(panel)
+    panel.run()
+    qtbot.waitUntil(lambda: panel.progress.value() > 0, timeout=MINUTE)
+    panel.cancel()
+    finish(qtbot, panel)
+
+
 def test_a_single_slice_that_is_cancelled_leaves_nothing(model, alone, qtbot, scan):
     """Without its neighbours it would have another score."""
     add(model, scan)
     model.dims.set_current_step(0, scan.shape[0] // 2)
-    alone.this_slice.setChecked(True)
-    slowly(alone)
-    alone.run()
-    qtbot.waitUntil(lambda: alone.progress.value() > 0, timeout=MINUTE)
-    alone.cancel()
-    finish(qtbot, alone)
+    cancel_a_slice(qtbot, alone)
     assert alone.status.text() == "Cancelled before the first slice was done"
     assert alone.outcome is None
     assert not alone.save_button.isEnabled()
@@ -369,12 +374,7 @@ def test_a_single_slice_that_is_cancelled_leaves_nothing(model, alone, qtbot, sc
     alone.draws.setValue(1)
     run(qtbot, alone)
     there = alone.outcome, output(model, "anomaly map").data.copy()
-    alone.this_slice.setChecked(True)
-    slowly(alone)
-    alone.run()
-    qtbot.waitUntil(lambda: alone.progress.value() > 0, timeout=MINUTE)
-    alone.cancel()
-    finish(qtbot, alone)
+    cancel_a_slice(qtbot, alone)
     assert alone.outcome is there[0]
     assert_array_equal(output(model, "anomaly map").data, there[1])
     assert alone.findings.table.model.rowCount() > 0

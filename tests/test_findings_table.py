@@ -230,16 +230,18 @@ def test_decisions_follow_the_threshold(table, marker):
     table.undo()
     assert table.decisions == {}
     table.redo()
+    first = table.decided_on
     table.begin("another")
     table.show_marked(marker.mark(0.1, 0.0))
     assert table.decisions == {}
     assert not table.undo_stack.canUndo()
     table.pick(2)
     table.accept()
-    table.begin("scan")  # nor when another was looked at meanwhile
+    second = table.decided_on
+    table.begin("scan", first)  # nor when another was looked at meanwhile
     table.show_marked(marker.mark(0.1, 0.0))
     assert table.decisions == {3: Decision("rejected")}
-    table.begin("another")
+    table.begin("another", second)
     table.show_marked(marker.mark(0.1, 0.0))
     assert table.decisions == {2: Decision("accepted")}
 

@@ -592,17 +592,17 @@ def test_an_empty_brain_mask_is_called_by_its_name(model, panel, qtbot, scan):
     assert panel.error.text() == ""
 
 
+def shifted(model, head: Image, name: str, by: tuple[float, float, float]) -> Labels:
+    """Labels of all of a head, so many mm beside it."""
+    labels = (head.data > 0).astype(np.uint8)
+    place = head.translate + np.array(by)
+    return model.add_layer(Labels(labels, name=name, scale=head.scale, translate=place))
+
+
 @pytest.mark.parametrize("role", ["brain mask", "ground truth"])
 def test_labels_beside_the_scan_are_refused(model, panel, qtbot, scan, role):
     head = add(model, scan)
-    far = model.add_layer(
-        Labels(
-            (head.data > 0).astype(np.uint8),
-            name="far",
-            scale=head.scale,
-            translate=head.translate + np.array([0, 0, 1000]),
-        )
-    )
+    far = shifted(model, head, "far", (0, 0, 1000))
     choice = panel.inputs.brain if role == "brain mask" else panel.agreement.truth
     choice.chooser.choose(far)
     choice.resample_button.click()
@@ -614,14 +614,7 @@ def test_labels_beside_the_scan_are_refused(model, panel, qtbot, scan, role):
 
 def test_what_a_resampled_mask_left_out_is_told_with_the_result(model, panel, qtbot, scan):
     head = add(model, scan)
-    part = model.add_layer(
-        Labels(
-            (head.data > 0).astype(np.uint8),
-            name="part",
-            scale=head.scale,
-            translate=head.translate + np.array([60, 0, 0]),
-        )
-    )
+    part = shifted(model, head, "part", (60, 0, 0))
     panel.mask_chooser.choose(part)
     panel.inputs.brain.resample_button.click()
     finish(qtbot, panel)

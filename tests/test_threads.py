@@ -117,6 +117,20 @@ def test_what_computes_and_its_threads_yield_the_processor_and_nobody_else() -> 
         run_behind_the_gui(lambda: 1 // 0)
 
 
+def in_a_process(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, which has to end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 IMPORT = """
 import gc, sys
 from pathlib import Path
@@ -144,10 +158,7 @@ assert not gc.isenabled()
 
 def test_libraries_are_imported_and_their_objects_held() -> None:
     """In a process of its own, where nothing is imported yet."""
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    in_a_process(IMPORT)
 
 
 WARM = """
@@ -180,10 +191,7 @@ assert _make_pattern.cache_info().misses == made > 0
 
 def test_first_layers_find_all_that_they_import() -> None:
     """In a process of its own, where nothing is imported yet."""
-    done = subprocess.run(
-        [sys.executable, "-c", WARM], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    in_a_process(WARM)
 
 
 ENDS = """
@@ -214,14 +222,7 @@ while panel.text() in ("", "0", "1"):
 
 @pytest.mark.parametrize("two", [False, True])
 def test_a_script_that_ends_amid_a_job_ends_it(two: bool) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ENDS.replace("TWO", str(two))],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = in_a_process(ENDS.replace("TWO", str(two)))
     assert "closed" in done.stdout
     assert "Traceback" not in done.stderr
 
@@ -262,14 +263,7 @@ viewer.close()
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_script_that_closes_its_viewer_ends_well(kept: bool) -> None:
     """Whether it holds the window or not; what is freed and then used is made to show."""
-    done = subprocess.run(
-        [sys.executable, "-c", CLOSES.replace("KEPT", str(kept))],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONMALLOC": "malloc", "MALLOC_PERTURB_": "165"},
-    )
-    assert done.returncode == 0, done.stderr
+    code = CLOSES.replace("KEPT", str(kept))
+    done = in_a_process(code, PYTHONMALLOC="malloc", MALLOC_PERTURB_="165")
     assert "Traceback" not in done.stderr
     assert "deleted" in done.stdout

@@ -18,11 +18,12 @@ from napari.components import ViewerModel
 from napari.experimental import link_layers, unlink_layers
 from napari.layers import Image, Labels, Layer
 from napari.qt import QtViewer
-from qtpy.QtCore import QEvent, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QVBoxLayout, QWidget
 
 from napari_addm.volume import UNKNOWN_SIDES
 from napari_addm.widgets.canvas_overlays import CrosshairOverlay, hold_overlays, white_words
+from napari_addm.widgets.forms import Panel
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
 from napari_addm.widgets.threads import hold_garbage, release_garbage
 from napari_addm.widgets.turns import Turns, draw_first, later
@@ -535,7 +536,7 @@ class LinkedCanvas(QWidget):
         self.model.theme = self._viewer.theme
 
 
-class CanvasDock(QWidget):
+class CanvasDock(Panel):
     """Further canvases, docked below or beside the viewer's own.
 
     Closing it, or `release`, gives the viewer back as it was: its layers
@@ -663,26 +664,18 @@ class CanvasDock(QWidget):
                 QTimer.singleShot(SETTLE_MS, partial(_widen_again, self._beside))
             ndisplay, order, center, zoom = self._before
             dims = self._viewer.dims
-            if dims.ndisplay != ndisplay:
-                pass  # what is seen now is of another kind, and stays
-            elif dims.order == order:
+            alike = dims.ndisplay == ndisplay  # else what is seen now stays
+            if alike and dims.order == order:
                 camera = self._viewer.scene.camera
                 camera.center, camera.zoom = center, zoom
-            else:
+            elif alike:
                 self._viewer.reset_view()
             self.closed.emit()
             self.deleteLater()
 
-    def event(self, event: QEvent | None) -> bool:
-        """Notice that a person has closed the dock: napari takes this widget out of it."""
-        if (
-            event is not None
-            and event.type() == QEvent.Type.ParentChange
-            and self.parentWidget() is None
-            and not self._released
-        ):
-            QTimer.singleShot(0, self.release)
-        return super().event(event)
+    def leave(self) -> None:
+        """A person has closed the dock."""
+        self.release()
 
 
 def _widen_again(dock: QDockWidget) -> None:

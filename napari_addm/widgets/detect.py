@@ -470,6 +470,7 @@ class DetectWidget(Panel):
             assert self._arrived is not None
             self._begun = True
             self._begin_outcome(self._request, self._arrived)
+            self._arrived = None  # which holds the scan
 
     def _begin_outcome(self, request: Request, begun: Begun) -> None:
         """From now on another scan, or other settings, are shown."""
@@ -656,7 +657,7 @@ class DetectWidget(Panel):
         assert outcome.marked is not None
         placed = on_findings(review.labels.data, outcome.marked.labels)
         outcome.renumber(placed)
-        self.findings.mark_at(review.threshold, review.minimum_ml)
+        self._mark()
         self.findings.table.take(review.decided(placed))
         if review.corrected:
             outcome.layers.show_corrections(review.labels.data)

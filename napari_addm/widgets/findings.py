@@ -112,7 +112,6 @@ class FindingsReview(QWidget):
         """Set both, and have the findings marked at once, whatever they were."""
         self.minimum.setValue(minimum_ml)
         self._set_threshold(threshold)
-        self._on_moved()
         self._live.stop()
         self.moved.emit()
 

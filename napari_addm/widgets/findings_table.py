@@ -244,7 +244,6 @@ class FindingsTable(QWidget):
         self._marked: Marked | None = None
         self.decided_on: tuple[Decided, ...] = ()
         self._scan: Hashable = None
-        self._kept: dict[Hashable, tuple[Decided, ...]] = {}  # of scans that were shown before
         self._note_of: int | None = None
         self._telling = True  # whether a change of the row is a person's
 
@@ -327,18 +326,16 @@ class FindingsTable(QWidget):
         ----------
         scan : hashable
             Whose it is. What was decided on the results of a scan holds for the next ones of
-            it, for findings that are mostly the same voxels, whatever was shown between them.
+            it, for findings that are mostly the same voxels.
         earlier : tuple of Decided
-            What was decided before this table was there.
+            What was decided on it before others were shown, or before this table was there.
         """
         self.selected, self._marked = None, None
         self.decisions = {}
         self.model.show_findings(None, self.decisions)
         self._show_selected()
         if scan != self._scan:
-            if self.decided_on:
-                self._kept[self._scan] = self.decided_on
-            self._scan, self.decided_on = scan, self._kept.pop(scan, earlier)
+            self._scan, self.decided_on = scan, earlier
             self.undo_stack.clear()
 
     def show_marked(self, marked: Marked) -> None:

@@ -288,14 +288,18 @@ class Panel(QWidget):
             if self.parentWidget() is not None:
                 self._was_docked = True
             elif self._was_docked:
-                QTimer.singleShot(0, self._leave)
+                QTimer.singleShot(0, self._on_taken_out)
         return super().event(event)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """What to do when the dock is closed."""
+        self.deleteLater()
+
+    def _on_taken_out(self) -> None:
         with contextlib.suppress(RuntimeError):  # it may be gone already
             # else somebody has put it elsewhere meanwhile
             if self.parentWidget() is None and not self.isVisible():
-                self.deleteLater()
+                self.leave()
 
 
 _farewells: set[Callable[[], None]] = set()

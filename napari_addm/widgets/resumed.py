@@ -170,12 +170,8 @@ def _differences(record: RunRecord, detection: Detection, model_sha256: str) -> 
     for name, words in SETTINGS.items():
         value = getattr(then, name)
         if value != getattr(now, name):
-            shown = (
-                f"{value:g}"
-                if isinstance(value, float)
-                else ("none" if value is None else str(value))
-            )
-            differences.append(f"{words} {shown}")
+            value = f"{value:g}" if isinstance(value, float) else value
+            differences.append(f"{words} {'none' if value is None else value}")
     return tuple(differences)
 
 
