@@ -285,7 +285,9 @@ class Batch:
                     labels,
                     prepared.lesion,
                     detection.reconstruction.data,
-                    caption=caption_lines(detection, self.checkpoint.sha256, self.threshold),
+                    caption=caption_lines(
+                        detection, self.checkpoint.sha256, self.threshold, findings=findings
+                    ),
                     threshold=self.threshold,
                 )
             spent = prepared.seconds + seconds + time.perf_counter() - started

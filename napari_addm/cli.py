@@ -333,10 +333,12 @@ class _Case:
         for warning in self.detection.warnings:
             console.print(f"Warning: {warning}", style="yellow", markup=False)
         # A plain string would be read as markup, and a file name may hold brackets.
-        table = Table("finding", "mL", "place", "peak", "slice", title=Text(self.scan.name))
+        heads = ("finding", "mL", "side", "scanner x, y, z (mm)", "peak", "slice")
+        table = Table(*heads, title=Text(self.scan.name))
         for f in self.findings:
-            place, peak = f.position, f"{f.peak:.3f}"
-            table.add_row(str(f.id), f"{f.volume_ml:.2f}", place, peak, str(f.slice))
+            scanner = ", ".join(f"{value:.0f}" for value in f.centroid_mm)
+            cells = (f"{f.volume_ml:.2f}", f.location, scanner, f"{f.peak:.3f}", str(f.slice))
+            table.add_row(str(f.id), *cells)
         if self.findings:
             console.print(table)
         else:
@@ -483,7 +485,7 @@ def _detect_case(
                 labels,
                 lesion,
                 detection.reconstruction.data,
-                caption=caption_lines(detection, loaded.sha256, threshold),
+                caption=caption_lines(detection, loaded.sha256, threshold, findings=findings),
                 threshold=threshold,
             )
     seconds = {**watch.seconds, "total": watch.total()}

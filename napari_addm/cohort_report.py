@@ -22,6 +22,7 @@ from napari_addm import __version__
 from napari_addm.cohort import CaseResult, CohortFolder, Shard, digest, hash_of
 from napari_addm.io import open_atomic
 from napari_addm.qc import LABELS
+from napari_addm.record import FindingEntry
 from napari_addm.report import MEASURES, Measure, csv_cell, page_environment
 from napari_addm.statistics import MeanInterval, mean_interval
 
@@ -29,6 +30,9 @@ PAGE, TABLE, FIGURES = "report.html", "report.csv", "report.json"
 MOST_PICTURES = 200
 PICTURE_WIDTH = 900
 BARS = 24
+
+# What the CSV and the JSON tell of the largest finding.
+LARGEST = ("volume_ml", "side", "from_midline_mm", "midline_source")
 
 # Averaged over the cases with a ground truth, in this order.
 METRICS = ("dice", "iou", "precision", "recall", "auroc", "auprc", "best_dice")
@@ -55,6 +59,13 @@ class Entry:
     def flags(self) -> list[dict[str, Any]]:
         """Quality flags with their sentences, as `napari_addm.qc.Flag`."""
         return list(self._quality.get("flags") or ())
+
+    @property
+    def largest(self) -> FindingEntry | None:
+        """The largest finding; None without one."""
+        findings = self.record.get("findings") or ()
+        largest = max(findings, key=lambda finding: finding["volume_ml"], default=None)
+        return None if largest is None else FindingEntry.model_validate(largest)
 
     @property
     def figures(self) -> dict[str, float]:
@@ -277,6 +288,7 @@ def _summary(cohort: Cohort, intervals: Mapping[str, MeanInterval], created: str
                 "seconds": e.result.seconds,
                 "anomaly_ml": e.result.anomaly_ml,
                 "findings": e.result.findings,
+                "largest": e.largest and e.largest.model_dump(include=set(LARGEST)),
                 "qc": e.flags or [{"key": key} for key in e.result.qc],
                 "figures": e.figures,
                 "unchecked": e.unchecked,
@@ -297,10 +309,11 @@ def _table(cohort: Cohort) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     own = ("case", "input", "status", "reason", "seconds", "anomaly_ml", "findings")
-    writer.writerow((*own, "qc", *figures, *metrics))
+    writer.writerow((*own, *(f"largest_{key}" for key in LARGEST), "qc", *figures, *metrics))
     for e in cohort.entries:
         measured = e.figures
         cells = [getattr(e.result, key) for key in own]
+        cells += [getattr(e.largest, key, None) for key in LARGEST]
         cells += [" ".join(e.result.qc), *(measured.get(key) for key in figures)]
         cells += [e.result.metrics.get(key) for key in metrics]
         writer.writerow(csv_cell(cell) for cell in cells)

@@ -33,6 +33,7 @@ from napari_addm.checkpoint import (
 from napari_addm.courtesy import make_courteous
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.lanes import Lanes, lanes_on, torch_threads
+from napari_addm.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.preparation import Slices
 from napari_addm.scoring import Grid, residuals, smoothed_mean
 from napari_addm.session import Prepared, Reconstructions, Session
@@ -156,6 +157,8 @@ class Detection:
     threads : int
         Of the processor, for all that torch computed.
     warnings : tuple of str
+    midline : Midline or None
+        Between the halves of the brain, from which the sides of findings are counted.
     """
 
     anomaly: Volume
@@ -170,6 +173,7 @@ class Detection:
     precision: str
     threads: int
     warnings: tuple[str, ...] = ()
+    midline: Midline | None = None
     _state: _State | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -683,6 +687,7 @@ class _State:
             precision=self.kept.precision,
             threads=self.threads,
             warnings=(*self.warnings, *self.kept.warnings),
+            midline=self.prepared.midline,
             _state=self,
         )
         return _Taken(
@@ -858,8 +863,14 @@ def detect(
     def await_ready() -> None:
         taking_memory.result()
         getting_ready.result()
-        asymmetric = settings.symmetry and ready.mirror_plane is None
-        state.warnings = [*slices.warnings, *warnings, *([ASYMMETRIC] if asymmetric else [])]
+        state.warnings = [*slices.warnings, *warnings]
+        if settings.symmetry and ready.mirror_plane is None:
+            state.warnings.append(ASYMMETRIC)
+        if ready.midline is None:
+            # of an unknown left and right the scan's own warnings tell
+            state.warnings += [NO_MIDLINE] if slices.volume.sides_known else []
+        elif ready.midline.source == "mask":
+            state.warnings.append(SIDES_FROM_MASK)
 
     def batches(pairs: int) -> int:
         return -(-pairs // kept.batch)

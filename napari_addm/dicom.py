@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -316,6 +317,7 @@ def write_seg(
     files: Iterable[Path],
     *,
     edited: bool = False,
+    locations: Mapping[int, str] = MappingProxyType({}),
     accepted: Collection[int] = (),
     rejected: Collection[int] = (),
 ) -> Path | None:
@@ -335,6 +337,9 @@ def write_seg(
         The images of the series.
     edited : bool
         Whether a person changed what the threshold gave.
+    locations : mapping of int to str
+        Where the findings lie, in words, by their numbers; see
+        `napari_addm.findings.Finding.location`.
     accepted : collection of int
         Numbers of the findings whose segments say that a person accepted them.
     rejected : collection of int
@@ -391,8 +396,10 @@ def write_seg(
             algorithm_type=kind,
             algorithm_identification=algorithm,
         )
-        if number in accepted:
-            segment.SegmentDescription = "Accepted by a person"  # no argument of highdicom's
+        words = [locations.get(number, ""), "accepted by a person" if number in accepted else ""]
+        description = "; ".join(filter(None, words))
+        if description:  # no argument of highdicom's
+            segment.SegmentDescription = description[0].upper() + description[1:]
         segments.append(segment)
     seg = hd.seg.Segmentation(
         source_images=images,

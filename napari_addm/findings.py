@@ -1,4 +1,4 @@
-"""From an anomaly map to a list of findings: threshold, connected components, mL, places."""
+"""From an anomaly map to a list of findings: threshold, components, mL, sides, places."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ import cc3d
 import nibabel as nib
 import numpy as np
 
+from napari_addm.midline import (
+    MIDLINE_SHARE,
+    SIDES,
+    Midline,
+    MidlineSource,
+    Side,
+    describe_side,
+)
 from napari_addm.volume import Volume
 
 Box = tuple[slice, slice, slice]
@@ -22,10 +30,12 @@ Box = tuple[slice, slice, slice]
 CSV_COLUMNS = (
     "id",
     "volume_ml",
+    "side",
+    "from_midline_mm",
+    "midline_source",
     "x_mm",
     "y_mm",
     "z_mm",
-    "position",
     "peak",
     "mean",
     "uncertainty",
@@ -89,6 +99,13 @@ class Finding:
         Number of voxels.
     sides_known : bool
         Whether the file says which side is left.
+    side : {"left", "right", "midline"} or None
+        The patient's side; ``"midline"`` where both halves of the brain hold at least a quarter
+        of it. None where the file does not say which side is left, or no midline was found.
+    from_midline_mm : float or None
+        Distance of the centroid from the brain's midline, mm, on either side.
+    midline_source : {"symmetry", "mask"} or None
+        Where the midline comes from; see `napari_addm.midline.Midline`.
     """
 
     id: int
@@ -100,11 +117,14 @@ class Finding:
     slice: int
     voxels: int
     sides_known: bool = True
+    side: Side | None = None
+    from_midline_mm: float | None = None
+    midline_source: MidlineSource | None = None
 
     @property
-    def position(self) -> str:
-        """Its centroid in words; see `describe_position`."""
-        return describe_position(self.centroid_mm, sides_known=self.sides_known)
+    def location(self) -> str:
+        """Its side in words; see `napari_addm.midline.describe_side`."""
+        return describe_side(self.side, self.from_midline_mm, self.midline_source)
 
 
 class Findings(Sequence[Finding]):
@@ -120,7 +140,12 @@ class Findings(Sequence[Finding]):
     uncertainty : ndarray of float64, shape (n,), or None
     slice, voxels : ndarray of int, shape (n,)
     sides_known : bool
-        All as in `Finding`.
+    to_right_mm : ndarray of float64, shape (n,), or None
+        Signed distance of the centroid from the midline, negative on the left; None without one.
+    right_share : ndarray of float64, shape (n,), or None
+        Share of the voxels that lie in the right half.
+    midline_source : {"symmetry", "mask"} or None
+        All others as in `Finding`.
     """
 
     def __init__(
@@ -135,6 +160,9 @@ class Findings(Sequence[Finding]):
         slice: np.ndarray,
         voxels: np.ndarray,
         sides_known: bool,
+        to_right_mm: np.ndarray | None = None,
+        right_share: np.ndarray | None = None,
+        midline_source: MidlineSource | None = None,
     ) -> None:
         self.id = id
         self.volume_ml = volume_ml
@@ -145,6 +173,9 @@ class Findings(Sequence[Finding]):
         self.slice = slice
         self.voxels = voxels
         self.sides_known = sides_known
+        self.to_right_mm = to_right_mm
+        self.right_share = right_share
+        self.midline_source = midline_source
 
     @property
     def total_ml(self) -> float:
@@ -162,6 +193,12 @@ class Findings(Sequence[Finding]):
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
         x, y, z = self.centroid_mm[index].tolist()
+        side: Side | None = None
+        from_midline_mm: float | None = None
+        if self.right_share is not None and self.to_right_mm is not None:
+            right = float(self.right_share[index])
+            side = SIDES[int(right >= MIDLINE_SHARE) + int(right > 1 - MIDLINE_SHARE)]
+            from_midline_mm = abs(float(self.to_right_mm[index]))
         return Finding(
             id=int(self.id[index]),
             volume_ml=float(self.volume_ml[index]),
@@ -172,6 +209,9 @@ class Findings(Sequence[Finding]):
             slice=int(self.slice[index]),
             voxels=int(self.voxels[index]),
             sides_known=self.sides_known,
+            side=side,
+            from_midline_mm=from_midline_mm,
+            midline_source=self.midline_source,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -263,6 +303,7 @@ class Marker:
         minimum_ml: float,
         volume: Volume,
         uncertainty: np.ndarray | None = None,
+        midline: Midline | None = None,
     ) -> tuple[np.ndarray, Findings]:
         """Label and measure the findings: `label` and `measure_findings` in one go.
 
@@ -270,7 +311,7 @@ class Marker:
         ----------
         threshold, minimum_ml : float
             As for `label`.
-        volume, uncertainty
+        volume, uncertainty, midline
             As for `measure_findings`.
 
         Returns
@@ -281,7 +322,7 @@ class Marker:
         """
         labels, ids, runs, scores, at_peak = self._find(threshold, minimum_ml)
         spread = None if uncertainty is None else uncertainty.ravel()[runs.voxels]
-        return labels, _measure(ids, runs, scores, at_peak, spread, volume)
+        return labels, _measure(ids, runs, scores, at_peak, spread, volume, midline)
 
     def renumber(self, labels: np.ndarray) -> None:
         """Give findings the numbers that they have in other labels, and forget all others.
@@ -393,6 +434,7 @@ def measure_findings(
     anomaly: np.ndarray,
     volume: Volume,
     uncertainty: np.ndarray | None = None,
+    midline: Midline | None = None,
 ) -> Findings:
     """Measure every finding of a label image.
 
@@ -406,6 +448,8 @@ def measure_findings(
         Gives the place and size of the voxels; its own voxels are not read.
     uncertainty : ndarray, (S, A, R), optional
         Its mean over the finding is reported.
+    midline : Midline, optional
+        Of the brain; without it findings have no side.
 
     Returns
     -------
@@ -429,7 +473,8 @@ def measure_findings(
     runs = _Runs(where[offset], np.diff(offset, append=where.size), member)
     scores = anomaly.ravel()[where]
     spread = None if uncertainty is None else uncertainty.ravel()[where]
-    return _measure(ids, runs, scores, _first_peaks(scores, runs, ids.size), spread, volume)
+    at_peak = _first_peaks(scores, runs, ids.size)
+    return _measure(ids, runs, scores, at_peak, spread, volume, midline)
 
 
 @dataclass(frozen=True, eq=False)
@@ -478,6 +523,7 @@ def _measure(
     at_peak: np.ndarray,
     uncertainty: np.ndarray | None,
     volume: Volume,
+    midline: Midline | None,
 ) -> Findings:
     """Measure findings from the scores, and uncertainties, of the runs' voxels."""
 
@@ -496,6 +542,7 @@ def _measure(
         np.stack([total(axis * runs.length) / voxels for axis in (s, a, middle)], axis=-1),
     )
     order = np.argsort(ids)
+    known = midline if volume.sides_known else None
     return Findings(
         id=ids[order],
         volume_ml=voxels[order] * volume.voxel_ml,
@@ -506,44 +553,30 @@ def _measure(
         slice=np.unravel_index(runs.voxels[at_peak[order]], volume.shape)[0],
         voxels=voxels[order],
         sides_known=volume.sides_known,
+        to_right_mm=None if known is None else known.distance_to_right(centroids[order]),
+        right_share=(
+            None if known is None else (total(_right_of(known, runs, volume)) / voxels)[order]
+        ),
+        midline_source=None if known is None else known.source,
     )
 
 
-def describe_position(
-    position_mm: tuple[float, float, float], *, sides_known: bool = True, separator: str = "  "
-) -> str:
-    """Word a place for a person: ``"L 31  P 22  S 31 mm"``.
-
-    Parameters
-    ----------
-    position_mm : tuple of float
-        World RAS+ (x, y, z), mm.
-    sides_known : bool
-        Without it neither left nor right is claimed: ``"L/R? 31  P 22  S 31 mm"``.
-    separator : str
-        Between the three.
-
-    Returns
-    -------
-    str
-        Whole millimetres to the patient's Right or Left, Anterior or Posterior,
-        Superior or Inferior of the scan's world origin (which is an anatomical
-        point only if the scan was registered to an atlas).
-    """
-    words = []
-    for value, plus, minus in zip(position_mm, "RAS", "LPI", strict=True):
-        whole = round(value)
-        word = minus if whole < 0 else plus
-        if plus == "R" and not sides_known:
-            word = "L/R?"
-        words.append(f"{word} {abs(whole)}")
-    return separator.join(words) + " mm"
+def _right_of(midline: Midline, runs: _Runs, volume: Volume) -> np.ndarray:
+    """How many voxels of each run lie right of the midline."""
+    places = np.stack(np.unravel_index(runs.start, volume.shape), axis=-1)
+    start = midline.distance_to_right(nib.affines.apply_affine(volume.affine, places))
+    step = float(np.dot(midline.normal, volume.affine[:3, 2]))
+    leftmost = np.minimum(start, start + (runs.length - 1) * step)
+    # Of a run that lies along the midline, all voxels are on one side of it.
+    left = np.floor(-leftmost / max(abs(step), 1e-9)) + 1
+    return runs.length - np.clip(left, 0, runs.length)
 
 
 def findings_csv(findings: Sequence[Finding], decisions: Decisions = NO_DECISIONS) -> str:
     """The findings as CSV text with a header line; what is unknown is an empty cell.
 
-    `x_mm`, `y_mm`, `z_mm` are the centroid in world RAS+; `slice` counts from 0
+    `side` and `from_midline_mm` are of the patient's brain, `x_mm`, `y_mm`, `z_mm` the centroid
+    in scanner coordinates (RAS+), whose origin is no anatomical point; `slice` counts from 0
     along S; `decision` is ``accepted``, ``rejected`` or empty. A note that a
     spreadsheet would take for a formula begins with an apostrophe.
     """
@@ -556,8 +589,10 @@ def findings_csv(findings: Sequence[Finding], decisions: Decisions = NO_DECISION
             (
                 finding.id,
                 f"{finding.volume_ml:.3f}",
+                finding.side or "",
+                "" if finding.from_midline_mm is None else f"{finding.from_midline_mm:.1f}",
+                finding.midline_source or "",
                 *(f"{value:.1f}" for value in finding.centroid_mm),
-                finding.position,
                 f"{finding.peak:.6g}",
                 f"{finding.mean:.6g}",
                 "" if finding.uncertainty is None else f"{finding.uncertainty:.6g}",

@@ -35,6 +35,7 @@ from napari_addm.record import (
     InputEntry,
     LabelsEntry,
     MaskEntry,
+    MidlineEntry,
     RunRecord,
     SettingsEntry,
     SlicesEntry,
@@ -303,7 +304,8 @@ def save_detection(
                 entry = comparing.result()
                 if seg:
                     place = Path(aside, paths["seg"].name)
-                    if _write_seg(place, maps["labels"], entry.edited_voxels > 0, decisions):
+                    edited = entry.edited_voxels > 0
+                    if _write_seg(place, maps["labels"], edited, findings, decisions):
                         staged["seg"] = place
                 record = RunRecord(
                     created_utc=(
@@ -361,7 +363,13 @@ def _write_text(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def _write_seg(path: Path, labels: Volume, edited: bool, decisions: Decisions) -> Path | None:
+def _write_seg(
+    path: Path,
+    labels: Volume,
+    edited: bool,
+    findings: Sequence[Finding],
+    decisions: Decisions,
+) -> Path | None:
     from napari_addm.dicom import write_seg
 
     if not labels.source.series:
@@ -374,6 +382,7 @@ def _write_seg(path: Path, labels: Volume, edited: bool, decisions: Decisions) -
         labels,
         labels.source.series,
         edited=edited,
+        locations={finding.id: finding.location for finding in findings},
         accepted={id for id, made in decisions.items() if made.verdict == "accepted"},
         rejected={id for id, made in decisions.items() if made.verdict == "rejected"},
     )
@@ -428,6 +437,11 @@ def _done(detection: Detection, checkpoint: Checkpoint) -> dict[str, Any]:
             done=int(done.sum()),
             of=len(done),
             indices=None if done.all() else tuple(np.flatnonzero(done).tolist()),
+        ),
+        "midline": (
+            None
+            if detection.midline is None
+            else MidlineEntry.model_validate(asdict(detection.midline))
         ),
         "warnings": detection.warnings,
     }
@@ -498,7 +512,8 @@ def computed_findings(
 ) -> tuple[np.ndarray, Findings]:
     """`computed_labels`, and the findings measured."""
     uncertainty = detection.uncertainty.data if detection.uncertainty else None
-    return _marker(volume, detection).find(threshold, minimum_ml, volume, uncertainty)
+    marker = _marker(volume, detection)
+    return marker.find(threshold, minimum_ml, volume, uncertainty, detection.midline)
 
 
 def _marker(volume: Volume, detection: Detection) -> Marker:

@@ -16,7 +16,9 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries
 from skimage.transform import resize
 
+from napari_addm.findings import NO_DECISIONS, UNDECIDED, Decisions, Finding
 from napari_addm.io import open_atomic
+from napari_addm.midline import Midline, Side, describe_side
 from napari_addm.volume import Volume
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ FIGURE_BAR_WIDTH = 190
 LEGEND_HEIGHT = 46
 LINE_HEIGHT = 18
 BORDER = 14
+MOST_NAMED = 5
 SCALE_BARS_MM = (100, 50, 20, 10, 5, 2, 1)
 RESEARCH_USE_ONLY = "Research use only, not a medical device"
 
@@ -124,6 +127,7 @@ def figure_png(
     plane: Plane = "Axial",
     threshold: float | None = None,
     caption: Sequence[str] = (),
+    midline: Midline | None = None,
 ) -> Path:
     """Write a `figure` as PNG.
 
@@ -131,7 +135,7 @@ def figure_png(
     ----------
     path : path
         The ``.png``; replaced if it is there.
-    volume, anomaly, labels, slices, plane, threshold, caption
+    volume, anomaly, labels, slices, plane, threshold, caption, midline
         As in `figure`.
 
     Returns
@@ -144,13 +148,19 @@ def figure_png(
     AddmError
         When it cannot be written.
     """
-    return _write(path, figure(volume, anomaly, labels, slices, plane, threshold, caption))
+    picture = figure(volume, anomaly, labels, slices, plane, threshold, caption, midline)
+    return _write(path, picture)
 
 
 def caption_lines(
-    detection: Detection, sha256: str, threshold: float, scan: str | None = None
+    detection: Detection,
+    sha256: str,
+    threshold: float,
+    scan: str | None = None,
+    findings: Sequence[Finding] = (),
+    decisions: Decisions = NO_DECISIONS,
 ) -> tuple[str, ...]:
-    """The settings behind a picture, in words.
+    """The findings of a picture and the settings behind it, in words.
 
     Parameters
     ----------
@@ -161,6 +171,10 @@ def caption_lines(
         On the anomaly score.
     scan : str, optional
         Name of the scan. It may name a patient, so it is left out unless given.
+    findings : sequence of Finding
+        Named with their sides; the first `MOST_NAMED` of them.
+    decisions : mapping of int to Decision
+        By their ids; rejected findings are called so.
 
     Returns
     -------
@@ -181,10 +195,24 @@ def caption_lines(
     ]
     model = f"Model {specification.name} ({sha256[:12]}); {', '.join(words)}."
     lines = [f"Scan {scan}.", model] if scan else [model]
+    if findings:
+        lines.insert(0, _describe_findings(findings, decisions))
     if not detection.done.all():
         done, count = int(detection.done.sum()), len(detection.done)
         lines.append(f"{done} of {count} axial slices were run; in the others the map is empty.")
     return tuple(map(_printable, lines))
+
+
+def _describe_findings(findings: Sequence[Finding], decisions: Decisions) -> str:
+    named = []
+    for finding in findings[:MOST_NAMED]:
+        words = f"{finding.id}: {finding.volume_ml:.1f} mL, {finding.location}"
+        if decisions.get(finding.id, UNDECIDED).verdict == "rejected":
+            words += ", rejected"
+        named.append(words)
+    if len(findings) > MOST_NAMED:
+        named.append(f"{len(findings) - MOST_NAMED} more")
+    return f"{'Finding' if len(findings) == 1 else 'Findings'} {'; '.join(named)}."
 
 
 def slices_through(
@@ -220,6 +248,7 @@ def figure(
     plane: Plane = "Axial",
     threshold: float | None = None,
     caption: Sequence[str] = (),
+    midline: Midline | None = None,
 ) -> Image.Image:
     """One slice, or several side by side, with all that a reader has to know.
 
@@ -243,6 +272,8 @@ def figure(
         Marked on the colour bar.
     caption : sequence of str
         Lines below the picture; see `caption_lines`. Long ones are wrapped.
+    midline : Midline, optional
+        Sagittal slices are named by their side and distance from it.
 
     Returns
     -------
@@ -264,6 +295,9 @@ def figure(
         brain = np.ones(scan.shape, bool)
     rows, columns = (axis for axis in range(3) if axis != cut)
     box = _frame(brain | (labels != 0), volume.spacing, cut)
+    middle = [0.0, 0.0, 0.0]
+    for axis, part in zip((rows, columns), box, strict=True):
+        middle[axis] = (part.start + part.stop - 1) / 2
     tall = (box[0].stop - box[0].start) * volume.spacing[rows]
     wide = (box[1].stop - box[1].start) * volume.spacing[columns]
     several = len(slices) > 1
@@ -286,8 +320,7 @@ def figure(
     body_height = down * (heading + height)
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     total_width = max(2 * BORDER + body_width + FIGURE_BAR_WIDTH, 620)
-    letters = max(20, int((total_width - 2 * BORDER) / small.getlength("n")))
-    lines = [line for words in caption for line in textwrap.wrap(_printable(words), letters)]
+    lines = _wrapped(caption, total_width - 2 * BORDER, small)
     foot = BORDER + body_height + LEGEND_HEIGHT
     total_height = foot + LINE_HEIGHT * (len(lines) + 1) + BORDER
     canvas = Image.new("RGB", (total_width, total_height))
@@ -296,7 +329,7 @@ def figure(
     for place, index in enumerate(slices):
         x = BORDER + (place % across) * (width + GAP)
         y = BORDER + (place // across) * (heading + height)
-        words = describe_slice(volume, plane, index)
+        words = describe_slice(volume, plane, index, midline, middle)
         draw.text((x + width / 2, y + heading / 2), words, TEXT, font, anchor="mm")
         y += heading
         values = np.clip((_panel(scan.take(index, cut), box, (height, width)) - low), 0, None)
@@ -327,19 +360,46 @@ def figure(
     return canvas
 
 
-def describe_slice(volume: Volume, plane: Plane, index: int) -> str:
-    """Where a slice lies: ``"Axial, S 25 mm"``, from the origin of the scan's coordinates.
+def describe_slice(
+    volume: Volume,
+    plane: Plane,
+    index: int,
+    midline: Midline | None = None,
+    middle: Sequence[float] | None = None,
+) -> str:
+    """Word where a slice lies.
 
-    Its number instead, where the file does not say how it lies.
+    Parameters
+    ----------
+    volume : Volume
+    plane : {"Axial", "Coronal", "Sagittal"}
+    index : int
+        Along the axis that the plane cuts across.
+    midline : Midline, optional
+        Between the halves of the brain.
+    middle : sequence of float, optional
+        Of the slice, in voxels (s, a, r), where its place is measured; the grid's by default.
+
+    Returns
+    -------
+    str
+        ``"Sagittal, right, 31 mm from the midline"``. Without a midline, and in the other planes,
+        the scanner's coordinate (RAS+): ``"Axial, z 25 mm"``. The slice's number where the file
+        does not say how it lies.
     """
     cut = CUTS[plane]
     if not volume.sides_known:
         return f"slice {index} of {volume.shape[cut]}"
-    centre = (np.asarray(volume.shape) - 1) / 2
-    centre[cut] = index
-    world = volume.affine[:3, :3] @ centre + volume.affine[:3, 3]
-    along = round(float(world[2 - cut]))
-    return f"{plane}, {ENDS[cut][along < 0]} {abs(along)} mm"
+    place = np.array((np.asarray(volume.shape) - 1) / 2 if middle is None else middle, float)
+    place[cut] = index
+    world = volume.affine[:3, :3] @ place + volume.affine[:3, 3]
+    if midline is not None and plane == "Sagittal":
+        right = float(midline.distance_to_right(world))
+        side: Side = "right" if right > 0 else "left"
+        if abs(right) < 0.5:
+            side = "midline"
+        return f"{plane}, {describe_side(side, abs(right), midline.source)}"
+    return f"{plane}, {'zyx'[cut]} {world[2 - cut]:.0f} mm"
 
 
 def montage(
@@ -381,15 +441,12 @@ def montage(
         rows.append(("reconstruction", [grey(reconstruction, s) for s in columns]))
     rows.append(("anomaly", [overlaid(s) for s in columns]))
 
-    canvas = Image.new(
-        "RGB",
-        (
-            LABEL_WIDTH + len(columns) * (width + GAP) + BAR_WIDTH,
-            TITLE_HEIGHT + len(rows) * (height + GAP) + TITLE_HEIGHT + LINE_HEIGHT * len(caption),
-        ),
-    )
+    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    total_width = LABEL_WIDTH + len(columns) * (width + GAP) + BAR_WIDTH
+    lines = _wrapped(caption, total_width - 16, small)
+    total_height = TITLE_HEIGHT + len(rows) * (height + GAP) + TITLE_HEIGHT
+    canvas = Image.new("RGB", (total_width, total_height + LINE_HEIGHT * len(lines)))
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(14)
     for column, s in enumerate(columns):
         x = LABEL_WIDTH + column * (width + GAP)
         draw.text((x + width / 2, TITLE_HEIGHT / 2), f"slice {s}", TEXT, font, anchor="mm")
@@ -427,9 +484,9 @@ def montage(
     note = f"{_printable(volume.name)}  ({side})"
     end = LABEL_WIDTH + len(columns) * (width + GAP) - GAP
     draw.text((end, foot), note, TEXT, font, anchor="rm")
-    for row, line in enumerate(caption):
+    for row, line in enumerate(lines):
         below = foot + TITLE_HEIGHT / 2 + LINE_HEIGHT * (row + 0.5)
-        draw.text((8, below), _printable(line), TEXT, ImageFont.load_default(12), anchor="lm")
+        draw.text((8, below), line, TEXT, small, anchor="lm")
     return canvas
 
 
@@ -440,6 +497,14 @@ def _write(path: str | os.PathLike[str], picture: Image.Image) -> Path:
     with open_atomic(path) as file:
         file.write(encoded.getvalue())
     return path
+
+
+def _wrapped(
+    caption: Sequence[str], width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[str]:
+    """Lines that fit into a width in pixels."""
+    letters = max(20, int(width / font.getlength("n")))
+    return [line for words in caption for line in textwrap.wrap(_printable(words), letters)]
 
 
 def _printable(words: str) -> str:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError
+from napari_addm.midline import describe_side
 from napari_addm.volume import Volume, stored_dtype
 
 SCHEMA_VERSION: Final = 3
@@ -128,8 +129,24 @@ class FindingEntry(_Entry):
     slice: int
     voxels: int
     sides_known: bool = True
+    side: Literal["left", "right", "midline"] | None = None
+    from_midline_mm: float | None = None
+    midline_source: Literal["symmetry", "mask"] | None = None
     decision: Literal["accepted", "rejected"] | None = None
     note: str = ""
+
+    @property
+    def location(self) -> str:
+        """Its side in words; see `napari_addm.midline.describe_side`."""
+        return describe_side(self.side, self.from_midline_mm, self.midline_source)
+
+
+class MidlineEntry(_Entry):
+    """`napari_addm.midline.Midline`: unit normal (x, y, z) in world RAS+, and its offset in mm."""
+
+    normal: tuple[float, float, float]
+    offset_mm: float
+    source: Literal["symmetry", "mask"]
 
 
 class RunRecord(_Entry):
@@ -152,6 +169,8 @@ class RunRecord(_Entry):
     geometry : GeometryEntry
         Of the scan, and so of every map.
     slices_done : SlicesEntry
+    midline : MidlineEntry or None
+        Between the halves of the brain; None where none was found, and in older records.
     warnings : tuple of str
     seconds : dict of str to float
         Per stage.
@@ -180,6 +199,7 @@ class RunRecord(_Entry):
     versions: dict[str, str]
     geometry: GeometryEntry
     slices_done: SlicesEntry
+    midline: MidlineEntry | None = None
     warnings: tuple[str, ...]
     seconds: dict[str, float]
     findings: tuple[FindingEntry, ...]

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_addm.midline import Midline
 from napari_addm.parallel import beside
 from napari_addm.preparation import Slices, prepare
-from napari_addm.symmetry import MirrorPlane, find_mirror_plane
+from napari_addm.symmetry import MirrorPlane, find_midline, find_mirror_plane
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint import PreparationSpecification
@@ -76,6 +77,13 @@ class Prepared:
         """See :func:`napari_addm.symmetry.find_mirror_plane`."""
         return find_mirror_plane(self.scan, self.mask, self.slices.spacing_mm)
 
+    @cached_property
+    def midline(self) -> Midline | None:
+        """Between the halves of the brain; None also where the file does not say left and right."""
+        if not self.slices.volume.sides_known:
+            return None
+        return find_midline(self.mirror_plane, self.mask, self.slices.affine)
+
     def get_ready(self, *, symmetry: bool, whole: bool) -> None:
         """Work out what a result takes from the scan alone; it is kept."""
         self.slices.depth_contrast  # noqa: B018  # and with it the depth, for `inner`
@@ -83,6 +91,7 @@ class Prepared:
             self.slices.native_gain  # noqa: B018
         if symmetry:
             self.mirror_plane  # noqa: B018
+        self.midline  # noqa: B018
 
     @property
     def nbytes(self) -> int:

@@ -5,6 +5,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,15 @@ PARAMETERS = {
 }
 
 
+def finding(id: int, ml: float, side: str) -> dict[str, Any]:
+    """A finding as a run record has it."""
+    return {
+        **{"id": id, "volume_ml": ml, "centroid_mm": [1.0, 2.0, 3.0], "peak": 1.0, "mean": 0.5},
+        **{"uncertainty": None, "slice": 3, "voxels": 100},
+        **{"side": side, "from_midline_mm": 12.5, "midline_source": "symmetry"},
+    }
+
+
 def keep(
     folder: CohortFolder, case: str, *, ml: float = 1.0, dice: float | None = None, qc: str = ""
 ) -> CaseResult:
@@ -34,9 +44,9 @@ def keep(
     flags = [{"key": qc, "message": "this scan is odd"}] if qc else []
     quality = {"flags": flags, "figures": {"brain_ml": 1234.0}, "unchecked": ["some check"]}
     versions = {"torch": "2.6"}
-    record.write_text(
-        json.dumps({"quality": quality, "warnings": ["a warning"], "versions": versions})
-    )
+    findings = [finding(1, ml * 0.1, "right"), finding(2, ml * 0.9, "left")] if ml else []
+    content = {"quality": quality, "warnings": ["a warning"], "versions": versions}
+    record.write_text(json.dumps({**content, "findings": findings}))
     picture = home / "x_overlay.png"
     Image.fromarray(np.zeros((40, 120, 3), np.uint8)).save(picture)
     result = CaseResult(
@@ -45,7 +55,7 @@ def keep(
         "done",
         seconds=2.0,
         anomaly_ml=ml,
-        findings=1,
+        findings=len(findings),
         dice=dice,
         qc=(qc,) if qc else (),
         metrics={} if dice is None else {"dice": dice, "auprc": None, "notes": ["x"]},
@@ -110,6 +120,8 @@ def test_the_page_tells_everything_and_needs_nothing(folder: CohortFolder) -> No
     assert "not reached yet" in rows["later"]
     assert "not a T1w image (T2w)" in rows["t2"]
     assert "a warning" in rows["sub-1_ses-2"]
+    assert any("left, 12 mm from the midline" in row and "sub-2" in row for row in page.rows)
+    assert "largest left, 12 mm from the midline" in text
     assert any("this scan is odd" in row for row in page.rows)
     for words in ("0.4321", "ab" * 32, "2.6", "some check", "settings steps"):
         assert words in text
@@ -124,6 +136,8 @@ def test_a_subject_counts_once_and_has_an_interval(folder: CohortFolder) -> None
     assert dice["mean"] == pytest.approx(((0.2 + 0.4) / 2 + 0.9) / 2)
     assert (dice["subjects"], dice["excluded"]) == (2, 0)
     assert dice["low"] < dice["mean"] < dice["high"]
+    (case,) = (case for case in figures["cases"] if case["case"] == "sub-2")
+    assert case["largest"]["side"] == "left"
     assert figures["metrics"]["auprc"]["subjects"] == 0
     assert figures["counts"] == {"done": 4, "failed": 1, "skipped": 2}
     assert subject("site/sub-1_ses-2") == "site/sub-1"
@@ -142,6 +156,9 @@ def test_the_table_has_a_line_for_each_case(folder: CohortFolder) -> None:
     with written["table"].open(newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert float(rows["sub-2"]["brain_ml"]) == 1234
+    largest = [f"largest_{key}" for key in ("volume_ml", "side", "from_midline_mm")]
+    assert [rows["sub-2"][key] for key in largest] == ["270.0", "left", "12.5"]
+    assert [rows["sub-3"][key] for key in largest] == ["", "", ""]
     assert "notes" not in rows["sub-2"]
 
 

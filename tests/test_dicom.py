@@ -17,6 +17,7 @@ from napari_addm.detection import Detection, DetectionSettings, resolve
 from napari_addm.dicom import pick_series, read_series, write_seg
 from napari_addm.errors import AddmError, InputError
 from napari_addm.findings import Decision, Decisions, measure_findings
+from napari_addm.midline import Midline
 from napari_addm.outputs import save_detection
 from napari_addm.record import file_sha256, voxels_sha256
 from napari_addm.volume import Volume
@@ -276,6 +277,12 @@ def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -
     labels[7:9, 10:14, 9:12] = 3  # numbers may have gaps
     checkpoint = load_checkpoint(tiny_checkpoint)
     anomaly = np.where(labels != 0, 0.5, 0.1).astype(np.float32)
+    middles = [
+        nib.affines.apply_affine(volume.affine, np.argwhere(labels == n).mean(0)) for n in (1, 3)
+    ]
+    normal = (middles[1] - middles[0]) / np.linalg.norm(middles[1] - middles[0])
+    between = Midline(tuple(normal.tolist()), float(normal @ sum(middles) / 2), "symmetry")
+    mm = f"{np.linalg.norm(middles[1] - middles[0]) / 2:.0f} mm from the midline"
     detection = Detection(
         anomaly=volume.with_data(anomaly),
         reconstruction=volume,
@@ -288,12 +295,13 @@ def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -
         device="cpu",
         precision="float32",
         threads=1,
+        midline=between,
     )
 
     def save(decisions: Decisions) -> dict[str, Path]:
         return save_detection(
             *(tmp_path / "out", volume, detection, labels),
-            measure_findings(labels, anomaly, volume),
+            measure_findings(labels, anomaly, volume, midline=between),
             checkpoint=checkpoint,
             threshold=0.3,
             minimum_ml=0.01,
@@ -313,10 +321,12 @@ def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -
         )
 
     paths = save({})
-    assert segments(paths["seg"]) == ([1, 2], ["Finding 1", "Finding 3"], [None, None])
+    told = [f"Left, {mm}", f"Right, {mm}"]
+    assert segments(paths["seg"]) == ([1, 2], ["Finding 1", "Finding 3"], told)
 
     paths = save({1: Decision("rejected", "a vessel"), 3: Decision("accepted")})
-    assert segments(paths["seg"]) == ([1], ["Finding 3"], ["Accepted by a person"])
+    told = [f"Right, {mm}; accepted by a person"]
+    assert segments(paths["seg"]) == ([1], ["Finding 3"], told)
     stored = hd.seg.segread(paths["seg"]).get_volume(combine_segments=True)
     index = np.indices(stored.array.shape).reshape(3, -1)
     world = stored.affine[:3, :3] @ index + stored.affine[:3, 3:]

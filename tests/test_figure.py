@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from napari_addm.checkpoint import load_checkpoint
+from napari_addm.detection import run
+from napari_addm.findings import Decision, Finding
+from napari_addm.midline import Midline
 from napari_addm.overlay import (
     BORDER,
     FIGURE_BAR_WIDTH,
@@ -106,9 +110,43 @@ def test_letters_need_known_sides(scan) -> None:
     assert known.size == unknown.size
     edge = slice(300, 380), slice(14, 34)  # where R stands
     assert (np.asarray(known)[edge] != np.asarray(unknown)[edge]).any()
-    assert describe_slice(scan, "Axial", 30) == "Axial, S 1 mm"
-    assert describe_slice(scan, "Sagittal", 0) == "Sagittal, L 49 mm"
     assert describe_slice(unknown_sides(scan), "Axial", 30) == "slice 30 of 60"
+
+
+def test_a_sagittal_slice_is_named_by_its_side_of_the_brain(scan) -> None:
+    """The other planes, and without a midline all, by the scanner's coordinate."""
+    assert describe_slice(scan, "Axial", 30) == "Axial, z 1 mm"
+    assert describe_slice(scan, "Sagittal", 0) == "Sagittal, x -49 mm"
+    # of a brain whose middle lies 60 mm left of the origin, all of the grid is on the right
+    midline = Midline((1.0, 0.0, 0.0), -60.0, "symmetry")
+    assert describe_slice(scan, "Sagittal", 0, midline) == (
+        "Sagittal, right, 11 mm from the midline"
+    )
+    assert describe_slice(scan, "Axial", 30, midline) == "Axial, z 1 mm"
+    tilted = Midline((0.8, 0.0, 0.6), 0.0, "mask")
+    words = describe_slice(scan, "Sagittal", 0, tilted, (30.0, 45.0, 0.0))
+    assert words == "Sagittal, left (estimated), 39 mm from the midline"
+    across = Midline((1.0, 0.0, 0.0), -49.2, "symmetry")
+    assert describe_slice(scan, "Sagittal", 0, across) == "Sagittal, on the midline"
+
+
+def test_the_caption_names_findings_and_their_sides(scan, tiny_checkpoint) -> None:
+    detection = run(scan, load_checkpoint(tiny_checkpoint))
+    findings = [
+        Finding(
+            *(n, 10.0 / n, (0.0, 0.0, 0.0), 1.0, 0.5, None, 0, 10),
+            side="right",
+            from_midline_mm=30.6,
+            midline_source="symmetry",
+        )
+        for n in range(1, 8)
+    ]
+    first, *_ = caption_lines(detection, "0" * 64, 0.1, findings=findings[:1])
+    assert first == "Finding 1: 10.0 mL, right, 31 mm from the midline."
+    decisions = {2: Decision("rejected")}
+    first, *_ = caption_lines(detection, "0" * 64, 0.1, findings=findings, decisions=decisions)
+    assert "2: 5.0 mL, right, 31 mm from the midline, rejected; 3:" in first
+    assert first.endswith("; 2 more.")
 
 
 def unknown_sides(scan: Volume) -> Volume:

@@ -19,13 +19,13 @@ from napari_addm.findings import (
     Decision,
     Finding,
     Marker,
-    describe_position,
     findings_csv,
     findings_record,
     label_anomalies,
     measure_findings,
 )
 from napari_addm.io import read_volume
+from napari_addm.midline import Midline
 from napari_addm.volume import GRID_OF_LAYER, UNKNOWN_SIDES, volume_from_array
 
 SPACING = (1.0, 1.0, 1.0)
@@ -229,7 +229,7 @@ ORIENTATIONS = [
 
 
 @pytest.mark.parametrize("orientation", [*ORIENTATIONS, "oblique"])
-def test_left_is_left_however_the_scan_is_stored(orientation, tmp_path):
+def test_the_place_is_the_worlds_however_the_scan_is_stored(orientation, tmp_path):
     """A lesion is planted in the world; the file's axes must not matter."""
     turn = nib.eulerangles.euler2mat(0.3, -0.2, 0.25) if orientation == "oblique" else np.eye(3)
     axes = "LIP" if orientation == "oblique" else orientation
@@ -251,8 +251,6 @@ def test_left_is_left_however_the_scan_is_stored(orientation, tmp_path):
     np.testing.assert_allclose(finding.centroid_mm, expected, atol=1e-3)
     np.testing.assert_allclose(expected, planted, atol=1)
     assert finding.volume_ml == pytest.approx(lesion.sum() * 15 / 1000)
-    letters = [word[0] for word in finding.position.split("  ")]
-    assert letters == ["L", "A", "S"]
 
 
 def test_measures_by_hand():
@@ -327,27 +325,42 @@ def test_another_grid_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("place", "words"),
+    ("side", "distance", "source", "words"),
     [
-        ((-31.2, -22.0, 30.6), "L 31  P 22  S 31 mm"),
-        ((31.2, 22.0, -30.6), "R 31  A 22  I 31 mm"),
-        ((-0.2, 0.0, 0.4), "R 0  A 0  S 0 mm"),
+        ("left", 31.2, "symmetry", "left, 31 mm from the midline"),
+        ("right", 30.6, "mask", "right (estimated), 31 mm from the midline"),
+        ("midline", 2.0, "symmetry", "on the midline"),
+        ("midline", 2.0, "mask", "on the midline (estimated)"),
+        (None, None, None, "side unknown"),
     ],
 )
-def test_position_in_words(place, words):
-    assert describe_position(place) == words
+def test_location_in_words(side, distance, source, words):
+    finding = Finding(
+        *(1, 12.3, (-31.24, -22.0, 30.6), 2.5, 1.25, 0.125, 77, 12346),
+        side=side,
+        from_midline_mm=distance,
+        midline_source=source,
+    )
+    assert finding.location == words
 
 
 def test_csv_reads_back():
     findings = [
-        Finding(1, 12.3456, (-31.24, -22.0, 30.6), 2.5, 1.25, 0.125, 77, 12346),
+        Finding(
+            *(1, 12.3456, (-31.24, -22.0, 30.6), 2.5, 1.25, 0.125, 77, 12346),
+            side="right",
+            from_midline_mm=12.34,
+            midline_source="mask",
+        ),
         Finding(2, 0.5, (4.0, 5.0, -6.0), 1.5, 1.1, None, 3, 500),
     ]
     rows = list(csv.DictReader(io.StringIO(findings_csv(findings))))
     assert tuple(rows[0]) == CSV_COLUMNS
     assert rows[0]["volume_ml"] == "12.346"
     assert (rows[0]["x_mm"], rows[0]["y_mm"], rows[0]["z_mm"]) == ("-31.2", "-22.0", "30.6")
-    assert rows[0]["position"] == "L 31  P 22  S 31 mm"
+    told = ("side", "from_midline_mm", "midline_source")
+    assert [rows[0][key] for key in told] == ["right", "12.3", "mask"]
+    assert [rows[1][key] for key in told] == ["", "", ""]
     assert rows[0]["uncertainty"] == "0.125"
     assert rows[1]["uncertainty"] == ""
     assert rows[1]["slice"] == "3"
@@ -383,11 +396,9 @@ def test_a_note_is_no_formula(note):
 def test_an_unknown_side_is_not_claimed(warning):
     data = np.zeros((20, 20, 20), np.float32)
     data[15, 16, 3] = 1
-    for warnings, words in (
-        (("odd", warning), "L/R? 6  A 6  S 6 mm"),
-        (("odd",), "L 6  A 6  S 6 mm"),
-    ):
+    midline = Midline((1.0, 0.0, 0.0), 0.0, "symmetry")
+    for warnings, side in ((("odd", warning), None), (("odd",), "left")):
         volume = volume_from_array(data, warnings=warnings)
-        (finding,) = measure_findings(data.astype(np.int32), data, volume)
-        assert finding.position == words
-        assert words in findings_csv([finding])
+        (finding,) = measure_findings(data.astype(np.int32), data, volume, midline=midline)
+        assert finding.side == side
+        assert ("left" in findings_csv([finding])) == (side == "left")

@@ -16,11 +16,21 @@ from qtpy.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 
 from napari_addm.checkpoint import Checkpoint, FalseAlarmSpecification, load_checkpoint
 from napari_addm.detection import Detection, DetectionSettings, resolve
-from napari_addm.findings import Decision, describe_position
+from napari_addm.findings import Decision
 from napari_addm.io import read_volume
+from napari_addm.midline import Midline
 from napari_addm.volume import UNKNOWN_SIDES, Volume, volume_from_array
 from napari_addm.widgets.detect import DetectWidget
-from napari_addm.widgets.findings_table import ID, ML, PEAK, PLACE, STATE, FindingsTable
+from napari_addm.widgets.findings_table import (
+    ID,
+    ML,
+    PEAK,
+    SCANNER,
+    SIDE,
+    SPREAD,
+    STATE,
+    FindingsTable,
+)
 from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
@@ -75,6 +85,7 @@ def detection_of(scan: Volume, checkpoint: Checkpoint, uncertain: bool = True) -
         device="cpu",
         precision="float32",
         threads=2,
+        midline=Midline((1.0, 0.0, 0.0), 0.0, "symmetry"),
     )
 
 
@@ -110,7 +121,8 @@ def test_the_largest_comes_first(table):
     volumes = [float(text) for text in column(table, ML)]
     assert volumes == sorted(volumes, reverse=True)
     assert volumes[0] == pytest.approx(4 / 3 * np.pi * (12 * 0.9) ** 3 / 1000, rel=0.05)
-    assert column(table, PLACE) == ["L 31 · A 12 · S 24", "R 26 · P 20 · I 10", "R 5 · A 33 · I 24"]
+    assert column(table, SIDE) == ["left, 31 mm", "right, 26 mm", "right, 5 mm"]
+    assert column(table, SCANNER) == ["-31 12 24", "26 -20 -10", "5 33 -24"]
 
 
 def test_a_heading_sorts(table, qtbot):
@@ -124,15 +136,17 @@ def test_a_heading_sorts(table, qtbot):
         assert peaks in (sorted(peaks), sorted(peaks, reverse=True))
         expected_or_reverse = (expected, expected[::-1])
         assert numbers(table) in expected_or_reverse
-    table.view.sortByColumn(PLACE, Qt.SortOrder.AscendingOrder)
+    table.view.sortByColumn(SCANNER, Qt.SortOrder.AscendingOrder)
     assert numbers(table) == [3, 2, 1]  # from below
+    table.view.sortByColumn(SIDE, Qt.SortOrder.AscendingOrder)
+    assert numbers(table) == [1, 3, 2]  # from left to right
 
 
 def test_the_selection_survives_sorting_and_the_threshold(table, marker):
     told = []
     table.picked.connect(told.append)
     table.pick(2)
-    table.view.sortByColumn(PLACE, Qt.SortOrder.AscendingOrder)
+    table.view.sortByColumn(SCANNER, Qt.SortOrder.AscendingOrder)
     assert [index.row() for index in table.view.selectionModel().selectedRows()] == [1]
     table.show_marked(marker.mark(1.5, 0.0))  # the largest is gone
     assert sorted(numbers(table)) == [2, 3]
@@ -298,8 +312,9 @@ def test_unknown_sides_are_not_claimed(checkpoint, marker, qtbot):
     table = FindingsTable()
     qtbot.addWidget(table)
     table.show_marked(unknown.mark(0.1, 0.0))
-    assert column(table, PLACE)[0] == "L/R? 31 · A 12 · S 24"
-    tip = table.model.data(table.model.index(0, PLACE), Qt.ItemDataRole.ToolTipRole)
+    assert column(table, SIDE) == ["side unknown"] * 3
+    table.view.sortByColumn(SIDE, Qt.SortOrder.AscendingOrder)  # which there is nothing to do by
+    tip = table.model.data(table.model.index(0, SIDE), Qt.ItemDataRole.ToolTipRole)
     assert "does not say which side is left" in tip
 
 
@@ -308,9 +323,9 @@ def test_without_uncertainty_there_is_no_column_for_it(checkpoint, marker, qtbot
     table = FindingsTable()
     qtbot.addWidget(table)
     table.show_marked(certain.mark(0.1, 0.0))
-    assert table.view.isColumnHidden(6)
+    assert table.view.isColumnHidden(SPREAD)
     table.show_marked(marker.mark(0.1, 0.0))
-    assert not table.view.isColumnHidden(6)
+    assert not table.view.isColumnHidden(SPREAD)
 
 
 def test_ten_thousands_of_findings(checkpoint, qtbot):
@@ -381,16 +396,13 @@ def test_a_click_leads_to_the_finding(orientation, checkpoint, qtbot, tmp_path):
         assert labels_of(viewer).data[tuple(index)] == number
         world = nib.affines.apply_affine(scan.affine, index)
         assert np.linalg.norm(world - (x, y, z)) < 3
-        words = column(table, PLACE)[table.model.row_of(number)]
+        row = table.model.row_of(number)
         centre = nib.affines.apply_affine(
             scan.affine, np.argwhere(labels_of(viewer).data == number).mean(0)
         )
-        assert words == describe_position(tuple(centre), separator=" · ").removesuffix(" mm")
-        assert [word[0] for word in words.split(" · ")] == [
-            "L" if x < 0 else "R",
-            "P" if y < 0 else "A",
-            "I" if z < 0 else "S",
-        ]
+        assert column(table, SCANNER)[row] == " ".join(f"{value:.0f}" for value in centre)
+        side = "left" if x < 0 else "right"
+        assert column(table, SIDE)[row] == f"{side}, {abs(centre[0]):.0f} mm"
 
 
 def test_a_finding_gone_to_in_3d_is_there_in_2d(checkpoint, marker, qtbot):
@@ -425,7 +437,7 @@ def test_a_click_leads_there_on_layers_of_other_readers(flipped, checkpoint, mar
     panel = reviewed(viewer, layer, checkpoint)
     qtbot.addWidget(panel)
     table = panel.findings.table
-    assert all("L/R?" in words for words in column(table, PLACE))
+    assert set(column(table, SIDE)) == {"side unknown"}
     for number in (3, 1, 2):
         table.pick(number)
         index = np.round(layer.world_to_data(viewer.dims.point)).astype(int)

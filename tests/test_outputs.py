@@ -173,6 +173,7 @@ def test_record(tmp_path: Path, checkpoint: Checkpoint) -> None:
         "versions",
         "geometry",
         "slices_done",
+        "midline",
         "warnings",
         "seconds",
         "findings",

@@ -40,15 +40,16 @@ from napari_addm.findings import (
     Finding,
     Findings,
     Verdict,
-    describe_position,
 )
+from napari_addm.midline import ESTIMATED
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import button, column, heading
 from napari_addm.widgets.review import Decided, Marked, decide, decisions_of
 
 # Columns, and the widest that each has to show.
-STATE, ID, ML, PLACE, PEAK, MEAN, SPREAD = range(7)
-WIDEST = ("✓✎", "999", "999.9", "", "0.999", "0.999", "0.999")
+STATE, ID, ML, SIDE, SCANNER, PEAK, SPREAD = range(7)
+WIDEST = ("✓✎", "999", "999.9", "", "-99 -199 -99", "0.999", "0.999")
+WORDS = (SIDE, SCANNER)
 ROWS = 6
 FONT_PX = 11
 
@@ -84,6 +85,11 @@ class FindingsModel(QAbstractTableModel):
     def font(self) -> QFont:
         """Of all cells: digits of equal width."""
         return self._font
+
+    @property
+    def words(self) -> QFont:
+        """Of sides and places: narrower."""
+        return self._words
 
     def show_findings(self, findings: Findings | None, decisions: Decisions) -> None:
         """Take the place of all rows; None leaves no row."""
@@ -157,7 +163,7 @@ class FindingsModel(QAbstractTableModel):
         finding = self.finding(index.row())
         decision = self._decisions.get(finding.id, UNDECIDED)
         if role == Qt.ItemDataRole.FontRole:
-            font = QFont(self._words if index.column() == PLACE else self._font)
+            font = QFont(self._words if index.column() in WORDS else self._font)
             font.setStrikeOut(decision.verdict == "rejected" and index.column() != STATE)
             return font
         if role == Qt.ItemDataRole.ToolTipRole:
@@ -171,9 +177,9 @@ class FindingsModel(QAbstractTableModel):
         keys: dict[int, np.ndarray | None] = {
             ID: findings.id,
             ML: findings.volume_ml,
-            PLACE: findings.centroid_mm[:, 2],
+            SIDE: findings.to_right_mm,
+            SCANNER: findings.centroid_mm[:, 2],
             PEAK: findings.peak,
-            MEAN: findings.mean,
             SPREAD: findings.uncertainty,
         }
         key = keys.get(column)
@@ -294,9 +300,11 @@ class FindingsTable(QWidget):
         heads.setHighlightSections(False)
         heads.setMinimumSectionSize(8)
         heads.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        heads.setSectionResizeMode(PLACE, QHeaderView.ResizeMode.Stretch)
+        heads.setSectionResizeMode(SIDE, QHeaderView.ResizeMode.Stretch)
+        words = QFontMetrics(self.model.words)
         for place, widest in enumerate(WIDEST):
-            heads.resizeSection(place, metrics.horizontalAdvance(widest) + 7)
+            of = words if place in WORDS else metrics
+            heads.resizeSection(place, of.horizontalAdvance(widest) + 7)
         heads.setSortIndicator(ML, Qt.SortOrder.DescendingOrder)
         view.setSortingEnabled(True)
         # Qt's arrow would lie on the words; ours is among them.
@@ -522,11 +530,12 @@ def _cell(finding: Finding, decision: Decision, column: int) -> str:
         return str(finding.id)
     if column == ML:
         return f"{finding.volume_ml:.1f}" if finding.volume_ml >= 0.1 else "<0.1"
-    if column == PLACE:
-        return describe_position(
-            finding.centroid_mm, sides_known=finding.sides_known, separator=" · "
-        ).removesuffix(" mm")
-    value = {PEAK: finding.peak, MEAN: finding.mean, SPREAD: finding.uncertainty}[column]
+    if column == SIDE:
+        words = finding.location.removesuffix(" from the midline").removeprefix("on the ")
+        return f"≈ {words.replace(ESTIMATED, '')}" if ESTIMATED in words else words
+    if column == SCANNER:
+        return " ".join(f"{value:.0f}" for value in finding.centroid_mm)
+    value = {PEAK: finding.peak, SPREAD: finding.uncertainty}[column]
     return "" if value is None else f"{value:.3f}"
 
 
@@ -535,7 +544,9 @@ def _in_full(finding: Finding, decision: Decision) -> str:
     x, y, z = finding.centroid_mm
     lines = [
         f"Finding {finding.id}: {finding.volume_ml:.3f} mL, {finding.voxels} voxels",
-        f"Centre {finding.position} (world RAS {x:.1f}, {y:.1f}, {z:.1f})",
+        finding.location[0].upper() + finding.location[1:],
+        f"Center in scanner coordinates (RAS+): {x:.1f}, {y:.1f}, {z:.1f} mm",
+        f"Peak {finding.peak:.3f}, mean {finding.mean:.3f}",
     ]
     if not finding.sides_known:
         lines.append(texts.SIDES_UNKNOWN)
@@ -547,7 +558,7 @@ def _in_full(finding: Finding, decision: Decision) -> str:
 
 
 def _aligned(column: int) -> Qt.AlignmentFlag:
-    side = {STATE: Qt.AlignmentFlag.AlignHCenter, PLACE: Qt.AlignmentFlag.AlignLeft}
+    side = {STATE: Qt.AlignmentFlag.AlignHCenter, SIDE: Qt.AlignmentFlag.AlignLeft}
     return side.get(column, Qt.AlignmentFlag.AlignRight) | Qt.AlignmentFlag.AlignVCenter
 
 

@@ -85,7 +85,9 @@ class LiveMarker:
             return last
         detection = self.detection
         uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
-        labels, findings = self._marker.find(threshold, minimum_ml, detection.anomaly, uncertainty)
+        labels, findings = self._marker.find(
+            threshold, minimum_ml, detection.anomaly, uncertainty, detection.midline
+        )
         self._last = Marked(labels, findings, threshold, minimum_ml, self._marker.box)
         return self._last
 
@@ -106,7 +108,7 @@ def measure(
     """Measure labels that are there already, such as those that a person edited."""
     uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
     anomaly = detection.anomaly
-    findings = measure_findings(labels, anomaly.data, anomaly, uncertainty)
+    findings = measure_findings(labels, anomaly.data, anomaly, uncertainty, detection.midline)
     return Marked(labels, findings, threshold, minimum_ml)
 
 

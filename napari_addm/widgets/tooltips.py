@@ -175,12 +175,19 @@ FINDING_COLUMNS = (
     Text("#", "Number of the finding, in the labels too. It stays as the threshold moves."),
     Text("mL", "Volume."),
     Text(
-        "Where",
-        "Centre, in mm to the patient's Left or Right, Anterior or Posterior, Superior or Inferior "
-        "of the scan's origin. Sorted from below to above.",
+        "Side",
+        "The patient's side, and the distance of the center from the midline of the brain. "
+        "'midline': both halves hold at least a quarter of the finding. ≈: estimated from the "
+        "middle of the brain mask, because left and right differ too much for a plane of "
+        "symmetry. Sorted from left to right.",
+    ),
+    Text(
+        "x y z mm",
+        "Center in scanner coordinates: to the right, the front and the top (RAS+). Their "
+        "origin is often a corner of the grid, so they say nothing about sides. Sorted from below "
+        "to above.",
     ),
     Text("Peak", "Highest anomaly score in it."),
-    Text("Mean", "Mean anomaly score in it."),
     Text("±", "Uncertainty: mean spread of the score over the draws."),
 )
 FINDINGS_TABLE = (

@@ -60,6 +60,7 @@ from napari_addm.widgets.forms import (
 )
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.results import OUTPUT_KEY, is_output
+from napari_addm.widgets.review import measure
 from napari_addm.widgets.turns import Turns, draw_first, later
 from napari_addm.widgets.worker import Job
 
@@ -718,7 +719,16 @@ def _draw(
     scan = outcome.scan
     slices = slices_through(scan, labels, count, plane) if index is None else [index]
     name = outcome.name if named else None
-    caption = caption_lines(detection, outcome.checkpoint.sha256, marked.threshold, name)
+    # a person may have drawn on them
+    findings = measure(detection, labels, marked.threshold, marked.minimum_ml).findings
+    caption = caption_lines(
+        detection,
+        outcome.checkpoint.sha256,
+        marked.threshold,
+        name,
+        findings=findings,
+        decisions=outcome.decisions,
+    )
     notes = tuple(note for note in scan.warnings if note == GRID_OF_LAYER)
     yield figure_png(
         path,
@@ -729,4 +739,5 @@ def _draw(
         plane,
         marked.threshold,
         (*caption, *notes),
+        detection.midline,
     )
