@@ -333,11 +333,17 @@ class _Case:
         for warning in self.detection.warnings:
             console.print(f"Warning: {warning}", style="yellow", markup=False)
         # A plain string would be read as markup, and a file name may hold brackets.
-        heads = ("finding", "mL", "side", "scanner x, y, z (mm)", "peak", "slice")
+        heads = ("finding", "mL", "side, from midline", "scanner x, y, z", "peak", "slice")
         table = Table(*heads, title=Text(self.scan.name))
         for f in self.findings:
-            scanner = ", ".join(f"{value:.0f}" for value in f.centroid_mm)
-            cells = (f"{f.volume_ml:.2f}", f.location, scanner, f"{f.peak:.3f}", str(f.slice))
+            scanner = ", ".join(f"{value:.0f}" for value in f.centroid_mm) + " mm"
+            cells = (
+                f"{f.volume_ml:.2f}",
+                f.location_in_brief,
+                scanner,
+                f"{f.peak:.3f}",
+                str(f.slice),
+            )
             table.add_row(str(f.id), *cells)
         if self.findings:
             console.print(table)

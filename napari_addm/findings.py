@@ -21,6 +21,7 @@ from napari_addm.midline import (
     Midline,
     MidlineSource,
     Side,
+    abbreviate_side,
     describe_side,
 )
 from napari_addm.volume import Volume
@@ -125,6 +126,11 @@ class Finding:
     def location(self) -> str:
         """Its side in words; see `napari_addm.midline.describe_side`."""
         return describe_side(self.side, self.from_midline_mm, self.midline_source)
+
+    @property
+    def location_in_brief(self) -> str:
+        """The same for a table; see `napari_addm.midline.abbreviate_side`."""
+        return abbreviate_side(self.side, self.from_midline_mm, self.midline_source)
 
 
 class Findings(Sequence[Finding]):

@@ -18,9 +18,6 @@ SIDES: tuple[Side, ...] = ("left", "midline", "right")
 MIDLINE_SHARE = 0.25
 """Something lies on the midline where each half of the brain holds at least this share of it."""
 
-ESTIMATED = " (estimated)"
-"""What is said of a side that is counted from the middle of the brain mask."""
-
 SIDES_FROM_MASK = (
     "Left and right of this brain are too different to find its plane of symmetry: the sides of "
     "findings are counted from the middle of the brain mask."
@@ -72,7 +69,18 @@ def describe_side(side: Side | None, from_midline_mm: float | None, source: str 
     """
     if side is None or from_midline_mm is None:
         return "side unknown"
-    words: str = "on the midline" if side == "midline" else side
-    if source == "mask":
-        words += ESTIMATED
-    return words if side == "midline" else f"{words}, {from_midline_mm:.0f} mm from the midline"
+    estimated = " (estimated)" if source == "mask" else ""
+    if side == "midline":
+        return f"on the midline{estimated}"
+    return f"{side}{estimated}, {from_midline_mm:.0f} mm from the midline"
+
+
+def abbreviate_side(side: Side | None, from_midline_mm: float | None, source: str | None) -> str:
+    """Word a side in the cell of a table: ``"right, 31 mm"``, or ``"≈ right, 31 mm"`` if estimated.
+
+    Parameters as for `describe_side`.
+    """
+    if side is None or from_midline_mm is None:
+        return "unknown"
+    words = side if side == "midline" else f"{side}, {from_midline_mm:.0f} mm"
+    return f"≈ {words}" if source == "mask" else words

@@ -169,7 +169,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "findings",
         "io",
         "metrics",
-        "midline",
         "outputs",
         "overlay",
         "presets",

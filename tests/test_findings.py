@@ -325,16 +325,16 @@ def test_another_grid_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("side", "distance", "source", "words"),
+    ("side", "distance", "source", "words", "brief"),
     [
-        ("left", 31.2, "symmetry", "left, 31 mm from the midline"),
-        ("right", 30.6, "mask", "right (estimated), 31 mm from the midline"),
-        ("midline", 2.0, "symmetry", "on the midline"),
-        ("midline", 2.0, "mask", "on the midline (estimated)"),
-        (None, None, None, "side unknown"),
+        ("left", 31.2, "symmetry", "left, 31 mm from the midline", "left, 31 mm"),
+        ("right", 30.6, "mask", "right (estimated), 31 mm from the midline", "≈ right, 31 mm"),
+        ("midline", 2.0, "symmetry", "on the midline", "midline"),
+        ("midline", 2.0, "mask", "on the midline (estimated)", "≈ midline"),
+        (None, None, None, "side unknown", "unknown"),
     ],
 )
-def test_location_in_words(side, distance, source, words):
+def test_location_in_words(side, distance, source, words, brief):
     finding = Finding(
         *(1, 12.3, (-31.24, -22.0, 30.6), 2.5, 1.25, 0.125, 77, 12346),
         side=side,
@@ -342,6 +342,7 @@ def test_location_in_words(side, distance, source, words):
         midline_source=source,
     )
     assert finding.location == words
+    assert finding.location_in_brief == brief
 
 
 def test_csv_reads_back():

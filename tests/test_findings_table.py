@@ -312,7 +312,7 @@ def test_unknown_sides_are_not_claimed(checkpoint, marker, qtbot):
     table = FindingsTable()
     qtbot.addWidget(table)
     table.show_marked(unknown.mark(0.1, 0.0))
-    assert column(table, SIDE) == ["side unknown"] * 3
+    assert column(table, SIDE) == ["unknown"] * 3
     table.view.sortByColumn(SIDE, Qt.SortOrder.AscendingOrder)  # which there is nothing to do by
     tip = table.model.data(table.model.index(0, SIDE), Qt.ItemDataRole.ToolTipRole)
     assert "does not say which side is left" in tip
@@ -437,7 +437,7 @@ def test_a_click_leads_there_on_layers_of_other_readers(flipped, checkpoint, mar
     panel = reviewed(viewer, layer, checkpoint)
     qtbot.addWidget(panel)
     table = panel.findings.table
-    assert set(column(table, SIDE)) == {"side unknown"}
+    assert set(column(table, SIDE)) == {"unknown"}
     for number in (3, 1, 2):
         table.pick(number)
         index = np.round(layer.world_to_data(viewer.dims.point)).astype(int)

@@ -41,7 +41,6 @@ from napari_addm.findings import (
     Findings,
     Verdict,
 )
-from napari_addm.midline import ESTIMATED
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import button, column, heading
 from napari_addm.widgets.review import Decided, Marked, decide, decisions_of
@@ -531,8 +530,7 @@ def _cell(finding: Finding, decision: Decision, column: int) -> str:
     if column == ML:
         return f"{finding.volume_ml:.1f}" if finding.volume_ml >= 0.1 else "<0.1"
     if column == SIDE:
-        words = finding.location.removesuffix(" from the midline").removeprefix("on the ")
-        return f"≈ {words.replace(ESTIMATED, '')}" if ESTIMATED in words else words
+        return finding.location_in_brief
     if column == SCANNER:
         return " ".join(f"{value:.0f}" for value in finding.centroid_mm)
     value = {PEAK: finding.peak, SPREAD: finding.uncertainty}[column]
