@@ -15,10 +15,11 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,18 +28,23 @@ from numpy.typing import NDArray
 from napari_addm import __version__
 from napari_addm.checkpoint import Checkpoint
 from napari_addm.cohort import (
+    CUT_OFF,
     EARLIER,
     NOT_CHOSEN,
     NOT_REACHED,
+    UNCHECKED,
     CaseResult,
+    CaseState,
     CohortCase,
     CohortFolder,
     Shard,
+    check_is_file,
     digest,
     hash_of,
 )
 from napari_addm.detection import Detection, DetectionSettings, Progress, detect, resolve
-from napari_addm.errors import AddmError
+from napari_addm.errors import AddmError, InputError
+from napari_addm.findings import Findings
 from napari_addm.io import read_beside, read_labels, read_volume
 from napari_addm.metrics import evaluate
 from napari_addm.outputs import check_folder, computed_findings, save_detection
@@ -50,7 +56,8 @@ from napari_addm.volume import Volume
 HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 MANIFEST_INTERVAL = 2.0
 HEARTBEAT = 0.1
-OTHER_SETTINGS = "not reached yet; its files are of an earlier run with other settings"
+KEPT = "its files are of an earlier run with other settings (or another model or version)"
+KEPT_OTHER_INPUT = "its files are of an earlier run with another scan, truth or mask than now"
 
 Stage = Literal["read", "detect", "case", "finish"]
 
@@ -102,6 +109,8 @@ class BatchProgress:
         Cases with a result, and all that are run.
     failed : int
         How many of `finished` failed.
+    unchecked : int
+        How many of `finished` have the result of an earlier run that this one could not check.
     eta : float or None
         Seconds left; None while unknown.
     detection : Progress or None
@@ -117,6 +126,7 @@ class BatchProgress:
     result: CaseResult | None = None
     unchanged: bool = False
     detection: Progress | None = None
+    unchecked: int = 0
 
 
 @dataclass
@@ -189,17 +199,24 @@ class Batch:
     def prepare(self, case: CohortCase) -> Prepared | CaseResult:
         """Read a case and bring it to the model's grid, unless it is done or cannot be."""
         started = time.perf_counter()
-        old, _ = self.folder.read_state(case.name)
+        key = ""
         try:
+            if case.fault:
+                raise InputError(case.fault)
             try:
                 key = self.key(case)
-            except OSError:  # reading says it in words
+            except OSError as error:  # reading says it in words
                 read_volume(case.scan, frame=self.settings.frame)
                 for path in filter(None, (case.truth, case.mask)):
                     read_labels(path)
-                raise
+                raise _unreadable(Path(error.filename or case.scan), error) from error
+            state = self.folder.state(case)
+            old = None if state is None else state.result
             if old and (old.status, old.key) == ("done", key) and self.folder.is_whole(old):
+                if state and state.later is not None:  # what it said holds no longer
+                    self.folder.write_state(old, state.parameters)
                 return replace(old, input=case.input, reason="")
+            self._check_free(case, state)
             volume = read_volume(case.scan, frame=self.settings.frame)
             notes: list[str] = []
             brain = lesion = None
@@ -218,7 +235,7 @@ class Batch:
             seconds = time.perf_counter() - started
             return Prepared(case, key, volume, slices, lesion, notes, seconds)
         except Exception as error:  # whatever it is, it is this case's alone
-            return self.failed(case, error, time.perf_counter() - started)
+            return self.failed(case, error, time.perf_counter() - started, key)
 
     def reconstruct(self, prepared: Prepared) -> Generator[Progress, None, None]:
         """The network's part; see `napari_addm.detection.detect`."""
@@ -255,8 +272,15 @@ class Batch:
                     prediction=labels,
                 )
             quality = check_quality(prepared.slices, detection.specification, detection)
-            self._claim(case)
-            paths = save_detection(
+            self._check_free(case, self.folder.state(case))
+            hashes: dict[str, str] = {}
+
+            def ready(staged: Mapping[str, Path]) -> None:
+                paths = case.file_names()
+                hashes.update({paths[key]: digest(path) for key, path in staged.items()})
+                self._claim(case, hashes)
+
+            save_detection(
                 self.folder.path / case.folder,
                 volume,
                 detection,
@@ -267,6 +291,7 @@ class Batch:
                 minimum_ml=self.minimum_ml,
                 computed=labels,
                 frame=self.settings.frame,
+                stem=case.prefix,
                 metrics=metrics,
                 truth=case.truth,
                 truth_voxels=prepared.lesion,
@@ -274,22 +299,9 @@ class Batch:
                 quality=quality.record(),
                 dated=False,
                 overwrite=True,
+                also=self._pictures(prepared, detection, labels, findings),
+                ready=ready,
             )
-            if self.settings.pictures:
-                from napari_addm.overlay import caption_lines, overlay_png
-
-                paths["overlay"] = overlay_png(
-                    case.paths(self.folder.path)["overlay"],
-                    volume,
-                    anomaly,
-                    labels,
-                    prepared.lesion,
-                    detection.reconstruction.data,
-                    caption=caption_lines(
-                        detection, self.checkpoint.sha256, self.threshold, findings=findings
-                    ),
-                    threshold=self.threshold,
-                )
             spent = prepared.seconds + seconds + time.perf_counter() - started
             result = CaseResult(
                 case.name,
@@ -301,10 +313,7 @@ class Batch:
                 dice=None if metrics is None else metrics.dice,
                 qc=tuple(flag.key for flag in quality.flags),
                 metrics={} if metrics is None else asdict(metrics),
-                files={
-                    path.relative_to(self.folder.path).as_posix(): digest(path)
-                    for path in paths.values()
-                },
+                files=hashes,
                 key=prepared.key,
             )
             self.folder.write_state(result, self.parameters_hash)
@@ -312,7 +321,36 @@ class Batch:
         except Exception as error:
             self._check_output(error)
             spent = prepared.seconds + seconds + time.perf_counter() - started
-            return self.failed(case, error, spent)
+            return self.failed(case, error, spent, prepared.key)
+
+    def _pictures(
+        self,
+        prepared: Prepared,
+        detection: Detection,
+        labels: NDArray[np.integer],
+        findings: Findings,
+    ) -> dict[str, Callable[[Path], object]]:
+        """What draws the pictures of a case, by the key of the file."""
+        if not self.settings.pictures:
+            return {}
+
+        def draw(path: Path) -> None:
+            from napari_addm.overlay import caption_lines, overlay_png
+
+            overlay_png(
+                path,
+                prepared.volume,
+                detection.anomaly.data,
+                labels,
+                prepared.lesion,
+                detection.reconstruction.data,
+                caption=caption_lines(
+                    detection, self.checkpoint.sha256, self.threshold, findings=findings
+                ),
+                threshold=self.threshold,
+            )
+
+        return {"overlay": draw}
 
     # - what becomes of a case -
 
@@ -324,26 +362,77 @@ class Batch:
         ]
         return hash_of({"parameters": self.parameters, "inputs": inputs})
 
-    def failed(self, case: CohortCase, error: Exception, seconds: float) -> CaseResult:
-        """The result of a case that cannot be done; what an earlier run left of it is removed.
+    def failed(
+        self, case: CohortCase, error: Exception, seconds: float, key: str = ""
+    ) -> CaseResult:
+        """The result of a case that cannot be done now; files of an earlier run stay.
+
+        What an earlier run has done is not worth less because a scan cannot be read for a moment.
+        It stays done where nothing says that scan, truth, mask or settings are others by now.
+
+        Parameters
+        ----------
+        case : CohortCase
+        error : Exception
+        seconds : float
+        key : str
+            As `Batch.key` gives it; empty where that could not be found out.
 
         Raises
         ------
         AddmError
             When the output cannot be written to.
         """
-        result = CaseResult(
-            case.name, case.input, "failed", self._reason(case, error), round(seconds, 3)
-        )
+        reason, seconds = self._reason(case, error), round(seconds, 3)
+        result = CaseResult(case.name, case.input, "failed", reason, seconds)
+        if case.fault:  # the state and the files of its name may be another case's
+            return result
         try:
-            old, _ = self.folder.read_state(case.name)
-            for name in old.files if old else ():
-                (self.folder.path / name).unlink(missing_ok=True)
-            self.folder.write_state(result, self.parameters_hash)
+            state = self.folder.state(case)
+            old = None if state is None else state.result
+            try:
+                done = old is not None and old.status == "done" and self.folder.holds(old)
+            except OSError:  # its files cannot be read now, either
+                done = True
+            if state is None or old is None or not done:
+                files = {} if old is None else old.files
+                result = replace(result, files=files)
+                self.folder.write_state(result, self.parameters_hash)
+                return replace(result, files={})
+            unread = self._unread(case)
+            if unread:
+                reason = f"the {unread[0]} cannot be read: {unread[1]}"
+            if state.parameters != self.parameters_hash:
+                result = replace(result, reason=f"{reason.rstrip('.')}; {KEPT}")
+            elif key and key != old.key and not unread:
+                result = replace(result, reason=f"{reason.rstrip('.')}; {KEPT_OTHER_INPUT}")
+            else:
+                result = replace(old, input=case.input, reason=f"{UNCHECKED}: {reason}")
+            self.folder.write_state(old, state.parameters, result, self.parameters_hash)
         except (OSError, AddmError) as lost:
             self._check_output(lost)
             raise
         return result
+
+    def _unread(self, case: CohortCase) -> tuple[str, str] | None:
+        """Which file of a case cannot be read, and why; None when all can."""
+        for what, path in (
+            ("scan", case.scan),
+            ("ground truth", case.truth),
+            ("brain mask", case.mask),
+        ):
+            if path is None:
+                continue
+            try:
+                with suppress(OSError):  # reading says it in words
+                    check_is_file(path)
+                if what == "scan":
+                    read_volume(path, frame=self.settings.frame)
+                else:
+                    read_labels(path)
+            except Exception as error:
+                return what, self._reason(case, error)
+        return None
 
     def _check_output(self, error: Exception) -> None:
         number = _errno(error)
@@ -362,27 +451,47 @@ class Batch:
             text = f"{type(error).__name__}: {text} (a bug in napari-addm: please report it)"
         return case.told(text).replace(str(self.folder.path / case.home), case.home)
 
-    def _claim(self, case: CohortCase) -> None:
-        """Say that files are about to come, so that those of a killed run are known as ours.
+    def _check_free(self, case: CohortCase, state: CaseState | None) -> None:
+        """Make sure that only files of this batch lie where the case's files go.
 
         Raises
         ------
         AddmError
-            When there are files that no run of this batch wrote.
+            When there are files that no run of this batch wrote, or a link.
         """
-        old, _ = self.folder.read_state(case.name)
-        if old is None or old.status == "failed":
-            there = next(
-                (path for path in case.paths(self.folder.path).values() if path.exists()), None
+        home = self.folder.inside(case.home)
+        if home is None or (home.exists() and not home.is_dir()):
+            raise AddmError(
+                f"{case.home} in the output folder is a link or a file where the folder of the "
+                "case has to be: move it, or choose another output folder."
             )
-            if there is not None:
+        if state is not None and state.all_ours:
+            return
+        ours = {} if state is None else state.result.files
+        for name in case.file_names().values():
+            if name not in ours and os.path.lexists(self.folder.path / name):
                 raise AddmError(
-                    f"{there} exists already and is of no run of this batch: choose another "
-                    "output folder."
+                    f"{self.folder.path / name} exists already and is of no run of this batch: "
+                    "move it, or choose another output folder."
                 )
-        begun = CaseResult(case.name, case.input, "skipped", "its writing was cut off")
-        files = {} if old is None else old.files
-        self.folder.write_state(replace(begun, files=files), self.parameters_hash)
+
+    def _claim(self, case: CohortCase, replacing: Mapping[str, str]) -> None:
+        """Say which files are about to take their names, so that a run that ends amid it is seen.
+
+        What was done before counts until the first of them does.
+        """
+        state = self.folder.state(case)
+        self._check_free(case, state)
+        if state is None:
+            begun = CaseResult(case.name, case.input, "skipped", CUT_OFF)
+            state = CaseState(begun, self.parameters_hash)
+        self.folder.write_state(
+            state.result, state.parameters, state.later, state.later_parameters, replacing
+        )
+
+
+def _unreadable(path: Path, error: OSError) -> AddmError:
+    return InputError(f"{path} cannot be read ({error.strerror or error})")
 
 
 def _errno(error: BaseException | None) -> int | None:
@@ -463,19 +572,22 @@ class Run:
         self.workers = batch.settings.workers
         self.todo = [c for c in cases if not c.skip and (only is None or c.name in only)]
         self.results: dict[str, CaseResult] = {}
-        self.finished = self.failed = self.worked = 0
+        self.finished = self.failed = self.unchecked = self.worked = 0
         self.started = time.perf_counter()
         self.written = -float("inf")
         self.writing: deque[Future[CaseResult]] = deque()
         inputs = {
-            path.resolve()
+            os.path.realpath(path)
             for case in cases
             for path in (case.scan, case.truth, case.mask)
             if path is not None
         }
+        batch.folder.check_manifest(shard)
         for case in self.todo:  # no output may take the place of an input, be it another case's
+            if case.fault:
+                continue
             for path in case.paths(batch.folder.path).values():
-                if path.resolve() in inputs:
+                if os.path.realpath(path) in inputs:
                     raise AddmError(f"{path} is an input: choose another output folder.")
 
     def drive(self) -> Iterator[BatchProgress]:
@@ -547,7 +659,7 @@ class Run:
                     break
                 except Exception as error:
                     spent = item.seconds + time.perf_counter() - started
-                    yield self.take(self.batch.failed(item.case, error, spent))
+                    yield self.take(self.batch.failed(item.case, error, spent, item.key))
                     return
                 detection = progress.result
                 yield self.progress("detect", item.case.name, detection=progress)
@@ -571,13 +683,16 @@ class Run:
         nothing = CaseResult(case.name, case.input, "skipped", case.skip or NOT_REACHED)
         if case.skip:
             return nothing
-        old, parameters = self.batch.folder.read_state(case.name)
-        if old is not None and old.status == "done":
-            if parameters == self.batch.parameters_hash:
-                return replace(old, reason=EARLIER)
-            return CaseResult(case.name, case.input, "skipped", OTHER_SETTINGS)
+        if case.fault:
+            return replace(nothing, status="failed", reason=case.fault)
+        state = self.batch.folder.state(case)
+        told = None if state is None else state.told(self.batch.parameters_hash)
+        if state is not None and told is not None and state.result.status == "done":
+            if told.status != "done":
+                return replace(told, input=case.input)
+            return replace(told, reason=(told.reason if not chosen else "") or EARLIER)
         if not chosen:
-            return old if old and old.status == "failed" else replace(nothing, reason=NOT_CHOSEN)
+            return told if told and told.status == "failed" else replace(nothing, reason=NOT_CHOSEN)
         return nothing
 
     def _await(self, future: Future[Any]) -> Iterator[BatchProgress]:
@@ -591,6 +706,7 @@ class Run:
         self.results[result.case] = result
         self.finished += 1
         self.failed += result.status == "failed"
+        self.unchecked += result.unchecked
 
     def take(self, result: CaseResult, unchanged: bool = False) -> BatchProgress:
         """Keep a result, bring the manifest up to date from time to time, and tell."""
@@ -607,7 +723,14 @@ class Run:
             rate = (time.perf_counter() - self.started) / self.worked
             eta = rate * (len(self.todo) - self.finished)
         return BatchProgress(
-            stage, case, self.finished, len(self.todo), self.failed, eta=eta, **more
+            stage,
+            case,
+            self.finished,
+            len(self.todo),
+            self.failed,
+            eta=eta,
+            unchecked=self.unchecked,
+            **more,
         )
 
     def _manifest(self, plan: bool = False) -> None:

@@ -694,7 +694,7 @@ def batch(
 
     Each case gets its own folder, and OUT/manifest.csv says what became of it. A
     case that cannot be done is named there with its reason, and the others go on.
-    Exit code 0: all done; 3: some failed (with --list: some will).
+    Exit code 0: all done; 3: some failed or could not be checked (with --list: some will).
     """
     from napari_addm.batch import BatchSettings, run_batch
     from napari_addm.checkpoint import DEMO_CHECKPOINT, load_checkpoint
@@ -767,14 +767,19 @@ def batch(
             "done": done,
             "failed": failed,
             "skipped": skipped,
+            "unchecked": progress.unchecked,
             "seconds": round(time.perf_counter() - started, 3),
         }
         print(json.dumps(summary, indent=2))
     else:
         spent = _duration(time.perf_counter() - started)
-        print(f"{done} done, {failed} failed, {skipped} skipped in {spent}", file=sys.stderr)
+        unchecked = f" ({progress.unchecked} of them not checked)" if progress.unchecked else ""
+        print(
+            f"{done} done{unchecked}, {failed} failed, {skipped} skipped in {spent}",
+            file=sys.stderr,
+        )
         print(manifest)
-    if failed:
+    if failed or progress.unchecked:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -797,6 +802,7 @@ def _list_cases(
                 "mask": case.mask is not None,
                 "qc": [flag.key for flag in found.flags],
                 "earlier": None if earlier is None else earlier.status,
+                "reason": "" if earlier is None else earlier.reason,
                 "skip": case.skip,
                 "fault": found.fault,
             }
@@ -814,7 +820,7 @@ def _list_cases(
                 "yes" if row["mask"] else "",
                 " ".join(row["qc"]),
                 row["earlier"] or "",
-                f"skipped: {row['skip']}" if row["skip"] else row["fault"],
+                f"skipped: {row['skip']}" if row["skip"] else row["fault"] or row["reason"],
             )
             print("\t".join(map(str, cells)))
     if any(row["fault"] for row in rows):
@@ -859,11 +865,15 @@ def _batch_lines() -> Iterator[Callable[[BatchProgress], None]]:
             if result is None:
                 return
             said = result.reason
-            if result.status == "done" and result.anomaly_ml is not None:
+            if result.unchecked:
+                said = f"as an earlier run left it, {said}"
+            elif result.status == "done" and result.anomaly_ml is not None:
                 dice = "" if result.dice is None else f", Dice {result.dice:.3f}"
                 flags = f" [{', '.join(result.qc)}]" if result.qc else ""
                 said = f"{result.anomaly_ml:.1f} mL{dice}{flags}"
-            status = "unchanged" if progress.unchanged else result.status
+            status: str = result.status
+            if progress.unchanged and not result.unchecked:
+                status = "unchanged"
             line = f"{progress.finished}/{progress.total} {result.case}: {status}, {said}"
             print(line, file=sys.stderr, flush=True)
 

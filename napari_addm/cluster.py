@@ -215,7 +215,7 @@ def _through(job: Job, batch: Batch, case: CohortCase) -> Outcome:
                 detection = progress.result
         except Exception as error:
             spent = prepared.seconds + time.perf_counter() - started
-            return Outcome(batch.failed(case, error, spent))
+            return Outcome(batch.failed(case, error, spent, prepared.key))
         finally:
             steps.close()
         spent = time.perf_counter() - started
@@ -491,7 +491,7 @@ class _ClusterRun(Run):
         theirs = _version(found["scheduler"])
         if theirs != __version__:
             raise AddmError(_unfit(f"The scheduler {self.address}", theirs))
-        scan = next((case.scan for case in self.todo if case.scan.exists()), None)
+        scan = next((case.scan for case in self.todo if os.path.exists(case.scan)), None)
         for address in sorted(new):
             if address not in found["workers"]:  # gone, or not quite there: ask again
                 continue

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,15 +19,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from napari_addm import __version__
-from napari_addm.cohort import CaseResult, CohortFolder, Shard, digest, hash_of
+from napari_addm.cohort import (
+    REPORTS,
+    CaseResult,
+    CaseState,
+    CohortFolder,
+    Shard,
+    digest,
+    file_beginning,
+    hash_of,
+    not_ours,
+    read_json,
+)
+from napari_addm.errors import InputError
 from napari_addm.io import open_atomic
 from napari_addm.qc import LABELS
 from napari_addm.record import FindingEntry
 from napari_addm.report import MEASURES, Measure, csv_cell, page_environment
 from napari_addm.statistics import MeanInterval, mean_interval
 
-PAGE, TABLE, FIGURES = "report.html", "report.csv", "report.json"
+PAGE, TABLE, FIGURES = REPORTS
+# How each of them is known as ours.
+PAGE_MARK = "<h1>What the batch found</h1>"
+OWN_COLUMNS = ("case", "input", "status", "reason", "seconds", "anomaly_ml", "findings")
+FIGURES_KEYS = {"schema_version", "created_utc", "version", "parameters", "counts", "cases"}
 MOST_PICTURES = 200
 PICTURE_WIDTH = 900
 BARS = 24
@@ -62,10 +81,9 @@ class Entry:
 
     @property
     def largest(self) -> FindingEntry | None:
-        """The largest finding; None without one."""
-        findings = self.record.get("findings") or ()
-        largest = max(findings, key=lambda finding: finding["volume_ml"], default=None)
-        return None if largest is None else FindingEntry.model_validate(largest)
+        """The largest finding; None without one, and for a damaged record."""
+        largest = self.record.get("largest")
+        return largest if isinstance(largest, FindingEntry) else None
 
     @property
     def figures(self) -> dict[str, float]:
@@ -131,38 +149,45 @@ def read_cohort(path: Path) -> Cohort:
     count = int(latest["shard"][1])
     missing = tuple(f"{i} of {count}" for i in range(1, count + 1) if i not in there)
     expected = hash_of(parameters)
-    entries = [
-        _entry(folder, planned, expected)
-        for planned in sorted(
-            (case for plan in plans for case in plan["cases"]), key=lambda case: case["case"]
-        )
-    ]
+    rows = {row["case"]: row for plan in plans for row in plan["cases"]}
+    states = {name: state for name in rows if (state := folder.state(name)) is not None}
+    named = Counter(file for state in states.values() for file in state.result.files)
+    entries = []
+    for name, planned in sorted(rows.items()):
+        state = states.get(name)
+        if state is not None and any(named[file] > 1 for file in state.result.files):
+            state = None  # it names files of another case
+        entries.append(_entry(folder, planned, state, expected))
     return Cohort(parameters, tuple(entries), missing, tuple(notes))
 
 
-def _entry(folder: CohortFolder, planned: Mapping[str, str], expected: str) -> Entry:
+def _entry(
+    folder: CohortFolder, planned: Mapping[str, str], state: CaseState | None, expected: str
+) -> Entry:
     nothing = CaseResult(planned["case"], planned["input"], "skipped")
     if planned["skip"]:
         return Entry(replace(nothing, reason=planned["skip"]))
-    state, parameters = folder.read_state(planned["case"])
-    if state is None or state.status == "skipped":
+    if planned.get("fault"):
+        return Entry(replace(nothing, status="failed", reason=planned["fault"]))
+    if state is None or state.result.status == "skipped":
         return Entry(replace(nothing, reason="not reached yet"))
-    if parameters != expected:
-        return Entry(
-            replace(nothing, reason="not reached yet; its files are of a run with other settings")
-        )
-    if state.status != "done":
-        return Entry(state)
+    if state.result.status == "failed" and state.parameters != expected:
+        return Entry(replace(nothing, reason="not reached yet with these settings"))
+    result = state.told(expected)
+    if result.status != "done":
+        return Entry(result)
     record: Mapping[str, Any] = {}
     picture = ""
-    for name, sha256 in state.files.items():
+    for name, sha256 in result.files.items():
         if not name.endswith(("_record.json", "_overlay.png")):
             continue
+        path = folder.inside(name)
         try:
-            whole = digest(folder.path / name) == sha256
-        except OSError:
+            whole = path is not None and digest(path) == sha256
+        except (OSError, InputError):
             whole = False
-        if not whole:
+        content = read_json(folder.path / name) if whole and name.endswith(".json") else {}
+        if not whole or content is None:
             return Entry(
                 replace(
                     nothing,
@@ -172,10 +197,52 @@ def _entry(folder: CohortFolder, planned: Mapping[str, str], expected: str) -> E
                 )
             )
         if name.endswith(".json"):
-            record = json.loads((folder.path / name).read_text(encoding="utf-8"))
+            record = content
         else:
             picture = name
-    return Entry(state, record, picture)
+    return Entry(result, _sound(record), picture)
+
+
+def _sound(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the page takes of a record, without what is not of the right kind."""
+
+    def table(value: Any) -> dict[str, Any]:
+        return value if isinstance(value, dict) else {}
+
+    def texts(value: Any) -> list[str]:
+        return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+    quality = table(record.get("quality"))
+    flags = quality.get("flags")
+    return {
+        "quality": {
+            "flags": [
+                flag
+                for flag in (flags if isinstance(flags, list) else ())
+                if isinstance(flag, dict)
+                and isinstance(flag.get("key"), str)
+                and isinstance(flag.get("message"), str)
+            ],
+            "figures": {
+                key: value
+                for key, value in table(quality.get("figures")).items()
+                if isinstance(value, int | float) and math.isfinite(value)
+            },
+            "unchecked": texts(quality.get("unchecked")),
+        },
+        "largest": _largest(record.get("findings")),
+        "warnings": texts(record.get("warnings")),
+        "versions": table(record.get("versions")),
+        **{key: record[key] for key in ("device", "precision") if key in record},
+    }
+
+
+def _largest(findings: Any) -> FindingEntry | None:
+    try:
+        entries = [FindingEntry.model_validate(each) for each in findings or ()]
+    except (TypeError, ValidationError):
+        return None
+    return max(entries, key=lambda entry: entry.volume_ml, default=None)
 
 
 def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[str, Path]:
@@ -201,11 +268,12 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
     MissingExtraError
         Without jinja2.
     AddmError
-        When a file cannot be written.
+        When a file cannot be written, or one of these names is that of another person's file.
     """
     path = Path(path)
     environment = page_environment()
     cohort = read_cohort(path)
+    _check_own(path)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     intervals = _intervals(cohort)
     summary = _summary(cohort, intervals, created)
@@ -231,7 +299,7 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
         "figures": path / FIGURES,
         "manifest": CohortFolder(path).manifest_path(Shard()),
     }
-    figures = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    figures = json.dumps(_finite(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     for key, text in (("page", page), ("table", _table(cohort)), ("figures", figures)):
         with open_atomic(written[key]) as file:
             file.write(text.encode())
@@ -239,6 +307,29 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
         written["manifest"], (entry.result for entry in cohort.entries)
     )
     return written
+
+
+def _check_own(path: Path) -> None:
+    """Make sure that the report replaces no file of another person."""
+    CohortFolder(path).check_manifest(Shard())
+    figures = read_json(path / FIGURES)
+    ours = {
+        PAGE: PAGE_MARK in file_beginning(path / PAGE),
+        TABLE: file_beginning(path / TABLE).startswith(",".join((*OWN_COLUMNS, "qc"))),
+        FIGURES: figures is not None and figures.keys() >= FIGURES_KEYS,
+    }
+    for name, known in ours.items():
+        if os.path.lexists(path / name) and not known:
+            raise not_ours(path / name)
+
+
+def _finite(value: Any) -> Any:
+    """A value for JSON, which has no NaN and no infinity."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _measure(name: str) -> Measure:
@@ -308,13 +399,13 @@ def _table(cohort: Cohort) -> str:
     figures = list(dict.fromkeys(key for e in cohort.entries for key in e.figures))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    own = ("case", "input", "status", "reason", "seconds", "anomaly_ml", "findings")
-    writer.writerow((*own, *(f"largest_{key}" for key in LARGEST), "qc", *figures, *metrics))
+    largest = (f"largest_{key}" for key in LARGEST)
+    writer.writerow((*OWN_COLUMNS, "qc", *largest, *figures, *metrics))
     for e in cohort.entries:
         measured = e.figures
-        cells = [getattr(e.result, key) for key in own]
-        cells += [getattr(e.largest, key, None) for key in LARGEST]
-        cells += [" ".join(e.result.qc), *(measured.get(key) for key in figures)]
+        cells = [getattr(e.result, key) for key in OWN_COLUMNS]
+        cells += [" ".join(e.result.qc), *(getattr(e.largest, key, None) for key in LARGEST)]
+        cells += [*(measured.get(key) for key in figures)]
         cells += [e.result.metrics.get(key) for key in metrics]
         writer.writerow(csv_cell(cell) for cell in cells)
     return text.getvalue()

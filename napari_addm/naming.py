@@ -8,8 +8,11 @@ The rules are those of BIDS 1.10, "Imaging data types" of its derivatives.
 from __future__ import annotations
 
 import json
+import os
 import re
-from pathlib import Path
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path, PurePath, PurePosixPath
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError
@@ -49,6 +52,13 @@ IGNORED = (
     "*_seg.dcm",
 )
 
+# The most bytes that a file system takes in the name of a file or folder.
+LONGEST_NAME = 255
+# What Windows takes for a device, whatever follows the first dot.
+_DEVICES = {"con", "prn", "aux", "nul"} | {
+    f"{port}{n}" for port in ("com", "lpt") for n in (*"0123456789", "\xb9", "\xb2", "\xb3")
+}
+
 _BIDS = re.compile(r"sub-[A-Za-z0-9+]+(_ses-[A-Za-z0-9+]+)?(_[a-z]+-[A-Za-z0-9+]+)*_T1w")
 # These come last in a derivative's name, in this order.
 _LATE = ("space", "res", "den", "label", "desc")
@@ -57,6 +67,91 @@ _LATE = ("space", "res", "den", "label", "desc")
 def is_bids(stem: str) -> bool:
     """Whether a scan's name, without its suffix, is one that BIDS gives to a T1-weighted scan."""
     return _BIDS.fullmatch(stem) is not None
+
+
+def complete_bids(stem: str, folder: PurePosixPath) -> tuple[str, str]:
+    """Give a scan's name the subject and the session of the folders that it lies in.
+
+    Parameters
+    ----------
+    stem : str
+        The scan's name without its suffix.
+    folder : PurePosixPath
+        Where it lies in its dataset, such as ``sub-01/ses-A/anat``.
+
+    Returns
+    -------
+    name : str
+        `stem` itself where it lacks neither, or else the name with what it lacks in front.
+    fault : str
+        How name and folders contradict each other; empty when they do not.
+    """
+    given = {part[:3]: part for part in reversed(folder.parts) if part[:4] in ("sub-", "ses-")}
+    own = {part[:3]: part for part in reversed(stem.split("_")) if part[:4] in ("sub-", "ses-")}
+    lacks = [key for key, part in given.items() if f"_{part}_" not in f"_{stem}_"]
+    for key in lacks:
+        if key in own:
+            return stem, f"its name says {own[key]} and its folder {given[key]}: rename one of them"
+    if not lacks:
+        return stem, ""
+    front, rest = [], f"_{stem}_"
+    for key in ("sub", "ses"):
+        part = given.get(key) or own.get(key)
+        if part:
+            front.append(part)
+            rest = rest.replace(f"_{part}_", "_", 1)
+    return "_".join(front) + rest[:-1], ""
+
+
+def same_name_key(name: str) -> str:
+    """What two names have in common that some file system takes for one.
+
+    Names are compared without upper and lower case, in one Unicode form (APFS, NTFS and network
+    shares do not tell such names apart), without characters that cannot be seen, and without the
+    dots and blanks at the end of a part, which Windows drops.
+
+    Parameters
+    ----------
+    name : str
+        A path with ``/`` between its parts.
+    """
+    parts = []
+    for part in name.split("/"):
+        if part.isascii():
+            parts.append(part.lower().rstrip(". ") or part)
+            continue
+        folded = part
+        for _ in range(2):  # folding the case may need composing anew, and the other way round
+            folded = unicodedata.normalize("NFKC", folded.casefold())
+        seen = "".join(c for c in folded if unicodedata.category(c) != "Cf")
+        parts.append(seen.rstrip(". ") or seen)
+    return "/".join(parts)
+
+
+def path_fault(paths: Iterable[PurePath]) -> str:
+    """Why relative paths cannot be those of files everywhere; empty when they can.
+
+    A name may be too long, no Unicode (as old exports have them), or one that Windows keeps for a
+    device.
+    """
+    for part in dict.fromkeys(part for path in paths for part in path.parts):
+        try:
+            length = len(part.encode())
+        except UnicodeEncodeError:
+            return f"its name is not written in UTF-8: rename {readable(part)}"
+        if length > LONGEST_NAME:
+            return (
+                f"its name is too long: {part[:40]}... would have {length} bytes where a file "
+                f"system takes {LONGEST_NAME}"
+            )
+        if part.partition(".")[0].rstrip().casefold() in _DEVICES:
+            return f"Windows keeps the name {part} for a device"
+    return ""
+
+
+def readable(name: str) -> str:
+    r"""A file's name that can be written in UTF-8; bytes that are none become ``\xfc``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def case_paths(folder: Path, stem: str) -> dict[str, Path]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -202,6 +204,8 @@ def save_detection(
     dated: bool = True,
     seg: bool = False,
     overwrite: bool = False,
+    also: Mapping[str, Callable[[Path], object]] | None = None,
+    ready: Callable[[Mapping[str, Path]], object] | None = None,
 ) -> dict[str, Path]:
     """Write the maps, the labels, the findings and the run record of one case.
 
@@ -254,6 +258,12 @@ def save_detection(
         the scan has to come from a DICOM series.
     overwrite : bool
         Replace the files of an earlier run.
+    also : mapping of str to callable, optional
+        What else belongs to the case, such as ``overlay``: each is given the path to write to. The
+        record does not name these files.
+    ready : callable, optional
+        Called once all files are written aside, by their keys, before the first one takes its name;
+        if it raises, none does.
 
     Returns
     -------
@@ -280,7 +290,7 @@ def save_detection(
             maps["uncertainty"] = detection.uncertainty
         inner = paths["record"].parent
         try:
-            with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=inner) as aside:
+            with _aside(inner) as aside:
                 staged = {key: Path(aside, paths[key].name) for key in maps}
                 # zlib and hashlib let go of the interpreter's lock, so threads work side by side.
                 with ThreadPoolExecutor() as pool:
@@ -337,10 +347,15 @@ def save_detection(
                 )
                 staged["record"] = Path(aside, paths["record"].name)
                 _write_text(staged["record"], record.to_json())
+                for key, write in (also or {}).items():
+                    write(Path(aside, paths[key].name))
+                    staged[key] = Path(aside, paths[key].name)
                 for path, text in dataset_files(folder, stem).items():
-                    if not path.exists():
+                    if not os.path.lexists(path):
                         with open_atomic(path) as file:
                             file.write(text.encode())
+                if ready is not None:
+                    ready(staged)
                 for key, path in staged.items():
                     os.replace(path, paths[key])
             # What an earlier run wrote and this one did not must not lie beside this one's.
@@ -353,6 +368,17 @@ def save_detection(
                 raise _unwritable(inner, error.__cause__) from error
             raise
         return {key: paths[key] for key in staged}
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A hidden folder for what is half written, under a name that nobody else gives."""
+    aside = folder / f".{uuid.uuid4().hex}.part"
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from napari_addm.cohort import CaseResult, CohortCase, CohortFolder
+from napari_addm.cohort import CaseResult, CohortCase, CohortFolder, check_is_file
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io import check_same_grid, read_grid
 from napari_addm.qc import Flag, grid_flags
@@ -81,19 +82,29 @@ def survey(
     except InputError:
         planned = set()
     for case in cases:
-        found = Found(case)
-        if not case.skip:
-            earlier, _ = folder.read_state(case.name)
-            if earlier is not None and earlier.status == "skipped":
-                earlier = None  # its writing was cut off
-            found = replace(found, earlier=earlier, planned=case.name in planned)
+        found = Found(case, fault=case.fault)
+        if case.runs:
+            found = replace(found, earlier=_earlier(folder, case), planned=case.name in planned)
             found = _with_headers(found, frame, resample)
         yield found
+
+
+def _earlier(folder: CohortFolder, case: CohortCase) -> CaseResult | None:
+    """What the output folder has of a case, with what the last run said of it."""
+    state = folder.state(case)
+    if state is None or state.result.status == "skipped":
+        return None  # its writing was cut off
+    if state.later is not None and state.later.status == "done":
+        return replace(state.result, reason=state.later.reason)
+    return state.later or state.result
 
 
 def _with_headers(found: Found, frame: int | None, resample: bool) -> Found:
     case = found.case
     try:
+        for given in filter(None, (case.scan, case.truth, case.mask)):
+            with suppress(OSError):  # reading says it in words
+                check_is_file(given)
         grid = read_grid(case.scan, frame=frame)
         spacing = np.linalg.norm(grid.source.affine[:3, :3], axis=0).tolist()
         found = replace(

@@ -453,19 +453,6 @@ def test_only_what_changed_runs_again(
     assert record["threshold"] == 0.2
 
 
-def test_a_case_that_has_become_bad_leaves_no_old_files(
-    small: Path, tmp_path: Path, checkpoint: Checkpoint
-) -> None:
-    output = tmp_path / "out"
-    run(small, output, checkpoint)
-    (small / "1.nii.gz").write_bytes(b"")
-    found = run(small, output, checkpoint)
-    assert found["1"].result is not None
-    assert found["1"].result.status == "failed"
-    assert not any((output / "1").iterdir())
-    assert {name.split("/")[0] for name in results(output)} == {"0"}
-
-
 def test_a_run_of_some_cases_leaves_the_rows_of_the_others(
     small: Path, tmp_path: Path, checkpoint: Checkpoint, write_brain: Callable[..., Path]
 ) -> None:

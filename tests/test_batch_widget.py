@@ -757,3 +757,54 @@ def test_a_table_alone_keeps_its_selection_as_rows_change(qtbot: Any, scans: Pat
     assert table.model.place_of("first") is None  # it does not jump at once
     qtbot.waitUntil(lambda: table.model.place_of("first") is not None, timeout=MINUTE)
     assert time.perf_counter() > started
+
+
+def test_what_cannot_be_told_apart_and_what_cannot_be_read_is_said(
+    qtbot: Any, panel: BatchWidget, own_scans: Path, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "folder", tmp_path / "out"
+    source.mkdir()
+    for name in ("first", "second"):
+        shutil.copy(own_scans / f"{name}.nii.gz", source)
+    look(qtbot, panel, source, output)
+    panel.run()
+    finish(qtbot, panel)
+    assert set(states(panel).values()) == {"done"}
+    files = {path: path.read_bytes() for path in (output / "second").iterdir()}
+
+    (source / "second.nii.gz").rename(tmp_path / "second.nii.gz")
+    shutil.copy(own_scans / "third.nii.gz", source / "Third.nii.gz")
+    shutil.copy(own_scans / "third.nii.gz", source)
+    look(qtbot, panel, source, output)
+    assert states(panel) == {
+        "first": "done earlier",
+        "second": "done earlier",
+        "Third.nii.gz": "will fail",
+        "third.nii.gz": "will fail",
+    }
+    reason = panel.table.model.row_of("Third.nii.gz").reason
+    assert "cannot be told apart from third.nii.gz" in reason
+    assert "second.nii.gz does not exist" in panel.table.model.row_of("second").reason
+    panel.run()
+    finish(qtbot, panel)
+    expected = {
+        "first": "unchanged",
+        "second": "not checked",
+        "Third.nii.gz": "failed",
+        "third.nii.gz": "failed",
+    }
+    assert states(panel) == expected
+    assert panel.status.text().endswith("2 of 4 cases done, 2 failed, 1 not checked")
+    assert "not checked: the scan cannot be read" in panel.table.model.row_of("second").reason
+    assert cells(panel, "second")["ml"] == f"{float(manifest(output)['second']['anomaly_ml']):.1f}"
+    assert {path: path.read_bytes() for path in files} == files
+    look(qtbot, panel, source, output)
+    assert states(panel)["second"] == "not checked"
+    assert panel.retry_button.text() == "Retry failed (1)"
+
+    (source / "Third.nii.gz").unlink()
+    (tmp_path / "second.nii.gz").rename(source / "second.nii.gz")
+    look(qtbot, panel, source, output)
+    panel.retry_failed()
+    finish(qtbot, panel)
+    assert states(panel)["second"] == "unchanged"

@@ -30,7 +30,14 @@ from napari_addm.errors import AddmError
 from napari_addm.survey import Found, survey
 from napari_addm.widgets import preferences
 from napari_addm.widgets import tooltips as texts
-from napari_addm.widgets.cohort_table import DONE, FAILED, CaseRow, CasesTable, State
+from napari_addm.widgets.cohort_table import (
+    DONE,
+    FAILED,
+    TRY_AGAIN,
+    CaseRow,
+    CasesTable,
+    State,
+)
 from napari_addm.widgets.forms import (
     Column,
     Panel,
@@ -424,8 +431,8 @@ class BatchWidget(Panel):
         self._run(None)
 
     def retry_failed(self) -> None:
-        """Run only the cases that failed."""
-        failed = {line.case.name for line in self.table.model.rows if line.state in FAILED}
+        """Run only the cases that failed or could not be checked."""
+        failed = {line.case.name for line in self.table.model.rows if line.state in TRY_AGAIN}
         if failed:
             self._run(failed)
 
@@ -437,7 +444,7 @@ class BatchWidget(Panel):
         for line in self.table.model.rows:
             if not line.case.skip and (only is None or line.case.name in only):
                 self._before[line.case.name] = line.state, line.result
-                if line.state in (*FAILED, "will fail"):
+                if line.state in (*TRY_AGAIN, "will fail"):
                     line.state, line.result = "waiting", None
         self.table.all_changed()
         self._running, self._last = None, None
@@ -531,7 +538,11 @@ class BatchWidget(Panel):
         if line is self._running:
             self._running = None
         state: State = "done" if item.result.status == "done" else "failed"
-        line.state = "unchanged" if item.unchanged else state
+        if item.result.unchecked:
+            state = "not checked"
+        elif item.unchanged:
+            state = "unchanged"
+        line.state = state
         line.result = item.result
         self.table.changed(line)
 
@@ -551,6 +562,7 @@ class BatchWidget(Panel):
             if not self._cancelled and not self.error.text():
                 words = "Ended"
             failed = f", {last.failed} failed" if last.failed else ""
+            failed += f", {last.unchecked} not checked" if last.unchecked else ""
             done = last.finished - last.failed
             say(self.status, f"{words} after {spent}: {done} of {last.total} cases done{failed}")
         self._enable()
@@ -560,7 +572,7 @@ class BatchWidget(Panel):
         before = self._before.get(line.case.name, (line.state, line.result))
         if line.state == "writing":  # the run waits for this one, and nobody says so
             assert self._asked is not None
-            found, _ = CohortFolder(self._asked.output).read_state(line.case.name)
+            found, _ = CohortFolder(self._asked.output).read_state(line.case)
             if found is not None and found.status == "done" and found != before[1]:
                 line.state, line.result = "done", found
                 return
@@ -661,7 +673,7 @@ class BatchWidget(Panel):
     def _enable(self) -> None:
         rows = self.table.model.rows
         ready = bool(self._cases) and self.model.specification is not None and not self.running
-        failed = sum(line.state in FAILED for line in rows)
+        failed = sum(line.state in TRY_AGAIN for line in rows)
         unfinished = any(line.unfinished for line in rows)
         text = texts.COHORT_RESUME if unfinished and not self.running else texts.COHORT_RUN
         self.run_button.setText(text.label)
@@ -689,6 +701,7 @@ class BatchWidget(Panel):
 _SHORT: dict[str, tuple[State, ...]] = {
     "done": DONE,
     "failed": FAILED,
+    "not checked": ("not checked",),
     "that will fail": ("will fail",),
     "skipped": ("skipped",),
 }

@@ -60,6 +60,7 @@ State = Literal[
     "writing",
     "failed",
     "failed earlier",
+    "not checked",
     "will fail",
     "waiting",
     "done",
@@ -69,6 +70,7 @@ State = Literal[
 ]
 MARKS: dict[State, str] = {
     "will fail": "! ",
+    "not checked": "! ",
     "skipped": "– ",
     "done earlier": "✓ ",
     "failed earlier": "✗ ",
@@ -79,7 +81,9 @@ MARKS: dict[State, str] = {
     "failed": "✗ ",
 }
 FAILED: tuple[State, ...] = ("failed", "failed earlier")
-DONE: tuple[State, ...] = ("done", "unchanged", "done earlier")
+DONE: tuple[State, ...] = ("done", "unchanged", "done earlier", "not checked")
+# What another try may mend.
+TRY_AGAIN: tuple[State, ...] = (*FAILED, "not checked")
 
 Index = QModelIndex | QPersistentModelIndex
 
@@ -114,6 +118,8 @@ class CaseRow:
             state = "skipped"
         elif found.earlier is not None:
             state = "done earlier" if found.earlier.status == "done" else "failed earlier"
+            if found.earlier.unchecked:
+                state = "not checked"
         elif found.fault:
             state = "will fail"
         return cls(found, state, result=found.earlier, planned=found.planned)
@@ -126,7 +132,7 @@ class CaseRow:
     @property
     def reason(self) -> str:
         """Why it was skipped, failed, or will fail."""
-        failed = self.result.reason if self.result is not None and self.state in FAILED else ""
+        failed = self.result.reason if self.result and self.state in TRY_AGAIN else ""
         return self.case.skip or failed or self.found.fault
 
     @property
@@ -147,7 +153,7 @@ FILTERS: dict[str, Callable[[CaseRow], bool]] = {
     "All": lambda row: True,
     "Open": lambda row: row.state in ("waiting", "will fail", "running", "writing"),
     "Done": lambda row: row.state in DONE,
-    "Failed": lambda row: row.state in (*FAILED, "will fail"),
+    "Failed": lambda row: row.state in (*TRY_AGAIN, "will fail"),
     "Flagged": lambda row: bool(row.flags),
     "Skipped": lambda row: row.state == "skipped",
 }
@@ -184,7 +190,7 @@ class CasesModel(QAbstractTableModel):
     def show_cases(self, cases: Iterable[CohortCase]) -> None:
         """Take the place of all rows; their headers are not read yet."""
         self.beginResetModel()
-        self.rows = [CaseRow.before(Found(case)) for case in cases]
+        self.rows = [CaseRow.before(Found(case, fault=case.fault)) for case in cases]
         self._at = {row.case.name: n for n, row in enumerate(self.rows)}
         self._arrange()
         self.endResetModel()
@@ -304,7 +310,7 @@ class CasesModel(QAbstractTableModel):
                 return self._amber
             if state in FAILED:
                 return self._red
-            return self._amber if state == "will fail" else None
+            return self._amber if state in ("will fail", "not checked") else None
         if role == Qt.ItemDataRole.ToolTipRole:
             lines = in_full(self.shown(index.row()))
             return "<qt>" + "<br>".join(map(escape, lines)) + "</qt>"

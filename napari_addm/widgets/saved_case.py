@@ -95,7 +95,7 @@ def read_case(
     AddmError
         When the scan cannot be read. Results that cannot are named in the notes.
     """
-    result, _ = CohortFolder(output).read_state(case.name)
+    result, _ = CohortFolder(output).read_state(case)
     done = result is not None and result.status == "done"
     version = CaseVersion(str(output), case.name, result.key if result and done else "")
     yield version

@@ -409,6 +409,7 @@ COHORT_STATES = {
     "done earlier": "By the state in the results folder. A run looks whether scan, model, settings "
     "and files are still the same, and does it again if not.",
     "failed earlier": "In an earlier run. It will be tried again.",
+    "not checked": "Its files are of an earlier run; the last run could not check them.",
     "unchanged": "Done in an earlier run: scan, model, settings and files are still the same.",
 }
 COHORT_RUN = Text(
@@ -421,7 +422,10 @@ COHORT_CANCEL = Text(
     "Stops within one step of the network; finished cases stay. Before a run it stops the search "
     "for cases.",
 )
-RETRY_FAILED = Text("Retry failed", "Only the cases that failed; the others stay as they are.")
+RETRY_FAILED = Text(
+    "Retry failed",
+    "Only the cases that failed or could not be checked; the others stay as they are.",
+)
 OPEN_REPORT = Text("Open report", "Makes the page of the cohort and opens it in the web browser.")
 OPEN_RESULTS = Text("Open folder", "Shows the files of all cases.")
 
