@@ -34,7 +34,7 @@ from napari_addm.widgets.canvases import (
 )
 from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.results import OUTPUT_KEY
+from napari_addm.widgets.results import remember_output
 from napari_addm.widgets.views import Views
 from napari_addm.widgets.worker import start_job
 
@@ -70,37 +70,34 @@ def add_results(viewer, scan: Image) -> tuple[Image, Image, Labels]:
     """What a run adds: a reconstruction (all bright), a map and findings (empty)."""
     place = {key: getattr(scan, key) for key in ("scale", "translate", "units", "axis_labels")}
 
-    def meta(role: str) -> dict:
-        return {**scan.metadata, OUTPUT_KEY: (scan.unique_id, role)}
-
     shape = scan.data.shape
-    bright = np.full(shape, 255, np.float32)
-    viewer.add_layer(
-        Image(
-            bright,
+    made = {
+        "reconstruction": Image(
+            np.full(shape, 255, np.float32),
             name="rec",
             contrast_limits=(0, 255),
             colormap="green",
             visible=False,
-            metadata=meta("reconstruction"),
+            metadata=scan.metadata,
             **place,
-        )
-    )
-    viewer.add_layer(
-        Image(
+        ),
+        "anomaly": Image(
             np.zeros(shape, np.float32),
             name="map",
             colormap="red",
             blending="additive",
             contrast_limits=(0, 1),
-            metadata=meta("anomaly"),
+            metadata=scan.metadata,
             **place,
-        )
-    )
-    viewer.add_layer(
-        Labels(np.zeros(shape, np.int32), name="findings", metadata=meta("labels"), **place)
-    )
-    return tuple(unwrapped(viewer.layers[n]) for n in ("rec", "map", "findings"))
+        ),
+        "labels": Labels(
+            np.zeros(shape, np.int32), name="findings", metadata=scan.metadata, **place
+        ),
+    }
+    for role, layer in made.items():
+        remember_output(layer, scan.unique_id, role, scan)
+        viewer.add_layer(layer)
+    return tuple(made.values())
 
 
 def pixels(qt_viewer) -> np.ndarray:

@@ -18,6 +18,7 @@ from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.choosers import LabelsChoice
 from napari_addm.widgets.comparison import AgreementView
 from napari_addm.widgets.forms import column, form, row, say, when_gone
+from napari_addm.widgets.layers import GEOMETRY
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.review import Agreement
 from napari_addm.widgets.turns import later
@@ -159,7 +160,7 @@ class TruthAgreement(QWidget):
         """Hear the truth's layer no longer."""
         layer, self._watched = self._watched, None
         if layer is not None:
-            for event in (layer.events.paint, layer.events.labels_update, layer.events.data):
+            for event in _changes(layer):
                 event.disconnect(self._on_drawn)
             layer.events.set_data.disconnect(self._on_redrawn)
 
@@ -169,7 +170,7 @@ class TruthAgreement(QWidget):
         self._drawn.stop()
         layer = self._watched = self.truth.layer
         if layer is not None:
-            for event in (layer.events.paint, layer.events.labels_update, layer.events.data):
+            for event in _changes(layer):
                 event.connect(self._on_drawn)
             # of an undone stroke napari tells nothing else
             layer.events.set_data.connect(self._on_redrawn)
@@ -253,6 +254,12 @@ class TruthAgreement(QWidget):
     def _on_voxel(self, index: tuple[int, int, int]) -> None:
         if self._outcome is not None:
             self._outcome.layers.go_to(index)
+
+
+def _changes(layer: Layer) -> list[Any]:
+    """The events that tell that labels are others, or lie elsewhere."""
+    names = ("paint", "labels_update", "data", *GEOMETRY)
+    return [getattr(layer.events, name) for name in names]
 
 
 class _Farewell:

@@ -11,7 +11,7 @@ from qtpy.QtCore import QTimer
 
 from napari_addm.widgets.canvas_overlays import white_words
 from napari_addm.widgets.canvases import Connections, unwrapped
-from napari_addm.widgets.results import OUTPUT_KEY
+from napari_addm.widgets.results import output_of, remember_output, role_of
 
 if TYPE_CHECKING:
     import napari
@@ -29,12 +29,12 @@ def find_pair(viewer: napari.viewer.Viewer) -> tuple[Image, Image] | None:
     by_id = {layer.unique_id: layer for layer in viewer.layers}
     found = []
     for layer in reversed(viewer.layers):
-        scan_id, role = layer.metadata.get(OUTPUT_KEY, (None, None))
+        scan_id, role = output_of(layer) or (None, None)
         if role == RECONSTRUCTION and scan_id in by_id:
             found.append((unwrapped(by_id[scan_id]), unwrapped(layer)))
     active = viewer.layers.selection.active
     if active is not None:
-        active_id, _ = active.metadata.get(OUTPUT_KEY, (active.unique_id, None))
+        active_id, _ = output_of(active) or (active.unique_id, None)
         for pair in found:
             if pair[0].unique_id == active_id:
                 return pair
@@ -150,8 +150,8 @@ class Swipe:
         data, arguments, kind = redrawn.as_layer_data_tuple()
         arguments["name"] = f"{scan.name} swipe"
         arguments["visible"] = True
-        arguments["metadata"] = {**redrawn.metadata, OUTPUT_KEY: (scan.unique_id, "swipe")}
         self.layer = Layer.create(data, arguments, kind)
+        remember_output(self.layer, scan.unique_id, "swipe", scan)
         above = max(map(self._viewer.layers.index, pair)) + 1
         active = unwrapped(self._viewer.layers.selection.active)
         self._viewer.layers.insert(above, self.layer)
@@ -164,7 +164,7 @@ class Swipe:
         add(redrawn.events.data, self._place)
         for layer in self._viewer.layers:
             # A hidden layer does not tell of updates in place; the other results of its run do.
-            if layer.metadata.get(OUTPUT_KEY, (None, ""))[1] in ("anomaly", "labels"):
+            if role_of(layer) in ("anomaly", "labels"):
                 add(layer.events.set_data, self._refresh)
         self.move(border)
         return True

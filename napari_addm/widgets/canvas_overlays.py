@@ -16,6 +16,7 @@ from napari._vispy.utils.visual import overlay_to_visual
 from napari.components.overlays import ColorBarOverlay, SceneOverlay, TextOverlay
 from napari.layers import Labels
 from napari.layers.base._base_constants import Blending
+from napari.viewer import Viewer
 from vispy.scene.visuals import Line
 
 if TYPE_CHECKING:
@@ -236,6 +237,11 @@ def forget_strokes(layer: Layer) -> None:
     """Let nobody undo what was drawn on labels that are about to be others."""
     if isinstance(layer, Labels):
         layer._reset_history()
+
+
+def open_viewers() -> list[Viewer]:
+    """All viewers of this process that have a window."""
+    return list(Viewer._instances)
 
 
 overlay_to_visual[CrosshairOverlay] = VispyCrosshairOverlay

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QVBoxLayout, Q
 from napari_addm.volume import UNKNOWN_SIDES
 from napari_addm.widgets.canvas_overlays import CrosshairOverlay, hold_overlays, white_words
 from napari_addm.widgets.forms import Panel
-from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
+from napari_addm.widgets.layers import GEOMETRY, METADATA_KEY, LayerGeometry
 from napari_addm.widgets.threads import hold_garbage, release_garbage
 from napari_addm.widgets.turns import Turns, draw_first, later
 
@@ -50,6 +50,7 @@ LINKED = (
     "rotate",
     "shear",
     "affine",
+    "units",
 )
 LINKED_OF_KIND: dict[type[Layer], tuple[str, ...]] = {
     Image: ("colormap", "contrast_limits", "gamma", "interpolation2d"),
@@ -96,13 +97,25 @@ def stand_upright(viewer: napari.viewer.Viewer) -> None:
 
 
 def sides_known(layers: Iterator[Layer] | Any) -> bool:
-    """Whether all images and labels say how they lie in the patient, and agree on the axes."""
-    kept = [
-        layer.metadata.get(METADATA_KEY) for layer in layers if isinstance(layer, (Image, Labels))
-    ]
+    """Whether all images and labels say how they lie in the patient, and agree on the axes.
+
+    A layer that was turned or mirrored since it was opened says so no longer.
+    """
+    shown = [layer for layer in layers if isinstance(layer, (Image, Labels))]
+    kept = [layer.metadata.get(METADATA_KEY) for layer in shown]
     return bool(kept) and all(
-        isinstance(grid, LayerGeometry) and UNKNOWN_SIDES not in grid.warnings for grid in kept
+        isinstance(grid, LayerGeometry) and UNKNOWN_SIDES not in grid.warnings and _stands(layer)
+        for layer, grid in zip(shown, kept, strict=True)
     )
+
+
+def _stands(layer: Layer) -> bool:
+    """Whether the axes of a layer run along those of the world, and the same way."""
+    linear = np.eye(layer.ndim)
+    origin = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
+    turned = np.stack([np.asarray(layer.data_to_world(axis)) - origin for axis in linear])
+    steps = np.diagonal(turned)
+    return bool((steps > 0).all() and np.allclose(turned, np.diag(steps), atol=1e-6 * steps.max()))
 
 
 def edge_letters(displayed: tuple[int, int], orientation: tuple[str, ...]) -> Mapping[str, str]:
@@ -153,6 +166,49 @@ class Connections:
         self._made.clear()
 
 
+class LayerWatch:
+    """Hears when an image or labels layer of a viewer is moved, or gets other voxels.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer or ViewerModel
+    heard : callable
+        Called without arguments; a method of whoever keeps the watch.
+    """
+
+    def __init__(
+        self, viewer: napari.viewer.Viewer | ViewerModel, heard: Callable[[], object]
+    ) -> None:
+        self._viewer = viewer
+        self._heard = heard
+        self._of_layer: dict[Layer, Connections] = {}
+        self._connections = Connections()
+        for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
+            self._connections.add(event, self._sync)
+        self._sync()
+
+    def _sync(self, event: Any = None) -> None:
+        there = {
+            unwrapped(layer) for layer in self._viewer.layers if isinstance(layer, (Image, Labels))
+        }
+        for layer in set(self._of_layer) - there:
+            self._of_layer.pop(layer).close()
+        for layer in there - set(self._of_layer):
+            self._of_layer[layer] = own = Connections()
+            for name in (*GEOMETRY, "data"):
+                own.add(getattr(layer.events, name), self._hear)
+
+    def _hear(self, event: Any = None) -> None:
+        self._heard()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._connections.close()
+        for own in self._of_layer.values():
+            own.close()
+        self._of_layer.clear()
+
+
 class EdgeLetters:
     """R, L, A, P, S, I at the edges of a canvas, where all that is shown says how it lies.
 
@@ -178,6 +234,7 @@ class EdgeLetters:
             layers.removed,
         ):
             self._connections.add(event, self.update)
+        self._watch = LayerWatch(viewer, self.update)
         self.update()
 
     def update(self, event: Any = None) -> None:
@@ -205,6 +262,7 @@ class EdgeLetters:
     def close(self) -> None:
         """Take the letters away."""
         self._connections.close()
+        self._watch.close()
         self._turns.drop()
         for place in LETTER_PLACES:
             self._viewer.canvas.overlays.pop(LETTER + place, None)

@@ -52,7 +52,8 @@ def save_results(viewer: Viewer) -> None:
     """Ask for a folder and save the last result, as the panel's button does."""
     panel = open_panel(viewer)
     if not panel.save_button.isEnabled():
-        show_info(texts.NO_RESULT)
+        outcome = panel.outcome
+        show_info(texts.NO_RESULT if outcome is None else outcome.misfit or texts.NO_RESULT)
         return
     panel.save_button.click()
 

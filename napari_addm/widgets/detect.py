@@ -7,9 +7,10 @@ import weakref
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from napari.layers import Image, Labels
+from napari.layers import Image, Labels, Layer
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QVBoxLayout,
@@ -22,6 +23,7 @@ from napari_addm.session import Session
 from napari_addm.widgets import preferences
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.agreement import TruthAgreement
+from napari_addm.widgets.canvases import LayerWatch, unwrapped
 from napari_addm.widgets.findings import FindingsReview
 from napari_addm.widgets.forms import (
     WARNING,
@@ -43,9 +45,10 @@ from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.preview import FollowSlice, Patchwork
 from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
 from napari_addm.widgets.resumed import SavedReview, on_findings, told
+from napari_addm.widgets.review import Decided
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
-from napari_addm.widgets.turns import PersonFirst, Turns, draw_first
+from napari_addm.widgets.turns import PersonFirst, Turns, draw_first, later
 from napari_addm.widgets.views import Views
 from napari_addm.widgets.welcome import Welcome
 from napari_addm.widgets.worker import (
@@ -69,8 +72,9 @@ if TYPE_CHECKING:
 # Room for the dock's title while nothing is open, and less than the sections take.
 WELCOME_WIDTH = 280
 
-# What was decided on a scan's findings, by the shape it had, in the metadata of its layer.
-DECIDED_KEY = "napari_addm_decided"
+# What was decided on a scan's findings, by the grid it had; kept for as long as its layer lives,
+# whichever panel it was decided in. Of a copy of the scan nothing is decided.
+_decided: WeakKeyDictionary[Layer, dict[Hashable, tuple[Decided, ...]]] = WeakKeyDictionary()
 
 
 class DetectWidget(Panel):
@@ -132,6 +136,8 @@ class DetectWidget(Panel):
         self._first = PersonFirst(viewer, self)
         # a layer, or the findings, at a time: together they would hold the window up for too long
         self._turns = Turns(self)
+        self._moved = later(self, 0, self._on_moved)
+        self._misfit = ""  # what was last said of it
         self._build()
         self._name_fields()
         self._connect()
@@ -271,6 +277,7 @@ class DetectWidget(Panel):
         events = self._viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.connect(self._on_layers)
+        self._watch = LayerWatch(self._viewer, self._moved.start)
 
     # --- from one section to the next ------------------------------------------------------------
 
@@ -353,9 +360,37 @@ class DetectWidget(Panel):
         """Whether the outcome is of the scan that is chosen."""
         return self.outcome is not None and self.scan_chooser.layer_id == self._outcome_scan_id
 
+    @property
+    def _grid(self) -> Hashable:
+        """What a voxel's number in the outcome's volume means."""
+        assert self.outcome is not None
+        return self.outcome.scan.shape, self.outcome.layers.placed.order
+
+    def _on_moved(self) -> None:
+        """Layers were moved, or have other voxels: say what no longer fits, and offer the rest."""
+        scan = self.inputs.scan
+        self.inputs.brain.lie_on(scan)
+        self.agreement.truth.lie_on(scan)
+        self._on_layers()
+        misfit = "" if self.outcome is None else self.outcome.misfit
+        if misfit != self._misfit:
+            self._misfit = misfit
+            self._show_sections()
+            self._measure()
+        self.follow.look()
+
+    def _show_sections(self) -> None:
+        """Show what is found, but not in mL and mm that no longer hold."""
+        found = self.outcome is not None and self.outcome.marked is not None
+        for section in (self.findings_section, self.save_section):
+            section.setVisible(found and not self._misfit)
+
     def _say_whose(self) -> None:
-        """Say whose findings are shown, where that is not the scan that is chosen."""
-        words = ""
+        """Say whose findings are shown, or that they no longer fit their scan."""
+        words = "" if self.outcome is None else self.outcome.misfit
+        if words:
+            say(self.whose, words)
+            return
         if self.outcome is not None and not self._of_chosen:
             layer = self.outcome.layers.scan_layer
             words = texts.CLOSED_SCAN.format(self.outcome.name)
@@ -487,11 +522,11 @@ class DetectWidget(Panel):
         )
         self.agreement.forget(self.outcome)
         self.saving.outcome = self.views.outcome = self.outcome
-        shape = begun.scan.volume.shape
-        scan, layer = (request.scan_id, shape), self.outcome.layers.scan_layer
+        scan, layer = (request.scan_id, self._grid), self.outcome.layers.scan_layer
         # on what an earlier panel has shown
-        earlier = {} if layer is None else layer.metadata.get(DECIDED_KEY, {})
-        self.findings.begin(begun.checkpoint.specification, scan, earlier.get(shape, ()))
+        earlier = {} if layer is None else _decided.get(unwrapped(layer), {})
+        self.findings.begin(begun.checkpoint.specification, scan, earlier.get(self._grid, ()))
+        self._misfit = self.outcome.misfit
         self._say_whose()
 
     def _on_progress(self, progress: Progress) -> None:
@@ -622,8 +657,7 @@ class DetectWidget(Panel):
             say(self.status, kept)
         self.agreement.show_marked(outcome)
         self.views.set_threshold(marked.threshold)
-        self.findings_section.show()
-        self.save_section.show()
+        self._show_sections()
         lay_out_now(self.findings)
 
     def _corrections_kept(self, outcome: Outcome) -> str:
@@ -639,9 +673,8 @@ class DetectWidget(Panel):
         outcome.layers.color_labels(finding_colors(*self.findings.table.highlights))
         layer = outcome.layers.scan_layer
         if layer is not None:  # which outlives the panel
-            earlier = layer.metadata.get(DECIDED_KEY, {})
-            decided = {**earlier, outcome.scan.shape: self.findings.table.decided_on}
-            layer.metadata[DECIDED_KEY] = decided
+            earlier = _decided.setdefault(unwrapped(layer), {})
+            earlier[self._grid] = self.findings.table.decided_on
 
     def _on_picked(self, id: int) -> None:
         outcome = self.outcome
@@ -668,7 +701,7 @@ class DetectWidget(Panel):
         """Compare with the ground truth of the same scan, but not while the result still grows."""
         if self.outcome is None:
             return
-        if self.running or not self._of_chosen:
+        if self.running or not self._of_chosen or self.outcome.misfit:
             self.agreement.forget(self.outcome)
         else:
             self.agreement.compare(self.outcome)
@@ -686,9 +719,11 @@ class DetectWidget(Panel):
         outcome = self.outcome
         done = outcome is not None and outcome.detection is not None
         preview = outcome is not None and outcome.preview
+        misfit = "" if outcome is None else outcome.misfit
         for each in (self.save_button, self.saving.resume_button):
-            each.setEnabled(done and not preview and not self.running)
-        self.save_button.setToolTip(texts.PREVIEW_NOT_SAVED if preview else texts.SAVE.tip)
+            each.setEnabled(done and not preview and not misfit and not self.running)
+        tip = texts.PREVIEW_NOT_SAVED if preview else texts.SAVE.tip
+        self.save_button.setToolTip(misfit or tip)
 
 
 class _Farewell:
@@ -705,6 +740,7 @@ class _Farewell:
             events = panel._viewer.layers.events
             for event in (events.inserted, events.removed, events.reordered, events.renamed):
                 event.disconnect(panel._on_layers)
+            panel._watch.close()
             panel._unwatch()
             panel.follow.disconnect_viewer()
             panel._first.disconnect_viewer()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 AXIS_LABELS = ("S", "A", "R")
 FRAME_LABEL = "frame"
 METADATA_KEY = "napari_addm"
+# In the metadata of a layer whose voxels were computed: they are not those of the scan's file,
+# whatever the geometry beside it says. Copies have it too, so it never tells whose a layer is.
+COMPUTED_KEY = "napari_addm_computed"
 # Layers whose voxels lie no further apart lie on the same ones.
 SAME_MM = 1e-3
 # The arguments of a layer that say where it lies.
@@ -306,6 +309,26 @@ def spatial_part(
             metadata[METADATA_KEY] = kept.at(*frame)
         meta["metadata"] = metadata
     return data[frame], meta
+
+
+def same_place(one: dict[str, Any], other: dict[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether the arguments of two layers put every voxel of a grid at the same place.
+
+    Parameters
+    ----------
+    one, other
+        Arguments of two layers, as of ``layer.as_layer_data_tuple()``.
+    shape : tuple of int
+        Of the voxels; anything but three axes has no place in space.
+    """
+    if len(shape) != 3 or any(len(meta.get("scale", (1, 1, 1))) != 3 for meta in (one, other)):
+        return False
+    try:
+        there = [_layer_to_world(meta, "") for meta in (one, other)]
+    except InputError:  # a unit that is no length
+        return False
+    s, a, r = shape
+    return displacement(there[0], there[1], (s, a, r)) <= SAME_MM
 
 
 def _named(source: Source, name: str) -> Source:

@@ -12,6 +12,7 @@ from napari_addm.detection import Detection
 from napari_addm.findings import Decisions
 from napari_addm.qc import Quality
 from napari_addm.volume import Volume
+from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.results import ResultLayers
 from napari_addm.widgets.review import Agreement, LiveMarker, Marked
 
@@ -75,6 +76,13 @@ class Outcome:
     def scan(self) -> Volume:
         """The scan."""
         return self.layers.placed.volume
+
+    @property
+    def misfit(self) -> str:
+        """Why places, sizes and voxels of the result no longer hold; empty while they do."""
+        misfit, layer = self.layers.misfit, self.layers.scan_layer
+        name = self.name if layer is None else layer.name
+        return texts.MISFITS[misfit].format(name) if misfit else ""
 
     def mark(self, threshold: float, minimum_ml: float) -> Marked:
         """Mark the result, which has to be there, under a threshold."""

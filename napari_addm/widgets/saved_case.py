@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
@@ -15,15 +16,21 @@ from napari_addm.cohort import CohortCase, CohortFolder
 from napari_addm.errors import AddmError
 from napari_addm.io import read_labels, read_volume, resample_labels
 from napari_addm.volume import Volume
-from napari_addm.widgets.canvases import stand_upright
+from napari_addm.widgets.canvases import stand_upright, unwrapped
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.results import ResultLayers, finding_colors
+from napari_addm.widgets.results import (
+    CORRECTED,
+    ResultLayers,
+    finding_colors,
+    forget_output,
+    is_changed,
+    is_output,
+    role_of,
+)
 from napari_addm.widgets.worker import LayerData, Placed, layer_type
 
 if TYPE_CHECKING:
     import napari
-
-CASE_KEY = "napari_addm_case"
 
 # What is read of a saved result, in the order of the layers, and what it is called.
 MAPS = {"recon": "reconstruction", "anomaly": "anomaly", "uncertainty": "uncertainty"}
@@ -77,6 +84,27 @@ class SavedCase:
     threshold: float
     place: tuple[int, ...]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _CaseLayer:
+    """What is known of a layer that shows a part of a case; copies of it are a person's own.
+
+    Attributes
+    ----------
+    version : CaseVersion
+    many : int
+        How many layers the case has.
+    truth : ndarray or None
+        Of a ground truth, its voxels as they came.
+    """
+
+    version: CaseVersion
+    many: int
+    truth: np.ndarray | None
+
+
+_cases: WeakKeyDictionary[Layer, _CaseLayer] = WeakKeyDictionary()
 
 
 def read_case(
@@ -175,17 +203,17 @@ def bring_up(viewer: napari.viewer.Viewer, version: CaseVersion) -> bool:
         if other is None or other == version:
             continue
         if (other.output, other.case) == (version.output, version.case):
-            viewer.layers.remove(layer)
+            _close(viewer, layer)
         else:
             layer.visible = False
-    whole = mine and len(mine) == mine[0].metadata[CASE_KEY][1]
+    whole = mine and len(mine) == _cases[unwrapped(mine[0])].many
     if not whole:
         close_case(viewer, version)  # some were closed by hand: all come anew
         return False
     layers = viewer.layers
     layers.move_multiple([layers.index(layer) for layer in mine], len(layers))
     for layer in mine:
-        layer.visible = not layer.name.endswith(("reconstruction", "uncertainty"))
+        layer.visible = role_of(layer) not in ("reconstruction", "uncertainty")
     layers.selection.active = mine[0]
     return True
 
@@ -204,7 +232,9 @@ def show_case(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[None]:
     many = 1 + len(saved.maps) + sum(part is not None for part in (saved.labels, saved.truth))
     scan: Layer | None = None
     for layer in layers:
-        layer.metadata[CASE_KEY] = (saved.version, many)
+        truth = saved.truth if isinstance(layer, Labels) and not is_output(layer) else None
+        kept = None if truth is None else truth.data.copy()
+        _cases[unwrapped(layer)] = _CaseLayer(saved.version, many, kept)
         scan = scan or layer
         yield
     if scan is not None and scan in viewer.layers:
@@ -216,6 +246,18 @@ def show_case(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[None]:
 def close_case(viewer: napari.viewer.Viewer, version: CaseVersion) -> None:
     """Take the layers of a case away."""
     for layer in [layer for layer in viewer.layers if _version(layer) == version]:
+        _close(viewer, layer)
+
+
+def _close(viewer: napari.viewer.Viewer, layer: Layer) -> None:
+    """Take a layer of a case away, unless a person has drawn on it: then it is theirs."""
+    kept = _cases.pop(unwrapped(layer))
+    if is_changed(layer) or (
+        kept.truth is not None and not np.array_equal(np.asarray(layer.data), kept.truth)
+    ):
+        forget_output(layer)
+        layer.name = CORRECTED.format(layer.name)
+    else:
         viewer.layers.remove(layer)
 
 
@@ -256,5 +298,5 @@ def _place_to_look(labels: np.ndarray | None, shape: tuple[int, ...]) -> tuple[i
 
 
 def _version(layer: Layer) -> CaseVersion | None:
-    kept = layer.metadata.get(CASE_KEY)
-    return None if kept is None else kept[0]
+    kept = _cases.get(unwrapped(layer))
+    return None if kept is None else kept.version

@@ -11,7 +11,7 @@ from qtpy.QtCore import QUrl, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QWidget
 
-from napari_addm.errors import AddmError
+from napari_addm.errors import AddmError, InputError
 from napari_addm.outputs import check_outputs, save_detection
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import button, column, may_replace
@@ -89,7 +89,7 @@ class Saving(QWidget):
 
     def _on_save(self) -> None:
         outcome = self.outcome
-        if outcome is None or outcome.detection is None:
+        if outcome is None or outcome.detection is None or self._refused(outcome):
             return
         folder = QFileDialog.getExistingDirectory(
             self, "Save into which folder?", str(self.folder or "")
@@ -118,7 +118,7 @@ class Saving(QWidget):
     def resume(self, record: Path) -> None:
         """Read the review that a record of the outcome's scan holds, in the background."""
         outcome = self.outcome
-        if outcome is None or outcome.detection is None:
+        if outcome is None or outcome.detection is None or self._refused(outcome):
             return
         self.begun.emit()
         self.said.emit(f"Reading {record.name} ...")
@@ -147,6 +147,8 @@ class Saving(QWidget):
         outcome = self.outcome
         if outcome is None or outcome.detection is None or outcome.marked is None:
             return
+        if self._refused(outcome):
+            return
         self.begun.emit()
         self.said.emit(f"Saving into {folder} ...")
         labels = outcome.layers.labels()
@@ -162,6 +164,13 @@ class Saving(QWidget):
             errored=self._on_failed,
             finished=self._on_finished,
         )
+
+    def _refused(self, outcome: Outcome) -> bool:
+        """Refuse, in words, a result that no longer fits its scan."""
+        if outcome.misfit:
+            self.begun.emit()
+            self._on_failed(InputError(outcome.misfit))
+        return bool(outcome.misfit)
 
     def _on_saved(self, saved: tuple[dict[str, Path], bool]) -> None:
         paths, seg = saved

@@ -436,5 +436,15 @@ OTHER_SCAN = (
 RESULTS_OPEN = (
     "Results of an earlier panel are open: Run brings their findings back, with your decisions."
 )
+MISFITS = {
+    "place": (
+        "'{}' has been moved, scaled or turned since the run. Its findings were computed for "
+        "the old place and voxel size: press Run again."
+    ),
+    "voxels": (
+        "The voxels of '{}' have been replaced since the run. Its findings belong to the old "
+        "voxels: press Run again."
+    ),
+}
 CLOSED_SCAN = "These are the findings of '{}', whose layer is closed."
 CORRECTIONS_KEPT = "Your corrections are kept in the layer '{}'."

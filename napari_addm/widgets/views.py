@@ -59,7 +59,7 @@ from napari_addm.widgets.forms import (
     when_gone,
 )
 from napari_addm.widgets.outcome import Outcome
-from napari_addm.widgets.results import OUTPUT_KEY, is_output
+from napari_addm.widgets.results import is_output, role_of
 from napari_addm.widgets.review import measure
 from napari_addm.widgets.turns import Turns, draw_first, later
 from napari_addm.widgets.worker import Job
@@ -399,16 +399,12 @@ class Views(QWidget):
 
     def toggle_maps(self) -> None:
         """Hide maps and outlines; show those again that were shown."""
-        maps = [
-            layer
-            for layer in self._viewer.layers
-            if layer.metadata.get(OUTPUT_KEY, (None, ""))[1] in MAP_ROLES
-        ]
+        maps = [layer for layer in self._viewer.layers if role_of(layer) in MAP_ROLES]
         shown = [layer for layer in maps if layer.visible]
         if shown:
             self._hidden = shown
         again = [layer for layer in self._hidden if layer in maps] or [
-            layer for layer in maps if layer.metadata[OUTPUT_KEY][1] != "uncertainty"
+            layer for layer in maps if role_of(layer) != "uncertainty"
         ]
         for layer in shown or again:
             layer.visible = not shown
@@ -436,11 +432,7 @@ class Views(QWidget):
 
     def _maps(self, all_of_them: bool = False) -> list[Layer]:
         """The anomaly map whose threshold stands beside the bar, or all there are."""
-        maps = [
-            layer
-            for layer in self._viewer.layers
-            if is_output(layer) and layer.metadata[OUTPUT_KEY][1] == "anomaly"
-        ]
+        maps = [layer for layer in self._viewer.layers if role_of(layer) == "anomaly"]
         if self.outcome is None or all_of_them:
             return maps
         own = self.outcome.layers.layer("anomaly")
@@ -568,6 +560,9 @@ class Views(QWidget):
         outcome = self.outcome
         if outcome is None or outcome.detection is None or outcome.marked is None:
             say(self.note, texts.NO_FIGURE)
+            return
+        if outcome.misfit:  # its scale bar would show the old voxel size
+            say(self.note, outcome.misfit)
             return
         count = self.figure_scope.currentData()
         plane: Plane = "Axial"

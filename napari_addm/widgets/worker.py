@@ -35,6 +35,7 @@ from napari_addm.qc import Quality, check_quality
 from napari_addm.session import Session
 from napari_addm.volume import GRID_OF_LAYER, Volume
 from napari_addm.widgets.layers import (
+    COMPUTED_KEY,
     GEOMETRY,
     METADATA_KEY,
     LayerGeometry,
@@ -87,6 +88,16 @@ class LayerData:
     @property
     def name(self) -> str:
         return str(self.meta["name"])
+
+    @property
+    def place(self) -> tuple[Hashable, ...]:
+        """What tells two places and shapes of a layer apart."""
+        numbers = tuple(
+            np.asarray(self.meta[key], np.float64).tobytes()
+            for key in ("scale", "translate", "rotate", "shear", "affine")
+            if self.meta.get(key) is not None
+        )
+        return np.shape(self.data), numbers, tuple(map(str, self.meta.get("units") or ()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +156,13 @@ class Placed:
         flipped = not self.in_layer_order and source.flips[cut]
         return count - 1 - nearest if flipped else nearest
 
+    @property
+    def order(self) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """Which of the layer's axes S, A and R are, and which of them run the other way."""
+        if self.in_layer_order:
+            return (0, 1, 2), (False, False, False)
+        return self.volume.source.axes, self.volume.source.flips
+
     def cut_of(self, axis: int) -> int:
         """The volume's axis (S, A, R) that is an axis of the layer."""
         return axis if self.in_layer_order else self.volume.source.axes.index(axis)
@@ -186,6 +204,11 @@ def place_scan(layer: LayerData) -> Placed:
     """
     placed = place(layer)
     volume = placed.volume
+    if COMPUTED_KEY in layer.meta.get("metadata", {}):
+        # A copy of a result lies where the scan's file lies, but that file does not hold it.
+        source = replace(volume.source, path=None, series=(), frame=None, name=layer.name)
+        volume = replace(volume, source=source)
+        placed = replace(placed, volume=volume)
     if not (np.issubdtype(volume.data.dtype, np.number) or volume.data.dtype == bool) or (
         np.iscomplexobj(volume.data)
     ):
@@ -330,8 +353,10 @@ class Request:
     @property
     def slices_aside(self) -> Hashable:
         """What tells requests apart, whichever slices they ask for."""
-        mask = None if self.brain_mask is None else id(self.brain_mask.data)
-        return self.scan_id, mask, self.checkpoint, self.settings
+        brain, mask = self.brain_mask, None
+        if brain is not None:
+            mask = id(brain.data), brain.place
+        return self.scan_id, self.scan.place, mask, self.checkpoint, self.settings
 
 
 @dataclass(frozen=True)
