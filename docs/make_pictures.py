@@ -143,7 +143,7 @@ class Walk:
             title.label: section
             for section in self.panel.findChildren(Section)
             for title in large
-            if section.heading.text().endswith(f" {title.label}")
+            if section.title == title.label
         }
         for label, section in sections.items():
             section.expand(label in [title.label for title in titles])

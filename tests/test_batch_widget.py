@@ -36,6 +36,7 @@ from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.batch import BatchWidget
 from napari_addm.widgets.canvases import RADIOLOGICAL
 from napari_addm.widgets.cohort_table import CasesTable
+from napari_addm.widgets.detect import DetectWidget
 from napari_addm.widgets.worker import Job
 
 LESION = (25.0, -20.0, 15.0, 20.0)
@@ -808,3 +809,23 @@ def test_what_cannot_be_told_apart_and_what_cannot_be_read_is_said(
     panel.retry_failed()
     finish(qtbot, panel)
     assert states(panel)["second"] == "unchanged"
+
+
+def test_the_panel_of_one_scan_follows_the_case_that_is_opened(
+    qtbot: Any, panel: BatchWidget, scans: Path, done: Path, tiny_checkpoint: Path
+) -> None:
+    viewer = panel._viewer
+    detect = DetectWidget(viewer)
+    qtbot.addWidget(detect)
+    mine = viewer.add_image(np.random.default_rng(0).random((9, 9, 9)), name="mine")
+    assert detect.scan_chooser.layer_id == mine.unique_id
+    look(qtbot, panel, scans / "cases.csv", done)
+    for case in ("first", "third", "first"):
+        opened(qtbot, panel, case)
+        assert detect.scan_chooser.currentText() == case
+        shown = {layer.name for layer in viewer.layers if layer.visible}
+        wanted = {case, f"{case} anomaly map", f"{case} anomalies"}
+        assert shown == wanted | ({"first ground truth"} if case == "first" else set())
+        assert viewer.layers.selection.active is viewer.layers[case]
+    viewer.layers.selection.active = mine
+    assert [layer.name for layer in viewer.layers if layer.visible] == ["mine"]

@@ -12,6 +12,7 @@ from qtpy.QtCore import QTimer
 from napari_addm.widgets.canvas_overlays import white_words
 from napari_addm.widgets.canvases import Connections, unwrapped
 from napari_addm.widgets.results import output_of, remember_output, role_of
+from napari_addm.widgets.visibility import is_put_away
 
 if TYPE_CHECKING:
     import napari
@@ -24,13 +25,14 @@ SCAN, RECONSTRUCTION = "scan", "reconstruction"
 def find_pair(viewer: napari.viewer.Viewer) -> tuple[Image, Image] | None:
     """A scan and its reconstruction, if both are among the layers.
 
-    With several, the one that the active layer belongs to, else the topmost.
+    With several, the one that the active layer belongs to, else the topmost. What is put away
+    while another scan is in view is none.
     """
     by_id = {layer.unique_id: layer for layer in viewer.layers}
     found = []
     for layer in reversed(viewer.layers):
         scan_id, role = output_of(layer) or (None, None)
-        if role == RECONSTRUCTION and scan_id in by_id:
+        if role == RECONSTRUCTION and scan_id in by_id and not is_put_away(by_id[scan_id]):
             found.append((unwrapped(by_id[scan_id]), unwrapped(layer)))
     active = viewer.layers.selection.active
     if active is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.layers import Labels, Layer
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QStandardItemModel, QWheelEvent
 from qtpy.QtWidgets import QComboBox, QFileDialog, QWidget
 
 from napari_addm.checkpoint import DEMO_CHECKPOINT
@@ -17,6 +19,8 @@ from napari_addm.io import READABLE
 from napari_addm.widgets import tooltips as texts
 from napari_addm.widgets.forms import WARNING, button, column, message, say
 from napari_addm.widgets.layers import LayerTuple
+from napari_addm.widgets.titles import plain_name, title_of
+from napari_addm.widgets.visibility import belongs_to, give_back, put_away
 from napari_addm.widgets.worker import (
     Job,
     LayerData,
@@ -60,9 +64,12 @@ class LayerChooser(QComboBox):
         self.clear()
         if self._none is not None:
             self.addItem(self._none, None)
-        for layer in layers:
-            self.addItem(layer.name, layer.unique_id)
-            self.setItemData(self.count() - 1, layer.name, Qt.ItemDataRole.ToolTipRole)
+        offered = list(layers)
+        names = Counter(plain_name(layer) for layer in offered)
+        for layer in offered:
+            title = title_of(layer)
+            self.addItem(title if names[plain_name(layer)] > 1 else layer.name, layer.unique_id)
+            self.setItemData(self.count() - 1, title, Qt.ItemDataRole.ToolTipRole)
         self._select(chosen)
         self.blockSignals(False)
         if self.layer_id != chosen:
@@ -76,7 +83,11 @@ class LayerChooser(QComboBox):
 
     def choose(self, layer: Layer | None) -> None:
         """Choose a layer that is offered, or none."""
-        self._select(None if layer is None else layer.unique_id)
+        self.choose_id(None if layer is None else layer.unique_id)
+
+    def choose_id(self, layer_id: Hashable | None) -> None:
+        """Choose a layer that is offered by its `unique_id`, or none."""
+        self._select(layer_id)
 
     def _select(self, layer_id: Hashable | None) -> None:
         for index in range(self.count()):
@@ -99,7 +110,8 @@ class LabelsChoice(QWidget):
 
     The chooser and the button that opens a file are for a row of a form; the
     widget itself, below them, holds a message and a button that resamples, and
-    is empty while the labels fit.
+    is empty while the labels fit. What is chosen is chosen for one scan: with another scan comes
+    what was chosen for that one, or no layer.
 
     Parameters
     ----------
@@ -129,7 +141,10 @@ class LabelsChoice(QWidget):
         self._viewer = viewer
         self._start = start
         self._scan: Layer | None = None
+        self._chosen: dict[Hashable, Hashable | None] = {}  # labels by the scans they are for
         self._resampled: Hashable | None = None  # the layer that is resampled now
+        self._opened_for: Hashable | None = None  # the scans for which that is done
+        self._resampled_for: Hashable | None = None
         self.chooser = LayerChooser(none)
         self.open_button = button(texts.OPEN_LABELS, self._on_open)
         self.grid_message = message(WARNING)
@@ -138,6 +153,7 @@ class LabelsChoice(QWidget):
         body.addWidget(self.grid_message)
         body.addWidget(self.resample_button)
         self._check()
+        self.chooser.changed.connect(self._on_chosen)
         self.chooser.changed.connect(self._check)
         self.chooser.changed.connect(self.changed)
 
@@ -147,9 +163,27 @@ class LabelsChoice(QWidget):
         return layer_of(self._viewer, self.chooser)
 
     def lie_on(self, scan: Layer | None) -> None:
-        """Set the scan on whose voxels the labels have to lie."""
-        self._scan = scan
+        """Set the scan on whose voxels the labels have to lie, and choose those that are its."""
+        before, self._scan = self._scan_id, scan
+        if before is not None and before != self._scan_id:
+            # Another scan may be of another patient, even on the same grid.
+            self.chooser.choose_id(self._chosen.get(self._scan_id))
+        self._on_chosen()
         self._check()
+
+    @property
+    def _scan_id(self) -> Hashable | None:
+        return None if self._scan is None else self._scan.unique_id
+
+    def _on_chosen(self) -> None:
+        """Note for which scan the labels are chosen."""
+        scan, layer = self._scan, self.layer
+        if scan is None:
+            return
+        self._chosen[scan.unique_id] = self.chooser.layer_id
+        if layer is not None:
+            belongs_to(layer, scan.unique_id)
+            give_back(layer)
 
     def _check(self) -> None:
         """Say when the labels lie on other voxels than the scan."""
@@ -168,6 +202,7 @@ class LabelsChoice(QWidget):
     def open(self, path: Path) -> None:
         """Read a file aside, add it as a labels layer and choose that."""
         self.open_button.setEnabled(False)
+        self._opened_for = self._scan_id
         self._start(
             f"Read {path.name}",
             read_labels_layer,
@@ -184,13 +219,17 @@ class LabelsChoice(QWidget):
             self.open(Path(name))
 
     def _on_read(self, made: LayerTuple) -> None:
-        self.chooser.choose(self._add(made))
+        layer = self._add(made, self._opened_for)
+        if self._opened_for == self._scan_id:
+            self.chooser.choose(layer)
+        else:
+            self._chosen[self._opened_for] = layer.unique_id
 
     def _on_resample(self) -> None:
         layer, scan = self.layer, self._scan
         if layer is None or scan is None:
             return
-        self._resampled = layer.unique_id
+        self._resampled, self._resampled_for = layer.unique_id, scan.unique_id
         self.resample_button.setEnabled(False)
         self.resample_button.setText(texts.RESAMPLING)
         self._start(
@@ -204,16 +243,31 @@ class LabelsChoice(QWidget):
         )
 
     def _on_resampled(self, made: LayerTuple) -> None:
-        copy = self._add(made)
-        # Another one may have been chosen meanwhile.
-        if self.chooser.layer_id == self._resampled:
+        copy = self._add(made, self._resampled_for)
+        # Another one, or another scan, may have been chosen meanwhile.
+        if self._chosen.get(self._resampled_for) != self._resampled:
+            return
+        if self._resampled_for == self._scan_id:
             self.chooser.choose(copy)
+        else:
+            self._chosen[self._resampled_for] = copy.unique_id
 
-    def _add(self, made: LayerTuple) -> Labels:
+    def _add(self, made: LayerTuple, scan_id: Hashable | None) -> Labels:
+        """Add labels for a scan, which another one may have followed meanwhile."""
         data, arguments, _ = made
         layer = Labels(data, **arguments)
         layer.contour = 1  # what is below stays to be seen
-        self._viewer.add_layer(layer)
+        if scan_id is not None:
+            belongs_to(layer, scan_id)
+        if scan_id == self._scan_id:
+            self._viewer.add_layer(layer)
+            return layer
+        put_away(layer)
+        selection = self._viewer.layers.selection
+        selected = selection.active
+        with selection.events.blocker_all():  # what a person has selected stays so
+            self._viewer.add_layer(layer)
+            selection.active = selected
         return layer
 
     def _on_failed(self, error: Exception) -> None:
@@ -257,6 +311,19 @@ class CheckpointChooser(QComboBox):
         self.path = path
         self._list()
         self.changed.emit()
+
+    def wheelEvent(self, event: QWheelEvent | None) -> None:
+        """Qt's, but for the last entry: no turn of the wheel opens a dialog."""
+        self._offer_other(False)
+        super().wheelEvent(event)
+        self._offer_other(True)
+
+    def _offer_other(self, offered: bool) -> None:
+        model = self.model()
+        assert isinstance(model, QStandardItemModel)
+        item = model.item(self.count() - 1)
+        assert item is not None
+        item.setEnabled(offered)
 
     def showPopup(self) -> None:
         """Qt's, with the folder as it is now."""

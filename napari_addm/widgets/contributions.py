@@ -10,6 +10,7 @@ from typing import Any
 
 from napari_addm.errors import InputError
 from napari_addm.io import READABLE, Frames, names_labels, read_labels, read_volume, write_volume
+from napari_addm.volume import stem
 from napari_addm.widgets.layers import (
     LayerKind,
     LayerTuple,
@@ -17,6 +18,7 @@ from napari_addm.widgets.layers import (
     volume_from_layer_data,
     volume_to_layer,
 )
+from napari_addm.widgets.titles import name_of_scan
 
 SAMPLE_DATA = Path(__file__).parent.parent / "sample_data"
 
@@ -135,7 +137,8 @@ def _read(path: Path) -> tuple[LayerTuple, tuple[str, ...]]:
 
 def _read_as(path: Path, kind: LayerKind) -> tuple[LayerTuple, tuple[str, ...]]:
     frames = Frames(path, labels=kind == "labels")
+    name = stem(path) if kind == "labels" else name_of_scan(path)
     if frames.count > 1:
-        return frames_to_layer(frames, kind), frames.warnings
+        return frames_to_layer(frames, kind, name=name), frames.warnings
     volume = read_labels(path) if kind == "labels" else read_volume(path)
-    return volume_to_layer(volume, kind), volume.warnings
+    return volume_to_layer(volume, kind, name=name), volume.warnings

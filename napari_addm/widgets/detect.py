@@ -28,6 +28,7 @@ from napari_addm.widgets.findings import FindingsReview
 from napari_addm.widgets.forms import (
     WARNING,
     Column,
+    ElidedButton,
     Panel,
     Section,
     button,
@@ -38,18 +39,21 @@ from napari_addm.widgets.forms import (
     say,
     when_gone,
 )
+from napari_addm.widgets.in_view import bring_into_view, may_be_scan, owners_of, scan_behind
 from napari_addm.widgets.inputs import ScanInputs
 from napari_addm.widgets.layers import METADATA_KEY
 from napari_addm.widgets.notices import Notices
 from napari_addm.widgets.outcome import Outcome
 from napari_addm.widgets.preview import FollowSlice, Patchwork
-from napari_addm.widgets.results import ResultLayers, finding_colors, is_output
+from napari_addm.widgets.results import ResultLayers, finding_colors, is_output, scan_of
 from napari_addm.widgets.resumed import SavedReview, on_findings, told
 from napari_addm.widgets.review import Decided
 from napari_addm.widgets.saving import Saving
 from napari_addm.widgets.settings import ModelSettings
+from napari_addm.widgets.titles import title_of, without_folder
 from napari_addm.widgets.turns import PersonFirst, Turns, draw_first, later
 from napari_addm.widgets.views import Views
+from napari_addm.widgets.visibility import note_beside
 from napari_addm.widgets.welcome import Welcome
 from napari_addm.widgets.worker import (
     Begun,
@@ -112,12 +116,15 @@ class DetectWidget(Panel):
         self.outcome: Outcome | None = None
         self._job: Job | None = None
         self._request: Request | None = None
-        self._outcome_scan_id: Hashable | None = None
         self._shown_for: Hashable = None  # what the outcome was asked for
         self._patchwork: Patchwork | None = None
         self._begun = False  # to show the run; until then the outcome is an earlier run's
         self._arrived: Begun | None = None
         self._cancelled = False
+        self._in_view: Hashable = None  # the scan that was chosen last
+        self._switching = False  # to another scan
+        self._listing = False  # the layers, which have changed
+        self._notes = ""  # what is to be known of the outcome
         self._whole = False  # the run's result is there
         self._started = 0.0
         self._aside: Job | None = None  # the last that ranked or saved
@@ -140,14 +147,13 @@ class DetectWidget(Panel):
         self._misfit = ""  # what was last said of it
         self._build()
         self._name_fields()
+        self._choose_first()
         self._connect()
         self._unwatch = preferences.watch(self._on_preferences)
         self._restore()
         self._jobs.get_ready(self.notices.show_error)
         self._on_layers()
-        active = viewer.layers.selection.active
-        if isinstance(active, Image) and not is_output(active):
-            self.scan_chooser.choose(active)
+        self._on_scan()
         if any(is_output(layer) for layer in viewer.layers):
             say(self.status, texts.RESULTS_OPEN)
         when_gone(self, _Farewell(self))
@@ -186,7 +192,8 @@ class DetectWidget(Panel):
         body.addStretch(1)  # no section is higher than it has to be
         self._scroll = Column(content)
 
-        self.run_button = button(texts.RUN, self.run)
+        self.run_button = ElidedButton(texts.RUN.label)
+        self.run_button.clicked.connect(lambda _=False: self.run())
         self.cancel_button = button(texts.CANCEL, self.cancel)
         self.cancel_button.setEnabled(False)
         buttons = QHBoxLayout()
@@ -255,7 +262,7 @@ class DetectWidget(Panel):
         self.findings.moved.connect(self._mark)
         self.findings.table.decided.connect(self._on_decided)
         self.findings.table.picked.connect(self._on_picked)
-        self.views.step_finding = self.findings.table.step
+        self.views.step_finding = self._step_finding
         self.agreement.truth_changed.connect(self.notices.forget_error)
         self.inputs.brain.chooser.changed.connect(self.notices.forget_error)
         self.agreement.truth_changed.connect(self._measure)
@@ -278,6 +285,7 @@ class DetectWidget(Panel):
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.connect(self._on_layers)
         self._watch = LayerWatch(self._viewer, self._moved.start)
+        self._viewer.layers.selection.events.active.connect(self._on_active)
 
     # --- from one section to the next ------------------------------------------------------------
 
@@ -319,12 +327,32 @@ class DetectWidget(Panel):
             self.findings.review_as(self.model.specification)
         self._enable()
 
-    def _on_layers(self, event: Any = None) -> None:
+    def _offer(self) -> list[Image]:
+        """Offer the layers that may be chosen; gives the images among them."""
         layers = [layer for layer in self._viewer.layers if not is_output(layer)]
         images = [layer for layer in layers if isinstance(layer, Image)]
         labels = [layer for layer in layers if isinstance(layer, Labels)]
         self.inputs.offer(images, labels)
         self.agreement.truth.chooser.offer(labels)
+        return images
+
+    def _choose_first(self) -> None:
+        """Choose among the scans that are open when the panel is: the selected one, or the top."""
+        self._offer()
+        layers = list(self._viewer.layers)
+        seen = [layer for layer in layers if may_be_scan(layer) and layer.visible]
+        behind = scan_behind(self._viewer.layers.selection.active, layers)
+        if behind in [layer.unique_id for layer in layers]:
+            self.scan_chooser.choose_id(behind)
+        elif seen:
+            self.scan_chooser.choose(seen[-1])
+
+    def _on_layers(self, event: Any = None) -> None:
+        self._listing = True
+        images = self._offer()
+        if event is not None and event.type == "inserted":
+            self._on_inserted(event.value)
+        self._listing = False
         self.agreement.check_layers()
         self.welcome.setVisible(not images and self.outcome is None)
         self.follow.setVisible(bool(images))
@@ -339,26 +367,72 @@ class DetectWidget(Panel):
         self._say_whose()
         self._enable()
 
+    def _on_inserted(self, layer: Layer) -> None:
+        """A scan that is opened is the chosen one; what else is opened belongs to the chosen."""
+        if may_be_scan(layer):
+            self.scan_chooser.choose(layer)
+        elif not is_output(layer) and self.scan_chooser.layer_id is not None:
+            note_beside(layer, self.scan_chooser.layer_id)
+
+    def _on_active(self, event: Any = None) -> None:
+        """A scan that is selected, or whose results are, is the chosen one."""
+        layers = list(self._viewer.layers)
+        behind = scan_behind(self._viewer.layers.selection.active, layers)
+        if behind in [layer.unique_id for layer in layers]:
+            self.scan_chooser.choose_id(behind)
+
     def _on_demo(self) -> None:
-        for layer in self._viewer.layers:
-            if isinstance(layer, Labels) and not is_output(layer):
+        layers, scan = list(self._viewer.layers), self.inputs.scan
+        for layer in layers:
+            own = scan is not None and scan.unique_id in owners_of(layer, layers)
+            if isinstance(layer, Labels) and not is_output(layer) and own:
                 layer.contour = 1
                 self.agreement.truth.chooser.choose(layer)
 
     def _on_scan(self) -> None:
+        """Another scan is chosen: it alone is shown, and nothing of the panel is of another."""
         scan = self.inputs.scan
         self.notices.forget_error()  # it was about another
+        self.findings.table.take_note()
+        self._switching = True
         self.agreement.truth.lie_on(scan)
-        if scan is not None and METADATA_KEY in scan.metadata:
-            self.views.stand_upright()
+        self._switching = False
+        self.views.stop_comparing()
+        if self.outcome is not None:
+            self.agreement.forget(self.outcome)  # shows what hits and misses have covered
+            if not self._of_chosen and not self.outcome.preview:
+                # A result is not to be replaced because somebody looks at another scan.
+                self.follow.box.setChecked(False)
+        if scan is not None:
+            if METADATA_KEY in scan.metadata:
+                self.views.stand_upright()
+            self._bring_into_view(scan)
         self._say_whose()
         self._measure()
         self._enable()
+        self._say_switched()
+
+    def _bring_into_view(self, scan: Layer) -> None:
+        layers = self._viewer.layers
+        before = next((each for each in layers if each.unique_id == self._in_view), None)
+        self._in_view = scan.unique_id
+        bring_into_view(self._viewer, scan, before)
+        if self._listing:
+            return  # napari selects by itself what has come, or what is left
+        if scan_behind(layers.selection.active, layers) not in (None, scan.unique_id):
+            layers.selection.active = unwrapped(scan)
 
     @property
     def _of_chosen(self) -> bool:
         """Whether the outcome is of the scan that is chosen."""
-        return self.outcome is not None and self.scan_chooser.layer_id == self._outcome_scan_id
+        layer = None if self.outcome is None else self.outcome.layers.scan_layer
+        return layer is not None and self.scan_chooser.layer_id == layer.unique_id
+
+    @property
+    def _in_sight(self) -> bool:
+        """Whether the outcome may be looked at: no other scan is chosen."""
+        none_chosen = self.scan_chooser.layer_id is None
+        return self.outcome is not None and (none_chosen or self._of_chosen)
 
     @property
     def _grid(self) -> Hashable:
@@ -379,24 +453,66 @@ class DetectWidget(Panel):
             self._measure()
         self.follow.look()
 
+    def _say_whose(self) -> None:
+        """Name the scan that is chosen, and show the outcome only with its own scan."""
+        outcome, scan = self.outcome, self.inputs.scan
+        shown = outcome if self._in_sight else None
+        words = found = ""
+        if outcome is not None:
+            layer = outcome.layers.scan_layer
+            if layer is None:
+                found = outcome.title
+                words = texts.CLOSED_SCAN.format(found)
+            else:
+                found = title_of(layer)
+                words = "" if self._of_chosen else texts.OTHER_SCAN.format(title_of(layer, "'"))
+            if shown is not None and outcome.misfit:
+                words = outcome.misfit
+        chosen = self.scan_chooser.layer_id
+        mine = [each for each in self._viewer.layers if is_output(each) and scan_of(each) == chosen]
+        if words and mine and shown is None:  # those of an earlier run
+            words = f"{words} {texts.RESULTS_SHOWN}"
+        say(self.whose, words)
+        say(self.warnings, self._notes if shown is not None else "")
+        if self.views.outcome is not shown:
+            self.saving.outcome = self.views.outcome = shown
+        title = "" if scan is None else title_of(scan)
+        self._sections[texts.SCAN_SECTION.label].name(title and texts.SCAN_NAMED.format(title))
+        found = "" if shown is None else found
+        self.findings_section.name(found and texts.FINDINGS_NAMED.format(found))
+        self.save_section.name(found and texts.SAVE_NAMED.format(found))
+        several = title and sum(map(may_be_scan, self._viewer.layers)) > 1
+        self.run_button.say(texts.RUN_NAMED.format(title) if several else texts.RUN.label)
+        tips = (texts.RUN_IS_ON.format(title) if title else "", texts.RUN.tip)
+        self.run_button.setToolTip("\n".join(filter(None, tips)))
+        self._show_sections()
+
+    def _say_switched(self) -> None:
+        """Let the status line be no longer about the scan before."""
+        scan = self.inputs.scan
+        if self.running:
+            self._tell("...")
+        elif scan is not None and sum(map(may_be_scan, self._viewer.layers)) > 1:
+            say(self.status, texts.RUN_IS_ON.format(title_of(scan)))
+
     def _show_sections(self) -> None:
-        """Show what is found, but not in mL and mm that no longer hold."""
-        found = self.outcome is not None and self.outcome.marked is not None
+        """Show the findings of the scan in view, but not in mL and mm that no longer hold."""
+        found = self._in_sight and self.outcome is not None and self.outcome.marked is not None
         for section in (self.findings_section, self.save_section):
             section.setVisible(found and not self._misfit)
 
-    def _say_whose(self) -> None:
-        """Say whose findings are shown, or that they no longer fit their scan."""
-        words = "" if self.outcome is None else self.outcome.misfit
-        if words:
-            say(self.whose, words)
-            return
-        if self.outcome is not None and not self._of_chosen:
-            layer = self.outcome.layers.scan_layer
-            words = texts.CLOSED_SCAN.format(self.outcome.name)
-            if layer is not None:
-                words = texts.OTHER_SCAN.format(layer.name)
-        say(self.whose, words)
+    def _warn(self, words: str) -> None:
+        """Say what is to be known of the outcome, while it may be looked at."""
+        self._notes = words
+        say(self.warnings, words if self._in_sight else "")
+
+    def _tell(self, words: str) -> None:
+        """Say how a run goes, and on which scan if that is not the chosen one."""
+        request, layers = self._request, self._viewer.layers
+        if request is not None and request.scan_id != self.scan_chooser.layer_id:
+            own = [title_of(layer) for layer in layers if layer.unique_id == request.scan_id]
+            words = f"{texts.RUNNING_ON.format(*own or (request.scan.name,))}: {words}"
+        say(self.status, words)
 
     def _on_said(self, words: str) -> None:
         say(self.status, words)
@@ -480,7 +596,7 @@ class DetectWidget(Panel):
     def _on_yielded(self, item: Stage | Begun | Room | Reveal | Progress | Found) -> None:
         if isinstance(item, Stage):
             if not self._cancelled:
-                say(self.status, item.words + " ...")
+                self._tell(item.words + " ...")
         elif isinstance(item, Begun):
             self.model.offer_devices(item.devices)
             self._arrived = item
@@ -512,16 +628,16 @@ class DetectWidget(Panel):
         self._turns.finish()
         self.findings.table.take_note()
         self._shown_for = request.slices_aside
-        self._outcome_scan_id = request.scan_id
         self.outcome = Outcome(
             layers=ResultLayers(self._viewer, request.scan, request.scan_id, begun.scan),
             checkpoint=begun.checkpoint,
             mask_path=begun.mask_path,
             mask_given=begun.brain_mask is not None,
-            name=request.scan.name,
+            name=without_folder(request.scan.name, request.scan.meta.get("metadata", {})),
+            title=request.scan.name,
         )
+        self._notes = ""
         self.agreement.forget(self.outcome)
-        self.saving.outcome = self.views.outcome = self.outcome
         scan, layer = (request.scan_id, self._grid), self.outcome.layers.scan_layer
         # on what an earlier panel has shown
         earlier = {} if layer is None else _decided.get(unwrapped(layer), {})
@@ -541,7 +657,7 @@ class DetectWidget(Panel):
         else:
             words = "Finishing ..."
         if not self._cancelled:
-            say(self.status, words)
+            self._tell(words)
 
     def _on_found(self, found: Found) -> None:
         assert self.outcome is not None
@@ -586,13 +702,16 @@ class DetectWidget(Panel):
                 if detection.settings.slices is None:
                     # It is not to be replaced by previews when a setting is touched.
                     self.follow.box.setChecked(False)
-            say(self.warnings, "\n".join(outcome.warnings))
+            self._warn("\n".join(outcome.warnings))
             self.findings.end(detection)
             words = f"{words}. {self._corrections_kept(outcome)}".removesuffix(". ")
         elif self._cancelled:
             words = "Cancelled before the first slice was done"
         elif not self.error.text():  # as when napari ends all jobs of a window
             words = "Stopped before the first slice was done: press Run to begin again"
+        if outcome is not None and not self._in_sight:
+            layer = outcome.layers.scan_layer
+            words = f"{outcome.title if layer is None else title_of(layer)}: {words}"
         say(self.status, words)
         self._enable()
         self._measure()
@@ -638,7 +757,7 @@ class DetectWidget(Panel):
         self.outcome.preview, self.outcome.quality = True, None
         self.agreement.forget(self.outcome)
         self._show(changed)
-        say(self.warnings, "\n".join(self.outcome.detection.warnings))
+        self._warn("\n".join(self.outcome.detection.warnings))
         self._enable()
 
     # --- review ----------------------------------------------------------------------------------
@@ -676,8 +795,12 @@ class DetectWidget(Panel):
             earlier = _decided.setdefault(unwrapped(layer), {})
             earlier[self._grid] = self.findings.table.decided_on
 
+    def _step_finding(self, by: int) -> None:
+        if self._in_sight:
+            self.findings.table.step(by)
+
     def _on_picked(self, id: int) -> None:
-        outcome = self.outcome
+        outcome = self.outcome if self._in_sight else None
         if outcome is not None and outcome.marked is not None:
             outcome.layers.color_labels(finding_colors(*self.findings.table.highlights))
             outcome.layers.go_to(outcome.marked.middle(id))
@@ -699,7 +822,7 @@ class DetectWidget(Panel):
 
     def _measure(self) -> None:
         """Compare with the ground truth of the same scan, but not while the result still grows."""
-        if self.outcome is None:
+        if self.outcome is None or self._switching:
             return
         if self.running or not self._of_chosen or self.outcome.misfit:
             self.agreement.forget(self.outcome)
@@ -709,7 +832,7 @@ class DetectWidget(Panel):
     # --- messages --------------------------------------------------------------------------------
 
     def _clear_messages(self) -> None:
-        say(self.warnings, "")
+        self._warn("")
         self.notices.clear()
 
     def _enable(self) -> None:
@@ -721,7 +844,8 @@ class DetectWidget(Panel):
         preview = outcome is not None and outcome.preview
         misfit = "" if outcome is None else outcome.misfit
         for each in (self.save_button, self.saving.resume_button):
-            each.setEnabled(done and not preview and not misfit and not self.running)
+            savable = done and self._in_sight and not preview and not misfit
+            each.setEnabled(savable and not self.running)
         tip = texts.PREVIEW_NOT_SAVED if preview else texts.SAVE.tip
         self.save_button.setToolTip(misfit or tip)
 
@@ -741,6 +865,7 @@ class _Farewell:
             for event in (events.inserted, events.removed, events.reordered, events.renamed):
                 event.disconnect(panel._on_layers)
             panel._watch.close()
+            panel._viewer.layers.selection.events.active.disconnect(panel._on_active)
             panel._unwatch()
             panel.follow.disconnect_viewer()
             panel._first.disconnect_viewer()

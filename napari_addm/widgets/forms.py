@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QResizeEvent, QShowEvent
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFormLayout,
@@ -25,13 +26,52 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.widgets.tooltips import Text
+from napari_addm.widgets.wheel import WheelGuard
 
 LABEL_WIDTH = 104
+BUTTON_MARGIN = 12  # between its words and both its edges
 SMALL = "font-size: 11px;"
 # Readable on napari's dark and on its light background alike.
 ERROR = "color: #dd4a55;"
 WARNING = "color: #bd7a1c;"
 LINK = "color: #4a84e0;"
+
+
+class ElidedButton(QPushButton):
+    """A button whose words are shortened in the middle where they do not fit.
+
+    So a long name widens no panel, and two that differ at the end can still be told apart.
+    """
+
+    def __init__(self, words: str = "") -> None:
+        super().__init__()
+        self._words = words
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.say(words)
+
+    def say(self, words: str) -> None:
+        """Show other words."""
+        self._words = words
+        self._fit()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Fit the words in."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Fit the words in."""
+        super().showEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        words = self._words
+        if self.isVisible():
+            room = self.width() - BUTTON_MARGIN
+            words = self.fontMetrics().elidedText(words, Qt.TextElideMode.ElideMiddle, room)
+        words = words.replace("&", "&&")  # no key of its own
+        if words != self.text():
+            self.setText(words)
 
 
 class Section(QWidget):
@@ -65,9 +105,10 @@ class Section(QWidget):
     ) -> None:
         super().__init__()
         self._text = text
+        self._words = text.label
         self._content = content
         # The arrow is text: an icon would not follow napari's theme.
-        self.heading = QPushButton()
+        self.heading = ElidedButton()
         self.heading.setCheckable(True)
         self.heading.setToolTip(text.tip)
         self.heading.setStyleSheet(
@@ -98,8 +139,14 @@ class Section(QWidget):
         """Show or fold the content."""
         self.heading.setChecked(expanded)
 
+    def name(self, words: str = "") -> None:
+        """Let the heading say what the section is about; its title alone without words."""
+        self._words = words or self._text.label
+        self.heading.setToolTip("\n".join(filter(None, (words, self._text.tip))))
+        self._on_toggled(self.expanded)
+
     def _on_toggled(self, expanded: bool) -> None:
-        self.heading.setText(f"{'▾' if expanded else '▸'} {self._text.label}")
+        self.heading.say(f"{'▾' if expanded else '▸'} {self._words}")
         self._content.setVisible(expanded)
 
 
@@ -275,12 +322,13 @@ class Panel(QWidget):
     """A widget for a dock, which goes when that is closed.
 
     napari only takes it out then: it would live on unseen, with its jobs, its keys and what it has
-    put into the viewer.
+    put into the viewer. The mouse wheel scrolls it, and changes none of its fields by the way.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._was_docked = False
+        self._wheel = WheelGuard(self)
 
     def event(self, event: QEvent | None) -> bool:
         """Notice that it was taken out of its dock."""

@@ -147,7 +147,9 @@ def volume_to_layer(
     return data, {**arguments, **options}, kind
 
 
-def frames_to_layer(frames: Frames, kind: LayerKind = "image") -> LayerTuple:
+def frames_to_layer(
+    frames: Frames, kind: LayerKind = "image", *, name: str | None = None
+) -> LayerTuple:
     """A layer data tuple of all frames of a file; the first axis counts them.
 
     Parameters
@@ -155,6 +157,8 @@ def frames_to_layer(frames: Frames, kind: LayerKind = "image") -> LayerTuple:
     frames : Frames
         The first is read now, each other one when it is looked at.
     kind : {"image", "labels"}
+    name : str, optional
+        Of the layer; the file's without it.
 
     Returns
     -------
@@ -170,7 +174,7 @@ def frames_to_layer(frames: Frames, kind: LayerKind = "image") -> LayerTuple:
     from dask.delayed import delayed
 
     first = frames.volume(0)
-    _, arguments, _ = volume_to_layer(first, kind)
+    _, arguments, _ = volume_to_layer(first, kind, name=name)
     read = delayed(lambda frame: frames.volume(frame).data, pure=False)
     data = dask.array.stack(
         [

@@ -29,7 +29,7 @@ class Outcome:
     mask_path : Path or None
         File of the brain mask that was chosen.
     name : str
-        Of the scan's layer.
+        Of the scan's layer, without its folder: for files and figures.
     detection : Detection or None
         The last result, partial while the run goes on.
     marker : LiveMarker or None
@@ -49,6 +49,8 @@ class Outcome:
         What tells the scan from those of the training; None until all of it is done.
     preview : bool
         Whether it is put together from previews, which no record could repeat.
+    title : str
+        Of the scan's layer when the run began: for the screen.
     """
 
     layers: ResultLayers
@@ -65,6 +67,7 @@ class Outcome:
     mask_given: bool = False
     quality: Quality | None = None
     preview: bool = False
+    title: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from napari_addm.widgets.canvases import unwrapped
 from napari_addm.widgets.layers import COMPUTED_KEY, GEOMETRY, METADATA_KEY, same_place
 from napari_addm.widgets.review import FALSE_ALARM, HIT, MISSED
 from napari_addm.widgets.turns import Turns, draw_first
+from napari_addm.widgets.visibility import belongs_to, is_put_away, put_away
 from napari_addm.widgets.worker import LayerData, Placed, Room, layer_type
 
 if TYPE_CHECKING:
@@ -454,13 +455,21 @@ class ResultLayers:
             self._note_findings(layer)
 
     def reveal(self, role: str) -> None:
-        """Show the layer of a role that was made, by this run or by one that was dropped since."""
+        """Show the layer of a role that was made, by this run or by one that was dropped since.
+
+        While another scan is in view, it waits until its own is.
+        """
         layer = self.layer(role)
         made = None if layer is None else _known(layer)
-        if layer is not None and made is not None and made.unseen:
-            made.unseen = False
-            draw_first()
-            layer.visible = True
+        if layer is None or made is None or not made.unseen:
+            return
+        made.unseen = False
+        scan = self.scan_layer
+        if scan is not None and is_put_away(scan):
+            put_away(layer, visible=True)
+            return
+        draw_first()
+        layer.visible = True
 
     def show_labels(
         self, labels: np.ndarray, colors: np.ndarray | None = None, box: Box = EVERYWHERE
@@ -506,6 +515,7 @@ class ResultLayers:
         arguments["visible"] = False
         copy = Layer.create(np.array(data), arguments, kind)
         _corrections[copy] = self._scan_id
+        belongs_to(copy, self._scan_id)
         self._add(copy)
         self.corrected = str(copy.name)
         return True

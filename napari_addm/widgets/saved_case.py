@@ -17,6 +17,7 @@ from napari_addm.errors import AddmError
 from napari_addm.io import read_labels, read_volume, resample_labels
 from napari_addm.volume import Volume
 from napari_addm.widgets.canvases import stand_upright, unwrapped
+from napari_addm.widgets.in_view import fit, look_at
 from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.results import (
     CORRECTED,
@@ -25,8 +26,8 @@ from napari_addm.widgets.results import (
     forget_output,
     is_changed,
     is_output,
-    role_of,
 )
+from napari_addm.widgets.visibility import belongs_to, give_back, put_away
 from napari_addm.widgets.worker import LayerData, Placed, layer_type
 
 if TYPE_CHECKING:
@@ -188,9 +189,9 @@ def _threshold(record: Path) -> float:
 
 
 def bring_up(viewer: napari.viewer.Viewer, version: CaseVersion) -> bool:
-    """Show the layers of a case above all others, if they are open.
+    """Show the layers of a case above all others, if they are open, as they were seen last.
 
-    Of other cases the layers are hidden: one lies where the other does.
+    Those of other cases are hidden: one lies where the other does.
 
     Returns
     -------
@@ -205,7 +206,7 @@ def bring_up(viewer: napari.viewer.Viewer, version: CaseVersion) -> bool:
         if (other.output, other.case) == (version.output, version.case):
             _close(viewer, layer)
         else:
-            layer.visible = False
+            put_away(layer)
     whole = mine and len(mine) == _cases[unwrapped(mine[0])].many
     if not whole:
         close_case(viewer, version)  # some were closed by hand: all come anew
@@ -213,8 +214,10 @@ def bring_up(viewer: napari.viewer.Viewer, version: CaseVersion) -> bool:
     layers = viewer.layers
     layers.move_multiple([layers.index(layer) for layer in mine], len(layers))
     for layer in mine:
-        layer.visible = role_of(layer) not in ("reconstruction", "uncertainty")
+        give_back(layer)
+    mine[0].visible = True
     layers.selection.active = mine[0]
+    look_at(viewer, mine[0])
     return True
 
 
@@ -265,7 +268,7 @@ def _layers(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[Layer]:
     """Each layer of a case, once it is in the viewer, and again once it is shown."""
     data, arguments, _ = volume_to_layer(saved.scan, name=saved.version.case)
     scan = viewer.add_layer(Image(data, **arguments))
-    viewer.reset_view()
+    fit(viewer, scan)
     yield scan
     placed = Placed(saved.scan, in_layer_order=True)
     results = ResultLayers(viewer, LayerData.of(scan), scan.unique_id, placed)
@@ -284,6 +287,7 @@ def _layers(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[Layer]:
         data, arguments, _ = volume_to_layer(saved.truth, "labels", name=name)
         truth = Labels(data, **arguments)
         truth.contour = 1  # what is below stays to be seen
+        belongs_to(truth, scan.unique_id)
         yield viewer.add_layer(truth)
 
 

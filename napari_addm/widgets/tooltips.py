@@ -430,8 +430,8 @@ OPEN_REPORT = Text("Open report", "Makes the page of the cohort and opens it in 
 OPEN_RESULTS = Text("Open folder", "Shows the files of all cases.")
 
 OTHER_SCAN = (
-    "These are the findings of '{}', not of the scan that is chosen above. They are compared with "
-    "no ground truth meanwhile, and saved under the name of their scan."
+    "The findings of {} are kept: choose that scan under Scan, or select it in the layer list, to "
+    "see them again."
 )
 RESULTS_OPEN = (
     "Results of an earlier panel are open: Run brings their findings back, with your decisions."
@@ -446,5 +446,15 @@ MISFITS = {
         "voxels: press Run again."
     ),
 }
-CLOSED_SCAN = "These are the findings of '{}', whose layer is closed."
+CLOSED_SCAN = "The result that is kept is of '{}', whose layer is closed."
+RESULTS_SHOWN = (
+    "The maps on screen are of an earlier run on this scan: Run brings its findings back, with "
+    "your decisions."
+)
+SCAN_NAMED = "Scan: {}"
+FINDINGS_NAMED = "Findings in {}"
+SAVE_NAMED = "Save the results of {}"
+RUN_NAMED = "Run on {}"
+RUN_IS_ON = "Run looks at {}."
+RUNNING_ON = "Running on {}"
 CORRECTIONS_KEPT = "Your corrections are kept in the layer '{}'."

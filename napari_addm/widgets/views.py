@@ -59,9 +59,10 @@ from napari_addm.widgets.forms import (
     when_gone,
 )
 from napari_addm.widgets.outcome import Outcome
-from napari_addm.widgets.results import is_output, role_of
+from napari_addm.widgets.results import is_output, role_of, scan_of
 from napari_addm.widgets.review import measure
 from napari_addm.widgets.turns import Turns, draw_first, later
+from napari_addm.widgets.visibility import is_put_away
 from napari_addm.widgets.worker import Job
 
 if TYPE_CHECKING:
@@ -153,6 +154,9 @@ class Views(QWidget):
     @outcome.setter
     def outcome(self, outcome: Outcome | None) -> None:
         self._outcome = outcome
+        if outcome is None:
+            self._threshold = None
+            self._label_later.start()
         self._bar_later.start()
 
     # --- what it looks like ----------------------------------------------------------------------
@@ -228,11 +232,12 @@ class Views(QWidget):
         self.side_by_side.setEnabled(there and self._window)
         self.three_planes.setEnabled(self._window)
         if not there:
-            self._stop_comparing()
+            self.stop_comparing()
         self.swipe_border.setEnabled(self.swipe_check.isChecked())
         self._bar_later.start()
 
-    def _stop_comparing(self) -> None:
+    def stop_comparing(self) -> None:
+        """End what shows scan and reconstruction in turn, side by side or on both sides."""
         for field in (self.blink_button, self.swipe_check, self.side_by_side):
             field.setChecked(False)
 
@@ -399,7 +404,11 @@ class Views(QWidget):
 
     def toggle_maps(self) -> None:
         """Hide maps and outlines; show those again that were shown."""
-        maps = [layer for layer in self._viewer.layers if role_of(layer) in MAP_ROLES]
+        maps = [
+            layer
+            for layer in self._viewer.layers
+            if role_of(layer) in MAP_ROLES and not self._is_another_s(layer)
+        ]
         shown = [layer for layer in maps if layer.visible]
         if shown:
             self._hidden = shown
@@ -408,6 +417,12 @@ class Views(QWidget):
         ]
         for layer in shown or again:
             layer.visible = not shown
+
+    def _is_another_s(self, layer: Layer) -> bool:
+        """Whether a result is of a scan that is not in view."""
+        scans = {each.unique_id: each for each in self._viewer.layers}
+        scan = scans.get(scan_of(layer), layer)
+        return is_put_away(scan)
 
     # --- colour bar ------------------------------------------------------------------------------
 
@@ -433,8 +448,10 @@ class Views(QWidget):
     def _maps(self, all_of_them: bool = False) -> list[Layer]:
         """The anomaly map whose threshold stands beside the bar, or all there are."""
         maps = [layer for layer in self._viewer.layers if role_of(layer) == "anomaly"]
-        if self.outcome is None or all_of_them:
+        if all_of_them:
             return maps
+        if self.outcome is None:
+            return [layer for layer in maps if not self._is_another_s(layer)]
         own = self.outcome.layers.layer("anomaly")
         return [layer for layer in maps if layer is own]
 
