@@ -118,7 +118,7 @@ def test_a_second_scan_is_the_chosen_one_and_alone_in_view(
     shown = visible(viewer)
     assert shown == {ONE, f"{ONE} anomaly map", f"{ONE} anomalies"}
     assert heading(panel, "Findings") == f"▾ Findings in {ONE}"
-    assert heading(panel, "Save") == f"▾ Save the results of {ONE}"
+    assert heading(panel, "Save") == f"▾ Save: {ONE}"
     first = panel.outcome
 
     opened(viewer, cases, "P_two")

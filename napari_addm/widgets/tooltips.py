@@ -453,8 +453,8 @@ RESULTS_SHOWN = (
 )
 SCAN_NAMED = "Scan: {}"
 FINDINGS_NAMED = "Findings in {}"
-SAVE_NAMED = "Save the results of {}"
+SAVE_NAMED = "Save: {}"
 RUN_NAMED = "Run on {}"
-RUN_IS_ON = "Run looks at {}."
+RUN_IS_ON = "Run will look for anomalies in {}."
 RUNNING_ON = "Running on {}"
 CORRECTIONS_KEPT = "Your corrections are kept in the layer '{}'."
