@@ -949,9 +949,18 @@ def _nifti_affine(
             if not apart <= FORMS_TOLERANCE_MM:
                 by = f"by up to {apart:.3g} mm" if np.isfinite(apart) else "(the qform is damaged)"
                 warnings.append(f"qform and sform disagree {by}; the sform was used.")
+            if _mirrored(sform, qform):
+                warnings.append(UNKNOWN_SIDES)
         return sform
     warnings.append(UNKNOWN_SIDES)
     return header.get_base_affine()
+
+
+def _mirrored(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether one affine has on the right what the other has on the left."""
+    if not np.isfinite(other).all() or np.linalg.det(other[:3, :3]) == 0:
+        return False
+    return bool((one[:3, :3] @ np.linalg.inv(other[:3, :3]))[0, 0] < 0)
 
 
 def _check_affine(path: Path, affine: np.ndarray) -> None:

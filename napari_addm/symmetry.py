@@ -36,13 +36,23 @@ LEAST_CORRELATION = 0.92
 LEAST_WIDTH = 0.65
 """Width of a mask that holds both halves, as a share of its length or height: 34 whole brains of
 three sources have 0.71 to 0.92, halves cut out of them 0.42 to 0.63."""
-LEAST_MASK_CORRELATION = 0.80
-"""Between a brain mask and its mirror image: whole brains have 0.97 and more, with a hole of 110 mL
-on one side 0.87. Planes of masks with less were off."""
+LEAST_WIDTH_MM = 82.0
+"""The same for a mask that is cut in length and height as well: whole brains have 106 to 132 mm
+between the first and the last percent of their voxels, halves 80 at most."""
+SURE_CORRELATION = 0.96
+"""Between a scan and its mirror image, for a midline that needs no second witness: brains that
+lie turned by a quarter in their file have up to 0.95 across the wrong axis."""
+LEAST_MASK_CORRELATION = 0.97
+"""Between a brain mask and its mirror image, as that witness: whole brains have 0.976 and more,
+across the wrong axis 0.963 at most, with a hole of 110 mL on one side 0.87."""
+LARGEST_TILT = 0.58
+"""Sine of an angle between the midline and the grid. The search ends at 0.6: a plane there was not
+found, but stopped at."""
 
 SEARCH_MM = 5.5  # coarse enough to take no time, fine enough for a degree
 BLUR_MM = 4.0
 FIRST_STEP = np.array([0.1, 0.1, 5.0])  # sines of two angles, and mm
+MOST_TURNED = 0.6  # sine of an angle
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,7 @@ def best_mirror_plane(image: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPla
         return None
 
     def plane(values: NDArray[np.float64]) -> MirrorPlane:
-        roll, yaw = np.clip(values[:2], -0.6, 0.6)
+        roll, yaw = np.clip(values[:2], -MOST_TURNED, MOST_TURNED)
         ahead = float(np.sqrt(1 - roll**2 - yaw**2))
         return MirrorPlane((float(roll), float(yaw), ahead), float(values[2]), coarse_spacing)
 
@@ -201,12 +211,15 @@ def find_midline(
     """
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     source: MidlineSource = "symmetry"
-    if plane is None:
-        source = "mask"
+    if plane is None or plane.correlation < SURE_CORRELATION:
         z, y, x = spacing.tolist()
-        plane = best_mirror_plane(mask.astype(np.float32), mask, (z, y, x))
-        if plane is None or plane.correlation < LEAST_MASK_CORRELATION:
+        of_mask = best_mirror_plane(mask.astype(np.float32), mask, (z, y, x))
+        if of_mask is None or of_mask.correlation < LEAST_MASK_CORRELATION:
             return None
+        if plane is None:
+            plane, source = of_mask, "mask"
+    if max(abs(plane.normal[0]), abs(plane.normal[1])) > LARGEST_TILT:
+        return None
     if not _holds_both_halves(mask, np.array(plane.normal), spacing):
         return None
     middle = affine[:3, :3] @ ((np.array(mask.shape) - 1) / 2) + affine[:3, 3]
@@ -225,7 +238,7 @@ def _holds_both_halves(
     along = np.stack([points @ normal, points[:, 0], points[:, 1]])
     low, high = np.percentile(along, (1.0, 99.0), axis=1)
     width, height, length = (high - low).tolist()
-    return width >= LEAST_WIDTH * max(height, length, 1e-6)
+    return width >= max(LEAST_WIDTH_MM, LEAST_WIDTH * max(height, length))
 
 
 def beyond_symmetry(

@@ -171,6 +171,26 @@ def test_half_a_brain_gets_no_side(tiny_checkpoint):
         assert detection.midline is None
 
 
+def test_a_piece_of_one_half_gets_no_side_however_it_is_cut():
+    """Neither its proportions nor its own symmetry make a half a brain."""
+    affine, shape = grid("RAS")
+    volume, own = head(affine, shape)
+    x, y, z = (volume_from_native(own[..., axis], affine).data for axis in range(3))
+    inside = volume.data != 0
+    for length, height in ((50, 45), (40, 40), (30, 60), (90, 30)):
+        kept = inside & (x > 0) & (np.abs(y) < length) & (np.abs(z) < height)
+        assert midline_of(volume.with_data(np.where(kept, volume.data, 0)), kept) is None
+
+
+@pytest.mark.parametrize("roll", [-40, 40, 55])
+def test_a_head_on_its_side_gets_no_side(roll):
+    """The search for the midline ends before; what it stops at is none."""
+    turn = nib.eulerangles.euler2mat(0, np.radians(roll), 0)
+    affine, shape = grid("RAS")
+    volume, _ = head(affine, shape, turn)
+    assert midline_of(volume) is None
+
+
 def test_where_the_halves_differ_the_mask_decides_and_it_is_said(tiny_checkpoint):
     origin = (80.0, -30.0, 55.0)
     affine, shape = grid("PIR", origin=origin)

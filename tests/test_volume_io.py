@@ -1002,6 +1002,28 @@ def test_oddity_is_recorded(make: Callable[[Path], Path], says: str, tmp_path: P
     assert again.same_grid(volume, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("turn", "known"),
+    [
+        (np.diag([-1.0, 1, 1, 1]), False),  # mirrored
+        (np.diag([-1.0, -1, 1, 1]), False),  # half a turn: both right and front are others
+        (np.diag([1.0, -1, -1, 1]), True),  # upside down, and right is still right
+        (nib.affines.from_matvec(nib.eulerangles.euler2mat(0.4, 0.2, -0.3)), True),
+        (nib.affines.from_matvec(np.eye(3), [300, -20, 5]), True),
+    ],
+)
+def test_forms_that_contradict_each_other_on_left_and_right_leave_them_unknown(
+    turn: np.ndarray, known: bool, tmp_path: Path
+) -> None:
+    image = nib.load(save(tmp_path / "scan.nii"))
+    image.set_sform(image.affine, code=1)
+    image.set_qform(turn @ image.affine, code=1)
+    nib.save(image, tmp_path / "two.nii")
+    volume = read_volume(tmp_path / "two.nii")
+    assert volume.sides_known == known
+    assert any("qform and sform disagree" in warning for warning in volume.warnings)
+
+
 def test_an_ordinary_scan_has_no_warnings(tmp_path: Path) -> None:
     assert read_volume(save(tmp_path / "a.nii.gz")).warnings == ()
 
