@@ -336,7 +336,7 @@ class _Case:
         heads = ("finding", "mL", "side, from midline", "scanner x, y, z", "peak", "slice")
         table = Table(*heads, title=Text(self.scan.name))
         for f in self.findings:
-            scanner = ", ".join(f"{value:.0f}" for value in f.centroid_mm) + " mm"
+            scanner = ", ".join(str(round(value)) for value in f.centroid_mm) + " mm"
             cells = (
                 f"{f.volume_ml:.2f}",
                 f.location_in_brief,

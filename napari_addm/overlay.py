@@ -186,7 +186,7 @@ def caption_lines(
     if specification.diffusion is not None and settings.level is not None:
         sampler = (settings.sampler or "").upper()
         words.append(f"noise level {settings.level} of {specification.diffusion.length}")
-        words.append(f"{settings.steps} {sampler} steps")
+        words.append(f"{settings.steps} {sampler} step{'' if settings.steps == 1 else 's'}")
     draws = settings.draws or 1
     words += [
         "1 draw" if draws == 1 else f"{draws} draws",
@@ -399,7 +399,7 @@ def describe_slice(
         if abs(right) < 0.5:
             side = "midline"
         return f"{plane}, {describe_side(side, abs(right), midline.source)}"
-    return f"{plane}, {'zyx'[cut]} {world[2 - cut]:.0f} mm"
+    return f"{plane}, {'zyx'[cut]} {round(float(world[2 - cut]))} mm"
 
 
 def montage(

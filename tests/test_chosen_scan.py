@@ -12,6 +12,8 @@ from napari.layers import Image, Labels
 from napari.layers._layer_actions import _duplicate_layer
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image as Picture
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QAbstractButton, QApplication
 
 from napari_addm.findings import Decision
 from napari_addm.io import read_volume, write_volume
@@ -378,6 +380,92 @@ def test_what_compares_scan_and_reconstruction_ends_first(
     panel.views.swipe_check.setChecked(True)
     viewer.layers.selection.active = viewer.layers[TWO]
     assert visible(viewer) == {TWO}
+
+
+def test_a_key_that_is_held_while_another_scan_is_selected_leaves_nothing_behind(
+    viewer: ViewerModel, panel: DetectWidget, qtbot: Any, cases: Path
+) -> None:
+    opened(viewer, cases, "P_one")
+    run(qtbot, panel)
+    shown = visible(viewer)
+    opened(viewer, cases, "P_two")
+    viewer.layers.selection.active = viewer.layers[ONE]
+    held = {str(key): pressed for key, pressed in viewer.keymap.items()}["H"](viewer)
+    next(held)
+    assert f"{ONE} reconstruction" in visible(viewer)
+    viewer.layers.selection.active = viewer.layers[TWO]
+    next(held, None)  # the key is released
+    assert visible(viewer) == {TWO}
+    viewer.layers.selection.active = viewer.layers[ONE]
+    assert visible(viewer) == shown
+
+
+def test_a_scan_that_is_run_again_after_another_has_its_threshold_and_decisions(
+    viewer: ViewerModel, panel: DetectWidget, qtbot: Any, cases: Path
+) -> None:
+    opened(viewer, cases, "P_one")
+    panel.threshold.setValue(0.02)
+    panel.minimum.setValue(0.3)
+    run(qtbot, panel)
+    table = panel.findings.table
+    table.decide(table.model.finding(0).id, Decision("accepted"))
+    decided, found = table.decisions, list(panel.outcome.marked.findings)
+    opened(viewer, cases, "P_two")
+    run(qtbot, panel)
+    panel.threshold.setValue(0.011)
+    panel.minimum.setValue(0.0)
+    viewer.layers.selection.active = viewer.layers[ONE]
+    run(qtbot, panel)
+    assert (panel.threshold.value(), panel.minimum.value()) == (0.02, 0.3)
+    assert list(panel.outcome.marked.findings) == found
+    assert table.decisions == decided
+
+
+def test_labels_of_a_scan_that_is_not_in_view_bring_their_own_scan(
+    viewer: ViewerModel, panel: DetectWidget, cases: Path
+) -> None:
+    """One patient's mask never lies over the other's picture."""
+    opened(viewer, cases, "P_one")
+    opened(viewer, cases, "P_two")
+    mask = read(viewer, cases / "P_one" / "mask.nii.gz")
+    assert panel.scan_chooser.currentText() == ONE
+    assert visible(viewer) == {ONE, mask.name}
+    viewer.layers.selection.active = viewer.layers[TWO]
+    assert visible(viewer) == {TWO}
+
+
+def test_a_panel_that_is_closed_shows_again_what_hits_and_misses_covered(
+    viewer: ViewerModel, tiny_checkpoint: Path, qtbot: Any, cases: Path
+) -> None:
+    panel = prepared(DetectWidget(viewer), tiny_checkpoint)
+    opened(viewer, cases, "P_one")
+    panel.truth_chooser.choose(read(viewer, cases / "P_one" / "mask.nii.gz"))
+    run(qtbot, panel)
+    before = visible(viewer)
+    panel.agreement.view.overlay.setChecked(True)
+    assert any("hits and misses" in name for name in visible(viewer))
+    with qtbot.waitSignal(panel.destroyed):
+        panel.leave()
+    assert visible(viewer) == before
+
+
+def test_a_click_on_run_gives_the_focus_to_no_button(
+    make_napari_viewer: Any, tiny_checkpoint: Path, qtbot: Any, cases: Path
+) -> None:
+    """Qt hands the focus on when a button is disabled: to one that hides the panel, for example."""
+    viewer = make_napari_viewer(show=True)
+    panel = prepared(DetectWidget(viewer), tiny_checkpoint)
+    viewer.window.add_dock_widget(panel)
+    opened(viewer, cases, "P_one")
+    viewer.window._qt_window.activateWindow()
+    canvas = viewer.window._qt_viewer.canvas.native
+    canvas.setFocus()
+    qtbot.waitUntil(canvas.hasFocus)
+    qtbot.mouseClick(panel.run_button, Qt.MouseButton.LeftButton)
+    assert panel.running
+    assert not isinstance(QApplication.focusWidget(), QAbstractButton)
+    finish(qtbot, panel)
+    assert not isinstance(QApplication.focusWidget(), QAbstractButton)
 
 
 def test_hits_and_misses_are_of_the_chosen_scan(

@@ -182,13 +182,18 @@ def test_a_piece_of_one_half_gets_no_side_however_it_is_cut():
         assert midline_of(volume.with_data(np.where(kept, volume.data, 0)), kept) is None
 
 
-@pytest.mark.parametrize("roll", [-40, 40, 55])
-def test_a_head_on_its_side_gets_no_side(roll):
-    """The search for the midline ends before; what it stops at is none."""
-    turn = nib.eulerangles.euler2mat(0, np.radians(roll), 0)
-    affine, shape = grid("RAS")
-    volume, _ = head(affine, shape, turn)
-    assert midline_of(volume) is None
+@pytest.mark.parametrize("case", ["BraTS2021_00003", "BraTS2021_00014"])
+@pytest.mark.parametrize("angle", ["roll", "yaw"])
+@pytest.mark.parametrize("degrees", [-90, -55, -45, 40, 70])
+def test_a_head_on_its_side_gets_no_wrong_side(case, angle, degrees, shared_data: Path):
+    """The search for the midline ends before; what it stops at, or finds across, is none."""
+    volume = read_volume(shared_data / "tumour" / case / "t1.nii.gz")
+    turn = np.eye(4)
+    radians = np.radians(degrees)
+    turn[:3, :3] = nib.eulerangles.euler2mat(
+        radians if angle == "yaw" else 0, radians if angle == "roll" else 0, 0
+    )
+    assert midline_of(replace(volume, affine=turn @ volume.affine)) is None
 
 
 def test_where_the_halves_differ_the_mask_decides_and_it_is_said(tiny_checkpoint):

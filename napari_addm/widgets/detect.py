@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QHBoxLayout,
     QVBoxLayout,
@@ -53,7 +54,7 @@ from napari_addm.widgets.settings import ModelSettings
 from napari_addm.widgets.titles import title_of, without_folder
 from napari_addm.widgets.turns import PersonFirst, Turns, draw_first, later
 from napari_addm.widgets.views import Views
-from napari_addm.widgets.visibility import note_beside
+from napari_addm.widgets.visibility import note_beside, put_away
 from napari_addm.widgets.welcome import Welcome
 from napari_addm.widgets.worker import (
     Begun,
@@ -196,6 +197,9 @@ class DetectWidget(Panel):
         self.run_button.clicked.connect(lambda _=False: self.run())
         self.cancel_button = button(texts.CANCEL, self.cancel)
         self.cancel_button.setEnabled(False)
+        for each in (self.run_button, self.cancel_button):
+            # Qt would hand the focus on when the button is disabled, to one that hides the panel.
+            each.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button, 2)
         buttons.addWidget(self.cancel_button, 1)
@@ -373,6 +377,8 @@ class DetectWidget(Panel):
             self.scan_chooser.choose(layer)
         elif not is_output(layer) and self.scan_chooser.layer_id is not None:
             note_beside(layer, self.scan_chooser.layer_id)
+            if self.scan_chooser.layer_id not in owners_of(layer, list(self._viewer.layers)):
+                put_away(layer)  # until napari selects it, which brings its own scan into view
 
     def _on_active(self, event: Any = None) -> None:
         """A scan that is selected, or whose results are, is the chosen one."""
@@ -422,6 +428,12 @@ class DetectWidget(Panel):
         if scan_behind(layers.selection.active, layers) not in (None, scan.unique_id):
             layers.selection.active = unwrapped(scan)
 
+    def leave(self) -> None:
+        """The dock is closed: show again what hits and misses have covered."""
+        if self.outcome is not None:
+            self.agreement.forget(self.outcome)
+        super().leave()
+
     @property
     def _of_chosen(self) -> bool:
         """Whether the outcome is of the scan that is chosen."""
@@ -465,7 +477,9 @@ class DetectWidget(Panel):
                 words = texts.CLOSED_SCAN.format(found)
             else:
                 found = title_of(layer)
-                words = "" if self._of_chosen else texts.OTHER_SCAN.format(title_of(layer, "'"))
+                there = outcome.detection is not None or self.running
+                if there and not self._of_chosen:
+                    words = texts.OTHER_SCAN.format(title_of(layer, "'"))
             if shown is not None and outcome.misfit:
                 words = outcome.misfit
         chosen = self.scan_chooser.layer_id

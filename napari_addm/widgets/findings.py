@@ -80,6 +80,9 @@ class FindingsReview(QWidget):
         body.addWidget(self.count)
         body.addWidget(self.table)
         self.marking = self.threshold.value(), self.minimum.value()
+        self._scan: Hashable = None
+        # of the scans that were reviewed before this one: for which checkpoint, and how
+        self._markings: dict[Hashable, tuple[ModelSpecification | None, tuple[float, float]]] = {}
         self._show_promise()
 
     def review_as(self, specification: ModelSpecification) -> None:
@@ -118,13 +121,25 @@ class FindingsReview(QWidget):
     def begin(
         self, specification: ModelSpecification, scan: Hashable, earlier: tuple[Decided, ...] = ()
     ) -> None:
-        """A run with a checkpoint begins on a scan; see `FindingsTable.begin`."""
+        """A run with a checkpoint begins on a scan; see `FindingsTable.begin`.
+
+        A scan that was reviewed before others has its threshold and smallest finding again, on
+        which the decisions on it depend.
+        """
         self._detection = None
         self._marked = None
         self.table.begin(scan, earlier)
         self.count.setText("")
+        if scan != self._scan:
+            self._markings[self._scan] = self.reviewed, self.marking
+            self._scan = scan
+        reviewed, marking = self._markings.pop(scan, (None, self.marking))
         if specification != self.reviewed:
             self.review_as(specification)
+        if specification == reviewed:
+            threshold, minimum = marking
+            self.minimum.setValue(minimum)
+            self._set_threshold(threshold)
 
     def show_marked(self, detection: Detection, marked: Marked) -> None:
         """List and count what was found in a result, partial or whole."""

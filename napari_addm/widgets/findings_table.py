@@ -47,7 +47,7 @@ from napari_addm.widgets.review import Decided, Marked, decide, decisions_of
 
 # Columns, and the widest that each has to show.
 STATE, ID, ML, SIDE, SCANNER, PEAK, SPREAD = range(7)
-WIDEST = ("✓✎", "999", "999.9", "", "-99 -199 -99", "0.999", "0.999")
+WIDEST = ("✓✎", "999", "9999.9", "", "-199 -199 -199", "0.999", "0.999")
 WORDS = (SIDE, SCANNER)
 ROWS = 6
 FONT_PX = 11
@@ -532,7 +532,7 @@ def _cell(finding: Finding, decision: Decision, column: int) -> str:
     if column == SIDE:
         return finding.location_in_brief
     if column == SCANNER:
-        return " ".join(f"{value:.0f}" for value in finding.centroid_mm)
+        return " ".join(str(round(value)) for value in finding.centroid_mm)
     value = {PEAK: finding.peak, SPREAD: finding.uncertainty}[column]
     return "" if value is None else f"{value:.3f}"
 

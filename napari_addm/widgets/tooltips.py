@@ -446,7 +446,10 @@ MISFITS = {
         "voxels: press Run again."
     ),
 }
-CLOSED_SCAN = "The result that is kept is of '{}', whose layer is closed."
+CLOSED_SCAN = (
+    "The last result is of '{}', whose layer is closed. To see or save it, close the other scans; "
+    "or open that scan again and press Run."
+)
 RESULTS_SHOWN = (
     "The maps on screen are of an earlier run on this scan: Run brings its findings back, with "
     "your decisions."

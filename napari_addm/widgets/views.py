@@ -240,6 +240,7 @@ class Views(QWidget):
         """End what shows scan and reconstruction in turn, side by side or on both sides."""
         for field in (self.blink_button, self.swipe_check, self.side_by_side):
             field.setChecked(False)
+        self._blink.stop()  # the key may be down
 
     # --- planes ----------------------------------------------------------------------------------
 
