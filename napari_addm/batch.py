@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +41,7 @@ from napari_addm.cohort import (
     check_is_file,
     digest,
     hash_of,
+    named_input,
 )
 from napari_addm.detection import Detection, DetectionSettings, Progress, detect, resolve
 from napari_addm.errors import AddmError, InputError
@@ -56,6 +57,9 @@ from napari_addm.volume import Volume
 HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 MANIFEST_INTERVAL = 2.0
 HEARTBEAT = 0.1
+# Goes up when the same input gives other figures or files than those of the version before; since
+# 2, sides are counted from the brain's midline.
+RESULTS = 2
 KEPT = "its files are of an earlier run with other settings (or another model or version)"
 KEPT_OTHER_INPUT = "its files are of an earlier run with another scan, truth or mask than now"
 
@@ -135,11 +139,16 @@ class Prepared:
 
     case: CohortCase
     key: str
+    origin: dict[str, str]
     volume: Volume
     slices: Slices
     lesion: NDArray[np.bool_] | None
     notes: list[str]
     seconds: float
+
+
+class OtherScanError(AddmError):
+    """What lies where a case's result goes is the result of another scan."""
 
 
 class OutputLostError(AddmError):
@@ -180,6 +189,7 @@ class Batch:
         self.folder = CohortFolder(output)
         self.parameters: dict[str, Any] = {
             "version": __version__,
+            "results": RESULTS,
             "checkpoint": {
                 "name": checkpoint.specification.name,
                 "file": checkpoint.path.name,
@@ -203,19 +213,21 @@ class Batch:
         try:
             if case.fault:
                 raise InputError(case.fault)
+            state = self.folder.state(case)
+            self._check_same_scan(case, state)
             try:
-                key = self.key(case)
+                key, origin = self.key(case)
             except OSError as error:  # reading says it in words
                 read_volume(case.scan, frame=self.settings.frame)
                 for path in filter(None, (case.truth, case.mask)):
                     read_labels(path)
                 raise _unreadable(Path(error.filename or case.scan), error) from error
-            state = self.folder.state(case)
             old = None if state is None else state.result
             if old and (old.status, old.key) == ("done", key) and self.folder.is_whole(old):
-                if state and state.later is not None:  # what it said holds no longer
-                    self.folder.write_state(old, state.parameters)
-                return replace(old, input=case.input, reason="")
+                now = replace(old, input=case.input, reason="", origin=origin)
+                if state and (state.later is not None or now != old):  # what it said is outdated
+                    self.folder.write_state(now, state.parameters)
+                return now
             self._check_free(case, state)
             volume = read_volume(case.scan, frame=self.settings.frame)
             notes: list[str] = []
@@ -233,7 +245,7 @@ class Batch:
                 notes += said
             slices = prepare(volume, self.checkpoint.specification.preparation, brain)
             seconds = time.perf_counter() - started
-            return Prepared(case, key, volume, slices, lesion, notes, seconds)
+            return Prepared(case, key, origin, volume, slices, lesion, notes, seconds)
         except Exception as error:  # whatever it is, it is this case's alone
             return self.failed(case, error, time.perf_counter() - started, key)
 
@@ -278,7 +290,7 @@ class Batch:
             def ready(staged: Mapping[str, Path]) -> None:
                 paths = case.file_names()
                 hashes.update({paths[key]: digest(path) for key, path in staged.items()})
-                self._claim(case, hashes)
+                self._claim(prepared, hashes)
 
             save_detection(
                 self.folder.path / case.folder,
@@ -315,6 +327,7 @@ class Batch:
                 metrics={} if metrics is None else asdict(metrics),
                 files=hashes,
                 key=prepared.key,
+                origin=prepared.origin,
             )
             self.folder.write_state(result, self.parameters_hash)
             return result
@@ -354,13 +367,14 @@ class Batch:
 
     # - what becomes of a case -
 
-    def key(self, case: CohortCase) -> str:
-        """Hash of everything that a result depends on."""
-        inputs = [
-            None if path is None else (path.name, digest(path))
-            for path in (case.scan, case.truth, case.mask)
-        ]
-        return hash_of({"parameters": self.parameters, "inputs": inputs})
+    def key(self, case: CohortCase) -> tuple[str, dict[str, str]]:
+        """Hash of everything that a result depends on, and `CaseResult.origin`."""
+        content = digest(case.scan)
+        inputs: list[tuple[str, str] | None] = [(case.scan.name, content)]
+        for path in (case.truth, case.mask):
+            inputs.append(None if path is None else (path.name, digest(path)))
+        key = hash_of({"parameters": self.parameters, "inputs": inputs})
+        return key, {**case.origin, "content": content}
 
     def failed(
         self, case: CohortCase, error: Exception, seconds: float, key: str = ""
@@ -385,26 +399,33 @@ class Batch:
         """
         reason, seconds = self._reason(case, error), round(seconds, 3)
         result = CaseResult(case.name, case.input, "failed", reason, seconds)
-        if case.fault:  # the state and the files of its name may be another case's
+        # The state and the files of its name are, or may be, another scan's.
+        if case.fault or isinstance(error, OtherScanError):
             return result
         try:
             state = self.folder.state(case)
             old = None if state is None else state.result
-            try:
-                done = old is not None and old.status == "done" and self.folder.holds(old)
-            except OSError:  # its files cannot be read now, either
-                done = True
+            if state is None and self.folder.has_state(case):
+                return result  # what is not believed now may be again, once a link is gone
+            done, files = False, {}
+            if state is not None and old is not None:
+                files = dict(old.files)
+                try:
+                    files, changed = self.folder.changed(state)
+                    done = old.status == "done" and (bool(changed) or self.folder.holds(old))
+                except OSError:  # its files cannot be read now, either
+                    done = old.status == "done"
             if state is None or old is None or not done:
-                files = {} if old is None else old.files
-                result = replace(result, files=files)
-                self.folder.write_state(result, self.parameters_hash)
-                return replace(result, files={})
+                origin = old.origin if old is not None and files else case.origin
+                kept = replace(result, files=files, origin=origin)
+                self.folder.write_state(kept, self.parameters_hash)
+                return result
             unread = self._unread(case)
             if unread:
                 reason = f"the {unread[0]} cannot be read: {unread[1]}"
             if state.parameters != self.parameters_hash:
                 result = replace(result, reason=f"{reason.rstrip('.')}; {KEPT}")
-            elif key and key != old.key and not unread:
+            elif (key and key != old.key and not unread) or _is_named_otherwise(case, old, key):
                 result = replace(result, reason=f"{reason.rstrip('.')}; {KEPT_OTHER_INPUT}")
             else:
                 result = replace(old, input=case.input, reason=f"{UNCHECKED}: {reason}")
@@ -467,6 +488,8 @@ class Batch:
             )
         if state is not None and state.all_ours:
             return
+        if state is not None:
+            self._check_unchanged(state)
         ours = {} if state is None else state.result.files
         for name in case.file_names().values():
             if name not in ours and os.path.lexists(self.folder.path / name):
@@ -475,19 +498,71 @@ class Batch:
                     "move it, or choose another output folder."
                 )
 
-    def _claim(self, case: CohortCase, replacing: Mapping[str, str]) -> None:
+    def _check_same_scan(self, case: CohortCase, state: CaseState | None) -> None:
+        """Make sure that what is there is this scan's, be it that the whole dataset has moved.
+
+        Raises
+        ------
+        OtherScanError
+        """
+        if state is None or self.folder.is_own(case, state):
+            return
+        where = self.folder.path / case.home if case.home != "." else "the output folder"
+        raise OtherScanError(
+            f"{where} has the result of another scan ({named_input(state.result)}): move it away, "
+            "or choose another output folder"
+        )
+
+    def _check_unchanged(self, state: CaseState) -> None:
+        """Make sure that nobody has worked on the files of a case since they were written.
+
+        Raises
+        ------
+        AddmError
+            Names the file.
+        """
+        try:
+            _, changed = self.folder.changed(state)
+        except OSError as error:
+            raise _unreadable(Path(error.filename or self.folder.path), error) from error
+        if changed:
+            names = ", ".join(PurePosixPath(name).name for name in changed)
+            was, it = ("was", "it") if len(changed) == 1 else ("were", "them")
+            raise AddmError(
+                f"{names} {was} changed after the batch wrote {it}; move {it} away to have the "
+                "case done anew"
+            )
+
+    def _claim(self, prepared: Prepared, replacing: Mapping[str, str]) -> None:
         """Say which files are about to take their names, so that a run that ends amid it is seen.
 
         What was done before counts until the first of them does.
         """
+        case = prepared.case
         state = self.folder.state(case)
         self._check_free(case, state)
         if state is None:
-            begun = CaseResult(case.name, case.input, "skipped", CUT_OFF)
+            origin = prepared.origin
+            begun = CaseResult(case.name, case.input, "skipped", CUT_OFF, origin=origin)
             state = CaseState(begun, self.parameters_hash)
+        files, _ = self.folder.changed(state)
         self.folder.write_state(
-            state.result, state.parameters, state.later, state.later_parameters, replacing
+            replace(state.result, files=files),
+            state.parameters,
+            state.later,
+            state.later_parameters,
+            replacing,
         )
+
+
+def _is_named_otherwise(case: CohortCase, old: CaseResult, key: str) -> bool:
+    """Whether a result was made with another truth or mask, as far as their places tell."""
+    named = case.origin
+    return (
+        key != old.key
+        and bool(old.origin)
+        and any(named.get(what) != old.origin.get(what) for what in ("truth", "mask"))
+    )
 
 
 def _unreadable(path: Path, error: OSError) -> AddmError:
@@ -687,6 +762,8 @@ class Run:
             return replace(nothing, status="failed", reason=case.fault)
         state = self.batch.folder.state(case)
         told = None if state is None else state.told(self.batch.parameters_hash)
+        if state is not None and state.other:
+            return nothing if chosen else replace(nothing, reason=NOT_CHOSEN)
         if state is not None and told is not None and state.result.status == "done":
             if told.status != "done":
                 return replace(told, input=case.input)

@@ -36,9 +36,11 @@ from napari_addm.io import READABLE, names_labels, open_atomic
 from napari_addm.naming import (
     BIDS_ENDINGS,
     ENDINGS,
+    LONGEST_PATH,
     case_paths,
     complete_bids,
     is_bids,
+    longest_path,
     path_fault,
     readable,
     same_name_key,
@@ -154,6 +156,16 @@ class CohortCase:
         """The folder that really holds its files; scans of one BIDS session share it."""
         return self.paths(Path())["record"].parent.as_posix()
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """Hashes of where its scan, truth and mask lie; they tell none of the folders."""
+        inputs = {"scan": self.scan, "truth": self.truth, "mask": self.mask}
+        return {
+            what: hashlib.sha256(os.path.abspath(path).encode(errors="surrogatepass")).hexdigest()
+            for what, path in inputs.items()
+            if path is not None
+        }
+
     def told(self, text: str) -> str:
         """Words about it in one line, without the folders above its inputs."""
         for path in (self.scan, self.truth, self.mask):
@@ -188,6 +200,9 @@ class CaseResult:
         SHA-256 of each written file by its path under the output folder.
     key : str
         Hash of input, model and parameters.
+    origin : dict of str to str
+        Whose result it is: `CohortCase.origin`, and as ``content`` the SHA-256 of the scan. Empty
+        in results of earlier versions.
     """
 
     case: str
@@ -202,6 +217,7 @@ class CaseResult:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def unchecked(self) -> bool:
@@ -226,6 +242,11 @@ class CaseState:
     all_ours : bool
         Whether all files of the case count as ours although `result` does not name them: earlier
         versions did not record which files they were about to write.
+    known : dict of str to set of str
+        The hashes that each file may have if nobody else has changed it. There are two while a
+        run puts a new one in its place.
+    other : bool
+        Whether the result and its files are those of another scan than the case's.
     """
 
     result: CaseResult
@@ -233,6 +254,8 @@ class CaseState:
     later: CaseResult | None = None
     later_parameters: str = ""
     all_ours: bool = False
+    known: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    other: bool = False
 
     def told(self, parameters: str) -> CaseResult:
         """The case's row in the manifest of a run with these parameters."""
@@ -340,7 +363,7 @@ def search_cohort(
     table = path.suffix.lower() in (".csv", ".tsv") and path.is_file()
     if table:
         _check_no_output(path, output)
-        found = _from_table(path)
+        found = _from_table(path, output)
     elif path.is_dir():
         if path.resolve() == output.resolve():
             raise InputError(f"{path} is input and output at once: choose another output folder.")
@@ -509,7 +532,7 @@ def _plain(path: Path, relative: PurePosixPath) -> CohortCase:
     return CohortCase(name=name, input=str(relative), scan=path, folder=folder, skip=skip)
 
 
-def _from_table(path: Path) -> list[CohortCase]:
+def _from_table(path: Path, output: Path) -> list[CohortCase]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -566,6 +589,13 @@ def _from_table(path: Path) -> list[CohortCase]:
             raise InputError(
                 f"{line}: the case {_short(name)} cannot be written, {fault}; give it another "
                 "name in the column case, or its scan another one."
+            )
+        inputs = filter(None, (case.scan, case.truth, case.mask))
+        length = longest_path([*inputs, *case.paths(output).values()])
+        if length > LONGEST_PATH:
+            raise InputError(
+                f"{line}: the case {_short(name)} has a path of {length} bytes, where a system "
+                f"takes {LONGEST_PATH}; use shorter names."
             )
         cases.append(case)
         lines.append(number)
@@ -751,13 +781,38 @@ def _vanished(
             continue
         if case.name != row["case"]:
             case = _with_suffix(case)
-        if case.name != row["case"] or not case.runs or os.path.lexists(case.scan):
+        if case.name != row["case"] or not case.runs or _is_there(case.scan):
             continue
         state = folder.state(case)
-        done = state is not None and state.result.status == "done"
+        done = state is not None and state.result.status == "done" and not state.other
         if state and done and all(os.path.lexists(output / file) for file in state.result.files):
             found[case.name] = case
     return list(found.values())
+
+
+def _is_there(scan: Path) -> bool:
+    return os.path.lexists(scan) and not os.path.isdir(scan)
+
+
+def is_of_another(result: CaseResult, input: str, scan: str) -> bool:
+    """Whether a result is of another scan than the one that a row names.
+
+    Parameters
+    ----------
+    result : CaseResult
+    input : str
+        As in `CohortCase`.
+    scan : str
+        Of `CohortCase.origin`; empty where it is not known.
+    """
+    before = result.origin.get("scan")
+    return before != scan if before and scan else result.input != input
+
+
+def named_input(result: CaseResult) -> str:
+    """The scan of a result as a reason names it: without the folders above the input."""
+    path = PurePath(result.input)
+    return path.name if path.is_absolute() else result.input
 
 
 # --- the folder of the results -------------------------------------------------------------------
@@ -787,12 +842,7 @@ class CohortFolder:
             When another run is at work here.
         """
         mine = self.hidden / "locks" / f"{shard.index}-of-{shard.count}"
-        for place in (self.hidden, self.hidden / "cases", mine.parent, mine):
-            if place.is_symlink():
-                raise AddmError(
-                    f"{place} is a link, and a batch writes through none: remove it, or choose "
-                    "another output folder."
-                )
+        self.check_no_link(mine.parent, mine)
         try:
             (self.hidden / "locks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -817,6 +867,20 @@ class CohortFolder:
             except Timeout as error:
                 raise busy from error
             yield
+
+    def check_no_link(self, *more: Path) -> None:
+        """Refuse a folder whose plan or states lie elsewhere.
+
+        Raises
+        ------
+        AddmError
+        """
+        for place in (self.hidden, self.hidden / "cases", *more):
+            if place.is_symlink():
+                raise AddmError(
+                    f"{place} is a link, and a batch follows none: remove it, or choose another "
+                    "output folder."
+                )
 
     def sweep(self, cases: Iterable[CohortCase], shard: Shard) -> None:
         """Remove what a killed run left half written; only under the lock."""
@@ -868,7 +932,7 @@ class CohortFolder:
     ) -> None:
         """Keep what a run is about to do; nothing in it tells when."""
         rows = [
-            {"case": c.name, "input": c.input, "skip": c.skip}
+            {"case": c.name, "input": c.input, "skip": c.skip, "scan": c.origin["scan"]}
             | ({"fault": c.fault} if c.fault else {})
             for c in cases
         ]
@@ -925,8 +989,9 @@ class CohortFolder:
         Parameters
         ----------
         case : CohortCase or str
-            Of a case itself, a state counts only if all files in it are those that this case has;
-            of a name alone, if they lie in the folder.
+            Of a case itself, a state counts only if all files in it are those that this case has,
+            or those that it would have if its scan were called otherwise; of a name alone, if
+            they lie in the folder.
 
         Raises
         ------
@@ -949,23 +1014,63 @@ class CohortFolder:
         if not _is_files(replacing):
             return None
         files = {**state.result.files, **replacing}
-        if not isinstance(case, str) and not files.keys() <= set(case.file_names().values()):
-            return None
         if any(self.inside(file) is None for file in files):
             return None
+        if not isinstance(case, str):
+            own = files.keys() <= set(case.file_names().values())
+            if not own and not all(_may_have(case, file) for file in files):
+                return None
+            other = not own or is_of_another(state.result, case.input, case.origin["scan"])
+            if other and files and state.result.status != "skipped":
+                if not any(os.path.lexists(self.path / file) for file in files):
+                    return None  # somebody has moved it away
+                state = replace(state, other=True)
+            elif not own:
+                return None
+        known = {
+            file: frozenset(
+                hashes[file] for hashes in (state.result.files, replacing) if file in hashes
+            )
+            for file in files
+        }
+        state = replace(state, known=known)
         if replacing and not (state.result.status == "done" and self.is_whole(state.result)):
             # The run ended during the renaming: the files are a mixture of old and new ones.
-            cut = CaseResult(name, state.result.input, "skipped", CUT_OFF, files=files)
-            return CaseState(cut, state.parameters)
+            before = state.result
+            cut = CaseResult(name, before.input, "skipped", CUT_OFF, files=files)
+            cut = replace(cut, origin=before.origin)
+            return replace(state, result=cut, later=None, later_parameters="", all_ours=False)
         return state
+
+    def has_state(self, case: CohortCase) -> bool:
+        """Whether there is a state file for a case, be it that nothing in it can be believed."""
+        return os.path.lexists(self.state_path(case.name))
+
+    def own_state(self, case: CohortCase) -> CaseState | None:
+        """As `state`; None where it is that of another scan, which may take reading the scan."""
+        state = self.state(case)
+        return state if state is not None and self.is_own(case, state) else None
+
+    def is_own(self, case: CohortCase, state: CaseState) -> bool:
+        """Whether a state is that of the case's own scan, be it that the dataset has moved."""
+        if not state.other:
+            return True
+        if not state.known.keys() <= set(case.file_names().values()):
+            return False
+        try:
+            return digest(case.scan) == state.result.origin.get("content")
+        except (OSError, InputError):
+            return False
 
     def read_state(self, case: CohortCase | str) -> tuple[CaseResult | None, str]:
         """The result of a case, and the hash of its parameters; None for nothing; see `state`.
 
         A case whose writing began and did not end is skipped in it.
         """
-        state = self.state(case)
-        return (None, "") if state is None else (state.result, state.parameters)
+        state = self.state(case) if isinstance(case, str) else self.own_state(case)
+        if state is None:
+            return None, ""
+        return state.result, state.parameters
 
     def write_state(
         self,
@@ -1008,7 +1113,12 @@ class CohortFolder:
                 found.add(case.name)
             elif not case.skip:
                 state = self.state(case)
-                if state and (state.result.status == "failed" or state.later is not None):
+                if state is None:
+                    again = self.has_state(case)
+                else:
+                    failed = state.result.status == "failed"
+                    again = failed or state.later is not None or state.other
+                if again:
                     found.add(case.name)
         return found
 
@@ -1036,6 +1146,35 @@ class CohortFolder:
             return False
         return bool(result.files)
 
+    def changed(self, state: CaseState) -> tuple[dict[str, str], list[str]]:
+        """What has become of the files of a case.
+
+        Returns
+        -------
+        files : dict of str to str
+            Those of `known`, each with the hash that it has now where that is one of the known.
+        changed : list of str
+            Those that are there and that somebody else has changed.
+
+        Raises
+        ------
+        OSError
+            When a file that is there cannot be read, so that nobody knows.
+        """
+        files, changed = dict(state.result.files), []
+        for name, hashes in state.known.items():
+            try:
+                found = digest(self.path / name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (IsADirectoryError, InputError):
+                found = ""
+            if found in hashes:
+                files[name] = found
+            else:
+                changed.append(name)
+        return files, changed
+
     # - manifest -
 
     def manifest_path(self, shard: Shard) -> Path:
@@ -1055,7 +1194,7 @@ class CohortFolder:
         path = self.manifest_path(shard)
         first = ",".join(MANIFEST_COLUMNS)
         if os.path.lexists(path) and not (
-            self.is_begun() and file_beginning(path).startswith(first)
+            self.is_begun() and file_beginning(path).partition("\n")[0] == first
         ):
             raise not_ours(path)
 
@@ -1085,6 +1224,15 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(csv_cell("" if value is None else " ".join(str(value).split())))
+
+
+def _may_have(case: CohortCase, file: str) -> bool:
+    """Whether the case would have this file if its scan were called otherwise."""
+    path = PurePosixPath(file)
+    own = str(path.parent) == case.home or (
+        case.folder == case.name and PurePosixPath(case.folder) in path.parents
+    )
+    return own and path.name.lower().endswith(OUR_ENDINGS)
 
 
 def not_ours(path: Path) -> AddmError:
@@ -1203,6 +1351,7 @@ def _is_plan(plan: Mapping[str, Any]) -> bool:
         isinstance(row, dict)
         and all(_is_text(row.get(key)) for key in ("case", "input", "skip"))
         and _is_text(row.get("fault", ""))
+        and _is_text(row.get("scan", ""))
         for row in rows
     )
 
@@ -1234,6 +1383,7 @@ def _is_number(value: Any) -> bool:
 def _state_of(content: Mapping[str, Any]) -> CaseState | None:
     """A state out of its file; None where anything in it is not as it is written."""
     values = {f.name: content.get(f.name) for f in fields(CaseResult)}
+    values["origin"] = content.get("origin", {})
     texts = ("case", "input", "reason", "key")
     numbers = ("seconds", "anomaly_ml", "findings", "dice")
     qc, metrics, later = values["qc"], values["metrics"], content.get("later")
@@ -1246,6 +1396,7 @@ def _state_of(content: Mapping[str, Any]) -> CaseState | None:
         and all(map(_is_text, qc))
         and isinstance(metrics, dict)
         and _is_files(values["files"])
+        and _is_files(values["origin"])
         and _is_text(content.get("parameters"))
     )
     if not right:

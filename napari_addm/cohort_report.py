@@ -31,6 +31,8 @@ from napari_addm.cohort import (
     digest,
     file_beginning,
     hash_of,
+    is_of_another,
+    named_input,
     not_ours,
     read_json,
 )
@@ -135,8 +137,11 @@ def read_cohort(path: Path) -> Cohort:
     ------
     InputError
         When the folder holds no batch.
+    AddmError
+        When its plan or its states lie elsewhere.
     """
     folder = CohortFolder(path)
+    folder.check_no_link()
     plans = folder.plans()
     latest = max(plans, key=lambda plan: plan["written_ns"])
     parameters, notes = latest["parameters"], []
@@ -171,6 +176,14 @@ def _entry(
         return Entry(replace(nothing, status="failed", reason=planned["fault"]))
     if state is None or state.result.status == "skipped":
         return Entry(replace(nothing, reason="not reached yet"))
+    if state.result.status == "done" and is_of_another(
+        state.result, planned["input"], planned.get("scan", "")
+    ):
+        reason = (
+            f"its files are those of another scan ({named_input(state.result)}), or of this one in "
+            "another place: run the batch again"
+        )
+        return Entry(replace(nothing, status="failed", reason=reason))
     if state.result.status == "failed" and state.parameters != expected:
         return Entry(replace(nothing, reason="not reached yet with these settings"))
     result = state.told(expected)
@@ -188,12 +201,16 @@ def _entry(
             whole = False
         content = read_json(folder.path / name) if whole and name.endswith(".json") else {}
         if not whole or content is None:
+            lost = (
+                "was changed after the batch wrote it: move it away and run the batch again"
+                if os.path.lexists(folder.path / name)
+                else "was removed after the batch wrote it: run the batch again"
+            )
             return Entry(
                 replace(
                     nothing,
                     status="failed",
-                    reason=f"{Path(name).name} was changed or removed after it was written: run "
-                    "the batch again",
+                    reason=f"{Path(name).name} {lost}",
                 )
             )
         if name.endswith(".json"):
@@ -273,7 +290,7 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
     path = Path(path)
     environment = page_environment()
     cohort = read_cohort(path)
-    _check_own(path)
+    _check_own(path, cohort)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     intervals = _intervals(cohort)
     summary = _summary(cohort, intervals, created)
@@ -309,18 +326,30 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
     return written
 
 
-def _check_own(path: Path) -> None:
+def _check_own(path: Path, cohort: Cohort) -> None:
     """Make sure that the report replaces no file of another person."""
     CohortFolder(path).check_manifest(Shard())
     figures = read_json(path / FIGURES)
     ours = {
         PAGE: PAGE_MARK in file_beginning(path / PAGE),
-        TABLE: file_beginning(path / TABLE).startswith(",".join((*OWN_COLUMNS, "qc"))),
+        TABLE: file_beginning(path / TABLE).partition("\n")[0] in _known_headers(figures, cohort),
         FIGURES: figures is not None and figures.keys() >= FIGURES_KEYS,
     }
     for name, known in ours.items():
         if os.path.lexists(path / name) and not known:
             raise not_ours(path / name)
+
+
+def _known_headers(figures: Mapping[str, Any] | None, cohort: Cohort) -> set[str]:
+    """First lines of the CSV that was written with these figures, in this version and before."""
+    cases = (figures or {}).get("cases")
+    if not isinstance(cases, list):  # there is no JSON beside it
+        cases = [{"figures": e.figures, "metrics": e.result.metrics} for e in cohort.entries]
+    rows = [case for case in cases if isinstance(case, dict)]
+    return {
+        ",".join(str(csv_cell(cell)) for cell in _header(rows, largest))
+        for largest in (LARGEST, ())
+    }
 
 
 def _finite(value: Any) -> Any:
@@ -394,13 +423,12 @@ def _summary(cohort: Cohort, intervals: Mapping[str, MeanInterval], created: str
 
 def _table(cohort: Cohort) -> str:
     """One line for each case, a column for each figure that any of them has."""
-    metrics = list(dict.fromkeys(key for e in cohort.entries for key in e.result.metrics))
-    metrics = [key for key in metrics if key not in ("notes",)]
-    figures = list(dict.fromkeys(key for e in cohort.entries for key in e.figures))
+    metrics = _columns([e.result.metrics for e in cohort.entries])
+    figures = _columns([e.figures for e in cohort.entries])
+    rows = [{"figures": e.figures, "metrics": e.result.metrics} for e in cohort.entries]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    largest = (f"largest_{key}" for key in LARGEST)
-    writer.writerow((*OWN_COLUMNS, "qc", *largest, *figures, *metrics))
+    writer.writerow(_header(rows, LARGEST))
     for e in cohort.entries:
         measured = e.figures
         cells = [getattr(e.result, key) for key in OWN_COLUMNS]
@@ -409,6 +437,21 @@ def _table(cohort: Cohort) -> str:
         cells += [e.result.metrics.get(key) for key in metrics]
         writer.writerow(csv_cell(cell) for cell in cells)
     return text.getvalue()
+
+
+def _header(rows: Sequence[Mapping[str, Any]], largest: Sequence[str]) -> list[str]:
+    """The columns of the CSV, for rows with their ``figures`` and ``metrics``."""
+    largest = [f"largest_{key}" for key in largest]
+    measured = [
+        name for key in ("figures", "metrics") for name in _columns([r.get(key) for r in rows])
+    ]
+    return [*OWN_COLUMNS, "qc", *largest, *measured]
+
+
+def _columns(tables: Sequence[Any]) -> list[str]:
+    """The keys of all tables, in the order of their first occurrence."""
+    found = dict.fromkeys(key for table in tables if isinstance(table, Mapping) for key in table)
+    return [key for key in found if key != "notes"]
 
 
 def _pictured(cohort: Cohort, most: int) -> list[Entry]:

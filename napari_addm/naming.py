@@ -54,10 +54,19 @@ IGNORED = (
 
 # The most bytes that a file system takes in the name of a file or folder.
 LONGEST_NAME = 255
+# The most in a whole path, less what a file is called while it is being written.
+LONGEST_PATH = 4000
 # What Windows takes for a device, whatever follows the first dot.
 _DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{port}{n}" for port in ("com", "lpt") for n in (*"0123456789", "\xb9", "\xb2", "\xb3")
 }
+
+# Unicode's Default_Ignorable_Code_Point: nobody sees them, and some file systems drop them.
+_UNSEEN = re.compile(
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff]"
+)
 
 _BIDS = re.compile(r"sub-[A-Za-z0-9+]+(_ses-[A-Za-z0-9+]+)?(_[a-z]+-[A-Za-z0-9+]+)*_T1w")
 # These come last in a derivative's name, in this order.
@@ -120,10 +129,11 @@ def same_name_key(name: str) -> str:
         if part.isascii():
             parts.append(part.lower().rstrip(". ") or part)
             continue
-        folded = part
+        folded = _UNSEEN.sub("", part)
         for _ in range(2):  # folding the case may need composing anew, and the other way round
             folded = unicodedata.normalize("NFKC", folded.casefold())
         seen = "".join(c for c in folded if unicodedata.category(c) != "Cf")
+        seen = _UNSEEN.sub("", seen)
         parts.append(seen.rstrip(". ") or seen)
     return "/".join(parts)
 
@@ -147,6 +157,12 @@ def path_fault(paths: Iterable[PurePath]) -> str:
         if part.partition(".")[0].rstrip().casefold() in _DEVICES:
             return f"Windows keeps the name {part} for a device"
     return ""
+
+
+def longest_path(paths: Iterable[PurePath]) -> int:
+    """The bytes of the longest of some paths, as the system is asked for them."""
+    here = os.getcwd()
+    return max(len(os.path.join(here, path).encode(errors="surrogatepass")) for path in paths)
 
 
 def readable(name: str) -> str:

@@ -91,9 +91,9 @@ def survey(
 
 def _earlier(folder: CohortFolder, case: CohortCase) -> CaseResult | None:
     """What the output folder has of a case, with what the last run said of it."""
-    state = folder.state(case)
+    state = folder.own_state(case)
     if state is None or state.result.status == "skipped":
-        return None  # its writing was cut off
+        return None  # there is none, or its writing was cut off
     if state.later is not None and state.later.status == "done":
         return replace(state.result, reason=state.later.reason)
     return state.later or state.result

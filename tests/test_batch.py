@@ -436,10 +436,19 @@ def test_only_what_changed_runs_again(
     assert manifest(output)["0"]["seconds"] == seconds
 
     # that a file exists is no proof: neither for a changed one nor beside a missing one
-    (output / "0" / "0_labels.nii.gz").write_bytes(b"something else")
+    labels = output / "0" / "0_labels.nii.gz"
+    labels.write_bytes(b"something else")
     (output / "1" / "1_record.json").unlink()
     again = run(small, output, checkpoint)
-    assert [found.unchanged for found in again.values()] == [False, False]
+    found = again["0"].result
+    assert found is not None
+    assert found.unchecked
+    assert found.reason.startswith("not checked: 0_labels.nii.gz was changed after the batch")
+    assert labels.read_bytes() == b"something else"  # it may be somebody's work
+    assert again["1"].unchanged is False
+    labels.unlink()
+    again = run(small, output, checkpoint)
+    assert {name: found.unchanged for name, found in again.items()} == {"0": False, "1": True}
     assert results(output) == undisturbed
 
     write_brain(small / "1.nii.gz", -9.0)

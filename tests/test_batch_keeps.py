@@ -77,9 +77,13 @@ def write(path: Path, volume: Volume) -> None:
 
 
 @pytest.fixture
-def root(first_run: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(first_run, tmp_path / "root"))
+def root(first_run: Path) -> Path:
+    """All of it anew in the same place, as a result belongs to one; a test may change it."""
+    kept = first_run.with_name(f"{first_run.name} kept")
+    if not kept.exists():
+        shutil.copytree(first_run, kept)
+    shutil.rmtree(first_run)
+    return Path(shutil.copytree(kept, first_run))
 
 
 def batch(source: object, output: Path, checkpoint: Path, *more: str) -> Any:
@@ -549,13 +553,13 @@ def test_the_state_of_the_version_before_goes_on(root: Path, tiny_checkpoint: Pa
     assert files(output) == before
 
 
-def test_damaged_files_are_known_as_ours_also_when_their_case_fails(
+def test_missing_files_are_made_anew_also_when_their_case_has_failed_in_between(
     root: Path, tiny_checkpoint: Path
 ) -> None:
     source, output = root / "in", root / "folder_out"
     before = files(output)
     kept = (source / "a.nii.gz").read_bytes()
-    (output / "a" / "a_labels.nii.gz").write_bytes(b"damaged")
+    (output / "a" / "a_labels.nii.gz").unlink()
     truncated(source / "a.nii.gz")
     done = batch(source, output, tiny_checkpoint)
     assert done.exit_code == cli.SOME_FAILED
@@ -948,3 +952,407 @@ def test_a_plan_from_a_clock_that_is_ahead_does_not_count_for_ever(
     found = read_cohort(output)
     assert found.missing == ()
     assert [entry.result.status for entry in found.entries] == ["done"] * 3
+
+
+# --- a result belongs to one scan ----------------------------------------------------------------
+
+
+def pairs(root: Path, brain: Brain, checkpoint: Path) -> tuple[Path, Path]:
+    """Two patients whose scans are called alike, and their finished batch."""
+    for n in (1, 2):
+        write(root / f"pat{n}" / "T1.nii.gz", brain(n))
+    table, output = root / "pairs.csv", root / "pairs_out"
+    lines(table, p1="pat1/T1.nii.gz", p2="pat2/T1.nii.gz")
+    assert batch(table, output, checkpoint).exit_code == 0
+    return table, output
+
+
+def lines(table: Path, **scans: str) -> None:
+    rows = [f"{name},{scan}" for name, scan in scans.items()]
+    table.write_text("\n".join(["case,scan", *rows]))
+
+
+def state_of(output: Path, case: str) -> bytes:
+    return CohortFolder(output).state_path(case).read_bytes()
+
+
+def check_refused(output: Path, case: str, named: str, found: str) -> None:
+    """Assert that a row names its own scan, and has no figure of another one."""
+    row = manifest(output)[case]
+    assert (row["status"], row["input"]) == ("failed", named)
+    assert f"has the result of another scan ({found}): move it away, or choose" in row["reason"]
+    assert str(output.parent) not in row["reason"]
+    assert {row[key] for key in ("anomaly_ml", "findings", "dice", "qc")} == {""}
+    (entry,) = (e for e in read_cohort(output).entries if e.result.case == case)
+    assert (entry.result.status, entry.result.input) == ("failed", named)
+    assert "another scan" in entry.result.reason
+    assert (entry.result.anomaly_ml, entry.record, entry.picture) == (None, {}, "")
+
+
+@pytest.mark.parametrize("there", ["absent", "truncated", "whole"])
+@pytest.mark.parametrize("name", ["T1", "other"])
+def test_a_line_that_names_another_scan_does_not_get_the_result_of_the_old_one(
+    root: Path, brain: Brain, tiny_checkpoint: Path, name: str, there: str
+) -> None:
+    table, output = pairs(root, brain, tiny_checkpoint)
+    before, state, rows = files(output), state_of(output, "p1"), manifest(output)
+    scan = root / "pat3" / f"{name}.nii.gz"
+    if there != "absent":
+        write(scan, brain(0))
+    if there == "truncated":
+        truncated(scan)
+    now = f"pat3/{name}.nii.gz"
+    lines(table, p1=now, p2="pat2/T1.nii.gz")
+    listed = json.loads(batch(table, output, tiny_checkpoint, "--list", "--json").stdout)
+    assert {row["case"]: row["earlier"] for row in listed} == {"p1": None, "p2": "done"}
+    for more in ((), ("--retry-failed",), ("--threshold", "0.02"), ()):
+        done = batch(table, output, tiny_checkpoint, *more)
+        assert done.exit_code == cli.SOME_FAILED
+        assert "bug" not in done.stderr
+        check_refused(output, "p1", now, "pat1/T1.nii.gz")
+        assert state_of(output, "p1") == state
+    assert files(output) == before
+    lines(table, p1="pat1/T1.nii.gz", p2="pat2/T1.nii.gz")
+    done = batch(table, output, tiny_checkpoint)
+    assert done.exit_code == 0
+    assert "p1: unchanged" in done.stderr
+    assert manifest(output)["p1"] == rows["p1"]
+    if there == "whole":  # whoever wants the other result under this name moves the old one away
+        lines(table, p1=now, p2="pat2/T1.nii.gz")
+        (output / "p1").rename(root / "away")
+        assert batch(table, output, tiny_checkpoint).exit_code == 0
+        assert manifest(output)["p1"]["input"] == now
+
+
+@pytest.mark.parametrize("away", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_lines_that_are_swapped_swap_no_results(
+    root: Path, brain: Brain, tiny_checkpoint: Path, away: bool, known: bool
+) -> None:
+    table, output = pairs(root, brain, tiny_checkpoint)
+    before = files(output)
+    if not known:  # states of before say no more than the input
+        for case in ("p1", "p2"):
+            forge(output, case, origin={})
+    lines(table, p2="pat1/T1.nii.gz", p1="pat2/T1.nii.gz")
+    if away:
+        for n in (1, 2):
+            (root / f"pat{n}").rename(root / f"away{n}")
+    for _ in range(2):
+        assert batch(table, output, tiny_checkpoint).exit_code == cli.SOME_FAILED
+        check_refused(output, "p1", "pat2/T1.nii.gz", "pat1/T1.nii.gz")
+        check_refused(output, "p2", "pat1/T1.nii.gz", "pat2/T1.nii.gz")
+        assert files(output) == before
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_scan_of_the_same_stem_does_not_take_the_place_of_one_that_is_away(
+    root: Path, brain: Brain, tiny_checkpoint: Path, whole: bool
+) -> None:
+    source, output = root / "in", root / "folder_out"
+    before, rows = files(output), manifest(output)
+    (source / "a.nii.gz").rename(root / "a.nii.gz")
+    write(source / "a.nii", brain(3))
+    if not whole:
+        truncated(source / "a.nii")
+    for _ in range(2):
+        assert batch(source, output, tiny_checkpoint).exit_code == cli.SOME_FAILED
+        check_refused(output, "a", "a.nii", "a.nii.gz")
+        assert files(output) == before
+    (source / "a.nii").unlink()
+    (root / "a.nii.gz").rename(source / "a.nii.gz")
+    assert batch(source, output, tiny_checkpoint).exit_code == 0
+    assert (files(output), manifest(output)) == (before, rows)
+
+
+@pytest.mark.parametrize("way", [None, gone, truncated])
+def test_a_second_site_in_the_same_folder_takes_nothing_from_the_first(
+    root: Path, brain: Brain, tiny_checkpoint: Path, way: Callable[[Path], None] | None
+) -> None:
+    output, site = root / "folder_out", root / "site"
+    before = files(output)
+    for n, name in enumerate("cab"):
+        write(site / f"{name}.nii.gz", brain(n))
+    if way:
+        way(site / "b.nii.gz")
+    assert batch(site, output, tiny_checkpoint).exit_code == cli.SOME_FAILED
+    assert files(output) == before
+    for name in manifest(output):
+        check_refused(output, name, f"{name}.nii.gz", f"{name}.nii.gz")
+    assert ("b" in manifest(output)) == (way is not gone)
+
+
+def test_a_dataset_that_has_moved_goes_on(root: Path, tiny_checkpoint: Path) -> None:
+    source, output = root / "in", root / "folder_out"
+    before, rows = files(output), manifest(output)
+    source.rename(root / "archive")
+    listed = json.loads(batch(root / "archive", output, tiny_checkpoint, "--list", "--json").stdout)
+    assert {row["case"]: row["earlier"] for row in listed} == dict.fromkeys("abc", "done")
+    done = batch(root / "archive", output, tiny_checkpoint)
+    assert done.exit_code == 0
+    assert done.stderr.count("unchanged") == 3
+    assert (files(output), manifest(output)) == (before, rows)
+    truncated(root / "archive" / "b.nii.gz")  # this is its place now
+    done = batch(root / "archive", output, tiny_checkpoint)
+    assert "b: done, as an earlier run left it, not checked" in done.stderr
+    assert {**manifest(output)["b"], "reason": ""} == rows["b"]
+
+
+@pytest.mark.parametrize(("what", "case"), [("truth", "one"), ("mask", "two")])
+@pytest.mark.parametrize("change", ["named otherwise", "removed", "added"])
+def test_another_truth_or_mask_that_cannot_be_read_is_another_input(
+    root: Path, tiny_checkpoint: Path, what: str, case: str, change: str
+) -> None:
+    table, output = root / "cases.csv", root / "table_out"
+    before, rows = files(output), manifest(output)
+    text = kept = table.read_text()
+    if change == "added":
+        case, given = (
+            "three",
+            {"truth": "in/c.nii.gz,gone.nii.gz,", "mask": "in/c.nii.gz,,gone.nii"},
+        )
+        text = text.replace("in/c.nii.gz,,", given[what])
+    elif change == "removed":
+        text = text.replace(f"labels/{what}.nii.gz", "")
+        (root / "in").rename(root / "away")
+    else:
+        text = text.replace(f"labels/{what}.nii.gz", f"other/{what}.nii.gz")
+    table.write_text(text)
+    for _ in range(2):
+        assert batch(table, output, tiny_checkpoint).exit_code == cli.SOME_FAILED
+        row = manifest(output)[case]
+        assert (row["status"], row["dice"], row["anomaly_ml"]) == ("failed", "", "")
+        assert "cannot be read" in row["reason"]
+        assert "its files are of an earlier run with another scan, truth or mask" in row["reason"]
+        assert reported(output)[case] == ("failed", row["reason"])
+        assert files(output) == before
+    if change == "removed":
+        (root / "away").rename(root / "in")
+    table.write_text(kept)
+    assert batch(table, output, tiny_checkpoint).exit_code == 0
+    assert manifest(output) == rows
+
+
+# --- work that somebody has put into the files of a case -----------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a_findings.csv", "a_labels.nii.gz", "a_record.json"])
+@pytest.mark.parametrize("scan", [None, gone, truncated])
+def test_a_file_that_somebody_has_changed_is_not_written_over(
+    root: Path, tiny_checkpoint: Path, name: str, scan: Callable[[Path], None] | None
+) -> None:
+    source, output = root / "in", root / "folder_out"
+    original, rows = files(output), manifest(output)
+    kept = (source / "a.nii.gz").read_bytes()
+    edited = output / "a" / name
+    edited.write_text(NOTES)
+    (output / "a" / "a_anomaly.nii.gz").unlink()  # the missing one does not decide
+    before = files(output)
+    if scan:
+        scan(source / "a.nii.gz")
+    for _ in range(2):
+        done = batch(source, output, tiny_checkpoint)
+        if scan is gone:  # no file tells that a case is gone for good, and nothing is touched
+            assert files(output) == before
+            break
+        assert done.exit_code == cli.SOME_FAILED
+        assert "3 done (1 of them not checked), 0 failed" in done.stderr
+        row = manifest(output)["a"]
+        assert {**row, "reason": ""} == rows["a"]
+        said = "the scan cannot be read" if scan else f"{name} was changed after the batch wrote it"
+        assert row["reason"].startswith(f"not checked: {said}")
+        assert files(output) == before
+    if not scan:
+        assert row["reason"].endswith("; move it away to have the case done anew")
+        status, reason = reported(output)["a"]
+        if name == "a_record.json":
+            wanted = "a_record.json was changed after the batch wrote it: move it away and run"
+            assert (status, reason[: len(wanted)]) == ("failed", wanted)
+        else:
+            assert (status, reason) == ("done", row["reason"])
+    # nor by a run with other settings
+    done = batch(source, output, tiny_checkpoint, "--threshold", "0.02")
+    assert edited.read_text() == NOTES
+    if not scan:
+        assert done.exit_code == cli.SOME_FAILED
+        reason = manifest(output)["a"]["reason"]
+        assert "was changed after the batch wrote it" in reason
+        assert "its files are of an earlier run with other settings" in reason
+    (source / "a.nii.gz").write_bytes(kept)
+    edited.rename(root / "mine")
+    assert batch(source, output, tiny_checkpoint).exit_code == 0
+    assert files(output) == original
+
+
+def test_a_file_that_is_changed_while_the_network_works_is_not_written_over(
+    root: Path, checkpoint: Checkpoint
+) -> None:
+    source, output = root / "in", root / "folder_out"
+    edited = output / "a" / "a_findings.csv"
+    other = BatchSettings(SETTINGS.detection, threshold=0.02, pictures=False)
+    for progress in run_batch(find_cohort(source, output), output, checkpoint, other):
+        if (progress.stage, progress.case) == ("detect", "a"):
+            edited.write_text(NOTES)
+    assert edited.read_text() == NOTES
+    assert "was changed after the batch wrote it" in manifest(output)["a"]["reason"]
+
+
+def test_a_file_that_was_changed_after_a_run_was_killed_is_not_written_over(
+    root: Path, tiny_checkpoint: Path
+) -> None:
+    source, output = root / "in", root / "folder_out"
+    original = files(output)
+    command = [sys.executable, "-c", CRASH, str(source), str(output), str(tiny_checkpoint), "3"]
+    assert subprocess.run(command, check=False).returncode == 9
+    kept = (source / "a.nii.gz").read_bytes()
+    edited = output / "a" / "a_findings.csv"
+    edited.write_text(NOTES)
+    assert batch(source, output, tiny_checkpoint).exit_code == cli.SOME_FAILED
+    assert edited.read_text() == NOTES
+    assert "a_findings.csv was changed after" in manifest(output)["a"]["reason"]
+    # what is left of the killed run is still known as ours
+    edited.rename(root / "mine")
+    truncated(source / "a.nii.gz")
+    assert batch(source, output, tiny_checkpoint).exit_code == cli.SOME_FAILED
+    (source / "a.nii.gz").write_bytes(kept)
+    assert batch(source, output, tiny_checkpoint).exit_code == 0
+    assert files(output) == original
+
+
+def test_results_of_the_version_before_are_made_anew(root: Path, tiny_checkpoint: Path) -> None:
+    """Their sides are those of the scanner, not the patient's."""
+    from napari_addm.cohort import hash_of
+
+    source, output = root / "in", root / "folder_out"
+    before = files(output)
+    parameters = json.loads((output / HIDDEN / "plan.json").read_text())["parameters"]
+    assert parameters.pop("results") == 2
+    for case in "abc":
+        scan = CohortFolder(output).state(case)
+        assert scan is not None
+        inputs = [(f"{case}.nii.gz", scan.result.origin["content"]), None, None]
+        key = hash_of({"parameters": parameters, "inputs": inputs})
+        forge(output, case, key=key, parameters=hash_of(parameters), origin={})
+    kept = (source / "b.nii.gz").read_bytes()
+    truncated(source / "b.nii.gz")
+    done = batch(source, output, tiny_checkpoint)
+    assert "unchanged" not in done.stderr
+    assert "2 done, 1 failed" in done.stderr
+    assert files(output) == before
+    assert "its files are of an earlier run with other settings" in manifest(output)["b"]["reason"]
+    (source / "b.nii.gz").write_bytes(kept)
+    done = batch(source, output, tiny_checkpoint)
+    assert (done.exit_code, done.stderr.count("unchanged")) == (0, 2)
+
+
+def test_a_scan_whose_place_a_folder_takes_keeps_its_row(root: Path, tiny_checkpoint: Path) -> None:
+    source, output = root / "in", root / "folder_out"
+    before, rows = files(output), manifest(output)
+    directory(source / "b.nii.gz")
+    assert batch(source, output, tiny_checkpoint).exit_code == cli.SOME_FAILED
+    row = manifest(output)["b"]
+    assert {**row, "reason": ""} == rows["b"]
+    assert row["reason"].startswith("not checked: the scan cannot be read")
+    assert files(output) == before
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "report.csv"])
+@pytest.mark.parametrize("change", ["column", "header", "delimiter"])
+def test_a_table_to_which_somebody_has_added_is_not_replaced(
+    root: Path, tiny_checkpoint: Path, name: str, change: str
+) -> None:
+    output = root / "folder_out"
+    write_cohort_report(output)
+    first, rest = (output / name).read_text().split("\n", 1)
+    first = {
+        "column": f"{first},my notes",
+        "header": first.replace("anomaly_ml", "mL"),
+        "delimiter": first.replace(",", ";"),
+    }[change]
+    (output / name).write_text(f"{first}\n{rest}")
+    before = (output / name).read_bytes()
+    commands = [CliRunner().invoke(cli.app, ["report", str(output)])]
+    if name == "manifest.csv":
+        commands.append(batch(root / "in", output, tiny_checkpoint))
+    for done in commands:
+        assert done.exit_code == 1
+        assert f"{output / name} exists already and was not written by a batch" in done.stderr
+    assert (output / name).read_bytes() == before
+
+
+def test_a_report_of_the_version_before_is_replaced(root: Path) -> None:
+    output = root / "table_out"
+    write_cohort_report(output)
+    own = (output / "report.csv").read_text()
+    columns = own.partition("\n")[0].split(",")
+    old = ",".join(name for name in columns if not name.startswith("largest_"))
+    (output / "report.csv").write_text(f"{old}\n")
+    write_cohort_report(output)
+    assert (output / "report.csv").read_text() == own
+
+
+@pytest.mark.parametrize("place", ["", "cases"])
+def test_a_report_reads_no_plan_and_no_state_through_a_link(root: Path, place: str) -> None:
+    output = root / "folder_out"
+    link = output / HIDDEN / place
+    link.rename(root / "away")
+    link.symlink_to(root / "away")
+    before = files(output)
+    done = CliRunner().invoke(cli.app, ["report", str(output)])
+    assert done.exit_code == 1
+    assert "is a link" in done.stderr
+    assert files(output) == before
+    assert not (output / "report.html").exists()
+
+
+def test_a_link_in_the_place_of_a_file_costs_no_result(root: Path, tiny_checkpoint: Path) -> None:
+    source, output = root / "in", root / "folder_out"
+    before, state = files(output), state_of(output, "a")
+    findings = output / "a" / "a_findings.csv"
+    findings.rename(root / "mine.csv")
+    findings.symlink_to(root / "mine.csv")
+    for more in ((), ("--retry-failed",)):
+        done = batch(source, output, tiny_checkpoint, *more)
+        assert done.exit_code == cli.SOME_FAILED
+        assert findings.is_symlink()
+        assert state_of(output, "a") == state
+    findings.unlink()
+    assert batch(source, output, tiny_checkpoint).exit_code == 0
+    assert files(output) == before
+
+
+def test_a_result_that_cannot_be_read_is_not_written_over(
+    root: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = root / "in", root / "folder_out"
+    before, rows = files(output), manifest(output)
+    real = io.open
+
+    def refusing(file: Any, *more: Any, **options: Any) -> Any:
+        if str(file).endswith("b_labels.nii.gz"):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return real(file, *more, **options)
+
+    monkeypatch.setattr(io, "open", refusing)
+    monkeypatch.setattr(builtins, "open", refusing)
+    done = batch(source, output, tiny_checkpoint)
+    monkeypatch.undo()
+    assert done.exit_code == cli.SOME_FAILED
+    row = manifest(output)["b"]
+    assert {**row, "reason": ""} == rows["b"]
+    said = "not checked: b/b_labels.nii.gz cannot be read (Permission denied)"
+    assert row["reason"].startswith(said)
+    assert files(output) == before
+
+
+def test_after_two_ends_between_two_files_all_are_still_ours(
+    root: Path, tiny_checkpoint: Path
+) -> None:
+    source, output = root / "in", root / "folder_out"
+    before = files(output)
+    command = [sys.executable, "-c", CRASH, str(source), str(output), str(tiny_checkpoint)]
+    for left in ("4", "0", "1"):
+        assert subprocess.run([*command, left], check=False).returncode == 9
+    done = batch(source, output, tiny_checkpoint)
+    assert done.exit_code == 0, done.stderr
+    assert files(output) == before

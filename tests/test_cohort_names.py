@@ -237,6 +237,11 @@ def test_two_files_of_one_bids_name_are_both_refused_and_keep_what_was_done(
         (["x,.."], ["line 2", "names no scan"]),
         (["x,/"], ["line 2", "names no scan"]),
         ([f"x,{'y' * 200_000}.nii"], ["line 2", "cannot be read"]),
+        (["ok,1.nii", f"{'n/' * 2500}n,2.nii"], ["line 3", "has a path of", "use shorter names"]),
+        ([f"x,{'y/../' * 1000}2.nii"], ["line 2", "has a path of", "use shorter names"]),
+        ([f"{'n/' * 1990}n,2.nii"], ["line 2", "has a path of", "use shorter names"]),
+        (["a\ufe0f,1.nii", "a,2.nii"], ["lines 2 and 3", "cannot be told apart"]),
+        (["a\u034f,1.nii", "a,2.nii"], ["lines 2 and 3", "cannot be told apart"]),
     ],
 )
 def test_a_table_whose_names_cannot_be_told_apart_is_refused_before_anything_runs(
@@ -447,6 +452,8 @@ def test_a_pattern_takes_a_file_once(tmp_path: Path) -> None:
 
 def test_the_key_of_a_name_is_what_file_systems_compare() -> None:
     same = [("a", "A"), ("\xe9", "e\u0301"), ("\xdf", "SS"), ("x. ", "X"), ("a\u200bb", "ab")]
+    for unseen in "\xad\u034f\u180b\u180f\u200d\u2060\u206f\ufe00\ufe0f\ufeff\U000e0100\U000e0fff":
+        same += [("ab", f"a{unseen}b"), ("\xe9", f"e{unseen}\u0301"), ("A.", f"a.{unseen}")]
     for one, other in same:
         assert same_name_key(one) == same_name_key(other)
     for one, other in [("a/b", "a_b"), ("a", "b"), ("a.b", "ab"), ("a b", "ab"), (".", "")]:

@@ -177,11 +177,14 @@ def test_what_was_changed_after_the_run_is_not_believed(folder: CohortFolder) ->
         "sub-1_ses-1",
         "sub-1_ses-2",
     }
-    assert "x_record.json was changed or removed" in entries["sub-2"].reason
+    assert "x_record.json was changed after the batch wrote it: move" in entries["sub-2"].reason
+    assert "x_overlay.png was removed after the batch wrote it: run" in entries["sub-3"].reason
 
 
 def test_results_of_other_settings_do_not_count(folder: CohortFolder) -> None:
-    folder.write_plan(Shard(), {**PARAMETERS, "threshold": 0.5}, [CohortCase("sub-2", "", Path())])
+    folder.write_plan(
+        Shard(), {**PARAMETERS, "threshold": 0.5}, [CohortCase("sub-2", "sub-2.nii.gz", Path())]
+    )
     (entry,) = read_cohort(folder.path).entries
     assert (entry.result.status, entry.result.anomaly_ml) == ("skipped", None)
     assert "other settings" in entry.result.reason

@@ -409,7 +409,8 @@ COHORT_STATES = {
     "done earlier": "By the state in the results folder. A run looks whether scan, model, settings "
     "and files are still the same, and does it again if not.",
     "failed earlier": "In an earlier run. It will be tried again.",
-    "not checked": "Its files are of an earlier run; the last run could not check them.",
+    "not checked": "Its files are of an earlier run; the last run could not check them, or "
+    "somebody has changed one.",
     "unchanged": "Done in an earlier run: scan, model, settings and files are still the same.",
 }
 COHORT_RUN = Text(
