@@ -619,10 +619,14 @@ def _no_formula(text: str) -> str:
 def findings_record(
     findings: Sequence[Finding], decisions: Decisions = NO_DECISIONS
 ) -> list[dict[str, Any]]:
-    """The findings ready for JSON, each with its ``decision`` (or None) and ``note``."""
+    """The findings ready for JSON, each with its ``decision`` (or None) and ``note``.
+
+    `centroid_mm` stands there by the names of the CSV's columns, too.
+    """
     return [
         {
             **asdict(finding),
+            **dict(zip(("x_mm", "y_mm", "z_mm"), finding.centroid_mm, strict=True)),
             "decision": decisions.get(finding.id, UNDECIDED).verdict,
             "note": decisions.get(finding.id, UNDECIDED).note,
         }

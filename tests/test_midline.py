@@ -237,6 +237,8 @@ def test_everything_that_is_written_names_the_same_side(tmp_path):
             )
             scanner = [float(row[key]) for key in ("x_mm", "y_mm", "z_mm")]
             assert scanner == pytest.approx(finding["centroid_mm"], abs=0.051)
+            for told_by in (entry, finding):
+                assert [told_by[key] for key in ("x_mm", "y_mm", "z_mm")] == finding["centroid_mm"]
         assert record["midline"]["source"] == "symmetry"
         told[name] = rows
     assert told["still"][0]["side"] == told["moved"][0]["side"] == "left"
