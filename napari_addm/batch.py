@@ -499,7 +499,7 @@ class Batch:
                 )
 
     def _check_same_scan(self, case: CohortCase, state: CaseState | None) -> None:
-        """Make sure that what is there is this scan's, be it that the whole dataset has moved.
+        """Make sure that the state is that of this scan, also after the dataset has moved.
 
         Raises
         ------

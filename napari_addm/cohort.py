@@ -944,7 +944,7 @@ class CohortFolder:
         }
         path = self.plan_path(shard).with_suffix(".json")
         _write_json(path, plan)
-        # The latest plan is the one that counts, be it that another machine's clock is ahead.
+        # The latest plan is the one that counts, also if another machine's clock is ahead.
         now = path.stat().st_mtime_ns
         others = [other.lstat().st_mtime_ns for other in self.hidden.glob("plan*.json")]
         if max(others) > now:
@@ -1043,7 +1043,7 @@ class CohortFolder:
         return state
 
     def has_state(self, case: CohortCase) -> bool:
-        """Whether there is a state file for a case, be it that nothing in it can be believed."""
+        """Whether there is a state file for a case, even one in which nothing can be believed."""
         return os.path.lexists(self.state_path(case.name))
 
     def own_state(self, case: CohortCase) -> CaseState | None:
@@ -1052,7 +1052,7 @@ class CohortFolder:
         return state if state is not None and self.is_own(case, state) else None
 
     def is_own(self, case: CohortCase, state: CaseState) -> bool:
-        """Whether a state is that of the case's own scan, be it that the dataset has moved."""
+        """Whether a state is that of the case's own scan, also after the dataset has moved."""
         if not state.other:
             return True
         if not state.known.keys() <= set(case.file_names().values()):

@@ -434,6 +434,17 @@ def test_labels_of_a_scan_that_is_not_in_view_bring_their_own_scan(
     assert visible(viewer) == {TWO}
 
 
+def test_pictures_and_points_that_are_opened_beside_a_scan_stay_in_sight(
+    viewer: ViewerModel, panel: DetectWidget, cases: Path
+) -> None:
+    opened(viewer, cases, "P_one")
+    viewer.add_image(np.random.default_rng(0).random((20, 30)), name="a sheet")
+    viewer.add_image(np.zeros((20, 30, 3), np.uint8), name="colour", rgb=True)
+    viewer.add_points(np.zeros((1, 3)), name="points")
+    viewer.add_labels(np.ones(SHAPE, int), name="labels")
+    assert visible(viewer) == {ONE, "a sheet", "colour", "points", "labels"}
+
+
 def test_a_panel_that_is_closed_shows_again_what_hits_and_misses_covered(
     viewer: ViewerModel, tiny_checkpoint: Path, qtbot: Any, cases: Path
 ) -> None:

@@ -40,7 +40,13 @@ from napari_addm.widgets.forms import (
     say,
     when_gone,
 )
-from napari_addm.widgets.in_view import bring_into_view, may_be_scan, owners_of, scan_behind
+from napari_addm.widgets.in_view import (
+    bring_into_view,
+    is_of_another,
+    may_be_scan,
+    owners_of,
+    scan_behind,
+)
 from napari_addm.widgets.inputs import ScanInputs
 from napari_addm.widgets.layers import METADATA_KEY
 from napari_addm.widgets.notices import Notices
@@ -377,7 +383,7 @@ class DetectWidget(Panel):
             self.scan_chooser.choose(layer)
         elif not is_output(layer) and self.scan_chooser.layer_id is not None:
             note_beside(layer, self.scan_chooser.layer_id)
-            if self.scan_chooser.layer_id not in owners_of(layer, list(self._viewer.layers)):
+            if is_of_another(layer, self.scan_chooser.layer_id, list(self._viewer.layers)):
                 put_away(layer)  # until napari selects it, which brings its own scan into view
 
     def _on_active(self, event: Any = None) -> None:
@@ -495,18 +501,22 @@ class DetectWidget(Panel):
         found = "" if shown is None else found
         self.findings_section.name(found and texts.FINDINGS_NAMED.format(found))
         self.save_section.name(found and texts.SAVE_NAMED.format(found))
-        several = title and sum(map(may_be_scan, self._viewer.layers)) > 1
-        self.run_button.say(texts.RUN_NAMED.format(title) if several else texts.RUN.label)
+        named = title and self._several_scans
+        self.run_button.say(texts.RUN_NAMED.format(title) if named else texts.RUN.label)
         tips = (texts.RUN_IS_ON.format(title) if title else "", texts.RUN.tip)
         self.run_button.setToolTip("\n".join(filter(None, tips)))
         self._show_sections()
+
+    @property
+    def _several_scans(self) -> bool:
+        return sum(map(may_be_scan, self._viewer.layers)) > 1
 
     def _say_switched(self) -> None:
         """Let the status line be no longer about the scan before."""
         scan = self.inputs.scan
         if self.running:
             self._tell("...")
-        elif scan is not None and sum(map(may_be_scan, self._viewer.layers)) > 1:
+        elif scan is not None and self._several_scans:
             say(self.status, texts.RUN_IS_ON.format(title_of(scan)))
 
     def _show_sections(self) -> None:

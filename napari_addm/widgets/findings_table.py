@@ -87,7 +87,7 @@ class FindingsModel(QAbstractTableModel):
 
     @property
     def words(self) -> QFont:
-        """Of sides and places: narrower."""
+        """Font of sides and places, narrower than `font`."""
         return self._words
 
     def show_findings(self, findings: Findings | None, decisions: Decisions) -> None:

@@ -84,6 +84,12 @@ def _alike(one: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
+def is_of_another(layer: Layer, scan_id: Hashable, layers: Iterable[Layer]) -> bool:
+    """Whether a layer belongs to other scans than the one of a `unique_id`."""
+    owners = owners_of(layer, layers)
+    return bool(owners) and scan_id not in owners
+
+
 def scan_behind(layer: Layer | None, layers: Iterable[Layer]) -> Hashable | None:
     """`unique_id` of the scan that a person means who selects a layer; None for no scan.
 
@@ -112,15 +118,13 @@ def bring_into_view(viewer: napari.viewer.Viewer, scan: Layer, before: Layer | N
     """
     layers = list(viewer.layers)
     for layer in layers:
-        owners = owners_of(layer, layers)
-        if not owners or scan.unique_id in owners:
+        if not is_of_another(layer, scan.unique_id, layers):
             give_back(layer)
     if not scan.visible:
         scan.visible = True
     # only now, so that the canvas is never empty between the two
     for layer in layers:
-        owners = owners_of(layer, layers)
-        if owners and scan.unique_id not in owners and layer is not scan:
+        if is_of_another(layer, scan.unique_id, layers) and layer is not scan:
             put_away(layer)
     look_at(viewer, scan, before)
 

@@ -216,7 +216,7 @@ def remember_output(layer: Layer, scan_id: Hashable, role: str, scan: Layer | No
 
 
 def forget_output(layer: Layer) -> None:
-    """Leave a layer to the person who works with it."""
+    """Treat a result layer as a person's own from now on."""
     _made.pop(unwrapped(layer), None)
 
 
