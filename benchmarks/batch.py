@@ -30,7 +30,8 @@ ADDM = [sys.executable, "-m", "napari_addm"]
 # The command, with a look at the clock: seconds of each stage, and of waiting for a thread.
 TIMED = """
 import contextlib, json, sys, time
-from napari_addm import batch, cli
+from napari_addm.cohort import run as batch
+from napari_addm.cli import app as cli
 began, stages, case = time.perf_counter(), {}, {}
 waited = 0.0
 run_batch = batch.run_batch

@@ -26,18 +26,18 @@ import torch
 from plain_network import plain_network
 from torch import nn
 
-from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection import (
+from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.detection.lanes import network_threads
+from napari_addm.detection.pipeline import (
     BATCH_SIZES,
     Detection,
     DetectionSettings,
     free_memory,
     run,
 )
-from napari_addm.io import read_volume
-from napari_addm.lanes import network_threads
+from napari_addm.io.images import read_volume
 from napari_addm.methods import load_network
-from napari_addm.outputs import computed_findings, save_detection
+from napari_addm.outputs.case import computed_findings, save_detection
 
 FLOORS = ("floor", "lanes", "plain")
 
@@ -152,7 +152,7 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
     one: torch.nn.Module
     several: torch.nn.Module
     if detection.device == "openvino":
-        from napari_addm.openvino_network import openvino_network
+        from napari_addm.detection.openvino_network import openvino_network
 
         one, dtype = openvino_network(checkpoint, batch, detection.precision), torch.float32
         several = openvino_network(checkpoint, batch, detection.precision, beside=lanes)

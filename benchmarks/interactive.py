@@ -24,8 +24,8 @@ import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
-from napari_addm.io import read_volume
-from napari_addm.widgets.detect import DetectWidget
+from napari_addm.io.images import read_volume
+from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer
 
 BEAT_MS = 10
@@ -86,7 +86,7 @@ def steps() -> Iterator[list[float]]:
         register_module_forward_pre_hook,
     )
 
-    from napari_addm.networks import PackedUNet
+    from napari_addm.methods.networks import PackedUNet
 
     begun, took = [0.0], []
 

@@ -50,10 +50,10 @@ from ways import (
     write,
 )
 
-from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection import DetectionSettings, resolve, run
+from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.detection.pipeline import DetectionSettings, resolve, run
 from napari_addm.methods import load_network
-from napari_addm.metrics import rank
+from napari_addm.metrics.metrics import rank
 
 PARTS = ("agreement", "quality", "time", "whole")
 LEVEL, STEPS = 150, 25
@@ -189,7 +189,7 @@ def all_ways(bench: Bench, folder: Path | None) -> list[Way]:
 def by_openvino(checkpoint: Checkpoint) -> list[Way]:
     """Our loop with the network run by OpenVINO, where that is installed."""
     try:
-        from napari_addm.openvino_network import openvino_network
+        from napari_addm.detection.openvino_network import openvino_network
 
         networks = {p: openvino_network(checkpoint, BATCH, p) for p in ("float32", "bfloat16")}
     except ImportError:

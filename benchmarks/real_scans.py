@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from napari_addm.evaluation import intensity_baselines
-from napari_addm.io import read_labels, read_volume
-from napari_addm.metrics import rank
-from napari_addm.preparation import find_brain
+from napari_addm.detection.preparation import find_brain
+from napari_addm.io.images import read_labels, read_volume
+from napari_addm.metrics.intensity_baselines import intensity_baselines
+from napari_addm.metrics.metrics import rank
 
 
 def main() -> None:

@@ -27,12 +27,12 @@ import torch
 from numpy.typing import NDArray
 from ways import clock, machine, write
 
-from napari_addm.checkpoint import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection import DetectionSettings, run
-from napari_addm.io import read_volume
+from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.detection.pipeline import DetectionSettings, run
+from napari_addm.detection.preparation import find_brain, prepare
+from napari_addm.io.images import read_volume
+from napari_addm.io.volume import Volume
 from napari_addm.methods import load_network
-from napari_addm.preparation import find_brain, prepare
-from napari_addm.volume import Volume
 
 DEMO_SCAN = DEMO_CHECKPOINT.parent / "demo_T1w.nii.gz"
 PARTS = ("time", "memory")

@@ -37,16 +37,16 @@ from napari.layers import Image
 from qtpy.QtWidgets import QApplication
 from scipy import ndimage
 
-from napari_addm.checkpoint import Checkpoint, load_checkpoint
-from napari_addm.detection import Detection, DetectionSettings, run
-from napari_addm.findings import measure_findings
-from napari_addm.io import read_volume
-from napari_addm.widgets.detect import DetectWidget
+from napari_addm.checkpoint.specification import Checkpoint, load_checkpoint
+from napari_addm.detection.pipeline import Detection, DetectionSettings, run
+from napari_addm.findings.findings import measure_findings
+from napari_addm.io.images import read_volume
+from napari_addm.review.review import LiveMarker
+from napari_addm.widgets.detect_panel.panel import DetectWidget
+from napari_addm.widgets.detect_panel.state import Outcome
+from napari_addm.widgets.jobs import LayerData, place_scan
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.outcome import Outcome
-from napari_addm.widgets.results import ResultLayers, is_output
-from napari_addm.widgets.review import LiveMarker
-from napari_addm.widgets.worker import LayerData, place_scan
+from napari_addm.widgets.result_layers import ResultLayers, is_output
 
 FORMER_WAIT_S = 0.03
 # Letters and colour bar come after the layers; the threshold is written below them once it rests.

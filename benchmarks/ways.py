@@ -29,18 +29,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from napari_addm.cases import Case, find_cases, read_split
-from napari_addm.checkpoint import Checkpoint
+from napari_addm.checkpoint.specification import Checkpoint
+from napari_addm.detection.preparation import prepare
+from napari_addm.detection.scoring import residuals, smoothed_mean
+from napari_addm.detection.session import Prepared
+from napari_addm.detection.symmetry import beyond_symmetry
 from napari_addm.diffusion.noises import SliceNoise
 from napari_addm.diffusion.samplers import ddpm, sampling_levels
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods import get_method, load_network
 from napari_addm.methods.base import Sampling, at_precision
-from napari_addm.metrics import rank
-from napari_addm.preparation import prepare
-from napari_addm.scoring import residuals, smoothed_mean
-from napari_addm.session import Prepared
-from napari_addm.symmetry import beyond_symmetry
+from napari_addm.metrics.metrics import rank
+from napari_addm.training.labelled_scans import Case, find_cases, read_split
 
 Noise = Callable[[int], Tensor]
 """The noise (B, 1, H, W) of a step; 0 is what the slices are noised with."""

@@ -19,8 +19,8 @@ import napari
 from make_pictures import WINDOW, Heartbeat, run_until
 from qtpy.QtWidgets import QApplication
 
-from napari_addm.widgets.batch import BatchWidget
-from napari_addm.widgets.cohort_table import DONE
+from napari_addm.widgets.cohort_panel.panel import BatchWidget
+from napari_addm.widgets.cohort_panel.table import DONE
 
 
 def main() -> None:

@@ -28,13 +28,13 @@ from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 from skimage.io import imsave
 
-from napari_addm.io import read_labels
-from napari_addm.verification import verify
-from napari_addm.widgets import tooltips as texts
-from napari_addm.widgets.canvases import PLANES
-from napari_addm.widgets.detect import DetectWidget
+from napari_addm.io.images import read_labels
+from napari_addm.outputs.verification import verify
+from napari_addm.widgets import texts
+from napari_addm.widgets.detect_panel.panel import DetectWidget
+from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.forms import Section
-from napari_addm.widgets.outcome import Outcome
+from napari_addm.widgets.viewing.linked_canvas import PLANES
 
 WINDOW = (1280, 800)
 PATIENCE_SECONDS = 3600

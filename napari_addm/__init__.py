@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_addm.checkpoint import load_checkpoint, read_specification
-    from napari_addm.detection import Detection, DetectionSettings, Progress, detect, run
+    from napari_addm.checkpoint.specification import load_checkpoint, read_specification
+    from napari_addm.detection.pipeline import Detection, DetectionSettings, Progress, detect, run
+    from napari_addm.detection.session import Session
     from napari_addm.errors import AddmError
-    from napari_addm.findings import Finding, label_anomalies, measure_findings
-    from napari_addm.io import read_labels, read_volume, write_volume
-    from napari_addm.metrics import Metrics, evaluate
-    from napari_addm.session import Session
-    from napari_addm.volume import Volume, volume_from_array
+    from napari_addm.findings.findings import Finding, label_anomalies, measure_findings
+    from napari_addm.io.images import read_labels, read_volume, write_volume
+    from napari_addm.io.volume import Volume, volume_from_array
+    from napari_addm.metrics.metrics import Metrics, evaluate
 
 __version__ = "0.1.0"
 
@@ -43,24 +43,24 @@ __all__ = [
 
 _HOME = {
     "AddmError": "errors",
-    "Detection": "detection",
-    "DetectionSettings": "detection",
-    "Finding": "findings",
-    "Metrics": "metrics",
-    "Progress": "detection",
-    "Session": "session",
-    "Volume": "volume",
-    "detect": "detection",
-    "evaluate": "metrics",
-    "label_anomalies": "findings",
-    "load_checkpoint": "checkpoint",
-    "measure_findings": "findings",
-    "read_labels": "io",
-    "read_specification": "checkpoint",
-    "read_volume": "io",
-    "run": "detection",
-    "volume_from_array": "volume",
-    "write_volume": "io",
+    "Detection": "detection.pipeline",
+    "DetectionSettings": "detection.pipeline",
+    "Finding": "findings.findings",
+    "Metrics": "metrics.metrics",
+    "Progress": "detection.pipeline",
+    "Session": "detection.session",
+    "Volume": "io.volume",
+    "detect": "detection.pipeline",
+    "evaluate": "metrics.metrics",
+    "label_anomalies": "findings.findings",
+    "load_checkpoint": "checkpoint.specification",
+    "measure_findings": "findings.findings",
+    "read_labels": "io.images",
+    "read_specification": "checkpoint.specification",
+    "read_volume": "io.images",
+    "run": "detection.pipeline",
+    "volume_from_array": "io.volume",
+    "write_volume": "io.images",
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from napari_addm.volume import Volume, volume_from_native
+from napari_addm.io.volume import Volume, volume_from_native
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,7 +68,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained, very small network on a 4 mm grid."""
     import torch
 
-    from napari_addm.checkpoint import (
+    from napari_addm.checkpoint.specification import (
         DetectionSpecification,
         DiffusionSpecification,
         ModelSpecification,
@@ -77,7 +77,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         UNetSpecification,
         save_checkpoint,
     )
-    from napari_addm.networks import build_network
+    from napari_addm.methods.networks import build_network
 
     network = UNetSpecification(
         pack=4,

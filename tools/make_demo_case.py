@@ -2,7 +2,7 @@
 """Make the demo case: the Colin27 brain with a SIMULATED lesion, and the lesion's mask.
 
     apt-get install mricron-data          # carries the skull-stripped Colin27, 1 mm
-    python tools/make_demo_case.py        # writes napari_addm/sample_data/demo_*.nii.gz
+    python tools/make_demo_case.py        # writes sample_data/demo_*.nii.gz
 
 The lesion is a picture of a mass, not a model of a disease: a T1-dark, soft-edged, irregular
 core; a moderate, oedema-like rim that prefers white matter; and a mass effect, that is, a smooth
@@ -24,7 +24,7 @@ from scipy import ndimage
 
 SOURCE = Path("/usr/share/mricron/templates/ch2bet.nii.gz")  # where Debian's package puts it
 SOURCE_SHA256 = "592a2d20abdf36eefcb540ca8958428040edffc1bc1a18ba1dcfbabac77c5dd1"
-TARGET = Path(__file__).resolve().parents[1] / "napari_addm" / "sample_data"
+TARGET = Path(__file__).resolve().parents[1] / "sample_data"
 
 SEED = 27
 CENTRE_MM = (-31.0, -22.0, 31.0)  # world RAS: left parietal white matter, beside the ventricle

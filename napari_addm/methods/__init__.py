@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from napari_addm.errors import CheckpointError
-from napari_addm.networks import channels_last, with_quick_norms
+from napari_addm.methods.networks import channels_last, with_quick_norms
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from napari_addm.checkpoint import Checkpoint
-    from napari_addm.checkpoint import Method as MethodName
+    from napari_addm.checkpoint.specification import Checkpoint
+    from napari_addm.checkpoint.specification import Method as MethodName
     from napari_addm.methods.base import Method
 
 

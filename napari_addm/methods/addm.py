@@ -27,7 +27,7 @@ from napari_addm.methods.base import (
     random_levels,
 )
 from napari_addm.methods.ddpm import DdpmLearner, DdpmMethod, paper_diffusion, small_diffusion
-from napari_addm.networks import channels_last
+from napari_addm.methods.networks import channels_last
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Discriminator = Callable[[Tensor], Tensor]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint import (
+from napari_addm.checkpoint.specification import (
     DetectionSpecification,
     DiffusionSpecification,
     ModelSpecification,
@@ -19,7 +19,7 @@ from napari_addm.checkpoint import (
     SamplerKind,
     ScoreSpecification,
 )
-from napari_addm.checkpoint import Method as MethodName
+from napari_addm.checkpoint.specification import Method as MethodName
 
 Shape = tuple[int, int, int]
 
@@ -136,7 +136,7 @@ class Sampling:
         Falling noise levels, the first the one to noise to, the last 0;
         empty for methods without noise levels.
     sampler, eta
-        See :class:`napari_addm.detection.DetectionSettings`.
+        See :class:`napari_addm.detection.pipeline.DetectionSettings`.
     """
 
     levels: tuple[int, ...] = ()

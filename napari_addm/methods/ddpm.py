@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from napari_addm.checkpoint import (
+from napari_addm.checkpoint.specification import (
     DiffusionSpecification,
     ModelSpecification,
     NetworkSpecification,
     ScoreSpecification,
     UNetSpecification,
 )
-from napari_addm.checkpoint import Method as MethodName
+from napari_addm.checkpoint.specification import Method as MethodName
 from napari_addm.diffusion.noises import NOISES, NoiseKind
 from napari_addm.diffusion.samplers import ddim, ddpm, dpm_solver
 from napari_addm.diffusion.schedules import LinearSchedule
@@ -33,7 +33,7 @@ from napari_addm.methods.base import (
     random_levels,
     uncalibrated,
 )
-from napari_addm.networks import build_network
+from napari_addm.methods.networks import build_network
 
 SMALL_UNET = UNetSpecification(
     pack=2,

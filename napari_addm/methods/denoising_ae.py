@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from napari_addm.checkpoint import (
+from napari_addm.checkpoint.specification import (
     ModelSpecification,
     NetworkSpecification,
     ScoreSpecification,
@@ -32,7 +32,7 @@ from napari_addm.methods.base import (
     uncalibrated,
 )
 from napari_addm.methods.ddpm import SMALL_UNET
-from napari_addm.networks import build_network
+from napari_addm.methods.networks import build_network
 
 NOISE_CELLS = 8
 """Coarseness: one knot of the noise for so many pixels, as 16 x 16 knots on 128 x 128 pixels."""

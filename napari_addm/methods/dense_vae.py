@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint import (
+from napari_addm.checkpoint.specification import (
     AutoencoderSpecification,
     ModelSpecification,
     NetworkSpecification,
@@ -24,8 +24,8 @@ from napari_addm.methods.base import (
     TrainingSettings,
     at_precision,
 )
+from napari_addm.methods.networks import channels_last
 from napari_addm.methods.spatial_ae import BETAS, CHANNELS, PAPER, SMALL, decoder, encoder
-from napari_addm.networks import channels_last
 
 SQUEEZE = 8
 """The 1 x 1 convolution before the dense layers leaves one channel of so many."""

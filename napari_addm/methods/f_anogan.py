@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, mse_loss
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint import (
+from napari_addm.checkpoint.specification import (
     GanSpecification,
     ModelSpecification,
     NetworkSpecification,
@@ -39,7 +39,7 @@ from napari_addm.methods.base import (
     at_precision,
     uncalibrated,
 )
-from napari_addm.networks import channels_last
+from napari_addm.methods.networks import channels_last
 
 CRITIC_STEPS = 5
 """Steps of the critic for one of the generator."""

@@ -14,7 +14,7 @@ from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from napari_addm.checkpoint import (
+from napari_addm.checkpoint.specification import (
     DiffusionSpecification,
     LatentUNetSpecification,
     ModelSpecification,
@@ -40,6 +40,7 @@ from napari_addm.methods.base import (
     uncalibrated,
 )
 from napari_addm.methods.ddpm import VALIDATION_SHARES
+from napari_addm.methods.networks import channels_last
 from napari_addm.methods.vqvae import (
     TwoStageLearner,
     build_vqvae,
@@ -48,7 +49,6 @@ from napari_addm.methods.vqvae import (
     encode,
     frozen,
 )
-from napari_addm.networks import channels_last
 
 DIVERGENCE_RANGE = (0.4, 0.6)
 """Where in the chain the divergence is measured, as shares of its length."""

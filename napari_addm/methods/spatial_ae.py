@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint import (
+from napari_addm.checkpoint.specification import (
     AutoencoderSpecification,
     ModelSpecification,
     NetworkSpecification,
@@ -30,7 +30,7 @@ from napari_addm.methods.base import (
     at_precision,
     uncalibrated,
 )
-from napari_addm.networks import channels_last
+from napari_addm.methods.networks import channels_last
 
 CHANNELS = (32, 64, 128, 128)
 BETAS = (0.5, 0.999)

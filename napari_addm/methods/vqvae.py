@@ -11,9 +11,9 @@ from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from napari_addm.checkpoint import VqVaeSpecification
+from napari_addm.checkpoint.specification import VqVaeSpecification
 from napari_addm.methods.base import Learner, Step, TrainingSettings
-from napari_addm.networks import channels_last
+from napari_addm.methods.networks import channels_last
 
 FIRST_STAGE = 0.5
 """Share of the training that the VQ-VAE gets; what works on its codes gets the rest."""

@@ -14,7 +14,7 @@ from monai.networks.nets.transformer import DecoderOnlyTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from napari_addm.checkpoint import (
+from napari_addm.checkpoint.specification import (
     ModelSpecification,
     NetworkSpecification,
     ScoreSpecification,
@@ -32,8 +32,8 @@ from napari_addm.methods.base import (
     TrainingSettings,
     uncalibrated,
 )
+from napari_addm.methods.networks import channels_last
 from napari_addm.methods.vqvae import TwoStageLearner, build_vqvae, decode, encode, frozen
-from napari_addm.networks import channels_last
 
 UNLIKELY = 0.005
 """Codes less likely than this are drawn anew."""

@@ -6,9 +6,9 @@ from napari.layers import Image, Labels
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 
-from napari_addm.widgets import tooltips as texts
-from napari_addm.widgets.detect import DetectWidget
-from napari_addm.widgets.results import is_output
+from napari_addm.widgets import texts
+from napari_addm.widgets.detect_panel.panel import DetectWidget
+from napari_addm.widgets.result_layers import is_output
 
 # As napari's own menu entry calls the panel, so that both mean one and the same.
 PANEL = "Detect anomalies (ADDM)"

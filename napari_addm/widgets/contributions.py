@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from napari_addm.errors import InputError
-from napari_addm.io import READABLE, Frames, names_labels, read_labels, read_volume, write_volume
-from napari_addm.volume import stem
+from napari_addm.io.images import (
+    READABLE,
+    Frames,
+    names_labels,
+    read_labels,
+    read_volume,
+    write_volume,
+)
+from napari_addm.io.volume import stem
 from napari_addm.widgets.layers import (
     LayerKind,
     LayerTuple,
@@ -20,7 +27,7 @@ from napari_addm.widgets.layers import (
 )
 from napari_addm.widgets.titles import name_of_scan
 
-SAMPLE_DATA = Path(__file__).parent.parent / "sample_data"
+SAMPLE_DATA = Path(__file__).parents[1] / "io" / "sample_data"
 
 
 PathOrPaths = str | Sequence[str]
@@ -36,7 +43,7 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
 
 def get_dicom_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
     """The reader for a folder that holds DICOM images, or for one of its images, else None."""
-    from napari_addm.dicom import holds_dicom, is_dicom
+    from napari_addm.io.dicom import holds_dicom, is_dicom
 
     paths = _paths(path)
     if len(paths) == 1 and (holds_dicom if paths[0].is_dir() else is_dicom)(paths[0]):
@@ -54,7 +61,7 @@ def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
     """
     from napari.utils.notifications import show_warning
 
-    from napari_addm.dicom import find_series, pick_series, read_series
+    from napari_addm.io.dicom import find_series, pick_series, read_series
 
     (place,) = _paths(path)
     if place.is_dir():

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_addm.widgets.tooltips import Text
+from napari_addm.widgets.texts import Text
 from napari_addm.widgets.wheel import WheelGuard
 
 LABEL_WIDTH = 104

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_addm.errors import InputError
-from napari_addm.io import Frames
-from napari_addm.volume import GRID_OF_LAYER, Source, Volume, displacement, volume_from_native
+from napari_addm.io.images import Frames
+from napari_addm.io.volume import GRID_OF_LAYER, Source, Volume, displacement, volume_from_native
 
 if TYPE_CHECKING:
     from napari.layers import Layer

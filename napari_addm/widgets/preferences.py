@@ -29,7 +29,7 @@ class Preferences:
     Attributes
     ----------
     device, precision : str
-        As `napari_addm.detection.DetectionSettings` takes them.
+        As `napari_addm.detection.pipeline.DetectionSettings` takes them.
     sampler : str or None
         That a new panel starts with; None is the checkpoint's own.
     checkpoint : Path or None

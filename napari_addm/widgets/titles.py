@@ -1,7 +1,7 @@
 """How a scan is called on screen, so that two of the same file name can be told apart.
 
-Free of Qt. What is written to files is named in `napari_addm.naming`, never here: the name of a
-folder may be a patient's.
+Free of Qt. What is written to files is named in `napari_addm.outputs.naming`, never
+here: the name of a folder may be a patient's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_addm.volume import stem
+from napari_addm.io.volume import stem
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
 
 if TYPE_CHECKING:

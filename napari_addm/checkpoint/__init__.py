@@ -1,0 +1,1 @@
+"""Checkpoints: what a model is, written in a file that executes nothing."""

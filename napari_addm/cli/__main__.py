@@ -1,0 +1,6 @@
+"""``python -m napari_addm.cli`` is the command ``napari-addm``."""
+
+from napari_addm.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Cohorts: find the cases, run them, report them."""

@@ -1,0 +1,123 @@
+"""A cohort before it is run: what the headers of its cases tell, and what an earlier run left.
+
+No voxel is read and nothing is written, so thousands of cases take seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from napari_addm.cohort.cohort import CaseResult, CohortCase, CohortFolder, check_is_file
+from napari_addm.detection.quality import Flag, grid_flags
+from napari_addm.errors import AddmError, InputError
+from napari_addm.io.images import check_same_grid, read_grid
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a case before it is run.
+
+    Attributes
+    ----------
+    case : CohortCase
+    shape : tuple of int or None
+        Voxels (i, j, k), as the file has them; None where the header cannot be read.
+    spacing : tuple of float or None
+        Along the same axes, mm.
+    flags : tuple of Flag
+        Quality flags that the header raises; a run may raise more.
+    fault : str
+        Why it will fail, as far as headers tell; empty for most.
+    earlier : CaseResult or None
+        What the output folder has of it. A run checks by content whether it still holds.
+    planned : bool
+        Whether the last run in the output folder was to do it.
+    """
+
+    case: CohortCase
+    shape: tuple[int, ...] | None = None
+    spacing: tuple[float, ...] | None = None
+    flags: tuple[Flag, ...] = ()
+    fault: str = ""
+    earlier: CaseResult | None = None
+    planned: bool = False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run was to do it and did not come to it, or not to its end."""
+        return self.planned and self.earlier is None
+
+
+def survey(
+    cases: Iterable[CohortCase],
+    output: str | os.PathLike[str],
+    *,
+    frame: int | None = None,
+    resample: bool = False,
+) -> Iterator[Found]:
+    """Look at each case's headers and at what the output folder has of it.
+
+    Parameters
+    ----------
+    cases : iterable of CohortCase
+        From `napari_addm.cohort.cohort.find_cohort`.
+    output : path
+        It need not exist.
+    frame, resample
+        As a run would have them; see `napari_addm.cohort.run.BatchSettings`.
+
+    Yields
+    ------
+    Found
+        One for each case, in their order; of a case that is skipped nothing is read.
+    """
+    folder = CohortFolder(output)
+    try:
+        planned = {row["case"] for plan in folder.plans() for row in plan["cases"]}
+    except InputError:
+        planned = set()
+    for case in cases:
+        found = Found(case, fault=case.fault)
+        if case.runs:
+            found = replace(found, earlier=_earlier(folder, case), planned=case.name in planned)
+            found = _with_headers(found, frame, resample)
+        yield found
+
+
+def _earlier(folder: CohortFolder, case: CohortCase) -> CaseResult | None:
+    """What the output folder has of a case, with what the last run said of it."""
+    state = folder.own_state(case)
+    if state is None or state.result.status == "skipped":
+        return None  # there is none, or its writing was cut off
+    if state.later is not None and state.later.status == "done":
+        return replace(state.result, reason=state.later.reason)
+    return state.later or state.result
+
+
+def _with_headers(found: Found, frame: int | None, resample: bool) -> Found:
+    case = found.case
+    try:
+        for given in filter(None, (case.scan, case.truth, case.mask)):
+            with suppress(OSError):  # reading says it in words
+                check_is_file(given)
+        grid = read_grid(case.scan, frame=frame)
+        spacing = np.linalg.norm(grid.source.affine[:3, :3], axis=0).tolist()
+        found = replace(
+            found,
+            shape=grid.source.shape,
+            spacing=tuple(spacing),
+            flags=tuple(grid_flags(grid)),
+        )
+        for path in (case.truth, case.mask):
+            if path is not None:
+                labels = read_grid(path)
+                if not resample:
+                    check_same_grid(labels, grid, "resample it to bring it there")
+    except AddmError as error:
+        return replace(found, fault=case.told(str(error)))
+    return found

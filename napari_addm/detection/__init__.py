@@ -1,0 +1,1 @@
+"""Detection: prepare a scan, reconstruct it, score the difference."""

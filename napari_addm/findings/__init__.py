@@ -1,0 +1,1 @@
+"""Findings: connected regions above the threshold, and their measures."""

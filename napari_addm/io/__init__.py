@@ -1,0 +1,1 @@
+"""Scans and label images: reading, writing and resampling."""

@@ -1,0 +1,1 @@
+"""Metrics: how well maps and findings agree with a reference."""

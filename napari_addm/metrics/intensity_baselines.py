@@ -1,0 +1,53 @@
+"""What every learned anomaly map has to beat: the scan's own intensities."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_addm.detection.scoring import MaskedMean, erode, smooth
+from napari_addm.io.volume import Volume
+
+
+def intensity_baselines(
+    volume: Volume,
+    brain_mask: NDArray[np.bool_],
+    *,
+    smoothing_mm: float,
+    erosion_mm: float,
+) -> dict[str, NDArray[np.float32]]:
+    """Anomaly maps that use no model, only the T1 intensity.
+
+    Parameters
+    ----------
+    volume : Volume
+    brain_mask : ndarray of bool, shape (S, A, R)
+    smoothing_mm, erosion_mm : float
+        The same as the learned map's, so that the comparison is fair; each map
+        is also given without smoothing.
+
+    Returns
+    -------
+    dict of str to ndarray of float32, shape (S, A, R)
+        ``"dark"``: minus the intensity. ``"unusual"``: the distance from the
+        brain's median. ``"even"``: minus the standard deviation within a Gaussian
+        window of 4 mm, because a lesion often has less structure than what it
+        displaces. Each again with ``", smoothed"``. 0 outside the eroded mask,
+        positive inside.
+    """
+    inner = erode(brain_mask, erosion_mm, volume.spacing)
+    low, median, high = np.percentile(volume.data[brain_mask], (0.5, 50, 99.5))
+    scale = max(float(high - low), 1e-6)
+    window = MaskedMean(brain_mask, 4.0, volume.spacing)
+    relative = np.asarray((volume.data - median) / scale, np.float32)
+    variance = window(relative**2) - window(relative) ** 2
+    maps = {}
+    for name, map_ in (
+        ("dark", -relative),
+        ("unusual", np.abs(relative)),
+        ("even", -np.sqrt(np.maximum(variance, 0))),
+    ):
+        plain = np.where(inner, map_ - map_[inner].min(), 0).astype(np.float32)
+        maps[name] = plain
+        maps[f"{name}, smoothed"] = smooth(plain, inner, smoothing_mm, volume.spacing)
+    return maps

@@ -1,0 +1,1 @@
+"""One case's outputs: files, record, figures and their verification."""

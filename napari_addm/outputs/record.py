@@ -1,0 +1,327 @@
+"""The run record: what was done to a scan, with which, and what came out, as one JSON file.
+
+It holds all that `napari_addm.outputs.verification` needs to do the run again. Files
+are named without their folders, and no free text of a header is taken over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import nibabel as nib
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from napari_addm import __version__
+from napari_addm.detection.midline import describe_side
+from napari_addm.errors import AddmError
+from napari_addm.io.volume import Volume, stored_dtype
+
+SCHEMA_VERSION: Final = 3
+# More than any record has; what is larger is something else.
+LARGEST_BYTES = 64 * 2**20
+
+Digest = str | None
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FileEntry(_Entry):
+    """A file: its name without folders, the SHA-256 of its bytes and of its voxels.
+
+    ``name`` and ``sha256`` are None for voxels that came from no file, such as
+    a layer that was drawn; ``voxels_sha256`` is `voxels_sha256`'s, None for
+    files without voxels.
+    """
+
+    name: str | None
+    sha256: Digest = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    voxels_sha256: Digest = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class InputEntry(FileEntry):
+    """The scan; ``frame`` is the one of a 4D file that was taken, ``files`` those of a series."""
+
+    frame: int | None = None
+    files: int | None = None
+
+
+class MaskEntry(FileEntry):
+    """The brain mask as it was used; ``origin`` is whether it was found in the scan or given."""
+
+    origin: Literal["found", "given"]
+
+
+class CheckpointEntry(_Entry):
+    """The model: SHA-256 of the whole file, and of its weights alone."""
+
+    name: str
+    file: str
+    sha256: str
+    weights_sha256: str
+
+
+class SettingsEntry(_Entry):
+    """`DetectionSettings` with every default filled in; more keys may come with later versions."""
+
+    model_config = ConfigDict(extra="allow")
+
+    steps: int | None
+    level: int | None
+    sampler: str | None
+    eta: float | None
+    seed: int
+    draws: int | None
+    device: str
+    precision: str
+    batch_size: int | None
+    slices: tuple[int, ...] | None
+    context_mm: float = 0.0
+    score: str | None
+    smoothing_mm: float | None
+    symmetry: bool = False
+    erosion_mm: float
+
+
+class GeometryEntry(_Entry):
+    """The native grid: shape (i, j, k), voxel sizes in mm, index to world RAS+ mm, axis codes."""
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    affine: tuple[tuple[float, float, float, float], ...] = Field(min_length=4, max_length=4)
+    orientation: str
+
+
+class SlicesEntry(_Entry):
+    """How many slices along S were finished; ``indices`` names them where not all were."""
+
+    done: int
+    of: int
+    indices: tuple[int, ...] | None = None
+
+
+class LabelsEntry(_Entry):
+    """What the threshold alone gives, and how many voxels a person changed after that."""
+
+    computed_voxels_sha256: str
+    edited_voxels: int
+
+
+class FindingEntry(_Entry):
+    """`napari_addm.findings.findings.Finding`, and what a person decided about it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: int
+    volume_ml: float
+    centroid_mm: tuple[float, float, float]
+    peak: float
+    mean: float
+    uncertainty: float | None
+    slice: int
+    voxels: int
+    sides_known: bool = True
+    side: Literal["left", "right", "midline"] | None = None
+    from_midline_mm: float | None = None
+    midline_source: Literal["symmetry", "mask"] | None = None
+    decision: Literal["accepted", "rejected"] | None = None
+    note: str = ""
+
+    @property
+    def location(self) -> str:
+        """Its side in words; see `napari_addm.detection.midline.describe_side`."""
+        return describe_side(self.side, self.from_midline_mm, self.midline_source)
+
+
+class MidlineEntry(_Entry):
+    """`Midline`: unit normal (x, y, z) in world RAS+, and its offset in mm."""
+
+    normal: tuple[float, float, float]
+    offset_mm: float
+    source: Literal["symmetry", "mask"]
+
+
+class RunRecord(_Entry):
+    """All that is needed to repeat a run and to check it.
+
+    Attributes
+    ----------
+    schema_version : int
+        `SCHEMA_VERSION`.
+    created_utc : str or None
+        ISO 8601, when the files were written; None where equal runs have to give equal bytes, as
+        in a batch, whose manifest has the times.
+    input, brain_mask, truth : entries
+        What went in; ``truth`` is None without a ground truth.
+    checkpoint, settings, threshold, minimum_ml
+        What was done.
+    device, precision, threads : str, str, int
+        What the network ran on, as it was in the end.
+    versions : dict of str to str
+    geometry : GeometryEntry
+        Of the scan, and so of every map.
+    slices_done : SlicesEntry
+    midline : MidlineEntry or None
+        Between the halves of the brain; None where none was found, and in older records.
+    warnings : tuple of str
+    seconds : dict of str to float
+        Per stage.
+    findings : tuple of FindingEntry
+    labels : LabelsEntry
+    metrics : dict or None
+        Against the ground truth.
+    quality : dict or None
+        `napari_addm.detection.quality.Quality`'s flags, figures and what was not checked.
+    outputs : dict of str to FileEntry
+        The files beside the record.
+    """
+
+    schema_version: Literal[3] = SCHEMA_VERSION
+    created_utc: str | None
+    input: InputEntry
+    brain_mask: MaskEntry
+    truth: FileEntry | None
+    checkpoint: CheckpointEntry
+    settings: SettingsEntry
+    threshold: float
+    minimum_ml: float
+    device: str
+    precision: str
+    threads: int
+    versions: dict[str, str]
+    geometry: GeometryEntry
+    slices_done: SlicesEntry
+    midline: MidlineEntry | None = None
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    findings: tuple[FindingEntry, ...]
+    labels: LabelsEntry
+    metrics: dict[str, Any] | None
+    quality: dict[str, Any] | None = None
+    outputs: dict[str, FileEntry]
+
+    def to_json(self) -> str:
+        """The file's text; its keys always in the same order."""
+        return (
+            json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+            + "\n"
+        )
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read and check a run record.
+
+    Raises
+    ------
+    AddmError
+        When it cannot be read, or is no record of this version.
+    """
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise AddmError(f"{path} is too large for a run record: choose ..._record.json.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AddmError(
+            f"{path} cannot be read ({error.strerror}): check the name and the permissions."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise AddmError(f"{path} is no run record (not JSON): choose ..._record.json.") from error
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(found, int):
+        raise AddmError(f"{path} is no run record of napari-addm: choose ..._record.json.")
+    if found != SCHEMA_VERSION:
+        age = "an older" if found < SCHEMA_VERSION else "a newer"
+        raise AddmError(
+            f"{path} was written by {age} version of napari-addm (record version {found}, here "
+            f"{SCHEMA_VERSION}): use the version of napari-addm that it names."
+        )
+    try:
+        # strict JSON rules, but lists for tuples
+        return RunRecord.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise AddmError(
+            f"{path} is damaged or was changed by hand ({where}: {first['msg'].lower()}): take "
+            "the file as it was saved."
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes (of the header's for a .hdr/.img pair), in hexadecimal.
+
+    Raises
+    ------
+    AddmError
+        When it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise AddmError(
+            f"{path} can no longer be read ({error.strerror}): put it back and save again."
+        ) from error
+
+
+def folder_sha256(files: Iterable[Path]) -> str:
+    """SHA-256 over the sorted hashes of some files, whatever their names and order."""
+    digests = "".join(sorted(file_sha256(file) for file in files))
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
+def voxels_sha256(data: np.ndarray) -> str:
+    """SHA-256 of voxels, the same however a file stores them.
+
+    Parameters
+    ----------
+    data : ndarray, shape (S, A, R)
+        Hashed in this order and little-endian, behind the shape as three int64; as the
+        type that `napari_addm.io.volume.stored_dtype` gives.
+    """
+    kind = stored_dtype(data).newbyteorder("<")
+    digest = hashlib.sha256(np.asarray(data.shape, "<i8").tobytes())
+    for plane in data:  # a copy of one slice is enough
+        digest.update(np.ascontiguousarray(plane, kind).data)
+    return digest.hexdigest()
+
+
+def file_entry(path: Path | None, data: np.ndarray | None = None) -> FileEntry:
+    """The entry of a file and of the voxels that were taken from it."""
+    return FileEntry(
+        name=None if path is None else path.name,
+        sha256=None if path is None else file_sha256(path),
+        voxels_sha256=None if data is None else voxels_sha256(data),
+    )
+
+
+def geometry_entry(volume: Volume) -> GeometryEntry:
+    """Where a volume's file has its voxels."""
+    source = volume.source
+    spacing = np.linalg.norm(source.affine[:3, :3], axis=0)
+    return GeometryEntry(
+        shape=source.shape,
+        spacing_mm=tuple(spacing.tolist()),
+        affine=tuple((a, b, c, d) for a, b, c, d in source.affine.tolist()),
+        orientation="".join(nib.aff2axcodes(source.affine)),
+    )
+
+
+def software_versions(device: str) -> dict[str, str]:
+    """What a result on a device may depend on."""
+    libraries = ["numpy", "scipy", "torch", "monai", "nibabel"]
+    if device == "openvino":
+        libraries.append(device)
+    return {
+        "napari-addm": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+    }

@@ -1,0 +1,1 @@
+"""A reader's review: decisions on findings, kept in the record."""

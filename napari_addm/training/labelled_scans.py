@@ -1,0 +1,144 @@
+"""The scans that a model is measured on: healthy ones, and ones with a ground truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_addm.detection.preparation import find_brain, strip_skull
+from napari_addm.errors import InputError
+from napari_addm.io.images import check_same_grid, read_labels, read_volume
+from napari_addm.io.volume import Volume
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan to measure on.
+
+    Attributes
+    ----------
+    group : str
+        Such as ``tumour/test``; ``healthy/calibration`` has no truth.
+    """
+
+    group: str
+    name: str
+    scan: Path
+    truth: Path | None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the bytes of scan and truth."""
+        digest = hashlib.sha256(self.scan.read_bytes())
+        if self.truth is not None:
+            digest.update(self.truth.read_bytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def volume(self) -> Volume:
+        """The scan."""
+        return read_volume(self.scan)
+
+    @cached_property
+    def brain(self) -> NDArray[np.bool_]:
+        """The brain mask on the scan's grid, shape (S, A, R)."""
+        brain = find_brain(self.volume)
+        return strip_skull(self.volume) if brain is None else brain
+
+    @cached_property
+    def lesion(self) -> NDArray[np.bool_]:
+        """The truth on the scan's grid, shape (S, A, R).
+
+        Raises
+        ------
+        InputError
+            If it lies on another grid.
+        """
+        if self.truth is None:
+            return np.zeros(self.volume.shape, bool)
+        labels = read_labels(self.truth)
+        check_same_grid(labels, self.volume)
+        return np.asarray(labels.data > 0)
+
+    @property
+    def shown_slice(self) -> int:
+        """The slice with most of the lesion."""
+        return int(self.lesion.sum(axis=(1, 2)).argmax())
+
+    def forget(self) -> None:
+        """Let go of the voxels."""
+        for name in ("volume", "brain", "lesion"):
+            self.__dict__.pop(name, None)
+
+
+def find_cases(data: Path, split: Mapping[str, Any]) -> list[Case]:
+    """The cases of a benchmark folder.
+
+    Parameters
+    ----------
+    data : path
+        Holds ``healthy/SUBJECT*`` scans, and any number of folders of labelled
+        cases, ``FOLDER/CASE/{t1,mask}.nii.gz``.
+    split : mapping
+        ``split["healthy"]["calibration"]`` names healthy subjects that nothing was
+        trained on; ``split[FOLDER]`` may have the lists ``validation`` and ``test``.
+        A folder without an entry is for testing alone.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to measure, or nothing to choose thresholds on.
+    """
+    cases = []
+    for subject in split.get("healthy", {}).get("calibration", ()):
+        scans = sorted((data / "healthy").glob(f"{subject}_*.nii*"))
+        if not scans:
+            raise InputError(f"{data / 'healthy'}: there is no scan of {subject}; mend split.json.")
+        cases.append(Case("healthy/calibration", subject, scans[0], None))
+    for folder in sorted(p for p in data.iterdir() if p.is_dir() and p.name != "healthy"):
+        parts = split.get(folder.name, {})
+        for case in sorted(p for p in folder.iterdir() if p.is_dir()):
+            scan = next(iter(sorted(case.glob("t1.nii*"))), None)
+            truth = next(iter(sorted(case.glob("mask.nii*"))), None)
+            if scan is None or truth is None:
+                continue
+            part = next((name for name, members in parts.items() if case.name in members), None)
+            if parts and part is None:
+                continue
+            group = f"{folder.name}/{part}" if part else folder.name
+            cases.append(Case(group, case.name, scan, truth))
+    groups = {case.group for case in cases}
+    if not any(group.endswith("/validation") for group in groups):
+        raise InputError(
+            f"{data}: no labelled validation cases, so no threshold can be chosen; name some in "
+            "split.json, as in tumour.validation."
+        )
+    return cases
+
+
+def read_split(path: Path) -> dict[str, Any]:
+    """The split file of a benchmark folder.
+
+    Raises
+    ------
+    InputError
+        If it is not there or no JSON object of objects.
+    """
+    try:
+        split = json.loads(path.read_text())
+        if not isinstance(split, dict) or not all(isinstance(v, dict) for v in split.values()):
+            raise ValueError("not an object of objects")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be used as a split file ({error}); see the researcher's page of the "
+            "documentation for its form."
+        ) from error
+    return split

@@ -1,0 +1,1 @@
+"""The panel "Detect anomalies"."""

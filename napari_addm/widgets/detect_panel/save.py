@@ -1,0 +1,241 @@
+"""Section 'Save': the files of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from qtpy.QtCore import QUrl, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QWidget
+
+from napari_addm.errors import AddmError, InputError
+from napari_addm.outputs.case import check_outputs, save_detection
+from napari_addm.review.review import measure
+from napari_addm.review.saved_review import SavedReview, read_review
+from napari_addm.widgets import texts
+from napari_addm.widgets.detect_panel.state import Outcome
+from napari_addm.widgets.forms import button, column, may_replace
+from napari_addm.widgets.jobs import Job
+
+
+class Saving(QWidget):
+    """Write the files of a result, in the background.
+
+    Parameters
+    ----------
+    start : callable
+        Starts a job as `napari_addm.widgets.jobs.start_job` does.
+
+    Attributes
+    ----------
+    begun : Signal()
+        Files are about to be written or read.
+    said : Signal(str)
+        Words for the status line.
+    finished : Signal()
+        That has come to its end, well or not.
+    failed : Signal(object)
+        An exception, for the panel to show.
+    folder_chosen : Signal(str, str)
+        A person chose a folder: its name in the preferences, and the folder.
+    resumed : Signal(SavedReview)
+        A review of the outcome that was saved before is read.
+    folder : Path or None
+        Where the dialog starts.
+    outcome : Outcome or None
+        What would be saved; the panel sets it.
+    """
+
+    begun = Signal()
+    said = Signal(str)
+    finished = Signal()
+    failed = Signal(object)
+    folder_chosen = Signal(str, str)
+    resumed = Signal(object)
+
+    def __init__(self, start: Callable[..., Job]) -> None:
+        super().__init__()
+        self._start = start
+        self._outcome: Outcome | None = None
+        self._saved: Path | None = None
+        self.folder: Path | None = None
+        self.save_button = button(texts.SAVE, self._on_save)
+        self.seg = QCheckBox(texts.SEG.label)
+        self.seg.setToolTip(texts.SEG.tip)
+        self.seg.hide()
+        self.open_button = button(texts.OPEN_FOLDER, self._on_open)
+        self.open_button.hide()
+        self.resume_button = button(texts.RESUME, self._on_resume)
+        layout = column(self)
+        for widget in (self.seg, self.save_button, self.open_button, self.resume_button):
+            layout.addWidget(widget)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What would be saved; the panel sets it."""
+        return self._outcome
+
+    @outcome.setter
+    def outcome(self, outcome: Outcome | None) -> None:
+        self._outcome = outcome
+        self.seg.setVisible(outcome is not None and bool(outcome.scan.source.series))
+
+    def _on_open(self) -> None:
+        if self._saved is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._saved)))
+
+    def _on_save(self) -> None:
+        outcome = self.outcome
+        if outcome is None or outcome.detection is None or self._refused(outcome):
+            return
+        folder = QFileDialog.getExistingDirectory(
+            self, "Save into which folder?", str(self.folder or "")
+        )
+        if not folder:
+            return
+        self.folder = Path(folder)
+        self.folder_chosen.emit("output_folder", folder)
+        try:
+            paths = check_outputs(folder, outcome.stem, True, outcome.scan)
+        except AddmError as error:
+            self.failed.emit(error)
+            return
+        there = [path.name for path in paths.values() if path.exists()]
+        if there and not may_replace(self, there, folder):
+            return
+        self.save(Path(folder), overwrite=bool(there))
+
+    def _on_resume(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(
+            self, "Go on with which review?", str(self.folder or ""), "Run records (*_record.json)"
+        )
+        if name:
+            self.resume(Path(name))
+
+    def resume(self, record: Path) -> None:
+        """Read the review that a record of the outcome's scan holds, in the background."""
+        outcome = self.outcome
+        if outcome is None or outcome.detection is None or self._refused(outcome):
+            return
+        self.begun.emit()
+        self.said.emit(f"Reading {record.name} ...")
+        self._start(
+            "Read a review",
+            _resume,
+            outcome,
+            record,
+            yielded=self._on_read,
+            errored=self._on_failed,
+            finished=self._on_finished,
+        )
+
+    def _on_read(self, read: tuple[Outcome, SavedReview]) -> None:
+        outcome, review = read
+        if outcome is self.outcome:
+            self.resumed.emit(review)
+        else:
+            self.said.emit("")  # of another scan than is shown by now
+
+    def save(self, folder: Path, overwrite: bool = False) -> None:
+        """Write all files of the result into a folder, in the background.
+
+        The labels are written as the layer shows them, with a person's edits.
+        """
+        outcome = self.outcome
+        if outcome is None or outcome.detection is None or outcome.marked is None:
+            return
+        if self._refused(outcome):
+            return
+        self.begun.emit()
+        self.said.emit(f"Saving into {folder} ...")
+        labels = outcome.layers.labels()
+        self._start(
+            "Save the results",
+            _save,
+            replace(outcome),  # as it is now
+            None if labels is None else labels.copy(),
+            folder,
+            overwrite,
+            self.seg.isChecked() and bool(outcome.scan.source.series),
+            yielded=self._on_saved,
+            errored=self._on_failed,
+            finished=self._on_finished,
+        )
+
+    def _refused(self, outcome: Outcome) -> bool:
+        """Refuse, in words, a result that no longer fits its scan."""
+        if outcome.misfit:
+            self.begun.emit()
+            self._on_failed(InputError(outcome.misfit))
+        return bool(outcome.misfit)
+
+    def _on_saved(self, saved: tuple[dict[str, Path], bool]) -> None:
+        paths, seg = saved
+        folder = next(iter(paths.values())).parent
+        self._saved = folder
+        self.open_button.show()
+        words = f"{len(paths)} files saved in {folder}"
+        if seg and "seg" not in paths:
+            words += f"; {texts.NO_SEG}"
+        self.said.emit(words)
+
+    def _on_failed(self, error: Exception) -> None:
+        self.said.emit("")
+        self.failed.emit(error)
+
+    def _on_finished(self) -> None:
+        self.finished.emit()
+
+
+# --- in another thread ---------------------------------------------------------------------------
+
+
+def _resume(outcome: Outcome, record: Path) -> Iterator[tuple[Outcome, SavedReview]]:
+    detection = outcome.detection
+    assert detection is not None
+    yield outcome, read_review(record, outcome.scan, detection, outcome.checkpoint.sha256)
+
+
+def _save(
+    outcome: Outcome, labels: np.ndarray | None, folder: Path, overwrite: bool, seg: bool
+) -> Iterator[tuple[dict[str, Path], bool]]:
+    """Write the files; yields them, and whether a segmentation was wanted."""
+    detection, marked, agreement = outcome.detection, outcome.marked, outcome.agreement
+    assert detection is not None
+    assert marked is not None
+    if labels is not None:
+        marked = measure(detection, labels, marked.threshold, marked.minimum_ml)
+    if agreement is not None:
+        detection = replace(detection, warnings=(*detection.warnings, *outcome.truth_notes))
+    # The panel asks before it replaces files; these came since.
+    paths = check_outputs(folder, outcome.stem, True)
+    there = [path for path in paths.values() if path.exists()]
+    if there and not overwrite:
+        raise AddmError(
+            f"{there[0]} exists already: press Save again and agree to replace it, or choose "
+            "another folder."
+        )
+    written = save_detection(
+        folder,
+        outcome.scan,
+        detection,
+        marked.labels,
+        marked.findings,
+        checkpoint=outcome.checkpoint,
+        threshold=marked.threshold,
+        minimum_ml=marked.minimum_ml,
+        decisions=outcome.decisions,
+        stem=outcome.stem,
+        metrics=None if agreement is None else agreement.at(marked),
+        truth=None if agreement is None else outcome.truth_path,
+        truth_voxels=None if agreement is None else agreement.truth,
+        quality=None if outcome.quality is None else outcome.quality.record(),
+        mask=outcome.mask_path,
+        mask_given=outcome.mask_given,
+        seg=seg,
+        overwrite=overwrite,
+    )
+    yield written, seg

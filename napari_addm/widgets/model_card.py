@@ -1,0 +1,75 @@
+"""A checkpoint's model card in a few plain lines, from its header alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from napari_addm.checkpoint.specification import Method, ModelSpecification
+
+METHOD_NAMES: dict[Method, str] = {
+    "addm": "ADDM",
+    "ddpm": "DDPM",
+    "anoddpm": "AnoDDPM",
+    "denoising_ae": "denoising autoencoder",
+    "spatial_ae": "spatial autoencoder",
+    "dense_vae": "dense VAE",
+    "f_anogan": "f-AnoGAN",
+    "vqvae_transformer": "VQ-VAE + transformer",
+    "latent_diffusion": "latent diffusion",
+}
+"""How a person calls the methods of a checkpoint's header."""
+
+SHOWN = {
+    "auprc": "AUPRC",
+    "auroc": "AUROC",
+    "best_dice": "best Dice",
+    "false_positive_ml_mean": "false alarm mL",
+}
+"""Figures of an evaluation that the card has room for, and their names for a person."""
+
+
+def card_lines(specification: ModelSpecification) -> list[str]:
+    """What a person must know before using a checkpoint, one fact or two per line."""
+    diffusion, detection = specification.diffusion, specification.detection
+    chain = f", T = {diffusion.length}, {diffusion.noise} noise" if diffusion else ""
+    lines = [
+        f"{specification.name}: {METHOD_NAMES[specification.method]}{chain}",
+        _training(specification.training),
+    ]
+    lines += list(_figures(specification.evaluation)) or ["No figures measured."]
+    alarms = detection.false_alarms
+    promise = f"; {alarms.in_words(detection.threshold)} in a healthy brain" if alarms else ""
+    lines.append(f"Threshold {detection.threshold:g}: {detection.threshold_source}{promise}")
+    lines.append(f"Licence: {specification.licence}")
+    return [line for line in lines if line]
+
+
+def _training(training: Mapping[str, Any]) -> str:
+    parts = []
+    if volumes := training.get("train_volumes"):
+        parts.append(f"{volumes} volumes")
+    before = training.get("started_from")
+    before = before if isinstance(before, Mapping) else {}
+    if isinstance(iterations := training.get("iterations"), int):
+        earlier = before.get("iterations")
+        words = f"{earlier:,} + {iterations:,}" if isinstance(earlier, int) else f"{iterations:,}"
+        parts.append(f"{words} iterations")
+    if isinstance(seconds := training.get("seconds"), int | float):
+        if isinstance(earlier_seconds := before.get("seconds"), int | float):
+            seconds += earlier_seconds
+        parts.append(f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min")
+    data = training.get("data")
+    words = "Trained on " + ", ".join(parts) if parts else ""
+    return f"{words} ({data})" if words and isinstance(data, str) else words
+
+
+def _figures(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each data set that the checkpoint was measured on."""
+    for data, figures in evaluation.items():
+        if not isinstance(figures, Mapping):
+            continue
+        count = next((f" ({figures[key]})" for key in ("cases", "subjects") if key in figures), "")
+        shown = [f"{words} {figures[key]:.3g}" for key, words in SHOWN.items() if key in figures]
+        if shown:
+            yield f"{data.replace('_', ' ').capitalize()}{count}: {', '.join(shown)}"

@@ -1,0 +1,95 @@
+"""What stands below a panel's buttons: how far it is, what it says, and what it is not for."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel, QPlainTextEdit, QVBoxLayout, QWidget
+
+from napari_addm.errors import AddmError
+from napari_addm.widgets import texts
+from napari_addm.widgets.forms import ERROR, SMALL, ProgressLine, message, say
+
+log = logging.getLogger(__name__)
+
+
+TELL_SECONDS = 0.25
+
+
+class Notices(QWidget):
+    """Progress, status, errors in words, where a bug is, and the caution.
+
+    Parameters
+    ----------
+    details_height : int
+        Of the text that says where a bug is, pixels.
+
+    Attributes
+    ----------
+    progress : ProgressLine
+    status, error : QLabel
+    details : QPlainTextEdit
+    """
+
+    def __init__(self, details_height: int = 120) -> None:
+        super().__init__()
+        self._next = 0.0
+        self.progress = ProgressLine()
+        self.status = message()
+        self.error = message(ERROR)
+        self.details = QPlainTextEdit()
+        self.details.setReadOnly(True)
+        self.details.setMaximumHeight(details_height)
+        self.details.hide()
+        caution = QLabel(texts.RESEARCH_USE_ONLY)
+        caution.setStyleSheet(SMALL)
+        caution.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for part in (self.progress, self.status, self.error, self.details, caution):
+            layout.addWidget(part)
+
+    def begin(self) -> None:
+        """Show that a job has begun, by an empty bar: a busy one would be drawn all the time."""
+        self.progress.tell(0, 1)
+        self.progress.show()
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        """Whether it is time to tell again how far a job is.
+
+        What a panel tells has the whole window put together anew, which without a graphics card
+        takes as long as a call of the network.
+        """
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + TELL_SECONDS
+        return True
+
+    def clear(self) -> None:
+        """Say nothing any more."""
+        say(self.status, "")
+        self.forget_error()
+
+    def forget_error(self) -> None:
+        """Say no more what went wrong."""
+        say(self.error, "")
+        self.details.hide()
+
+    def show_error(self, error: Exception) -> None:
+        """Say in words what went wrong; anything but an AddmError is a bug, and shows where."""
+        if isinstance(error, AddmError):
+            say(self.error, str(error))
+            return
+        if isinstance(error, MemoryError):
+            say(self.error, texts.OUT_OF_MEMORY)
+            return
+        log.error("a bug in napari-addm", exc_info=error)
+        say(self.error, f"This is a bug, please report it: {type(error).__name__}: {error}")
+        self.details.setPlainText("".join(traceback.format_exception(error)))
+        self.details.show()

@@ -1,0 +1,1 @@
+"""What the panels do with the viewer: canvases, overlays, visibility."""

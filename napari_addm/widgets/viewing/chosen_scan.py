@@ -1,0 +1,196 @@
+"""Whose a layer is, and one scan at a time in view."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+from napari.layers import Image, Layer
+
+from napari_addm.widgets.layers import COMPUTED_KEY
+from napari_addm.widgets.result_layers import is_output, scan_of
+from napari_addm.widgets.titles import path_of
+from napari_addm.widgets.viewing.linked_canvas import unwrapped
+from napari_addm.widgets.viewing.visibility import (
+    beside,
+    give_back,
+    is_put_away,
+    put_away,
+    scans_of,
+)
+
+if TYPE_CHECKING:
+    import napari
+
+# So much of the smaller of two scans lies in the other where both show the same place.
+SAME_PLACE = 0.5
+# A person has zoomed in who sees less of a slice.
+ZOOMED_IN = 0.6
+# The next scan is cut off where so much less of it is seen.
+CUT_OFF = 0.9
+# So much of the canvas is filled by what is fitted to it, as by napari.
+FILLED = 0.95
+
+
+def may_be_scan(layer: Any) -> TypeGuard[Image]:
+    """Whether a layer is taken for a scan: a grey image of three axes or more.
+
+    Neither a result is one, nor a person's copy of a result.
+    """
+    return isinstance(layer, Image) and not (
+        is_output(layer) or COMPUTED_KEY in layer.metadata or layer.rgb or layer.ndim < 3
+    )
+
+
+def owners_of(layer: Layer, layers: Iterable[Layer]) -> set[Hashable]:
+    """`unique_id` of the scans that a layer belongs to; empty where that is not known.
+
+    A scan is its own. A result belongs to its scan, labels to those that they were chosen or made
+    for. Of other layers the file tells: it lies in the folder of its scan, and begins as that one.
+    Where it does not tell, a layer belongs to the scan that was in view when it came.
+
+    Parameters
+    ----------
+    layer : Layer
+    layers : iterable of Layer
+        All that are open.
+    """
+    if may_be_scan(layer):
+        return {layer.unique_id}
+    if is_output(layer):
+        return {scan_of(layer)}
+    if isinstance(layer, Image) and COMPUTED_KEY not in layer.metadata:  # some other picture
+        return set()
+    scans = [each for each in layers if may_be_scan(each)]
+    owners = _by_file(layer, scans)
+    came_beside = beside(layer)
+    if not owners and came_beside in [scan.unique_id for scan in scans]:
+        owners = {came_beside}
+    return owners | scans_of(layer)
+
+
+def _by_file(layer: Layer, scans: list[Image]) -> set[Hashable]:
+    """The scans of a file's folder whose names begin most as its own does."""
+    path = path_of(layer)
+    if path is None:
+        return set()
+    alike: dict[Hashable, int] = {}
+    for scan in scans:
+        other = path_of(scan)
+        if other is not None and other.absolute().parent == path.absolute().parent:
+            alike[scan.unique_id] = _alike(path.name, other.name)
+    return {scan for scan, length in alike.items() if length == max(alike.values())}
+
+
+def _alike(one: str, other: str) -> int:
+    """How many letters two names begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def is_of_another(layer: Layer, scan_id: Hashable, layers: Iterable[Layer]) -> bool:
+    """Whether a layer belongs to other scans than the one of a `unique_id`."""
+    owners = owners_of(layer, layers)
+    return bool(owners) and scan_id not in owners
+
+
+def scan_behind(layer: Layer | None, layers: Iterable[Layer]) -> Hashable | None:
+    """`unique_id` of the scan that a person means who selects a layer; None for no scan.
+
+    That is the scan itself, the scan of a result, or that of a layer which is put away.
+    """
+    if layer is None:
+        return None
+    if may_be_scan(layer) or is_output(layer) or is_put_away(layer):
+        return next(iter(owners_of(layer, layers)), None)
+    return None
+
+
+def bring_into_view(viewer: napari.viewer.Viewer, scan: Layer, before: Layer | None = None) -> None:
+    """Show a scan and what belongs to it, hide all other scans and what belongs to those.
+
+    What is hidden here is shown again when its own scan is brought into view; what a person has
+    hidden stays so. Slice and camera stay where they are if the scan is to be seen there.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    scan : Layer
+        Of `viewer`.
+    before : Layer, optional
+        The scan that was in view; it may be closed since.
+    """
+    layers = list(viewer.layers)
+    for layer in layers:
+        if not is_of_another(layer, scan.unique_id, layers):
+            give_back(layer)
+    if not scan.visible:
+        scan.visible = True
+    # only now, so that the canvas is never empty between the two
+    for layer in layers:
+        if is_of_another(layer, scan.unique_id, layers) and layer is not scan:
+            put_away(layer)
+    look_at(viewer, scan, before)
+
+
+def look_at(viewer: napari.viewer.Viewer, scan: Layer, before: Layer | None = None) -> None:
+    """Go to the middle of a scan, and fit it to the canvas, unless it is in sight already."""
+    box = _box(viewer, scan)
+    dims = viewer.dims
+    if box is None or dims.ndim < box.shape[1]:
+        return
+    first = dims.ndim - box.shape[1]
+    here = np.array(dims.point[first:])
+    shown = [axis - first for axis in dims.displayed if axis >= first]
+    if shown:
+        here[shown] = viewer.scene.camera.center[-len(shown) :]
+    inside = bool(((box[0] <= here) & (here <= box[1])).all())
+    other = None if before is None else _box(viewer, before)
+    if not inside or (other is not None and _overlap(box, other) < SAME_PLACE):
+        dims.set_point(range(first, dims.ndim), box.mean(axis=0).tolist())
+    elif other is None or dims.ndisplay != 2:
+        return
+    else:
+        seen = _seen(viewer, other[:, shown])
+        if seen < ZOOMED_IN or _seen(viewer, box[:, shown]) > CUT_OFF * seen:
+            return  # a person who has zoomed in goes on looking there
+    fit(viewer, scan)
+
+
+def fit(viewer: napari.viewer.Viewer, scan: Layer) -> None:
+    """Fit a scan to the canvas, however far the layers reach that are not in view."""
+    box, dims, camera = _box(viewer, scan), viewer.dims, viewer.scene.camera
+    if box is None or dims.ndim == box.shape[1]:
+        viewer.reset_view(layers=[unwrapped(scan)], reset_camera_angle=False)
+        return
+    viewer.reset_view(reset_camera_angle=False)  # which cannot be told fewer axes than it shows
+    low, high = box[:, [axis - (dims.ndim - box.shape[1]) for axis in dims.displayed]]
+    middle = ((low + high) / 2).tolist()
+    camera.center = (*camera.center[: -len(middle)], *middle)
+    if dims.ndisplay == 2:
+        camera.zoom = FILLED * float(np.min(np.array(viewer.canvas.size) / (high - low)))
+
+
+def _box(viewer: napari.viewer.Viewer, layer: Layer) -> np.ndarray | None:
+    """The lowest and the highest place of a layer along its last three axes."""
+    box = np.asarray(viewer.layers.get_extent([unwrapped(layer)]).world)[:, -3:]
+    return box if np.isfinite(box).all() else None
+
+
+def _seen(viewer: napari.viewer.Viewer, box: np.ndarray) -> float:
+    """The share of a slice that is within the canvas."""
+    camera = viewer.scene.camera
+    reach = np.array(viewer.canvas.size) / camera.zoom / 2
+    centre = np.array(camera.center[-2:])
+    return _overlap(np.stack([centre - reach, centre + reach]), box, box)
+
+
+def _overlap(one: np.ndarray, other: np.ndarray, of: np.ndarray | None = None) -> float:
+    """The share of a box, or of the smaller of the two, in which two boxes overlap."""
+    if one.shape != other.shape:  # a picture beside a scan
+        return 0.0
+    sides = np.minimum(one[1], other[1]) - np.maximum(one[0], other[0])
+    sizes = [float(np.prod(box[1] - box[0])) for box in ((one, other) if of is None else (of,))]
+    return float(np.prod(sides.clip(0))) / min(sizes) if min(sizes) > 0 else 0.0

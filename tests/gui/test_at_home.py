@@ -1,0 +1,414 @@
+"""The panel among napari's menus, viewers and layers of every kind."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import dask.array
+import numpy as np
+import pytest
+from napari._app_model import get_app_model
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from napari.utils.notifications import notification_manager
+from npe2 import PluginManager
+from numpy.testing import assert_allclose, assert_array_equal
+from qtpy.QtCore import QPoint
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QAbstractSlider,
+    QAbstractSpinBox,
+    QComboBox,
+    QScrollBar,
+    QTabBar,
+    QWidget,
+)
+
+from napari_addm.io.volume import Volume
+from napari_addm.widgets import texts
+from napari_addm.widgets.commands import open_panel
+from napari_addm.widgets.detect_panel.panel import DetectWidget
+from napari_addm.widgets.layers import volume_to_layer
+from napari_addm.widgets.result_layers import is_output
+from napari_addm.widgets.viewing.linked_canvas import PLANES
+
+AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
+MINUTE = 60_000
+
+
+@pytest.fixture(scope="module")
+def scan(make_brain) -> Volume:
+    return make_brain(AFFINE, (33, 39, 29), ((25.0, -20.0, 15.0, 20.0),))
+
+
+@pytest.fixture
+def model() -> ViewerModel:
+    return ViewerModel()
+
+
+def prepare(panel: DetectWidget, checkpoint) -> DetectWidget:
+    panel.checkpoint_chooser.choose(checkpoint)
+    panel.device.setCurrentText("cpu")
+    panel.precision.setCurrentText("float32")
+    panel.threshold.setValue(0.01)
+    return panel
+
+
+@pytest.fixture
+def panel(model, tiny_checkpoint, qtbot) -> DetectWidget:
+    widget = DetectWidget(model)
+    qtbot.addWidget(widget)
+    return prepare(widget, tiny_checkpoint)
+
+
+def add(viewer, volume: Volume, name: str = "head") -> Image:
+    data, arguments, _ = volume_to_layer(volume, name=name)
+    return viewer.add_layer(Image(data, **arguments))
+
+
+def output(viewer, title: str):
+    return next((x for x in viewer.layers if is_output(x) and x.name.endswith(title)), None)
+
+
+def finish(qtbot, *panels: DetectWidget) -> None:
+    qtbot.waitUntil(lambda: not any(p.running for p in panels), timeout=2 * MINUTE)
+    qtbot.wait(100)
+
+
+# --- the look ------------------------------------------------------------------------------------
+
+
+def interactive(widget: QWidget) -> list[QWidget]:
+    kinds = (QAbstractButton, QAbstractSlider, QAbstractSpinBox, QComboBox, QAbstractItemView)
+    found = [child for kind in kinds for child in widget.findChildren(kind)]
+    # What Qt puts into a field (a list that drops down, a slider's number, the corner of a table,
+    # the arrows of tabs) belongs to it.
+    holders = [*found, *widget.findChildren(QTabBar)]
+    inner = [child for holder in holders for child in holder.findChildren(QWidget)]
+    return [w for w in found if w not in inner and type(w) is not QScrollBar]
+
+
+def has_tip(widget: QWidget, panel: QWidget) -> bool:
+    """Whether Qt would show one: the widget's own, or that of what holds it."""
+    step: QWidget | None = widget
+    while step is not None and step is not panel:
+        if step.toolTip():
+            return True
+        step = step.parentWidget()
+    return False
+
+
+def test_everything_that_can_be_pressed_or_set_says_what_it_does(panel):
+    fields = interactive(panel)
+    assert len(fields) > 30
+    without = [
+        f"{type(w).__name__} {getattr(w, 'text', lambda: '')()!r} in {type(w.parent()).__name__}"
+        for w in fields
+        if not has_tip(w, panel)
+    ]
+    assert not without
+    bars = panel.findChildren(QTabBar)
+    assert all(bar.tabToolTip(n) for bar in bars for n in range(bar.count()))
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_run_stays_in_reach_on_a_small_screen(
+    make_napari_viewer, tiny_checkpoint, qtbot, scan, theme
+):
+    viewer = make_napari_viewer(show=True)
+    viewer.theme = theme
+    window = viewer.window._qt_window
+    window.resize(1280, 800)
+    panel = prepare(open_panel(viewer), tiny_checkpoint)
+    add(viewer, scan)
+    panel.this_slice.setChecked(True)
+    panel.run()
+    finish(qtbot, panel)
+    panel.status.setText("A long line of words that wraps. " * 6)
+    qtbot.wait(200)
+    assert (window.width(), window.height()) == (1280, 800)
+    for widget in (panel.run_button, panel.cancel_button, panel.status):
+        low = widget.mapTo(window, QPoint(0, widget.height()))
+        assert widget.isVisible()
+        assert low.y() <= window.height()
+        assert low.x() + widget.width() <= window.width()
+    # The rest scrolls.
+    panel._scroll.ensureWidgetVisible(panel.save_button)
+    top = panel.save_button.mapTo(panel, QPoint(0, 0)).y()
+    assert 0 <= top <= panel.run_button.mapTo(panel, QPoint(0, 0)).y()
+
+
+def test_empty_panel_offers_the_demo_and_nothing_else(model, panel, scan):
+    shown = {title for title, section in panel._sections.items() if not section.isHidden()}
+    assert shown == set()
+    assert not panel.welcome.isHidden()
+    assert not panel.run_button.isEnabled()
+    assert "docs/clinician.md" in panel.welcome.help_link.text()
+    layer = add(model, scan)
+    shown = {title for title, section in panel._sections.items() if not section.isHidden()}
+    assert {"Scan", "Model", "Ground truth", "View"} <= shown
+    assert panel.welcome.isHidden()
+    model.layers.remove(layer)
+    assert not panel.welcome.isHidden()
+
+
+# --- menus ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def said():
+    """What napari has told the user."""
+    before = len(notification_manager.records)
+    return lambda: [n.message for n in notification_manager.records[before:]]
+
+
+def test_commands_of_the_menus_work_on_the_selected_layer(make_napari_viewer, said, scan, qtbot):
+    viewer = make_napari_viewer()
+    commands = get_app_model().commands
+
+    def do(name: str) -> None:
+        commands.execute_command(f"napari-addm.{name}")
+
+    do("detect_in_layer")
+    assert said() == [texts.NO_IMAGE_CHOSEN]
+    first, second = add(viewer, scan, "first"), add(viewer, scan, "second")
+    labels = viewer.add_layer(Labels(np.zeros(scan.shape, int), scale=first.scale, name="truth"))
+    viewer.layers.selection.active = second
+    do("detect_in_layer")
+    (panel,) = viewer.window.dock_widgets.values()
+    assert panel.scan_chooser.currentText() == "second"
+    viewer.layers.selection.active = first
+    do("detect_in_layer")
+    assert panel.scan_chooser.currentText() == "first"
+    do("compare_with_layer")  # on an image
+    assert said()[-1] == texts.NO_LABELS_CHOSEN
+    viewer.layers.selection.active = labels
+    do("compare_with_layer")
+    assert panel.truth_chooser.currentText() == "truth"
+    do("save_results")
+    assert said()[-1] == texts.NO_RESULT
+    do("open_demo")
+    assert "demo_T1w" in viewer.layers
+    assert panel.truth_chooser.currentText() == "demo_lesion"
+    assert len(viewer.window.dock_widgets) == 1
+    # napari's own entry toggles the very same panel.
+    do("detect")
+    assert len(viewer.window.dock_widgets) == 1
+
+
+def test_commands_have_no_icon():
+    """napari would look its name up at a server of icons."""
+    manager = PluginManager.instance()
+    manager.discover()
+    commands = manager.get_manifest("napari-addm").contributions.commands
+    assert not [command.id for command in commands if command.icon]
+
+
+def test_commands_are_in_the_menus(make_napari_viewer):
+    make_napari_viewer()
+    menus = get_app_model().menus
+    for menu, names in {
+        "napari/layers/segment": ("detect", "detect_in_layer"),
+        "napari/layers/measure": ("compare_with_layer",),
+        "napari/file/io_utilities": ("save_results", "open_demo"),
+    }.items():
+        there = {item.command.id for item in menus.get_menu(menu) if hasattr(item, "command")}
+        assert {f"napari-addm.{name}" for name in names} <= there
+
+
+# --- layers --------------------------------------------------------------------------------------
+
+
+def grey(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (lambda: Image(grey((20, 30)), name="x"), "single 2D image: open the whole 3D scan"),
+        (lambda: Image(np.zeros((9, 20, 30, 3), np.uint8), rgb=True, name="x"), "is in colour"),
+        (lambda: Image(grey((2, 9, 20, 30)), name="x"), "2 frames: go to the frame you want"),
+        (lambda: Image(grey((2, 3, 9, 20, 30)), name="x"), "6 frames"),
+        (
+            lambda: Image([grey((40, 60)), grey((20, 30))], multiscale=True, name="x"),
+            "single 2D image",
+        ),
+        (
+            lambda: Image(grey((9, 20, 30)), units=("s", "mm", "mm"), name="x"),
+            "give it units of length",
+        ),
+    ],
+    ids=["2D", "RGB", "4D", "5D", "2D multiscale", "time"],
+)
+def test_what_cannot_be_a_scan_is_said_when_it_is_chosen(model, panel, layer, words):
+    made = layer()
+    model.add_layer(made)
+    assert words in panel.inputs.message.text()
+    assert "layer 'x'" in panel.inputs.message.text()
+    assert panel.inputs.frame_button.isHidden() == ("frames" not in words)
+    model.layers.remove(made)
+    assert panel.inputs.message.text() == ""
+
+
+def axes_of(form: str, data: np.ndarray, scale: tuple[float, ...]) -> Image:
+    """The same scan as layers of other kinds."""
+    if form == "one frame":
+        return Image(data[None], scale=(7, *scale), translate=(5, 0, 0, 0), name="head")
+    if form == "dask":
+        chunks = dask.array.from_array(data, chunks=(5, 20, -1))
+        return Image(chunks, scale=scale, contrast_limits=(0, 140), name="head")
+    if form == "multiscale":
+        return Image([data, data[::2, ::2, ::2]], multiscale=True, scale=scale, name="head")
+    return Image(data, scale=scale, name="head")
+
+
+@pytest.mark.parametrize("form", ["one frame", "dask", "multiscale"])
+def test_other_kinds_of_layers_give_the_same_result(model, panel, qtbot, scan, form):
+    reference = axes_of("plain", scan.data, scan.spacing)
+    model.add_layer(reference)
+    panel.run()
+    finish(qtbot, panel)
+    expected = output(model, "anomaly map").data.copy()
+    model.layers.clear()
+    layer = axes_of(form, scan.data, scan.spacing)
+    model.add_layer(layer)
+    assert panel.inputs.message.text() == ""
+    panel.run()
+    finish(qtbot, panel)
+    assert panel.error.text() == ""
+    made = output(model, "anomaly map")
+    assert_array_equal(made.data, expected)
+    assert_allclose(made.scale, scan.spacing)
+    assert_allclose(made.extent.world, layer.extent.world[:, -3:])
+
+
+def test_a_frame_of_several_is_taken_where_the_viewer_is(model, panel, qtbot, scan):
+    frames = dask.array.stack([scan.data * n for n in (3, 2, 1)])
+    layer = Image(
+        frames, scale=(2, *scan.spacing), translate=(10, 1, 2, 3), contrast_limits=(0, 140)
+    )
+    layer.name = "series"
+    model.add_layer(layer)
+    assert not panel.inputs.frame_button.isHidden()
+    model.dims.set_current_step(0, 2)
+    panel.inputs.frame_button.click()
+    taken = model.layers["series 2"]
+    assert panel.scan_chooser.currentText() == "series 2"
+    assert panel.inputs.message.text() == ""
+    assert_array_equal(np.asarray(taken.data), scan.data)
+    assert_allclose(taken.translate, (1, 2, 3))
+    model.dims.set_current_step(1, 17)
+    panel.this_slice.setChecked(True)
+    panel.run()
+    finish(qtbot, panel)
+    assert panel.error.text() == ""
+    assert_array_equal(np.flatnonzero(panel.outcome.detection.done), [17])
+
+
+def test_layers_renamed_and_removed_while_a_run_goes_on(model, panel, qtbot, scan):
+    """Results stay with their scan by identity, and come to what is left."""
+    layer = add(model, scan)
+    other = add(model, scan, "other")
+    mask = model.add_layer(
+        Labels((scan.data > 0).astype(np.uint8), scale=layer.scale, translate=layer.translate)
+    )
+    panel.scan_chooser.choose(layer)
+    panel.mask_chooser.choose(mask)
+    panel.batch_size.setValue(1)
+    panel.draws.setValue(4)
+    panel.run()
+    qtbot.waitUntil(lambda: output(model, "anomalies") is not None, timeout=MINUTE)
+    layer.name = "renamed"
+    anomalies = output(model, "anomaly map")
+    anomalies.name = "mine"
+    model.layers.remove(mask)
+    model.layers.remove(other)
+    output(model, "reconstruction").data = np.zeros((4, 5, 6), np.float32)  # as a crop does
+    finish(qtbot, panel)
+    assert panel.error.text() == ""
+    assert panel.outcome.layers.labels() is not None
+    output(model, "anomalies").data = np.zeros((4, 5, 6), int)
+    assert panel.outcome.layers.labels() is None  # so what was found is saved
+    detection = panel.outcome.detection
+    assert detection.done.all()
+    assert_array_equal(anomalies.data, detection.anomaly.data)
+    assert output(model, "reconstruction").data.shape == (4, 5, 6)  # a person's, left alone
+    assert panel.scan_chooser.currentText() == "renamed"
+    assert panel.mask_chooser.currentText() == "Automatic"
+
+
+def test_the_scan_changed_while_a_run_goes_on(model, panel, qtbot, scan):
+    """A run works on the scan as it was when Run was pressed."""
+    layer = add(model, Volume(scan.data.copy(), scan.affine, scan.source))
+    panel.run()
+    layer.data = np.zeros_like(layer.data)
+    finish(qtbot, panel)
+    assert panel.error.text() == ""
+    assert panel.outcome.detection.reconstruction.data.any()
+
+
+def test_two_viewers_run_at_once(make_napari_viewer, tiny_checkpoint, qtbot, scan):
+    viewers = [make_napari_viewer(), make_napari_viewer()]
+    panels = [prepare(open_panel(viewer), tiny_checkpoint) for viewer in viewers]
+    flipped = scan.with_data(np.ascontiguousarray(scan.data[:, :, ::-1]))
+    for viewer, volume in zip(viewers, (scan, flipped), strict=True):
+        add(viewer, volume)
+    for panel in panels:
+        panel.run()
+    assert all(panel.running for panel in panels)
+    finish(qtbot, *panels)
+    maps = [output(viewer, "anomaly map").data for viewer in viewers]
+    for panel, viewer, found in zip(panels, viewers, maps, strict=True):
+        assert panel.error.text() == ""
+        assert len(viewer.layers) == 4 + panel.outcome.detection.settings.draws // 2
+        assert_array_equal(found, panel.outcome.detection.anomaly.data)
+    assert not np.array_equal(*maps)
+
+
+# --- the guide -----------------------------------------------------------------------------------
+
+GUIDE = Path(__file__).parents[2] / "docs" / "clinician.md"
+
+
+def table_of(heading: str, text: str) -> list[str]:
+    """The first cells of the rows of the first table below a heading."""
+    _, found, rest = text.partition(f"\n## {heading}\n")
+    assert found, heading
+    rows = [line for line in rest.split("\n## ")[0].splitlines() if line.startswith("|")]
+    return [row.split("|")[1].strip() for row in rows[2:]]
+
+
+def test_the_guide_names_what_the_panel_has() -> None:
+    labels = {
+        said.label.casefold()
+        for group in vars(texts).values()
+        for said in (group.values() if isinstance(group, dict) else [group])
+        if isinstance(said, texts.Text)
+    } | {name.casefold() for name in PLANES}
+    keys = {key.shown.split(" (")[0].casefold() for key in texts.SHORTCUTS}
+    guide = GUIDE.read_text()
+    written = set()
+    for heading in ("The controls", "Views"):
+        cells = table_of(heading, guide)
+        assert len(cells) > 7
+        for name in (name for cell in cells for name in re.split("[:,] ", cell)):
+            said = name.casefold()
+            known = said in labels or f"sampling {said}" in labels or said in keys | {"key", "held"}
+            assert known or set(said) == {"-"}, f"{heading}: {name}"
+            written.add(said)
+    assert keys <= written
+
+
+def test_the_guide_has_a_picture_of_every_step() -> None:
+    text = GUIDE.read_text()
+    steps = text.partition("\n## Step by step\n")[2].split("\n## ")[0]
+    each = re.split(r"(?m)^\d\. ", steps)[1:]
+    assert len(each) == 8
+    for step in each:
+        shown = "](pictures/" in step or "picture of" in step
+        assert shown, step[:40]
+    for name in re.findall(r"\]\((pictures/[^)]+)\)", text):
+        assert (GUIDE.parent / name).is_file(), name

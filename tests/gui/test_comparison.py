@@ -1,0 +1,491 @@
+"""Agreement with a ground truth on screen: curves, markers, lesions, hits and misses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from numpy.testing import assert_array_equal
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication
+from scipy import ndimage
+from sklearn import metrics as sklearn_metrics
+
+from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.detection.pipeline import Detection, DetectionSettings, run
+from napari_addm.io.images import read_labels, read_volume, write_volume
+from napari_addm.metrics.metrics import evaluate, lesion_recall
+from napari_addm.outputs.record import RunRecord, file_sha256, read_record, voxels_sha256
+from napari_addm.outputs.verification import verify
+from napari_addm.review.review import FALSE_ALARM, HIT, MISSED, Agreement, mark
+from napari_addm.widgets.detect_panel.agreement_view import AgreementView
+from napari_addm.widgets.detect_panel.panel import DetectWidget
+from napari_addm.widgets.detect_panel.truth import TruthAgreement
+from napari_addm.widgets.jobs import Job, start_job
+from napari_addm.widgets.layers import volume_to_layer
+
+AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
+SHAPE = (33, 39, 29)
+MINUTE = 60_000
+
+
+@pytest.fixture(scope="module")
+def detection(make_brain, tiny_checkpoint) -> Detection:
+    settings = DetectionSettings(device="cpu", precision="float32")
+    return run(make_brain(AFFINE, SHAPE), load_checkpoint(tiny_checkpoint), settings)
+
+
+@pytest.fixture(scope="module")
+def truth(detection) -> np.ndarray:
+    """Where the map is high, with some of it elsewhere; and a little outside the brain."""
+    anomaly, brain = detection.anomaly.data, detection.brain_mask.data
+    truth = (anomaly > np.quantile(anomaly[brain], 0.93)) & brain
+    truth = np.roll(truth, 1, axis=1)
+    truth[0, 0, 0] = True
+    return truth
+
+
+@pytest.fixture(scope="module")
+def agreement(detection, truth) -> Agreement:
+    return Agreement(detection, truth)
+
+
+@pytest.fixture
+def view(qtbot) -> AgreementView:
+    view = AgreementView()
+    qtbot.addWidget(view)
+    view.resize(300, 500)
+    view.show()
+    qtbot.waitExposed(view)
+    return view
+
+
+def thresholds(detection: Detection) -> list[float]:
+    anomaly = detection.anomaly.data[detection.brain_mask.data]
+    return [-1.0, *(float(q) for q in np.quantile(anomaly, (0.3, 0.9, 0.97, 0.999))), 9.0]
+
+
+def test_figures_curves_and_overlay_equal_numpy_at_every_threshold(detection, truth, agreement):
+    brain = detection.brain_mask.data
+    scores, inside = detection.anomaly.data[brain], truth[brain]
+    for threshold in thresholds(detection):
+        marked = mark(detection, threshold, 0.0)
+        point = agreement.point(threshold)
+        expected = evaluate(
+            detection.anomaly.data,
+            truth,
+            threshold=threshold,
+            mask=brain,
+            voxel_ml=detection.anomaly.voxel_ml,
+        )
+        assert agreement.at(marked) == expected
+        assert point.dice[0] == pytest.approx(expected.dice)
+        above = scores > threshold
+        assert point.hits[0] == np.count_nonzero(above & inside)
+        assert point.false[0] == np.count_nonzero(above & ~inside)
+
+        overlay = agreement.overlay(marked)
+        assert overlay.dtype == np.uint8
+        found = (detection.anomaly.data > threshold) & brain
+        assert_array_equal(overlay == HIT, found & truth & brain)
+        assert_array_equal(overlay == FALSE_ALARM, found & ~truth)
+        assert_array_equal(overlay == MISSED, truth & brain & ~found)
+
+
+def test_the_smallest_finding_changes_the_overlay_and_not_the_curves(detection, truth, agreement):
+    threshold = thresholds(detection)[3]
+    everything, large = mark(detection, threshold, 0.0), mark(detection, threshold, 20.0)
+    assert 0 < len(large.findings) < len(everything.findings)
+    overlay = agreement.overlay(large)
+    assert_array_equal((overlay == HIT) | (overlay == FALSE_ALARM), large.labels > 0)
+    assert agreement.at(large).predicted_ml < agreement.at(everything).predicted_ml
+
+
+def test_lesions_equal_the_recall_of_the_benchmark(detection, truth, agreement):
+    region = detection.brain_mask.data
+    for threshold in thresholds(detection):
+        marked = mark(detection, threshold, 0.5)
+        table = agreement.lesions(marked)
+        expected = lesion_recall(marked.labels, truth & region, detection.anomaly.voxel_ml)
+        assert (len(table.lesions), table.found) == (expected.lesions, expected.found)
+        assert table.false_findings == expected.false_positives
+        for lesion in table.lesions:
+            assert detection.anomaly.data[lesion.index] == pytest.approx(lesion.peak)
+            assert truth[lesion.index]
+
+
+def test_markers_follow_the_threshold(view, detection, truth, agreement):
+    brain = detection.brain_mask.data
+    scores, inside = detection.anomaly.data[brain], truth[brain]
+    view.show_agreement(agreement)
+    for threshold in thresholds(detection)[1:-1]:
+        view.show_threshold(threshold)
+        above = scores > threshold
+        rate = np.mean(above[~inside])
+        recall = sklearn_metrics.recall_score(inside, above)
+        assert view.roc.marked == pytest.approx((rate, recall))
+        precision = sklearn_metrics.precision_score(inside, above)
+        assert view.pr.marked == pytest.approx((recall, precision))
+        dice = sklearn_metrics.f1_score(inside, above)
+        assert view.dice.marked == pytest.approx((threshold, dice))
+        # and each lies on its curve
+        for plot in (view.dice, view.roc, view.pr):
+            x, y = plot.points
+            assert np.hypot(x - plot.marked[0], y - plot.marked[1]).min() < 0.03
+    view.show_threshold(9.0)  # nothing is marked: there is no precision
+    assert view.pr.marked is None
+    assert view.roc.marked == (0, 0)
+
+
+def test_a_threshold_is_chosen_by_a_click_or_by_dragging(view, qtbot, detection, agreement):
+    view.show_agreement(agreement)
+    view.show_threshold(thresholds(detection)[2])
+    chosen = []
+    view.threshold_chosen.connect(chosen.append)
+    x, y = view.roc.points
+    view.roc.choose_at(x[40], y[40])
+    point = agreement.point(chosen[-1])
+    assert (point.false_positive_rate[0], point.recall[0]) == (x[40], y[40])
+    # a real click on the Dice curve
+    plot = view.dice
+    QApplication.processEvents()
+    wanted = 0.4 * float(plot.points[0][-1])
+    place = plot.getPlotItem().getViewBox().mapViewToScene(QPointF(wanted, 0.5))
+    qtbot.mouseClick(plot.viewport(), Qt.MouseButton.LeftButton, pos=plot.mapFromScene(place))
+    pixel = float(plot.points[0][-1]) / 200
+    qtbot.waitUntil(lambda: chosen[-1] == pytest.approx(wanted, abs=2 * pixel))
+    plot.choose_at(99.0, 0.5)
+    assert chosen[-1] == plot.points[0][-1]
+
+
+def test_the_wheel_is_left_to_the_panel(view, agreement):
+    view.show_agreement(agreement)
+    before = view.dice.viewRange()
+    port = view.dice.viewport()
+    event = QWheelEvent(
+        QPointF(port.rect().center()),
+        QPointF(port.mapToGlobal(port.rect().center())),
+        QPoint(0, 0),
+        QPoint(0, -120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(port, event)
+    assert not event.isAccepted()
+    assert view.dice.viewRange() == before
+
+
+def test_the_table_of_lesions(view, qtbot, detection, truth, agreement):
+    view.show_agreement(agreement)
+    marked = mark(detection, thresholds(detection)[3], 0.5)
+    view.show_marked(marked)
+    lesions = agreement.lesions(marked).lesions
+    model = view.lesions.table.model()
+    assert (
+        model.rowCount()
+        == len(lesions)
+        == ndimage.label(truth, structure=np.ones((3, 3, 3)))[1] - 1
+    )  # the one outside the brain is left out
+    words = [model.index(0, column).data() for column in range(model.columnCount())]
+    first = lesions[0]
+    assert words == [
+        "1",
+        f"{first.volume_ml:.2f}",
+        "yes" if first.found else "no",
+        f"{first.covered:.0%}",
+        f"{first.peak:.3f}",
+    ]
+    found = sum(lesion.found for lesion in lesions)
+    assert view.lesions.count.text().startswith(f"{found} of {len(lesions)} lesion")
+    # the smallest comes first when sorted the other way, and a click says where it is
+    view.lesions.table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
+    assert model.index(0, 0).data() == str(len(lesions))
+    with qtbot.waitSignal(view.voxel_chosen) as chosen:
+        view.lesions.table.clicked.emit(model.index(0, 0))
+    assert chosen.args == [lesions[-1].index]
+    # one step of the threshold later
+    view.show_marked(mark(detection, 9.0, 0.5))
+    assert {model.index(row, 2).data() for row in range(model.rowCount())} == {"no"}
+    assert view.lesions.count.text().endswith("0 of 0 findings false")
+
+
+def test_an_empty_truth_is_explained(view, detection, truth):
+    view.show_agreement(Agreement(detection, np.zeros_like(truth)))
+    threshold = thresholds(detection)[3]
+    marked = mark(detection, threshold, 0.0)
+    view.show_threshold(threshold)
+    view.show_marked(marked)
+    assert "empty" in view.explanation.text()
+    assert f"{marked.total_ml:.1f} mL" in view.explanation.text()
+    assert view.explanation.isVisible()
+    assert view.notes.text() == ""
+    assert {label.text() for label in view.figures.values()} == {"–"}
+    assert [view.tabs.isTabVisible(n) for n in range(view.tabs.count())] == [True] + 3 * [False]
+    assert view.tabs.tabText(0) == "False alarm"
+    x, y = view.dice.marked
+    assert x == pytest.approx(threshold)
+    assert y == pytest.approx(marked.total_ml)
+    x, y = view.dice.points
+    expected = [np.count_nonzero(mark(detection, t, 0.0).labels) for t in x[::97]]
+    assert y[::97] == pytest.approx(np.array(expected) * detection.anomaly.voxel_ml)
+    view.show_threshold(9.0)  # 0 mL has no place on a logarithmic axis
+    assert view.dice.marked is None
+    # and back again
+    view.show_agreement(Agreement(detection, truth))
+    view.show_threshold(threshold)
+    view.show_marked(marked)
+    assert view.explanation.text() == ""
+    assert "outside the mask" in view.notes.text()
+    assert all(view.tabs.isTabVisible(n) for n in range(view.tabs.count()))
+    assert view.tabs.tabText(0) == "Dice"
+    assert view.figures["dice"].text() != "–"
+
+
+def test_a_truth_outside_the_brain_is_not_called_empty(detection, truth):
+    outside = Agreement(detection, truth & ~detection.brain_mask.data)
+    figures = outside.at(mark(detection, 0.01, 0.0))
+    assert outside.is_empty
+    assert outside.explanation(figures).startswith("None of the ground truth lies in the brain")
+    assert "outside the mask" in figures.notes[0]
+
+
+def test_truth_that_fills_the_brain(view, detection):
+    full = Agreement(detection, np.ones(SHAPE[::-1], dtype=bool))
+    view.show_agreement(full)
+    view.show_threshold(0.01)
+    assert view.roc.marked is None
+    assert not view.roc.points[0].size
+    assert view.dice.marked is not None
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_colours_follow_the_theme(view, theme):
+    from napari.utils.theme import get_theme
+
+    view.set_theme(theme)
+    expected = get_theme(theme).background.as_hex(format="long")
+    assert view.dice.backgroundBrush().color().name() == expected
+
+
+def test_the_legend_has_the_volumes_of_the_overlay(view, detection, agreement):
+    view.show_agreement(agreement)
+    with_marks = mark(detection, thresholds(detection)[3], 0.5)
+    view.show_marked(with_marks)
+    assert view.legend.isHidden()
+    view.overlay.setChecked(True)
+    assert view.legend.isVisible()
+    counts = np.bincount(agreement.overlay(with_marks).ravel(), minlength=4)
+    for value, word in ((HIT, "hit"), (FALSE_ALARM, "false alarm"), (MISSED, "missed")):
+        assert f"{word} {counts[value] * detection.anomaly.voxel_ml:.1f}" in view.legend.text()
+
+
+# --- a truth that is drawn on --------------------------------------------------------------------
+
+
+class Case:
+    """The panel with a scan and a truth that come from files, run and compared."""
+
+    def __init__(self, qtbot, folder: Path, make_brain, checkpoint: Path, truth: np.ndarray):
+        self._qtbot, self.folder = qtbot, folder
+        scan = make_brain(AFFINE, SHAPE)
+        scan_file = write_volume(folder / "head.nii.gz", scan)
+        self.file = write_volume(folder / "lesion.nii.gz", scan.with_data(truth.astype(np.uint8)))
+        self.checkpoint = checkpoint
+        self.viewer = ViewerModel()
+        self.panel = panel = DetectWidget(self.viewer)
+        qtbot.addWidget(panel)
+        panel.checkpoint_chooser.choose(checkpoint)
+        panel.device.setCurrentText("cpu")
+        panel.precision.setCurrentText("float32")
+        panel.threshold.setValue(0.01)
+        data, arguments, _ = volume_to_layer(read_volume(scan_file))
+        self.viewer.add_layer(Image(data, **arguments))
+        data, arguments, _ = volume_to_layer(read_labels(self.file), "labels")
+        self.layer = self.viewer.add_layer(Labels(data, **arguments))
+        self.layer.brush_size = 8
+        self.layer.selected_label = 2
+        self.viewer.dims.set_current_step(0, 14)
+        panel.truth_chooser.choose(self.layer)
+        panel.run()
+        qtbot.waitUntil(lambda: not panel.running, timeout=MINUTE)
+        self.rest()
+
+    @property
+    def agreement(self) -> Agreement | None:
+        return self.panel.outcome.agreement
+
+    def rest(self, ms: int = 100) -> None:
+        """Wait until no job is left."""
+        self._qtbot.wait(ms)
+        self._qtbot.waitUntil(lambda: not Job._worker_set, timeout=MINUTE)
+        self._qtbot.wait(50)
+
+    def wait_for_truth(self) -> None:
+        """Wait until what is shown is measured on the layer's voxels, and check that it is."""
+        self._qtbot.waitUntil(
+            lambda: np.array_equal(self.agreement.truth, self.layer.data != 0), timeout=MINUTE
+        )
+        self.rest(0)
+        outcome, view = self.panel.outcome, self.panel.agreement.view
+        figures = evaluate(
+            outcome.detection.anomaly.data,
+            self.layer.data,
+            threshold=outcome.marked.threshold,
+            mask=outcome.detection.brain_mask.data,
+            voxel_ml=outcome.scan.voxel_ml,
+            prediction=outcome.marked.labels,
+        )
+        assert view.agreement is self.agreement
+        assert view.figures["dice"].text() == f"{figures.dice:.3f}"
+        assert view.figures["auroc"].text() == f"{figures.auroc:.3f}"
+        curve = self.agreement.curves
+        assert_array_equal(view.dice.points, (curve.threshold, curve.dice))
+
+    def save(self) -> RunRecord:
+        self.panel.save(self.folder / "out", overwrite=True)
+        self.rest()
+        assert self.panel.error.text() == ""
+        record = read_record(self.folder / "out" / "head_record.json")
+        assert record.truth.voxels_sha256 == voxels_sha256(self.layer.data != 0)
+        return record
+
+
+@pytest.fixture
+def case(qtbot, tmp_path, make_brain, tiny_checkpoint, truth) -> Case:
+    return Case(qtbot, tmp_path, make_brain, tiny_checkpoint, truth)
+
+
+def test_figures_and_curves_follow_strokes_on_the_truth(case):
+    case.wait_for_truth()
+    dice = case.panel.figures["dice"].text()
+    before = case.agreement
+    case.layer.paint((14, 20, 10), 2)
+    case.layer.paint((14, 20, 18), 2)
+    assert case.agreement is before  # it is measured once the strokes are done, and aside
+    assert not case.panel.metrics.isHidden()
+    case.wait_for_truth()
+    assert case.panel.figures["dice"].text() != dice
+    case.layer.undo()
+    case.layer.undo()
+    case.wait_for_truth()
+    assert case.panel.figures["dice"].text() == dice
+    case.layer.fill((0, 0, 0), 0)
+    case.layer.data = np.roll(case.layer.data, 3, axis=1)
+    case.wait_for_truth()
+
+
+def test_hits_and_misses_follow_strokes_on_the_truth(case):
+    case.panel.agreement.view.overlay.setChecked(True)
+    (shown,) = [each for each in case.viewer.layers if each.name.endswith("hits and misses")]
+    case.layer.paint((14, 20, 10), 2)
+    case.wait_for_truth()
+    assert shown in case.viewer.layers
+    expected = case.agreement.overlay(case.panel.outcome.marked)
+    assert_array_equal(shown.data, expected)
+    assert shown.data[14, 20, 10] in (HIT, MISSED)
+
+
+def test_the_record_names_the_file_of_a_truth_only_while_it_holds_that_truth(case):
+    record = case.save()
+    assert record.truth.name == case.file.name
+    assert record.truth.sha256 == file_sha256(case.file)
+    case.layer.paint((14, 20, 10), 2)
+    case.wait_for_truth()
+    record = case.save()
+    assert record.truth.name is None
+    assert record.truth.sha256 is None
+    found = verify(case.folder / "out" / "head_record.json", model=case.checkpoint, device="cpu")
+    assert found.faults == []
+    assert any("the ground truth was not found" in note for note in found.notes)
+    # other numbers for the same lesions are no other truth
+    case.layer.undo()
+    case.layer.data[case.layer.data == 1] = 3
+    case.layer.refresh()
+    case.wait_for_truth()
+    assert case.save().truth.name == case.file.name
+    found = verify(case.folder / "out" / "head_record.json", model=case.checkpoint, device="cpu")
+    assert (found.faults, found.notes) == ([], [])
+    # and a layer that was drawn on before it was chosen is no better
+    case.panel.truth_chooser.choose(None)
+    case.layer.paint((14, 20, 10), 2)
+    case.panel.truth_chooser.choose(case.layer)
+    case.rest()
+    assert case.save().truth.name is None
+
+
+def test_a_truths_file_that_is_gone_or_another_is_not_named(case):
+    case.file.unlink()
+    case.layer.paint((14, 20, 10), 2)
+    case.wait_for_truth()
+    assert case.save().truth.name is None
+    write_volume(case.file, case.panel.outcome.scan.with_data(case.layer.data.astype(np.uint8)))
+    case.panel.truth_chooser.choose(None)
+    case.panel.truth_chooser.choose(case.layer)
+    case.rest()
+    assert case.save().truth.name == case.file.name
+
+
+def test_a_truth_that_no_longer_fits_is_refused_until_it_does(case):
+    data = case.layer.data
+    case.layer.data = data[1:]
+    case.rest(500)
+    assert case.agreement is None
+    assert case.panel.metrics.isHidden()
+    assert "does not lie on the voxels" in case.panel.metrics_notes.text()
+    case.layer.data = data
+    case.rest(500)
+    case.wait_for_truth()
+    assert not case.panel.metrics.isHidden()
+
+
+def test_what_is_no_stroke_on_the_truth_measures_nothing(case):
+    started = []
+    start = case.panel.agreement._start
+    case.panel.agreement._start = lambda *args, **options: started.append(start(*args, **options))
+    before = case.agreement
+    for step in range(10, 20):
+        case.viewer.dims.set_current_step(0, step)
+    case.viewer.dims.order = (1, 0, 2)
+    case.rest(500)
+    assert started == []
+    case.layer.contour = 1  # it is drawn anew: looked at, and found to be the same
+    case.rest(500)
+    assert case.agreement is before
+    # one that is no longer chosen is not listened to
+    case.panel.truth_chooser.choose(None)
+    started.clear()
+    case.layer.paint((14, 20, 10), 2)
+    case.rest(500)
+    assert started == []
+    assert case.agreement is None
+
+
+def test_a_person_may_draw_while_a_comparison_goes_on(case):
+    for n in range(6):
+        case.layer.paint((14, 14 + 2 * n, 10), 2)
+        case.panel.agreement._compare_again()  # as after a rest
+        assert case.panel.agreement._comparing <= 1
+    case.wait_for_truth()
+
+
+def test_strokes_on_the_truth_of_a_section_that_is_gone(qtbot, truth):
+    viewer = ViewerModel()
+    section = TruthAgreement(viewer, start_job)
+    layer = viewer.add_layer(Labels(truth.astype(np.uint8)))
+    section.truth.chooser.offer([layer])
+    section.truth.chooser.choose(layer)
+    emitters = [getattr(layer.events, name) for name in ("paint", "labels_update", "data")]
+    emitters.append(layer.events.set_data)
+    before = [len(emitter.callbacks) for emitter in emitters]
+    section.deleteLater()
+    QApplication.sendPostedEvents(section, QEvent.Type.DeferredDelete)
+    # the section's Python side is still here, and its timer no longer
+    assert [len(emitter.callbacks) for emitter in emitters] == [n - 1 for n in before]
+    layer.paint((14, 20, 10), 2)
+    assert layer.data[14, 20, 10] == 2

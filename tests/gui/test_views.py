@@ -1,0 +1,755 @@
+"""The section 'View' in a real viewer: what is on the screen, and what is left behind."""
+
+from __future__ import annotations
+
+import time
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from napari.layers.utils._link_layers import get_linked_layers
+from napari.utils.key_bindings import coerce_keybinding
+from napari.utils.shortcuts import default_shortcuts
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from numpy.testing import assert_allclose
+from PIL import Image as Picture
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QDockWidget, QFileDialog, QMainWindow, QMessageBox
+
+from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_native
+from napari_addm.widgets import texts
+from napari_addm.widgets.detect_panel.panel import DetectWidget
+from napari_addm.widgets.detect_panel.view import Views
+from napari_addm.widgets.jobs import start_job
+from napari_addm.widgets.layers import volume_to_layer
+from napari_addm.widgets.result_layers import remember_output
+from napari_addm.widgets.viewing import blink
+from napari_addm.widgets.viewing.linked_canvas import (
+    LETTER,
+    PLANES,
+    Crosshair,
+    EdgeLetters,
+    edge_letters,
+    stand_upright,
+    unwrapped,
+)
+
+SHAPE = (30, 40, 36)  # R, A, S
+SPACING = 4.0
+# In the patient's left, anterior, superior corner; world mm.
+CORNER = np.array([-42.0, 50.0, 42.0])
+GREEN, WHITE = "green", "gray"
+
+
+def brain(codes: str = "RAS") -> Volume:
+    """A grey box with a bright block in `CORNER`, stored in an orientation."""
+    data = np.full(SHAPE, 60.0, np.float32)
+    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+    affine[:3, 3] = -SPACING * (np.asarray(SHAPE) - 1) / 2
+    at = np.round(np.linalg.solve(affine[:3, :3], CORNER - affine[:3, 3])).astype(int)
+    data[tuple(slice(n - 2, n + 3) for n in at)] = 255.0
+    turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(codes))
+    stored = data.transpose(np.argsort(turn[:, 0]).astype(int))
+    stored = stored[tuple(slice(None, None, int(step)) for step in turn[np.argsort(turn[:, 0]), 1])]
+    return volume_from_native(stored, affine @ inv_ornt_aff(turn, SHAPE))
+
+
+def add(viewer, volume: Volume, name: str = "scan", **options) -> Image:
+    data, arguments, _ = volume_to_layer(
+        volume, "image", name=name, contrast_limits=(0, 255), **options
+    )
+    viewer.add_layer(Image(data, **arguments))
+    return unwrapped(viewer.layers[name])
+
+
+def add_results(viewer, scan: Image) -> tuple[Image, Image, Labels]:
+    """What a run adds: a reconstruction (all bright), a map and findings (empty)."""
+    place = {key: getattr(scan, key) for key in ("scale", "translate", "units", "axis_labels")}
+
+    shape = scan.data.shape
+    made = {
+        "reconstruction": Image(
+            np.full(shape, 255, np.float32),
+            name="rec",
+            contrast_limits=(0, 255),
+            colormap="green",
+            visible=False,
+            metadata=scan.metadata,
+            **place,
+        ),
+        "anomaly": Image(
+            np.zeros(shape, np.float32),
+            name="map",
+            colormap="red",
+            blending="additive",
+            contrast_limits=(0, 1),
+            metadata=scan.metadata,
+            **place,
+        ),
+        "labels": Labels(
+            np.zeros(shape, np.int32), name="findings", metadata=scan.metadata, **place
+        ),
+    }
+    for role, layer in made.items():
+        remember_output(layer, scan.unique_id, role, scan)
+        viewer.add_layer(layer)
+    return tuple(made.values())
+
+
+def pixels(qt_viewer) -> np.ndarray:
+    return np.asarray(qt_viewer.screenshot(flash=False))[..., :3].astype(int)
+
+
+def green(picture: np.ndarray) -> np.ndarray:
+    """Rows and columns of bright green; letters, lines and outlines are of other colours."""
+    return np.argwhere((picture[..., 1] > 200) & (picture[..., 0] < 60) & (picture[..., 2] < 60))
+
+
+@pytest.fixture
+def viewer(make_napari_viewer_proxy, monkeypatch):
+    monkeypatch.setenv("NAPARI_ENSURE_PLUGIN_MAIN_THREAD", "1")
+    made = make_napari_viewer_proxy(show=True)
+    made.window.resize(1200, 780)
+    return made
+
+
+@pytest.fixture
+def views(viewer) -> Views:
+    section = Views(viewer, start_job)
+    viewer.window.add_dock_widget(section, name="views")
+    return section
+
+
+@pytest.fixture
+def alone(qtbot) -> Views:
+    """The section beside a viewer without a window."""
+    section = Views(ViewerModel(), start_job)
+    qtbot.addWidget(section)
+    return section
+
+
+def shown(viewer) -> dict[str, bool]:
+    return {layer.name: layer.visible for layer in viewer.layers}
+
+
+# --- left and right -------------------------------------------------------------------------------
+
+
+def test_patients_left_is_on_the_right_of_the_screen(viewer, views, qtbot) -> None:
+    """The planted corner, through every orientation of the file and every plane."""
+    for codes in ("RAS", "LPI", "ASR", "PIL"):
+        layer = add(viewer, brain(codes), colormap="green")
+        viewer.dims.point = CORNER[::-1]
+        for plane in PLANES:
+            views.show_plane(plane)
+            qtbot.wait(60)
+            picture = viewer.screenshot(flash=False)[..., :3].astype(int)
+            at = green(picture).mean(axis=0) / picture.shape[:2]
+            assert at[0] < 0.45, (codes, plane)  # anterior or superior is up
+            if plane == "Sagittal":
+                assert at[1] < 0.5, codes  # anterior on the left
+            else:
+                assert at[1] > 0.5, codes  # the patient's left on the right
+        viewer.layers.remove(layer.name)
+
+
+def test_letters_say_what_is_shown(viewer, views, qtbot) -> None:
+    def letters() -> dict[str, str]:
+        overlays = viewer.canvas.overlays
+        names = [name for name in overlays if name.startswith(LETTER)]
+        return {n.removeprefix(LETTER): overlays[n].text for n in names if overlays[n].visible}
+
+    assert letters() == {}
+    add(viewer, brain())
+    views.show_plane("Axial")
+    axial = {"top_center": "A", "bottom_center": "P", "middle_left": "R", "middle_right": "L"}
+    qtbot.waitUntil(lambda: letters() == axial, timeout=5000)  # they come one by one
+    views.show_plane("Sagittal")
+    assert letters() == {
+        "top_center": "S",
+        "bottom_center": "I",
+        "middle_left": "A",
+        "middle_right": "P",
+    }
+    viewer.scene.camera.orientation = ("towards", "down", "right")
+    assert letters()["middle_left"] == "P"
+    assert letters()["top_center"] == "I"
+    views.show_plane("Axial")
+    assert letters() == axial
+    views.show_3d()
+    assert letters() == {}
+    views.show_plane("Axial")
+    # a layer that does not say how it lies: nothing is claimed
+    viewer.add_layer(Image(np.zeros((36, 40, 30)), name="other"))
+    assert letters() == {}
+    viewer.layers.remove("other")
+    add(viewer, volume_from_native(np.zeros((4, 4, 4)), np.eye(4), warnings=(UNKNOWN_SIDES,)), "u")
+    assert letters() == {}
+
+
+ORIENTATIONS = [
+    "".join(codes) for axes in permutations(("RL", "AP", "SI")) for codes in product(*axes)
+]
+
+
+def turned(volume: Volume, degrees: float) -> Volume:
+    """The same voxels, in a patient who lay askew: the world turned about all three axes."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    about = (
+        np.array([[1, 0, 0], [0, c, -s], [0, s, c]]),
+        np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]),
+        np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]),
+    )
+    turn = np.eye(4)
+    turn[:3, :3] = about[0] @ about[1] @ about[2]
+    native = volume.to_native()
+    return volume_from_native(native, turn @ volume.source.affine)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 12.0])
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_letters_and_cross_agree_with_the_voxels(codes: str, degrees: float) -> None:
+    """The block in the patient's left, anterior, superior corner lies towards L, A and S."""
+    volume = brain(codes)
+    model = ViewerModel()
+    letters = EdgeLetters(model)
+    layer = add(model, volume if degrees == 0 else turned(volume, degrees))
+    stand_upright(model)
+    block = layer.data_to_world(np.argwhere(layer.data > 200).mean(axis=0))
+    low, high = layer.extent.world
+    away = np.asarray(block) - (low + high) / 2
+    cross = Crosshair(model, model)
+    model.dims.point = block
+    for plane in PLANES:
+        model.dims.order = PLANES[plane]
+        orientation = [str(axis) for axis in model.scene.camera.orientation]
+        rows, columns = model.dims.displayed
+        above = (away[rows] > 0) == (orientation[1] == "up")
+        left = (away[columns] > 0) == (orientation[2] == "left")
+        text = {
+            name.removeprefix(LETTER): overlay.text
+            for name, overlay in model.canvas.overlays.items()
+            if name.startswith(LETTER)
+        }
+        assert text["top_center" if above else "bottom_center"] == "SAL"[rows], plane
+        assert text["middle_left" if left else "middle_right"] == "SAL"[columns], plane
+        assert text["middle_left"] == ("A" if plane == "Sagittal" else "R")
+        assert_allclose(model.scene.overlays["addm_crosshair"].position, block, atol=SPACING)
+    cross.close()
+    letters.close()
+
+
+def test_there_are_48_orientations() -> None:
+    assert len(set(ORIENTATIONS)) == 48
+
+
+def test_letters_of_the_default_camera() -> None:
+    assert edge_letters((1, 2), ("towards", "down", "right"))["middle_left"] == "L"
+
+
+def test_3d_is_not_mirrored(viewer, views, qtbot) -> None:
+    """From the front: the patient's left on the right; superior up. And back to the same place."""
+    add(viewer, brain(), colormap="green")
+    views.show_plane("Coronal")
+    viewer.dims.point = CORNER[::-1]
+    views.show_3d()
+    qtbot.wait(100)
+    assert viewer.dims.ndisplay == 3
+    picture = viewer.screenshot(flash=False)[..., :3].astype(int)
+    at = green(picture).mean(axis=0) / picture.shape[:2]
+    assert at[0] < 0.5
+    assert at[1] > 0.5
+    views.toggle_3d()
+    assert viewer.dims.ndisplay == 2
+    assert_allclose(viewer.dims.point, CORNER[::-1], atol=SPACING)
+
+
+def test_slices_are_compared_in_2d_only(viewer, views, qtbot) -> None:
+    add_results(viewer, add(viewer, brain()))
+    for field in (views.side_by_side, views.swipe_check, views.three_planes):
+        views.show_3d()
+        field.setChecked(True)
+        assert viewer.dims.ndisplay == 2
+        assert field.isChecked()
+        viewer.dims.ndisplay = 3  # as napari's own button does
+        assert field.isChecked() == (field is views.three_planes)
+        field.setChecked(False)
+    assert views._docked.dock is None
+
+
+# --- three planes ---------------------------------------------------------------------------------
+
+
+def test_three_planes_are_one(viewer, views, qtbot) -> None:
+    scan = add(viewer, brain(), colormap="green")
+    _, anomaly, findings = add_results(viewer, scan)
+    views.show_plane("Axial")
+    qtbot.waitUntil(lambda: anomaly.colorbar.visible, timeout=5000)
+    camera = viewer.scene.camera
+    before = camera.center, camera.zoom, set(viewer.canvas.overlays), set(viewer.scene.overlays)
+    order = [layer.name for layer in viewer.layers]
+
+    views.three_planes.setChecked(True)
+    coronal, sagittal = views._docked.dock.canvases
+    qtbot.waitUntil(lambda: coronal.complete and sagittal.complete, timeout=20000)
+    qtbot.wait(250)
+    models = [coronal.model, sagittal.model]
+    assert [model.dims.order for model in models] == [PLANES["Coronal"], PLANES["Sagittal"]]
+    # the voxels are not copied
+    for model in models:
+        assert [layer.name for layer in model.layers] == order
+        assert model.layers["scan"].data is scan.data
+
+    # a linked cursor, both ways
+    def crosses() -> list[tuple[float, ...]]:
+        return [m.scene.overlays["addm_crosshair"].position for m in (viewer, *models)]
+
+    viewer.dims.point = CORNER[::-1]
+    assert models[0].dims.point[1] == CORNER[1]
+    assert models[1].dims.point[2] == CORNER[0]
+    assert_allclose(crosses(), [CORNER[::-1]] * 3)
+    models[0].dims.set_point(1, 10.0)
+    assert_allclose(viewer.dims.point, (42.0, 10.0, -42.0))
+    assert_allclose(crosses(), [(42.0, 10.0, -42.0)] * 3)
+
+    # a click on the block, wherever it is on the screen, goes there
+    viewer.dims.point = CORNER[::-1]
+    qtbot.wait(150)
+    row, column = green(pixels(coronal.qt_viewer)).mean(axis=0).round().astype(int)
+    viewer.dims.point = (0.0, CORNER[1], 0.0)
+    native = coronal.qt_viewer.canvas.native
+    QTest.mouseClick(native, Qt.MouseButton.LeftButton, pos=QPoint(int(column), int(row)))
+    qtbot.wait(50)
+    assert_allclose(viewer.dims.point, CORNER[::-1], atol=1.5 * SPACING)
+
+    # looks are linked
+    scan.colormap = "blue"
+    scan.contrast_limits = (0, 500)
+    scan.opacity = 0.5
+    findings.visible = False
+    anomaly.name = "score"
+    for model in models:
+        copy = model.layers["scan"]
+        assert copy.colormap.name == "blue"
+        assert tuple(copy.contrast_limits) == (0, 500)
+        assert copy.opacity == 0.5
+        assert not model.layers["findings"].visible
+        assert "score" in model.layers
+    scan.opacity = 1.0
+    findings.visible = True
+
+    # so is an update in place: nothing red yet, then all
+    qtbot.wait(100)
+    assert pixels(sagittal.qt_viewer)[..., 0].mean() < 30
+    anomaly.data[:] = 1
+    anomaly.refresh()
+    qtbot.wait(200)
+    for canvas in (coronal, sagittal):
+        picture = pixels(canvas.qt_viewer)
+        assert (picture[..., 0] > 200).mean() > 0.2
+
+    # layers that come, go and move
+    add(viewer, brain(), "second")
+    viewer.layers.move(viewer.layers.index("second"), 0)
+    for model in models:
+        assert [x.name for x in model.layers] == [x.name for x in viewer.layers]
+    viewer.layers.remove("second")
+    for model in models:
+        assert [x.name for x in model.layers] == [x.name for x in viewer.layers]
+
+    # another plane on the large canvas: the small ones show the others
+    views.show_plane("Sagittal")
+    assert [model.dims.order for model in models] == [PLANES["Axial"], PLANES["Coronal"]]
+    views.show_plane("Axial")
+
+    views.three_planes.setChecked(False)
+    qtbot.wait(250)
+    assert not get_linked_layers(scan, anomaly, findings)
+    assert_allclose(camera.center, before[0])
+    assert camera.zoom == pytest.approx(before[1])
+    assert set(viewer.canvas.overlays) == before[2]
+    assert set(viewer.scene.overlays) == before[3]
+    assert not [c for c in viewer.mouse_drag_callbacks if "napari_addm" in c.__module__]
+    window = views.window()
+    assert isinstance(window, QMainWindow)
+    names = [dock.windowTitle() for dock in window.findChildren(QDockWidget)]
+    assert texts.THREE_PLANES.label not in names
+    corner = Qt.Corner.BottomRightCorner
+    assert window.corner(corner) == Qt.DockWidgetArea.BottomDockWidgetArea
+    # and nothing follows any more
+    viewer.dims.point = (0, 0, 0)
+    scan.name = "renamed"
+
+
+def test_a_person_closes_the_planes(viewer, views, qtbot) -> None:
+    """With the dock's own cross, which takes the widget out of the dock."""
+    scan = add(viewer, brain())
+    views.three_planes.setChecked(True)
+    qtbot.wait(150)
+    dock = views._docked.dock.parentWidget()
+    dock.destroyOnClose()
+    qtbot.waitUntil(lambda: not views.three_planes.isChecked(), timeout=5000)
+    assert not get_linked_layers(scan)
+    assert "addm_crosshair" not in viewer.scene.overlays
+    views.three_planes.setChecked(True)
+    assert views._docked.dock is not None
+    views.three_planes.setChecked(False)
+
+
+# --- scan and reconstruction ----------------------------------------------------------------------
+
+
+def test_side_by_side(viewer, views, qtbot) -> None:
+    scan = add(viewer, brain())
+    assert not views.side_by_side.isEnabled()  # nothing to compare yet
+    rec, anomaly, _ = add_results(viewer, scan)
+    views.show_plane("Axial")
+    looks = shown(viewer)
+    views.side_by_side.setChecked(True)
+    (canvas,) = views._docked.dock.canvases
+    qtbot.waitUntil(lambda: canvas.complete, timeout=20000)
+    qtbot.wait(250)
+    assert shown(viewer) == looks
+    assert shown(canvas.model) == {**looks, "scan": False, "rec": True}
+    assert len(green(pixels(canvas.qt_viewer))) > 1000
+    # the zoom and the place are the same, both ways
+    viewer.scene.camera.zoom = 2.5
+    assert canvas.model.scene.camera.zoom == pytest.approx(2.5)
+    canvas.model.scene.camera.center = (0, 10, 12)
+    assert_allclose(viewer.scene.camera.center[-2:], (10, 12))
+    # a slice that a run writes into the hidden reconstruction is seen when its map is refreshed
+    viewer.reset_view()
+    rec.data[:] = 0
+    anomaly.refresh()
+    qtbot.wait(200)
+    assert len(green(pixels(canvas.qt_viewer))) == 0
+    # one at a time
+    views.three_planes.setChecked(True)
+    assert not views.side_by_side.isChecked()
+    assert len(views._docked.dock.canvases) == 2
+    views.three_planes.setChecked(False)
+    assert shown(viewer) == looks
+    qtbot.wait(100)  # canvases go with the next passes of the event loop
+
+
+def test_blink_leaves_visibility_as_it_was(viewer, views, qtbot, monkeypatch) -> None:
+    monkeypatch.setattr(blink, "BLINK_MS", 20)
+    views._blink._timer.setInterval(20)
+    scan = add(viewer, brain())
+    assert not views.blink_button.isEnabled()
+    rec, _, _ = add_results(viewer, scan)
+    assert views.blink_button.isEnabled()
+    before = shown(viewer)
+    seen = set()
+    rec.events.visible.connect(lambda event: seen.add((rec.visible, scan.visible)))
+    views.blink_button.setChecked(True)
+    assert (rec.visible, scan.visible) == (True, False)
+    qtbot.waitUntil(lambda: len(seen) >= 2, timeout=5000)
+    views.blink_button.setChecked(False)
+    assert shown(viewer) == before
+    qtbot.wait(100)
+    assert shown(viewer) == before  # no late turn
+    # a layer that goes while it blinks
+    views.blink_button.setChecked(True)
+    viewer.layers.remove("rec")
+    assert scan.visible
+    assert not views.blink_button.isChecked()
+    assert not views.blink_button.isEnabled()
+    assert blink.TITLE not in viewer.canvas.overlays
+
+
+def test_swipe_has_the_scan_on_the_left(viewer, views, qtbot) -> None:
+    volume = brain()
+    scan = add(viewer, volume, colormap="blue")
+    scan.contrast_limits = (0, 60)
+    rec, anomaly, _ = add_results(viewer, scan)
+    names = [layer.name for layer in viewer.layers]
+    looks = shown(viewer)
+    for plane in PLANES:
+        views.show_plane(plane)
+        views.swipe_border.setValue(30)
+        views.swipe_check.setChecked(True)
+        qtbot.wait(60)
+        picture = viewer.screenshot(flash=False)[..., :3].astype(int)
+        blue = np.argwhere((picture[..., 2] > 200) & (picture[..., 1] < 60))
+        right, left = green(picture)[:, 1], blue[:, 1]
+        assert np.percentile(left, 98) <= np.percentile(right, 2), plane
+        assert len(left) / (len(left) + len(right)) == pytest.approx(0.3, abs=0.06), plane
+        views.swipe_border.setValue(0)
+        qtbot.wait(60)
+        assert len(green(viewer.screenshot(flash=False)[..., :3].astype(int))) > 1.2 * len(right)
+        views.swipe_border.setValue(100)
+        assert not viewer.layers["scan swipe"].visible
+        views.swipe_check.setChecked(False)
+        assert [layer.name for layer in viewer.layers] == names
+        assert shown(viewer) == looks
+    # an update in place, and the end of the reconstruction
+    views.swipe_border.setValue(50)
+    views.swipe_check.setChecked(True)
+    rec.data[:] = 0
+    anomaly.refresh()
+    qtbot.wait(60)
+    assert len(green(viewer.screenshot(flash=False)[..., :3].astype(int))) == 0
+    viewer.layers.remove("rec")
+    assert not views.swipe_check.isChecked()
+    assert "scan swipe" not in viewer.layers
+
+
+def test_the_bar_says_what_it_shows(alone, qtbot) -> None:
+    model = alone._viewer
+    scan = add(model, brain())
+    _, anomaly, _ = add_results(model, scan)
+    drawn: list[tuple[str, bool]] = []
+
+    def note(event: object = None) -> None:
+        label = model.canvas.overlays["addm_bar_label"]
+        drawn.append((label.text, label.color is not None and label.color[-1] == 0.0))
+
+    def came(event: object) -> None:
+        model.canvas.overlays["addm_bar_label"].events.text.connect(note)
+
+    model.canvas.overlays.events.added.connect(came)
+    qtbot.waitUntil(lambda: anomaly.colorbar.visible and anomaly.colorbar.box, timeout=5000)
+    label = model.canvas.overlays["addm_bar_label"]
+    # each letter is drawn once where nobody sees it, and a few at a time
+    assert label.color is None
+    assert label.box
+    assert all(unseen for _, unseen in drawn[:-1])
+    letters = "".join(words for words, _ in drawn[:-1])
+    assert set(letters) >= set("anomaly score0123456789.")
+    assert max(len(words) for words, _ in drawn[:-1]) <= 4
+    assert label.text == "anomaly score"
+    alone.set_threshold(0.4321)
+    qtbot.waitUntil(lambda: label.text == "anomaly score\nthreshold 0.432", timeout=5000)
+    alone.toggle_maps()
+    assert not label.visible
+    anomaly.visible = True
+    assert label.visible
+    alone.bar_check.setChecked(False)
+    qtbot.waitUntil(lambda: not anomaly.colorbar.visible, timeout=5000)
+    assert "addm_bar_label" not in model.canvas.overlays
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def test_no_key_is_napari_s_own() -> None:
+    own = {key for keys in default_shortcuts.values() for key in keys}
+    ours = [coerce_keybinding(shortcut.key) for shortcut in texts.SHORTCUTS]
+    assert len(set(ours)) == len(ours)
+    assert not own & set(ours)
+    assert not set(ViewerModel.class_keymap) & set(ours)
+
+
+def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
+    """Pressed on the canvas, one by one."""
+    scan = add(viewer, brain())
+    rec, anomaly, findings = add_results(viewer, scan)
+    native = views.window().findChild(type(views.window().centralWidget())).findChildren(object)
+    canvas = next(w for w in native if type(w).__name__.startswith("CanvasBackend"))
+    pressed = {s.action: s.key for s in texts.SHORTCUTS}
+
+    def press(action: str, how=QTest.keyClick) -> None:
+        shift, _, letter = pressed[action].rpartition("-")
+        modifier = Qt.KeyboardModifier
+        how(
+            canvas,
+            getattr(Qt.Key, f"Key_{letter}"),
+            modifier.ShiftModifier if shift else modifier.NoModifier,
+        )
+        qtbot.wait(20)
+
+    views.show_plane("Axial")
+    press("next plane")
+    assert tuple(viewer.dims.order) == PLANES["Coronal"]
+    press("3d")
+    assert viewer.dims.ndisplay == 3
+    press("3d")
+    assert viewer.dims.ndisplay == 2
+    press("hold", QTest.keyPress)
+    assert (scan.visible, rec.visible) == (False, True)
+    press("hold", QTest.keyRelease)
+    assert (scan.visible, rec.visible) == (True, False)
+    press("blink")
+    assert views.blink_button.isChecked()
+    press("blink")
+    assert not views.blink_button.isChecked()
+    press("swipe")
+    assert "scan swipe" in viewer.layers
+    press("swipe")
+    assert "scan swipe" not in viewer.layers
+    press("maps")
+    assert not anomaly.visible
+    assert not findings.visible
+    findings_only = shown(viewer)
+    assert findings_only["scan"]
+    press("maps")
+    assert anomaly.visible
+    assert findings.visible
+    press("next finding")  # without a result: nothing happens
+    press("previous finding")
+    press("three planes")
+    assert views.three_planes.isChecked()
+    press("side by side")
+    assert views.side_by_side.isChecked()
+    press("side by side")
+    assert views._docked.dock is None
+    assert {s.action for s in texts.SHORTCUTS} == {
+        "next plane",
+        "3d",
+        "hold",
+        "blink",
+        "swipe",
+        "maps",
+        "next finding",
+        "previous finding",
+        "three planes",
+        "side by side",
+    }
+
+
+def test_a_taken_key_stays_with_its_owner(qtbot) -> None:
+    model = ViewerModel()
+    theirs = model.bind_key("K", lambda viewer: None)
+    section = Views(model, start_job)
+    qtbot.addWidget(section)
+    assert model.keymap[coerce_keybinding("K")] is not section._pressed["K"]
+    assert "K" not in section._keys
+    assert theirs is None
+    assert model.keymap[coerce_keybinding("J")] is section._pressed["J"]
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def test_closing_the_section_gives_the_viewer_back(viewer, qtbot) -> None:
+    scan = add(viewer, brain())
+    rec, anomaly, _ = add_results(viewer, scan)
+    before = (
+        set(viewer.canvas.overlays),
+        dict(viewer.keymap),
+        viewer.canvas.overlay_tiling.top_right,
+        shown(viewer),
+    )
+    section = Views(viewer, start_job)
+    dock = viewer.window.add_dock_widget(section, name="views")
+    section.three_planes.setChecked(True)
+    section.blink_button.setChecked(True)
+    qtbot.wait(50)
+    viewer.window.remove_dock_widget(dock)
+    section.deleteLater()
+    del section
+    qtbot.waitUntil(lambda: shown(viewer) == before[3], timeout=5000)
+    qtbot.wait(500)
+    assert shown(viewer) == before[3]
+    assert set(viewer.canvas.overlays) == before[0]
+    assert dict(viewer.keymap) == before[1]
+    assert viewer.canvas.overlay_tiling.top_right == before[2]
+    assert not anomaly.colorbar.visible
+    assert not get_linked_layers(scan, rec, anomaly)
+
+
+def test_closing_the_viewer_mid_blink_is_harmless(viewer, views, qtbot) -> None:
+    """And amid a further canvas that comes about. The fixture looks for what is left of them."""
+    scan = add(viewer, brain())
+    add_results(viewer, scan)
+    views.side_by_side.setChecked(True)
+    (canvas,) = views._docked.dock.canvases
+    views.blink_button.setChecked(True)
+    qtbot.waitUntil(lambda: canvas.qt_viewer is not None, timeout=20000)
+    assert views._blink.running
+    assert not canvas.complete
+    viewer.close()
+    qtbot.wait(50)  # what Qt was told to delete later
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot, monkeypatch) -> None:
+    """Through the whole panel: run, then a figure of the slice that is shown, and a montage."""
+    model = ViewerModel()
+    panel = DetectWidget(model)
+    qtbot.addWidget(panel)
+    views = panel.views
+    views.export(tmp_path / "early.png")
+    assert views.note.text() == texts.NO_FIGURE
+    affine = np.array([[-6.0, 0, 0, 80], [0, 6.0, 0, -95], [0, 0, 6.0, -70], [0, 0, 0, 1]])
+    add(model, make_brain(affine, (27, 32, 24)), "Doe John")
+    panel.checkpoint_chooser.choose(tiny_checkpoint)
+    panel.device.setCurrentText("cpu")
+    panel.threshold.setValue(0.01)
+    panel.run()
+    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
+    assert panel.error.text() == ""
+    overlays = model.canvas.overlays
+    qtbot.waitUntil(lambda: "addm_bar_label" in overlays)  # it comes after the layers
+    qtbot.waitUntil(lambda: overlays["addm_bar_label"].text.endswith("threshold 0.01"))
+
+    # next and previous finding: selected in the table, so that a decision is on the one in sight
+    table = panel.findings.table
+    panel.minimum.setValue(0.0)
+    panel.threshold.setValue(float(np.quantile(panel.outcome.detection.anomaly.data, 0.98)))
+    qtbot.waitUntil(lambda: table.model.rowCount() > 1, timeout=5000)
+    rows = [table.model.finding(row).id for row in range(table.model.rowCount())]
+    for key, id in (("N", rows[0]), ("N", rows[1]), ("Shift-N", rows[0]), ("Shift-N", rows[-1])):
+        model.dims.point = (0.0, 0.0, 0.0)
+        model.keymap[coerce_keybinding(key)](model)
+        assert table.selected == id
+        layer = panel.outcome.layers.layer("labels")
+        at = tuple(round(float(n)) for n in layer.world_to_data(model.dims.point))
+        assert layer.data[at] == id
+
+    views.show_plane("Coronal")
+    model.dims.point = (0.0, -20.0, 0.0)
+    sizes = []
+    for choice in range(2):
+        views.figure_scope.setCurrentIndex(choice)
+        path = tmp_path / f"{choice}.png"
+        views.export(path)
+        until = time.monotonic() + 60
+        while not views.note.text().startswith("Saved") and time.monotonic() < until:
+            qtbot.wait(50)
+        assert views.note.text() == f"Saved as {choice}.png"
+        with Picture.open(path) as picture:
+            sizes.append(picture.size)
+            assert "Doe" not in str(picture.info)
+        views.note.setText("")
+    assert sizes[1][0] > sizes[0][0]
+    plane, index = views._slice_shown(panel.outcome)
+    assert plane == "Coronal"
+    assert index == round((-20 + 95) / 6)
+    # what is there is replaced only if the person agrees, whatever is put after the name
+    taken = tmp_path / "patient.v2.png"
+    taken.write_bytes(b"mine")
+    (tmp_path / "patient.png").write_bytes(b"other")
+    monkeypatch.setattr(
+        QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "patient.v2"), "")
+    )
+    asked: list[str] = []
+
+    def no(parent, title, words):
+        asked.append(words)
+        return QMessageBox.StandardButton.No
+
+    monkeypatch.setattr(QMessageBox, "question", no)
+    views.figure_button.click()
+    assert taken.read_bytes() == b"mine"
+    assert len(asked) == 1
+    assert "patient.v2.png" in asked[0]
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Yes)
+    views.figure_button.click()
+    qtbot.waitUntil(lambda: views.note.text() == "Saved as patient.v2.png", timeout=60_000)
+    assert taken.stat().st_size > 1000
+    assert (tmp_path / "patient.png").read_bytes() == b"other"
+    taken.unlink()
+    (tmp_path / "patient.png").unlink()
+    # a folder that is not there: said in the panel, and no half file
+    views.export(tmp_path / "not" / "there.png")
+    qtbot.waitUntil(lambda: panel.error.text() != "", timeout=60_000)
+    assert "there.png" in panel.error.text()
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == ["0.png", "1.png"]

@@ -1,0 +1,295 @@
+"""The network run by OpenVINO: the same maps, a whole cache or none, words for the rest."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from typer.testing import CliRunner
+
+from napari_addm.checkpoint.specification import (
+    DEMO_CHECKPOINT,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from napari_addm.cli import app as cli
+from napari_addm.detection import pipeline as detection
+from napari_addm.detection.pipeline import DetectionSettings, free_memory, resolve, run
+from napari_addm.errors import AddmError, MissingExtraError
+from napari_addm.io.images import write_volume
+from napari_addm.io.volume import Volume
+
+openvino = pytest.importorskip("openvino")
+from napari_addm.detection import openvino_network as module  # noqa: E402
+
+AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
+SHAPE = (33, 39, 29)
+FLOAT32 = DetectionSettings(device="openvino", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def scan(make_brain: Callable[..., Volume]) -> Volume:
+    return make_brain(AFFINE, SHAPE)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
+    return load_checkpoint(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Path:
+    """A cache that holds the tiny network."""
+    folder = tmp_path_factory.mktemp("converted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "user_cache_path", lambda *_, **__: folder)
+        module.openvino_network(checkpoint, 1, "float32")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, converted: Path) -> Iterator[Path]:
+    """Every test has its own copy of it, and no engine of another test."""
+    folder = tmp_path / "cache"
+    shutil.copytree(converted, folder)
+    monkeypatch.setattr(module, "user_cache_path", lambda *_, **__: folder)
+    free_memory()
+    yield folder / "openvino"
+    free_memory()
+
+
+def never(*_: Any, **__: Any) -> None:
+    raise AssertionError("the network was converted again")
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++"])
+def test_the_maps_are_torchs(scan: Volume, checkpoint: Checkpoint, sampler: Any) -> None:
+    settings = replace(FLOAT32, sampler=sampler, steps=4)
+    ours = run(scan, checkpoint, settings)
+    torchs = run(scan, checkpoint, replace(settings, device="cpu"))
+    assert (ours.device, ours.precision) == ("openvino", "float32")
+    assert torchs.anomaly.data.max() > 0.05
+    assert_allclose(ours.anomaly.data, torchs.anomaly.data, atol=1e-4)
+    again = run(scan, checkpoint, settings)
+    np.testing.assert_array_equal(again.anomaly.data, ours.anomaly.data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-3), ("auto", 0.03)])
+def test_the_demo_case_comes_out_as_on_torch(precision: str, bound: float) -> None:
+    from napari_addm.cli.app import SAMPLE_DATA
+    from napari_addm.io.images import read_volume
+
+    demo = read_volume(SAMPLE_DATA / "demo_T1w.nii.gz")
+    checkpoint = load_checkpoint(DEMO_CHECKPOINT)
+    settings = DetectionSettings(slices=tuple(range(70, 76)), precision=precision, draws=1)
+    ours = run(demo, checkpoint, replace(settings, device="openvino"))
+    torchs = run(demo, checkpoint, replace(settings, device="cpu"))
+    assert ours.precision == torchs.precision
+    assert torchs.anomaly.data.max() > 0.1
+    assert_allclose(ours.anomaly.data, torchs.anomaly.data, atol=bound)
+
+
+def test_calls_side_by_side_give_what_each_gives_alone(checkpoint: Checkpoint) -> None:
+    height, width = checkpoint.specification.preparation.size
+    network = module.openvino_network(checkpoint, 2, "float32", beside=2)
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(24, 2, 1, height, width, generator=generator)
+    levels = torch.tensor([3, 7])
+    alone = [network(image, levels) for image in images]
+    both = Barrier(2)
+
+    def half(first: int) -> list[torch.Tensor]:
+        both.wait(60)
+        return [network(image, levels) for image in images[first::2]]
+
+    with ThreadPoolExecutor(2) as pool:
+        even, odd = pool.map(half, (0, 1))
+    for expected, got in zip(alone[0::2] + alone[1::2], even + odd, strict=True):
+        assert torch.equal(got, expected)
+    assert not torch.equal(alone[0], alone[1])
+
+
+FIRST_CALLS = """
+import sys
+import threading
+
+import torch
+
+from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.detection.openvino_network import openvino_network
+
+network = openvino_network(load_checkpoint(sys.argv[1]), 1, "float32", beside=2)
+images = torch.zeros(1, 1, *map(int, sys.argv[2:])), torch.ones(1, dtype=torch.int64)
+together = threading.Barrier(2)
+
+
+def call():
+    together.wait()
+    return network(*images)
+
+
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=call) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_calls_of_a_process_may_come_at_once(
+    tiny_checkpoint: Path, checkpoint: Checkpoint
+) -> None:
+    """OpenVINO sets its side of numpy up then, in which two threads could stop each other."""
+    size = map(str, checkpoint.specification.preparation.size)
+    command = [sys.executable, "-c", FIRST_CALLS, str(tiny_checkpoint), *size]
+    subprocess.run(command, check=True, timeout=120)
+
+
+def test_any_number_of_slices_at_once(scan: Volume, checkpoint: Checkpoint) -> None:
+    maps = [
+        run(scan, checkpoint, replace(FLOAT32, batch_size=size)).anomaly.data for size in (1, 7)
+    ]
+    assert_allclose(maps[0], maps[1], atol=1e-4)
+
+
+def test_a_network_is_converted_once(
+    scan: Volume, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "convert_model", never)
+    assert run(scan, checkpoint, FLOAT32).done.all()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("network.bin", "flipped"), ("network.xml", "cut"), ("sha256", "flipped"), ("sha256", "gone")],
+)
+def test_a_damaged_cache_is_made_anew(
+    scan: Volume, checkpoint: Checkpoint, cache: Path, name: str, damage: str
+) -> None:
+    (folder,) = cache.iterdir()
+    sound = (folder / name).read_bytes()
+    if damage == "gone":
+        (folder / name).unlink()
+    else:
+        half = len(sound) // 2
+        flipped = sound[:half] + bytes([sound[half] ^ 1]) + sound[half + 1 :]
+        (folder / name).write_bytes(flipped if damage == "flipped" else sound[:half])
+    found = run(scan, checkpoint, FLOAT32)
+    torchs = run(scan, checkpoint, replace(FLOAT32, device="cpu"))
+    assert_allclose(found.anomaly.data, torchs.anomaly.data, atol=1e-4)
+    (made,) = cache.iterdir()
+    assert made == folder
+    assert (made / "sha256").read_text() == module._digest(made)
+
+
+def test_what_was_used_longest_ago_makes_room(
+    scan: Volume, checkpoint: Checkpoint, cache: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (first,) = cache.iterdir()
+    renamed = checkpoint.specification.model_copy(update={"name": "another"})
+    path = save_checkpoint(tmp_path / "other.safetensors", renamed, checkpoint.weights)
+    other = load_checkpoint(path)
+    assert other.sha256 != checkpoint.sha256
+    run(scan, other, FLOAT32)
+    assert len(list(cache.iterdir())) == 2  # both have room
+    shutil.rmtree(next(each for each in cache.iterdir() if each != first))
+    monkeypatch.setattr(module, "LIMIT_BYTES", module._bytes(first) + 1)
+    free_memory()
+    run(scan, other, FLOAT32)
+    (left,) = cache.iterdir()
+    assert left != first
+
+
+def test_it_does_without_a_cache(
+    scan: Volume, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(module, "user_cache_path", lambda *_, **__: tmp_path / "file")
+    assert run(scan, checkpoint, FLOAT32).done.all()
+
+
+def test_what_it_cannot_do_is_said(
+    scan: Volume, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capable = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "FP16" not in capable:
+        with pytest.raises(AddmError, match=r"does not compute in float16 on this processor"):
+            run(scan, checkpoint, replace(FLOAT32, precision="float16"))
+    network = checkpoint.specification.network
+    other = checkpoint.specification.model_copy(
+        update={"network": network.model_copy(update={"kind": "autoencoder"})}
+    )
+    with pytest.raises(AddmError, match="does not run on OpenVINO; choose another device"):
+        resolve(FLOAT32, other)
+    monkeypatch.setattr(detection, "has_openvino", lambda: False)
+    with pytest.raises(MissingExtraError, match=r"pip install napari-addm\[openvino\]"):
+        run(scan, checkpoint, FLOAT32)
+    assert "openvino" not in detection.usable_devices()
+
+
+def test_the_panel_offers_it_where_it_is_installed(
+    qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_addm.widgets import model_settings as settings
+
+    for there in (True, False):
+        monkeypatch.setattr(settings, "has_openvino", lambda there=there: there)
+        model = settings.ModelSettings()
+        qtbot.addWidget(model)
+        assert (model.device.findText("openvino") >= 0) == there
+
+
+def test_the_record_names_it_and_verify_repeats_it(
+    scan: Volume, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = write_volume(tmp_path / "head.nii.gz", scan)
+    command = ("detect", path, "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint)
+    done = CliRunner().invoke(
+        cli.app, [*map(str, command), "--device", "openvino", "--json"], prog_name="napari-addm"
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["device"] == "openvino"
+    record = tmp_path / "out" / "head_record.json"
+    found = json.loads(record.read_text())
+    assert found["device"] == "openvino"
+    assert found["versions"]["openvino"]
+    again = CliRunner().invoke(
+        cli.app, ["verify", str(record), "--model", str(tiny_checkpoint), "--json"]
+    )
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout)["verdict"] == "identical"
+
+
+def test_nothing_is_told_to_its_maker(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """OpenVINO's telemetry would send an event at its import; this is a clean process."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from napari_addm import openvino_network as module\n"
+        "from napari_addm.checkpoint.specification import load_checkpoint\n"
+        "module.user_cache_path = lambda *_, **__: Path(sys.argv[2])\n"
+        "module.openvino_network(load_checkpoint(Path(sys.argv[1])), 2, 'float32')\n"
+        "print(sorted(n for n, m in sys.modules.items() if m and n.startswith('openvino_tele')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tiny_checkpoint, tmp_path / "fresh"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,259 @@
+"""Cases, calibration and the benchmark, on small brains and really trained, tiny models."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_addm.benchmark import run as module
+from napari_addm.benchmark.run import Benchmark, BenchmarkSettings, write_results
+from napari_addm.checkpoint.specification import load_checkpoint, save_checkpoint
+from napari_addm.errors import AddmError, InputError
+from napari_addm.training.calibration import calibrate
+from napari_addm.training.labelled_scans import find_cases, read_split
+
+pytest.importorskip("lightning", reason="training needs Lightning, the extra train")
+pytest.importorskip("matplotlib", reason="the page needs matplotlib, the extra benchmark")
+
+AFFINE = np.diag([3.0, 3.0, 4.0, 1.0])
+AFFINE[:3, 3] = [-80, -95, -70]
+PLACES = ((25.0, -20.0, 15.0, 16.0), (-30.0, 20.0, 10.0, 14.0), (20.0, 30.0, -5.0, 18.0))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, make_brain) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+
+    def save(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(voxels, affine), path)
+
+    for n in range(5):
+        affine = AFFINE @ np.diag([1 + 0.01 * n, 1, 1, 1])
+        brain = make_brain(affine, (54, 64, 36))
+        save(folder / "healthy" / f"sub-{n}_T1w.nii.gz", brain.to_native(), brain.source.affine)
+    for n, place in enumerate(PLACES):
+        brain = make_brain(AFFINE, (54, 64, 36), (place,))
+        plain = make_brain(AFFINE, (54, 64, 36))
+        lesion = (brain.to_native() != plain.to_native()).astype(np.uint8)
+        save(folder / "tumour" / f"case-{n}" / "t1.nii.gz", brain.to_native(), AFFINE)
+        save(folder / "tumour" / f"case-{n}" / "mask.nii.gz", lesion, AFFINE)
+    split = {
+        "healthy": {
+            "train": ["sub-0", "sub-1"],
+            "validation": ["sub-2"],
+            "calibration": ["sub-3", "sub-4"],
+        },
+        "tumour": {"validation": ["case-0", "case-1"], "test": ["case-2"]},
+    }
+    (folder / "split.json").write_text(json.dumps(split))
+    return folder
+
+
+# --- cases ----------------------------------------------------------------------------------
+
+
+def test_cases_are_grouped_as_the_split_says(data):
+    cases = find_cases(data, read_split(data / "split.json"))
+    groups = Counter(case.group for case in cases)
+    assert groups == {"healthy/calibration": 2, "tumour/validation": 2, "tumour/test": 1}
+    test = next(case for case in cases if case.group == "tumour/test")
+    assert test.name == "case-2"
+    assert test.lesion.any()
+    assert test.brain[test.lesion].all()
+    healthy = next(case for case in cases if case.truth is None)
+    assert not healthy.lesion.any()
+
+
+def test_what_cannot_be_measured_is_said_in_words(data, tmp_path):
+    split = read_split(data / "split.json")
+    with pytest.raises(InputError, match="no labelled validation cases"):
+        find_cases(data, {**split, "tumour": {"test": ["case-2"]}})
+    with pytest.raises(InputError, match=r"no scan of sub-99; mend split\.json"):
+        find_cases(data, {**split, "healthy": {"calibration": ["sub-99"]}})
+    with pytest.raises(InputError, match="cannot be used as a split file"):
+        read_split(tmp_path / "split.json")
+
+
+# --- calibration ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def calibrated(data, tiny_checkpoint):
+    cases = find_cases(data, read_split(data / "split.json"))
+    return calibrate(load_checkpoint(tiny_checkpoint), cases, {"steps": 1, "draws": 2})
+
+
+def test_calibration_promises_what_it_then_finds(data, calibrated, tiny_checkpoint, tmp_path):
+    from napari_addm.detection.pipeline import run
+    from napari_addm.detection.preparation import prepare
+    from napari_addm.detection.quality import check_quality
+    from napari_addm.findings.findings import label_anomalies
+
+    rule = calibrated.preparation
+    detection = calibrated.detection
+    assert (detection.steps, detection.draws) == (1, 2)
+    assert "2 labelled cases (tumour/validation)" in detection.threshold_source
+    alarms = detection.false_alarms
+    assert alarms is not None
+    assert alarms.subjects == 2
+
+    # the header carries it, and a scan of the calibration set has what the curve says
+    path = save_checkpoint(
+        tmp_path / "calibrated.safetensors", calibrated, load_checkpoint(tiny_checkpoint).weights
+    )
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.specification.detection.false_alarms == alarms
+    middle = alarms.thresholds[len(alarms.thresholds) // 2]
+    found = []
+    for case in find_cases(data, read_split(data / "split.json")):
+        if case.group == "healthy/calibration":
+            result = run(case.volume, checkpoint, brain_mask=case.brain)
+            labels = label_anomalies(
+                result.anomaly.data,
+                middle,
+                spacing=case.volume.spacing,
+                minimum_ml=detection.minimum_ml,
+                mask=case.brain,
+            )
+            quality = check_quality(prepare(case.volume, rule, case.brain), calibrated, result)
+            assert quality.unchecked == ()
+            assert "reconstruction" not in {flag.key for flag in quality.flags}
+            found.append((labels > 0).sum() * case.volume.voxel_ml)
+    assert np.mean(found) == pytest.approx(alarms.expected_ml(middle), rel=0.02, abs=0.01)
+
+
+def test_test_cases_are_not_looked_at(data, calibrated, tiny_checkpoint, monkeypatch):
+    cases = find_cases(data, read_split(data / "split.json"))
+    without = [case for case in cases if case.group != "tumour/test"]
+    again = calibrate(load_checkpoint(tiny_checkpoint), without, {"steps": 1, "draws": 2})
+    assert again == calibrated
+    with pytest.raises(InputError, match="Calibration needs"):
+        calibrate(load_checkpoint(tiny_checkpoint), without[:2], {})
+
+
+# --- the benchmark --------------------------------------------------------------------------
+
+SETTINGS = BenchmarkSettings(
+    systems=("intensity", "spatial_ae"), iterations=2, draws=1, anoddpm_steps=2, device="cpu"
+)
+QUIET = {"accelerator": "cpu", "precision": "32", "enable_progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def finished(data, tiny_checkpoint, tmp_path_factory):
+    output = tmp_path_factory.mktemp("results")
+    settings = replace(
+        SETTINGS,
+        checkpoints=(tiny_checkpoint,),
+        curve_systems=(f"checkpoint-{tiny_checkpoint.stem}",),
+        curve_steps=(1, 2),
+        curve_levels=(0.1,),
+    )
+    run = Benchmark(data, output, settings)
+    run.train_missing(**QUIET)
+    results = run.results("napari-addm benchmark")
+    return output, settings, results, write_results(results, output)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_system_is_measured_on_every_case(finished):
+    output, _, results, paths = finished
+    titles = {"Intensity, no model", "AE (spatial)", "tiny"}
+    assert {m["title"] for m in results["methods"]} == titles
+    strict = [r for r in results["cases"] if r["protocol"] == "strict"]
+    per_case = Counter((r["method"], r["case"]) for r in strict)
+    assert {m for m, _ in per_case} == titles
+    assert {c for _, c in per_case} == {"case-0", "case-1", "case-2"}
+    for row in strict:
+        assert 0 < row["prevalence"] < 0.2
+        assert 0 <= row["auroc"] <= 1
+    anoddpm = {r["method"] for r in results["cases"] if r["protocol"] == "anoddpm"}
+    assert anoddpm == titles - {"Intensity, no model"}
+    assert {c["kind"] for c in results["curves"]} == {"steps", "level"}
+    assert {h["method"] for h in results["healthy"]} == titles
+    assert all(h["false_positive_ml"] >= 0 for h in results["healthy"])
+    for row in results["pictures"]:
+        for column in row["columns"]:
+            assert (output / column["path"]).is_file()
+    assert [p.name for p in paths] == ["report.html", "results.csv", "results.json"]
+    page = paths[0].read_text()
+    assert all(title in page for title in titles)
+    assert json.loads(paths[2].read_text())["data"]["groups"]["tumour/test"] == 1
+
+
+def test_the_threshold_comes_from_validation_alone(finished):
+    _, _, results, _ = finished
+    thresholds: dict[tuple, set] = {}
+    for row in [*results["cases"], *results["healthy"]]:
+        if "threshold" in row:
+            thresholds.setdefault((row["method"], row["score"]), set()).add(row["threshold"])
+    assert thresholds
+    assert all(len(found) == 1 for found in thresholds.values())
+
+
+def test_means_are_those_of_the_cases_under_the_chosen_score(finished):
+    _, _, results, _ = finished
+    for row in results["summary"]:
+        if (row["protocol"], row["group"], row["metric"]) != (
+            "strict",
+            "tumour/validation",
+            "dice",
+        ):
+            continue
+        values = [
+            c["dice"]
+            for c in results["cases"]
+            if (c["protocol"], c["group"], c["method"]) == ("strict", row["group"], row["method"])
+            and c["score"] == results["chosen_scores"][row["method"]]
+        ]
+        assert len(values) == row["n"] == 2
+        assert row["mean"] == pytest.approx(np.mean(values))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_again_nothing_is_computed_and_nothing_changes(data, finished, monkeypatch):
+    output, settings, results, _ = finished
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("this was there already")
+
+    monkeypatch.setattr(module, "run", forbidden)
+    monkeypatch.setattr(module, "strict_case", forbidden)
+    monkeypatch.setattr(Benchmark, "_train", forbidden)
+    again = Benchmark(data, output, settings)
+    again.train_missing()
+    repeated = again.results("napari-addm benchmark")
+    assert {**repeated, "created": ""} == {**results, "created": ""}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_another_seed_is_another_training_and_the_same_seed_the_same(data, tmp_path):
+    settings = replace(SETTINGS, systems=("spatial_ae",), seeds=(0, 1))
+    hashes = []
+    for folder in ("first", "second"):
+        run = Benchmark(data, tmp_path / folder, settings)
+        run.train_missing(**QUIET)
+        system = run.systems[0]
+        hashes.append(
+            [
+                load_checkpoint(run.model_path(system, s)).specification.weights_sha256
+                for s in (0, 1)
+            ]
+        )
+    assert hashes[0] == hashes[1]
+    assert hashes[0][0] != hashes[0][1]
+
+
+def test_what_is_missing_is_said_in_words(data, tmp_path):
+    with pytest.raises(AddmError, match="no system gan"):
+        Benchmark(data, tmp_path, replace(SETTINGS, systems=("gan",)))
+    run = Benchmark(data, tmp_path, replace(SETTINGS, iterations=None))
+    with pytest.raises(AddmError, match="--minutes or --iterations"):
+        run.train_missing()
+    with pytest.raises(AddmError, match="not trained yet"):
+        run.results()

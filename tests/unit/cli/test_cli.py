@@ -1,0 +1,538 @@
+"""The command line: its contract, its exit codes, and one line for every fault."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_addm.checkpoint import specification as checkpoint
+from napari_addm.cli import app as cli
+from napari_addm.detection import pipeline as detection
+from napari_addm.detection import session
+from napari_addm.io.images import write_volume
+from napari_addm.io.volume import volume_from_native
+from napari_addm.training import train as training
+
+LESION = (25.0, 0.0, 5.0, 14.0)
+# Native axes, voxel sizes and a rotation: as scanners store them, and one oblique thick-slice scan.
+GRIDS = {
+    "RAS": (np.diag([4.0, 4.0, 5.0]), (42, 50, 30)),
+    "LPS": (np.diag([-4.0, -4.0, 5.0]), (42, 50, 30)),
+    "PIR": (np.array([[0, 0, 4.0], [-4.0, 0, 0], [0, -5.0, 0]]), (50, 30, 42)),
+    "oblique": (
+        nib.eulerangles.euler2mat(0.1, 0.2, -0.15) @ np.diag([-3.5, 4.5, 6.0]),
+        (54, 52, 32),
+    ),
+}
+
+
+def grid(name: str) -> tuple[np.ndarray, tuple[int, int, int]]:
+    linear, shape = GRIDS[name]
+    return nib.affines.from_matvec(linear, -linear @ ((np.array(shape) - 1) / 2)), shape
+
+
+def addm(*arguments: object) -> Any:
+    """Run the command line in this process."""
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments], prog_name="napari-addm")
+
+
+def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
+    """A folder with NAME.nii.gz and NAME_truth.nii.gz for every grid."""
+    folder = tmp_path_factory.mktemp("scans")
+    for name in GRIDS:
+        affine, shape = grid(name)
+        write_volume(folder / f"{name}.nii.gz", make_brain(affine, shape, (LESION,)))
+        index = np.indices(shape).reshape(3, -1)
+        place = affine[:3, :3] @ index + affine[:3, 3:]
+        inside = np.linalg.norm(place.T - LESION[:3], axis=1) < LESION[3]
+        truth = volume_from_native(inside.reshape(shape).astype(np.uint8), affine)
+        write_volume(folder / f"{name}_truth.nii.gz", truth)
+    return folder
+
+
+# --- the frame ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["--help"], ["detect", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    """Numpy alone would take longer than the help text."""
+    heavy = ("torch", "monai", "lightning", "napari", "numpy")
+    done = run_python(
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print([n for n in {heavy} if n in sys.modules], "
+        "file=sys.stderr))\n"
+        "from napari_addm.cli.app import main\nmain()",
+        *command,
+    )
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    assert done.stderr.strip() == "[]"
+
+
+def test_module_and_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_addm", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"napari-addm {cli.__version__}\n"
+
+
+def test_choices_are_those_of_the_modules() -> None:
+    """They stand twice, because the modules are slow to import."""
+    assert get_args(cli.SamplerChoice) == get_args(checkpoint.SamplerKind)
+    assert get_args(cli.ScoreChoice) == get_args(checkpoint.ScoreKind)
+    assert get_args(cli.DeviceChoice) == detection.DEVICES
+    assert get_args(cli.PrecisionChoice) == detection.PRECISIONS
+    assert set(get_args(cli.PresetChoice)) == set(training.get_method("addm").presets(1000))
+    assert get_args(cli.MethodChoice) == get_args(checkpoint.Method)
+    assert set(get_args(cli.NoiseChoice)) == set(
+        get_args(checkpoint.DiffusionSpecification.model_fields["noise"].annotation)
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["detect"], ["detect", "a.nii.gz"], ["detect", "a", "-o", "b", "--sampler", "x"], ["nothing"]],
+)
+def test_usage_errors(arguments: list[str]) -> None:
+    assert addm(*arguments).exit_code == 2
+
+
+# --- detect ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_contract(tmp_path: Path, scans: Path, tiny_checkpoint: Path, name: str) -> None:
+    scan = scans / f"{name}.nii.gz"
+    result = addm(
+        *("detect", scan, "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint),
+        *("--truth", scans / f"{name}_truth.nii.gz", "--draws", 2, "--steps", 2),
+        *("--threshold", 0.01, "--json", "--png"),
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    summary = json.loads(result.stdout)
+    names = {
+        "anomaly": f"{name}_anomaly.nii.gz",
+        "labels": f"{name}_labels.nii.gz",
+        "recon": f"{name}_recon.nii.gz",
+        "uncertainty": f"{name}_uncertainty.nii.gz",
+        "findings": f"{name}_findings.csv",
+        "record": f"{name}_record.json",
+        "overlay": f"{name}_overlay.png",
+    }
+    assert summary["paths"] == {key: str(tmp_path / "out" / n) for key, n in names.items()}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == set(names.values())
+
+    native = nib.load(scan)
+    for key in ("anomaly", "labels", "recon", "uncertainty"):
+        image = nib.load(summary["paths"][key])
+        assert image.shape == native.shape
+        np.testing.assert_allclose(image.affine, native.affine, atol=1e-4)
+    assert nib.load(summary["paths"]["anomaly"]).get_data_dtype() == np.float32
+    labels = np.asarray(nib.load(summary["paths"]["labels"]).dataobj)
+    assert labels.max() == len(summary["findings"]) > 0
+
+    assert list(summary["seconds"]) == [
+        *("read", "import", "load", "prepare", "network", "score"),
+        *("findings", "metrics", "write", "total"),
+    ]
+    parts = sum(spent for stage, spent in summary["seconds"].items() if stage != "total")
+    assert parts <= summary["seconds"]["total"] * 1.05
+    metrics = summary["metrics"]
+    assert metrics["region"] == "brain mask, on the scan's grid"
+    assert metrics["truth_ml"] == pytest.approx(4 / 3 * np.pi * 1.4**3, rel=0.1)
+    assert metrics.keys() >= {"dice", "iou", "precision", "recall", "auroc", "auprc"}
+
+    record = json.loads((tmp_path / "out" / names["record"]).read_text())
+    assert record["findings"] == summary["findings"]
+    assert record["metrics"] == metrics
+    assert record["settings"]["draws"] == 2
+    assert record["truth"]["name"] == f"{name}_truth.nii.gz"
+
+
+def test_for_a_person(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> None:
+    command = ("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
+    result = addm(*command, "--truth", scans / "RAS_truth.nii.gz", "--threshold", 0.01)
+    assert result.exit_code == 0
+    assert "Dice" in result.stdout
+    assert str(tmp_path / "RAS_anomaly.nii.gz") in result.stdout
+    assert not (tmp_path / "RAS_uncertainty.nii.gz").exists()
+
+    assert addm(*command).exit_code == 1
+    none = addm(*command, "--overwrite", "--threshold", 1000)
+    assert none.exit_code == 0
+    assert "no finding of 0.5 mL or more" in none.stdout
+
+
+def test_same_seed_same_files(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> None:
+    command = ("detect", scans / "LPS.nii.gz", "--checkpoint", tiny_checkpoint, "--sampler", "ddpm")
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert addm(*command, "-o", tmp_path / out, "--seed", seed).exit_code == 0
+    a, b, c = ((tmp_path / out / "LPS_anomaly.nii.gz").read_bytes() for out in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_chosen_slices(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> None:
+    result = addm(
+        *("detect", scans / "LPS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint),
+        *("--slice", 14, "--slice", 20, "--truth", scans / "LPS_truth.nii.gz", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    anomaly = nib.load(tmp_path / "LPS_anomaly.nii.gz").get_fdata()
+    assert np.flatnonzero(anomaly.any(axis=(0, 1))).tolist() == [14, 20]
+    assert " slices" in json.loads(result.stdout)["metrics"]["region"]
+
+
+def test_mask_is_used_and_resampled(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> None:
+    """With a mask over a part, there is no map elsewhere."""
+    affine, shape = grid("RAS")
+    half = np.zeros(shape, np.uint8)
+    half[:21, 5:45, 5:25] = 1
+    write_volume(tmp_path / "half.nii.gz", volume_from_native(half, affine))
+    command = ("detect", scans / "LPS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
+    # the LPS grid has the RAS grid's voxels, so nothing is resampled
+    assert addm(*command, "--mask", tmp_path / "half.nii.gz").exit_code == 0
+    anomaly = nib.load(tmp_path / "LPS_anomaly.nii.gz").get_fdata()[::-1, ::-1]
+    assert anomaly.any()
+    assert not anomaly[half == 0].any()
+
+    command = ("detect", scans / "oblique.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
+    refused = addm(*command, "--mask", tmp_path / "half.nii.gz")
+    assert refused.exit_code == 1
+    assert "--resample-mask" in refused.stderr
+    result = addm(*command, "--mask", tmp_path / "half.nii.gz", "--resample-mask")
+    assert result.exit_code == 0, result.output
+
+
+def test_resampled_truth(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> None:
+    result = addm(
+        *("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint),
+        *("--truth", scans / "oblique_truth.nii.gz", "--resample-truth", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    truth_ml = json.loads(result.stdout)["metrics"]["truth_ml"]
+    assert truth_ml == pytest.approx(4 / 3 * np.pi * 1.4**3, rel=0.15)
+
+
+def test_a_frame_of_several_and_brackets_in_a_name(
+    tmp_path: Path, scans: Path, tiny_checkpoint: Path
+) -> None:
+    one = nib.load(scans / "RAS.nii.gz")
+    data = np.stack([np.zeros(one.shape, np.float32), one.get_fdata(dtype=np.float32)], axis=-1)
+    scan = tmp_path / "[red]series.nii.gz"
+    nib.save(nib.Nifti1Image(data, one.affine), scan)
+    command = ("detect", scan, "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint)
+    assert addm(*command).exit_code == 1
+    found = addm(*command, "--frame", 1, "--threshold", 0.01)
+    assert found.exit_code == 0, found.output
+    assert scan.name in found.stdout
+    assert "Frame 1 of 2" in found.stdout
+    alone = tmp_path / "alone"
+    command = ("detect", scans / "RAS.nii.gz", "-o", alone, "--checkpoint", tiny_checkpoint)
+    assert addm(*command).exit_code == 0
+    expected = nib.load(alone / "RAS_anomaly.nii.gz").get_fdata()
+    written = nib.load(tmp_path / "out" / "[red]series_anomaly.nii.gz").get_fdata()
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_warnings_of_mask_and_truth_are_kept(
+    tmp_path: Path, scans: Path, tiny_checkpoint: Path
+) -> None:
+    truth = nib.load(scans / "RAS_truth.nii.gz")
+    moved = truth.affine.copy()
+    moved[0, 3] += 5
+    truth.set_qform(moved)  # and the sform stays
+    nib.save(truth, tmp_path / "truth.nii.gz")
+    mask = (nib.load(scans / "RAS.nii.gz").get_fdata() > 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(mask[..., None], truth.affine), tmp_path / "mask.nii.gz")
+    result = addm(
+        *("detect", scans / "RAS.nii.gz", "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint),
+        *("--truth", tmp_path / "truth.nii.gz", "--mask", tmp_path / "mask.nii.gz", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    warnings = json.loads(result.stdout)["warnings"]
+    assert any(w.startswith("The truth: qform and sform disagree") for w in warnings)
+    assert any(w.startswith("The brain mask: The file is 4D") for w in warnings)
+    record = json.loads((tmp_path / "out" / "RAS_record.json").read_text())
+    assert record["warnings"] == warnings
+
+
+# --- faults ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory, scans: Path) -> Path:
+    """A folder of files that cannot be used."""
+    folder = tmp_path_factory.mktemp("faulty")
+    whole = (scans / "RAS.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "page.nii.gz").write_text("<!DOCTYPE html><html>not found</html>")
+    (folder / "pickle.safetensors").write_bytes(b"\x80\x04K\x01.")
+    (folder / "a_file").write_text("")
+    (folder / "old").mkdir()
+    (folder / "old" / "RAS_record.json").write_text("{}")
+    return folder
+
+
+FAULTS = {
+    "missing": (["{faulty}/none.nii.gz"], "none.nii.gz"),
+    "truncated": (["{faulty}/cut.nii.gz"], "cut.nii.gz"),
+    "web page": (["{faulty}/page.nii.gz"], "page.nii.gz"),
+    "folder": (["{faulty}/old"], "old"),
+    "checkpoint": (
+        ["{scans}/RAS.nii.gz", "--checkpoint", "{faulty}/pickle.safetensors"],
+        "pickle.safetensors",
+    ),
+    "no checkpoint": (["{scans}/RAS.nii.gz", "--checkpoint", "{faulty}/x.safetensors"], "x.safe"),
+    "truth elsewhere": (
+        ["{scans}/RAS.nii.gz", "--truth", "{scans}/oblique_truth.nii.gz"],
+        "oblique_truth.nii.gz",
+    ),
+    "truth is a scan": (["{scans}/RAS.nii.gz", "--truth", "{scans}/LPS.nii.gz"], "LPS.nii.gz"),
+    "existing": (["{scans}/RAS.nii.gz", "-o", "{faulty}/old"], "RAS_record.json"),
+    "unwritable": (["{scans}/RAS.nii.gz", "-o", "{faulty}/a_file/out"], "a_file/out"),
+    "level": (["{scans}/RAS.nii.gz", "--level", "5000"], "5000"),
+    "slice": (["{scans}/RAS.nii.gz", "--slice", "500"], "RAS"),
+    "threshold": (["{scans}/RAS.nii.gz", "--threshold", "nan"], "threshold"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_line_per_fault(
+    tmp_path: Path, scans: Path, faulty: Path, tiny_checkpoint: Path, fault: str
+) -> None:
+    arguments, named = FAULTS[fault]
+    command = [a.format(scans=scans, faulty=faulty) for a in arguments]
+    for option, value in (("-o", tmp_path / "out"), ("--checkpoint", tiny_checkpoint)):
+        if option not in command:
+            command += [option, str(value)]
+    before = sorted(faulty.rglob("*"))
+    result = addm("detect", *command, "--json")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert named in line
+    assert "bug" not in line
+    assert not (tmp_path / "out").exists()
+    assert sorted(faulty.rglob("*")) == before
+    if fault == "truth elsewhere":
+        assert "--resample-truth" in line
+
+
+def test_one_line_from_a_shell(faulty: Path, tmp_path: Path) -> None:
+    """Nothing that a library logs or prints at its end comes beside it."""
+    done = run_python(
+        "from napari_addm.cli.app import main; main()",
+        *("detect", faulty / "cut.nii.gz", "-o", tmp_path / "out"),
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "cut.nii.gz" in done.stderr
+
+
+def test_a_bug_shows_its_traceback_only_when_asked(
+    tmp_path: Path, scans: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(session, "prepare", broken)
+    command = ("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
+    result = addm(*command)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "bug" in line
+    assert "division by zero" in line
+    shown = addm("--debug", *command)
+    assert shown.exit_code == 1
+    assert "Traceback" in shown.stderr
+    assert "in broken" in shown.stderr
+
+
+def test_interrupt(
+    tmp_path: Path, scans: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "prepare", interrupted)
+    command = ("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
+    result = addm(*command)
+    assert result.exit_code == 130
+    assert result.stderr == "Stopped; nothing was written.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- train and info -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
+    folder = tmp_path_factory.mktemp("healthy")
+    affine, shape = grid("RAS")
+    for n in range(3):
+        brain = make_brain(affine, shape, ((20, 9 * n, 0, 10),))
+        slab = np.zeros_like(brain.data)
+        slab[11:19] = brain.data[11:19]  # few slices, so that validation is quick
+        write_volume(folder / f"sub-{n}.nii.gz", brain.with_data(slab))
+    return folder
+
+
+@pytest.mark.slow
+def test_train_resume_detect_info(tmp_path: Path, healthy: Path, scans: Path) -> None:
+    model = tmp_path / "model.safetensors"
+    command = ("train", healthy, "-o", model, "--batch-size", 10, "--precision", 32)
+    command += ("--lambda", 0.1, "--noise", "gaussian", "--timesteps", 300, "--no-augment")
+    command += ("--judged", "clean", "--adversarial-loss", "non_saturating", "--r1", 1)
+    first = addm(*command, "--epochs", 2, "--name", "tiny", "--licence", "CC0")
+    assert first.exit_code == 0, first.output
+    assert "epoch 1, iteration 2" in first.stderr
+    run = tmp_path / "model.training"
+    for path in (model, run / "log", run / "pictures"):
+        assert str(path) in first.stdout
+        assert path.exists()
+    card = json.loads(addm("info", model, "--json").stdout)
+    assert card["training"]["iterations"] == 4
+    adversarial = card["training"]["adversarial"]
+    assert (adversarial["weight"], adversarial["judged"]) == (0.1, "clean")
+    assert (adversarial["loss"], adversarial["r1"]) == ("non_saturating", 1.0)
+    assert (card["diffusion"]["length"], card["diffusion"]["noise"]) == (300, "gaussian")
+
+    second = addm(*command, "--epochs", 3, "--name", "tiny")
+    assert second.exit_code == 0, second.output
+    assert json.loads(addm("info", model, "--json").stdout)["training"]["iterations"] == 6
+
+    other = addm(*command, "--seed", 5)
+    assert other.exit_code == 1
+    assert "seed" in other.stderr
+    assert "--restart" in other.stderr
+
+    found = addm(
+        *("detect", scans / "LPS.nii.gz", "-o", tmp_path / "out", "--checkpoint", model),
+        *("--steps", 1, "--slice", 15),
+    )
+    assert found.exit_code == 0, found.output
+    checked = addm("info", model, "--check")
+    assert checked.exit_code == 0
+    assert "fit the network" in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["{tmp}/none", "-o", "{tmp}/m.safetensors"], "none: not a folder"),
+        (["{healthy}", "-o", "{tmp}/m.ckpt"], "m.ckpt"),
+        (["{healthy}", "-o", "{tmp}/there.safetensors"], "there.safetensors exists already"),
+        (["{healthy}", "-o", "{tmp}/file/m.safetensors"], "cannot be written to"),
+        (["{healthy}", "-o", "{tmp}/m.safetensors", "--name", "two\nlines"], "--name"),
+        (["{healthy}", "-o", "{tmp}/m.safetensors", "--split", "{tmp}/file"], "not a split file"),
+    ],
+)
+def test_training_faults(tmp_path: Path, healthy: Path, arguments: list[str], named: str) -> None:
+    (tmp_path / "there.safetensors").write_bytes(b"kept")
+    (tmp_path / "file").write_text("")
+    result = addm("train", *(a.format(tmp=tmp_path, healthy=healthy) for a in arguments))
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert named in line
+    assert "bug" not in line
+    assert (tmp_path / "there.safetensors").read_bytes() == b"kept"
+
+
+def test_training_without_the_extra(tmp_path: Path, healthy: Path) -> None:
+    done = run_python(
+        "import sys; sys.modules['lightning'] = None\nfrom napari_addm.cli.app import main; main()",
+        *("train", healthy, "-o", tmp_path / "m.safetensors"),
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "napari-addm[train]"' in done.stderr
+
+
+def test_card(tiny_checkpoint: Path) -> None:
+    result = addm("info", tiny_checkpoint)
+    assert result.exit_code == 0
+    assert "none, for tests" in result.stdout
+    assert "T = 1000" in result.stdout
+
+
+def test_info_imports_no_torch(tiny_checkpoint: Path) -> None:
+    done = run_python(
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        "from napari_addm.cli.app import main; main()",
+        *("info", tiny_checkpoint, "--json"),
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["name"] == "tiny"
+    assert done.stderr.strip() == "False"
+
+
+def test_check_finds_changed_weights(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    content = bytearray(tiny_checkpoint.read_bytes())
+    content[-3] ^= 1
+    changed = tmp_path / "changed.safetensors"
+    changed.write_bytes(content)
+    assert addm("info", changed).exit_code == 0
+    result = addm("info", changed, "--check")
+    assert result.exit_code == 1
+    assert "changed.safetensors" in result.stderr
+
+
+# --- demo -----------------------------------------------------------------------------------
+
+
+def test_demo_without_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("other systems always have a display")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "demo_T1w_anomaly.nii.gz").write_text("of an earlier demo")
+    result = addm("demo", "-o", tmp_path, "--steps", 1)
+    assert result.exit_code == 0, result.output
+    assert "runs headless" in result.stderr
+    assert "AUPRC" in result.stdout
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"demo_overlay.png", "demo_T1w_labels.nii.gz", "demo_T1w_record.json"}
+    assert nib.load(tmp_path / "demo_T1w_anomaly.nii.gz").get_fdata().any()
+
+
+def test_demo_opens_napari() -> None:
+    if not cli._has_display():
+        pytest.skip("needs a display, for example under xvfb-run")
+    done = run_python(
+        "import napari\n"
+        "def look():\n"
+        "    viewer = napari.current_viewer()\n"
+        "    print([layer.name for layer in viewer.layers], list(viewer.window.dock_widgets))\n"
+        "    viewer.close()\n"
+        "napari.run = look\n"
+        "from napari_addm.cli.app import main; main()",
+        "demo",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "demo_T1w" in done.stdout
+    assert "Detect anomalies" in done.stdout

@@ -1,0 +1,180 @@
+"""What is known of a cohort before it is run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_addm.cli import app as cli
+from napari_addm.cohort.cohort import CaseResult, CohortFolder, Shard, find_cohort
+from napari_addm.cohort.inspect import Found, survey
+from napari_addm.errors import InputError
+from napari_addm.io import images as io
+from napari_addm.io.images import read_grid, read_volume, write_volume
+from napari_addm.io.volume import volume_from_native
+
+GRID = np.array([[-2.0, 0, 0, 30], [0, 0, 4.5, -40], [0, 2.0, 0, -20], [0, 0, 0, 1]])
+SHAPE = (20, 24, 17)
+
+
+def write(path: Path, grid: np.ndarray = GRID, shape: tuple[int, ...] = SHAPE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = np.random.default_rng(0).random(shape, dtype=np.float32)
+    return write_volume(path, volume_from_native(voxels, grid))
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """A table with a good case, and one for every way to be a bad one that a header tells."""
+    moved = GRID.copy()
+    moved[:3, 3] += 10
+    write(tmp_path / "scan.nii.gz")
+    write(tmp_path / "moved.nii.gz", moved)
+    write(tmp_path / "thin.nii.gz", np.diag([1.0, 1.0, 1.5, 1.0]))
+    plain = write(tmp_path / "plain.nii").read_bytes()
+    (tmp_path / "short.nii").write_bytes(plain[: len(plain) // 2])
+    (tmp_path / "web.nii.gz").write_text("<!DOCTYPE html>")
+    frames = np.zeros((*SHAPE, 3), np.float32)
+    nib.save(nib.Nifti1Image(frames, GRID), tmp_path / "frames.nii.gz")
+    rows = [
+        ("case", "scan", "truth", "mask"),
+        ("good", "scan.nii.gz", "plain.nii", ""),
+        ("thin", "thin.nii.gz", "", "thin.nii.gz"),
+        ("beside", "scan.nii.gz", "", "moved.nii.gz"),
+        ("lost", "scan.nii.gz", "nowhere.nii.gz", ""),
+        ("short", "short.nii", "", ""),
+        ("web", "web.nii.gz", "", ""),
+        ("frames", "frames.nii.gz", "", ""),
+    ]
+    table = tmp_path / "cases.csv"
+    table.write_text("\n".join(map(",".join, rows)))
+    return table
+
+
+def look(table: Path, output: Path, **options: Any) -> dict[str, Found]:
+    return {f.case.name: f for f in survey(find_cohort(table, output), output, **options)}
+
+
+def test_headers_tell_size_spacing_flags_and_faults(cohort: Path, tmp_path: Path) -> None:
+    found = look(cohort, tmp_path / "out")
+    good = found["good"]
+    assert good.shape == SHAPE
+    assert good.spacing == pytest.approx((2.0, 2.0, 4.5))
+    assert [flag.key for flag in good.flags] == ["slice_thickness"]
+    assert (good.fault, good.earlier, good.planned) == ("", None, False)
+    assert found["thin"].flags == ()
+    faults = {name: f.fault for name, f in found.items() if f.fault}
+    for name, said in {
+        "beside": "moved.nii.gz lies up to",
+        "lost": "nowhere.nii.gz does not exist",
+        "short": "short.nii is cut short",
+        "web": "web.nii.gz is a web page",
+        "frames": "frames.nii.gz is 4D with 3 frames",
+    }.items():
+        assert said in faults.pop(name), name
+    assert not faults
+    assert not any(str(tmp_path) in f.fault for f in found.values())
+    # as the run would have them
+    assert look(cohort, tmp_path / "out", resample=True)["beside"].fault == ""
+    assert look(cohort, tmp_path / "out", frame=2)["frames"].shape == SHAPE
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_earlier_run_is_known_by_its_states(cohort: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    folder, cases = CohortFolder(output), find_cohort(cohort, output)
+    (output / ".batch").mkdir(parents=True)
+    planned = [case for case in cases if case.name != "web"]
+    folder.write_plan(Shard(), {}, planned)
+    for name, status in (("good", "done"), ("lost", "failed"), ("thin", "skipped")):
+        folder.write_state(CaseResult(name, f"{name}.nii.gz", status, anomaly_ml=3.0), "")
+    found = look(cohort, output)
+    assert {name: f.earlier.status for name, f in found.items() if f.earlier} == {
+        "good": "done",
+        "lost": "failed",
+    }
+    # one whose writing was cut off is as open as one that was not reached
+    assert {name for name, f in found.items() if f.unfinished} == {
+        "thin",
+        "beside",
+        "short",
+        "frames",
+    }
+
+
+def test_no_voxel_is_read_and_no_room_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = nib.Nifti1Header()
+    large.set_data_dtype(np.int16)
+    large.set_data_shape((1500, 1500, 1500))
+    large.set_sform(np.diag([0.1, 0.1, 0.1, 1]), code=1)
+    large["vox_offset"], large["magic"] = 352, b"n+1"
+    path = tmp_path / "large.nii"
+    with path.open("wb") as file:
+        file.write(large.binaryblock)
+        file.truncate(352 + 2 * 1500**3)  # a hole: nothing on the disk
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("voxels are read")
+
+    monkeypatch.setattr(io, "_skip", refuse)
+    monkeypatch.setattr(io, "_check_memory", lambda *_: None)
+    grid = read_grid(path)
+    assert grid.shape == (1500, 1500, 1500)
+    assert grid.data.strides == (0, 0, 0)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mgz"])
+def test_the_grid_is_that_of_the_volume(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"scan{suffix}")
+    grid, volume = read_grid(path), read_volume(path)
+    np.testing.assert_array_equal(grid.affine, volume.affine)
+    assert (grid.shape, grid.source.axes) == (volume.shape, volume.source.axes)
+    assert grid.warnings == volume.warnings
+    with pytest.raises(InputError, match="does not exist"):
+        read_grid(tmp_path / f"no{suffix}")
+
+
+def test_the_grid_of_nrrd(tmp_path: Path) -> None:
+    nrrd = pytest.importorskip("nrrd")
+    path = tmp_path / "scan.nrrd"
+    nrrd.write(
+        str(path),
+        np.random.default_rng(0).random((5, 6, 7)),
+        {"space": "LPS", "space directions": np.diag([1.0, 2.0, 3.0]), "space origin": np.ones(3)},
+    )
+    grid, volume = read_grid(path), read_volume(path)
+    np.testing.assert_array_equal(grid.affine, volume.affine)
+    assert grid.shape == volume.shape
+    assert not grid.data.any()
+
+
+def test_the_command_lists_and_runs_nothing(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["batch", str(cohort), "-o", str(tmp_path / "out"), "--list"]
+    done = CliRunner().invoke(cli.app, command)
+    assert done.exit_code == cli.SOME_FAILED, done.output
+    lines = {line.split("\t")[0]: line.split("\t") for line in done.stdout.splitlines()}
+    assert lines["good"][1:6] == ["20x24x17", "2x2x4.5", "yes", "", "slice_thickness"]
+    assert "is a web page" in lines["web"][-1]
+    done = CliRunner().invoke(cli.app, [*command, "--json"])
+    rows = {row["case"]: row for row in json.loads(done.stdout)}
+    assert rows["thin"]["voxels"] == list(SHAPE)
+    assert rows["thin"]["mask"] is True
+    assert rows["web"]["voxels"] is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_a_skipped_case_nothing_is_read(tmp_path: Path, make_brain: Callable[..., Any]) -> None:
+    (tmp_path / "lesion_mask.nii.gz").write_bytes(b"")
+    write(tmp_path / "a.nii.gz")
+    found = look(tmp_path, tmp_path / "out")
+    assert found["lesion_mask"].case.skip
+    assert (found["lesion_mask"].fault, found["lesion_mask"].shape) == ("", None)

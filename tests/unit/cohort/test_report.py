@@ -1,0 +1,218 @@
+"""The page of a cohort: what it tells of good, bad, flagged and missing cases, and to whom."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from napari_addm.cli import app as cli
+from napari_addm.cohort.cohort import CaseResult, CohortCase, CohortFolder, Shard, digest, hash_of
+from napari_addm.cohort.report import read_cohort, subject, write_cohort_report
+from napari_addm.errors import InputError
+
+MARKUP = "<script>alert(1)</script>"
+PARAMETERS = {
+    "checkpoint": {"name": f"model {MARKUP}", "file": "m.safetensors", "sha256": "ab" * 32},
+    "settings": {"steps": 3, "batch_size": None},
+    "threshold": 0.4321,
+}
+
+
+def finding(id: int, ml: float, side: str) -> dict[str, Any]:
+    """A finding as a run record has it."""
+    return {
+        **{"id": id, "volume_ml": ml, "centroid_mm": [1.0, 2.0, 3.0], "peak": 1.0, "mean": 0.5},
+        **{"uncertainty": None, "slice": 3, "voxels": 100},
+        **{"side": side, "from_midline_mm": 12.5, "midline_source": "symmetry"},
+    }
+
+
+def keep(
+    folder: CohortFolder, case: str, *, ml: float = 1.0, dice: float | None = None, qc: str = ""
+) -> CaseResult:
+    """What a batch leaves of a case that is done."""
+    home = folder.path / case
+    home.mkdir(parents=True)
+    record = home / "x_record.json"
+    flags = [{"key": qc, "message": "this scan is odd"}] if qc else []
+    quality = {"flags": flags, "figures": {"brain_ml": 1234.0}, "unchecked": ["some check"]}
+    versions = {"torch": "2.6"}
+    findings = [finding(1, ml * 0.1, "right"), finding(2, ml * 0.9, "left")] if ml else []
+    content = {"quality": quality, "warnings": ["a warning"], "versions": versions}
+    record.write_text(json.dumps({**content, "findings": findings}))
+    picture = home / "x_overlay.png"
+    Image.fromarray(np.zeros((40, 120, 3), np.uint8)).save(picture)
+    result = CaseResult(
+        case,
+        f"{case}.nii.gz",
+        "done",
+        seconds=2.0,
+        anomaly_ml=ml,
+        findings=len(findings),
+        dice=dice,
+        qc=(qc,) if qc else (),
+        metrics={} if dice is None else {"dice": dice, "auprc": None, "notes": ["x"]},
+        files={
+            path.relative_to(folder.path).as_posix(): digest(path) for path in (record, picture)
+        },
+    )
+    folder.write_state(result, hash_of(PARAMETERS))
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CohortFolder:
+    """Two sessions of one subject, one of another, one with nothing, one bad, one not reached."""
+    folder = CohortFolder(tmp_path / "out")
+    folder.hidden.mkdir(parents=True)
+    keep(folder, "sub-1_ses-1", ml=10.0, dice=0.2)
+    keep(folder, "sub-1_ses-2", ml=20.0, dice=0.4, qc="intensities")
+    keep(folder, "sub-2", ml=300.0, dice=0.9)
+    keep(folder, "sub-3", ml=0.0)
+    bad = CaseResult("bad", "bad.nii.gz", "failed", f"bad.nii.gz is empty {MARKUP}")
+    folder.write_state(bad, hash_of(PARAMETERS))
+    names = ["bad", "later", "sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3"]
+    cases = [CohortCase(name, f"{name}.nii.gz", Path(name)) for name in names]
+    cases.append(CohortCase("t2", "t2.nii", Path("t2"), skip="not a T1w image (T2w)"))
+    folder.write_plan(Shard(), PARAMETERS, cases)
+    return folder
+
+
+class Page(HTMLParser):
+    """The text of every table row, and every tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.rows:
+            self.rows[-1] += f" {data.strip()}"
+
+
+def test_the_page_tells_everything_and_needs_nothing(folder: CohortFolder) -> None:
+    written = write_cohort_report(folder.path)
+    text = written["page"].read_text()
+    page = Page(text)
+    assert MARKUP not in text
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert not re.search(r"https?://|url\(", text)
+
+    rows = {row.split()[0]: row for row in page.rows if row.split()}
+    assert "bad.nii.gz is empty" in rows["bad"]
+    assert "not reached yet" in rows["later"]
+    assert "not a T1w image (T2w)" in rows["t2"]
+    assert "a warning" in rows["sub-1_ses-2"]
+    assert any("left, 12 mm from the midline" in row and "sub-2" in row for row in page.rows)
+    assert "largest left, 12 mm from the midline" in text
+    assert any("this scan is odd" in row for row in page.rows)
+    for words in ("0.4321", "ab" * 32, "2.6", "some check", "settings steps"):
+        assert words in text
+    order = [text.index(f'id="{part}"') for part in ("quality", "failures", "cases", "pictures")]
+    assert order == sorted(order)
+    assert text.count("<figure") == 4
+
+
+def test_a_subject_counts_once_and_has_an_interval(folder: CohortFolder) -> None:
+    figures = json.loads(write_cohort_report(folder.path)["figures"].read_text())
+    dice = figures["metrics"]["dice"]
+    assert dice["mean"] == pytest.approx(((0.2 + 0.4) / 2 + 0.9) / 2)
+    assert (dice["subjects"], dice["excluded"]) == (2, 0)
+    assert dice["low"] < dice["mean"] < dice["high"]
+    (case,) = (case for case in figures["cases"] if case["case"] == "sub-2")
+    assert case["largest"]["side"] == "left"
+    assert figures["metrics"]["auprc"]["subjects"] == 0
+    assert figures["counts"] == {"done": 4, "failed": 1, "skipped": 2}
+    assert subject("site/sub-1_ses-2") == "site/sub-1"
+    assert subject("a/t1") == "a/t1"
+
+
+def test_the_table_has_a_line_for_each_case(folder: CohortFolder) -> None:
+    written = write_cohort_report(folder.path)
+    for key in ("table", "manifest"):
+        with written[key].open(newline="") as file:
+            rows = {row["case"]: row for row in csv.DictReader(file)}
+        assert list(rows) == sorted(rows)
+        assert len(rows) == 7
+        assert rows["sub-2"]["anomaly_ml"].startswith("300")
+        assert rows["bad"]["status"] == "failed"
+    with written["table"].open(newline="") as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert float(rows["sub-2"]["brain_ml"]) == 1234
+    largest = [f"largest_{key}" for key in ("volume_ml", "side", "from_midline_mm")]
+    assert [rows["sub-2"][key] for key in largest] == ["270.0", "left", "12.5"]
+    assert [rows["sub-3"][key] for key in largest] == ["", "", ""]
+    assert "notes" not in rows["sub-2"]
+
+
+def test_pictures_are_few_where_they_have_to_be(folder: CohortFolder) -> None:
+    text = write_cohort_report(folder.path, most_pictures=2)["page"].read_text()
+    shown = re.findall(r"Montage of (\S+)\"", text)
+    assert shown == ["sub-1_ses-2", "sub-2"]  # the flagged one, then the largest
+    assert "2 more pictures" in text
+
+
+def test_what_was_changed_after_the_run_is_not_believed(folder: CohortFolder) -> None:
+    (folder.path / "sub-2" / "x_record.json").write_text("{}")
+    (folder.path / "sub-3" / "x_overlay.png").unlink()
+    entries = {entry.result.case: entry.result for entry in read_cohort(folder.path).entries}
+    assert {name for name, result in entries.items() if result.status == "done"} == {
+        "sub-1_ses-1",
+        "sub-1_ses-2",
+    }
+    assert "x_record.json was changed after the batch wrote it: move" in entries["sub-2"].reason
+    assert "x_overlay.png was removed after the batch wrote it: run" in entries["sub-3"].reason
+
+
+def test_results_of_other_settings_do_not_count(folder: CohortFolder) -> None:
+    folder.write_plan(
+        Shard(), {**PARAMETERS, "threshold": 0.5}, [CohortCase("sub-2", "sub-2.nii.gz", Path())]
+    )
+    (entry,) = read_cohort(folder.path).entries
+    assert (entry.result.status, entry.result.anomaly_ml) == ("skipped", None)
+    assert "other settings" in entry.result.reason
+
+
+def test_shards_are_put_together_and_missing_ones_named(folder: CohortFolder) -> None:
+    for index, names in ((1, ["bad", "sub-2"]), (3, ["sub-3"])):
+        cases = [CohortCase(name, name, Path(name)) for name in names]
+        folder.write_plan(Shard(index, 3), PARAMETERS, cases)
+    cohort = read_cohort(folder.path)
+    assert [entry.result.case for entry in cohort.entries] == ["bad", "sub-2", "sub-3"]
+    assert cohort.missing == ("2 of 3",)
+    assert "2 of 3" in write_cohort_report(folder.path)["page"].read_text()
+
+
+def test_the_command_makes_the_page_or_says_why_not(
+    folder: CohortFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = CliRunner().invoke(cli.app, ["report", str(folder.path)])
+    assert done.exit_code == 0, done.output
+    assert [Path(line).name for line in done.stdout.split()] == [
+        "report.html",
+        "report.csv",
+        "report.json",
+        "manifest.csv",
+    ]
+    failed = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
+    assert failed.exit_code == 1
+    assert "holds no batch" in failed.stderr
+    with pytest.raises(InputError, match="holds no batch"):
+        read_cohort(tmp_path)

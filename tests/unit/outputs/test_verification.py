@@ -1,0 +1,264 @@
+"""A recorded run is done again: the same, nearly the same, or different, and what is to blame."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.cli import app as cli
+from napari_addm.detection.pipeline import DetectionSettings, detect
+from napari_addm.findings.findings import measure_findings
+from napari_addm.io.images import read_labels, read_volume, write_volume
+from napari_addm.io.volume import Volume, volume_from_native
+from napari_addm.outputs.case import computed_labels, save_detection
+from napari_addm.outputs.record import voxels_sha256
+
+AFFINE = nib.affines.from_matvec(np.diag([-4.0, 4.0, 5.0]), (82, -98, -72))
+SHAPE = (42, 50, 30)
+
+
+def addm(*arguments: object) -> Any:
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, make_brain: Any, tiny_checkpoint: Path):
+    """A folder with scan, model, truth and mask, and the files of a run in ``out``."""
+    folder = tmp_path_factory.mktemp("finished")
+    brain = make_brain(AFFINE, SHAPE, ((25.0, 0.0, 5.0, 14.0),))
+    write_volume(folder / "scan.nii.gz", brain)
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[12:17, 22:28, 12:18] = 1
+    write_volume(folder / "truth.nii.gz", volume_from_native(truth, AFFINE))
+    mask = (brain.to_native() > 0).astype(np.uint8)
+    mask[:, :8] = 0
+    write_volume(folder / "mask.nii.gz", volume_from_native(mask, AFFINE))
+    shutil.copy(tiny_checkpoint, folder / "model.safetensors")
+    done = addm(
+        *("detect", folder / "scan.nii.gz", "-o", folder / "out", "--draws", 2, "--steps", 2),
+        *("--checkpoint", folder / "model.safetensors", "--truth", folder / "truth.nii.gz"),
+        *("--mask", folder / "mask.nii.gz", "--threshold", 0.05, "--precision", "float32"),
+    )
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def case(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished` that may be spoilt."""
+    return Path(shutil.copytree(finished, tmp_path / "case"))
+
+
+def verify(case: Path, *more: object) -> tuple[int, dict[str, Any], str]:
+    done = addm("verify", case / "out" / "scan_record.json", "--json", *more)
+    found = json.loads(done.stdout) if done.stdout else {}
+    return done.exit_code, found, done.stderr
+
+
+def edit_record(case: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = case / "out" / "scan_record.json"
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def rewrite(path: Path, volume: Volume) -> None:
+    write_volume(path.with_name("new.nii.gz"), volume).replace(path)
+
+
+def recorded_otherwise(case: Path, by: float) -> None:
+    """As if the run had been done on other hardware: each score of the record is a bit off."""
+    path = case / "out" / "scan_anomaly.nii.gz"
+    anomaly = read_volume(path)
+    noise = np.random.default_rng(0).uniform(-by, by, anomaly.shape).astype(np.float32)
+    moved = anomaly.with_data(anomaly.data + noise * (anomaly.data != 0))
+    rewrite(path, moved)
+
+    def change(record: dict[str, Any]) -> None:
+        record["outputs"]["anomaly"]["voxels_sha256"] = voxels_sha256(moved.data)
+        record["device"] = "cuda:0"
+        record["versions"]["torch"] = "1.0"
+
+    edit_record(case, change)
+
+
+def test_the_same(case: Path) -> None:
+    code, found, errors = verify(case)
+    assert (code, errors) == (0, "")
+    assert found["verdict"] == "identical"
+    assert found["faults"] == found["differences"] == found["notes"] == []
+    assert found["environment"] == {}
+    said = addm("verify", case / "out" / "scan_record.json")
+    assert said.exit_code == 0
+    assert "voxel for voxel" in said.stdout
+
+
+def test_moved_apart(case: Path, tmp_path: Path) -> None:
+    """Files are known by their hashes, wherever they are and whatever they are called."""
+    away = tmp_path / "away"
+    away.mkdir()
+    (case / "scan.nii.gz").rename(away / "renamed.nii.gz")
+    code, _, errors = verify(case)
+    assert code == 1
+    assert "scan.nii.gz was not found beside it: say where it is with --input" in errors
+    code, found, _ = verify(case, "--input", away / "renamed.nii.gz")
+    assert (code, found["verdict"]) == (0, "identical")
+
+    (case / "mask.nii.gz").unlink()
+    code, _, errors = verify(case, "--input", away / "renamed.nii.gz")
+    assert code == 1
+    assert "brain mask mask.nii.gz was not found" in errors
+
+
+def test_stored_otherwise_is_the_same_scan(case: Path) -> None:
+    image = nib.as_closest_canonical(nib.load(case / "scan.nii.gz"))
+    nib.save(image, case / "canonical.nii")
+    code, found, _ = verify(case, "--input", case / "canonical.nii")
+    assert (code, found["verdict"]) == (0, "identical")
+
+
+@pytest.mark.parametrize("spoil", ["voxels", "place"])
+def test_another_scan(case: Path, spoil: str) -> None:
+    image = nib.load(case / "scan.nii.gz")
+    data, affine = image.get_fdata(dtype=np.float32), image.affine.copy()
+    if spoil == "voxels":
+        data[20, 25, 15] += 1
+    else:
+        affine[0, 3] += 2
+    (case / "scan.nii.gz").unlink()
+    nib.save(nib.Nifti1Image(data, affine), case / "scan.nii.gz")
+    code, _, errors = verify(case)
+    assert code == 1
+    words = "is another scan" if spoil == "voxels" else "puts them up to 2 mm elsewhere"
+    assert words in errors
+
+
+def test_another_model(case: Path) -> None:
+    (case / "model.safetensors").unlink()
+    code, _, errors = verify(case)
+    assert code == 1
+    assert "the model model.safetensors (tiny) was not found" in errors
+    code, _, errors = verify(case, "--model", cli.SAMPLE_DATA / "demo_addm.safetensors")
+    assert code == 1
+    assert "is another model" in errors
+
+
+def test_changed_files_are_named_and_counted(case: Path) -> None:
+    path = case / "out" / "scan_anomaly.nii.gz"
+    anomaly = read_volume(path)
+    data = anomaly.data.copy()
+    data[15, 20, 20:23] += 0.25
+    rewrite(path, anomaly.with_data(data))
+    table = case / "out" / "scan_findings.csv"
+    table.write_text(table.read_text() + "99\n")
+    (case / "out" / "scan_recon.nii.gz").unlink()
+    code, found, _ = verify(case)
+    assert (code, found["verdict"]) == (1, "different")
+    faults = " ".join(found["faults"])
+    assert "scan_anomaly.nii.gz was changed since it was saved (3 voxels" in faults
+    assert "by up to 0.25); the run gives the recorded map again" in faults
+    assert "scan_findings.csv was changed" in faults
+    assert "scan_recon.nii.gz is missing" in faults
+    assert len(found["faults"]) == 3
+
+
+def test_edits_after_saving_are_no_other_result(case: Path) -> None:
+    path = case / "out" / "scan_labels.nii.gz"
+    labels = read_labels(path)
+    data = labels.data.copy()
+    data[1, 1, 1:8] = 50
+    rewrite(path, labels.with_data(data))
+    code, found, _ = verify(case)
+    assert code == 1
+    (fault,) = found["faults"]
+    assert "was edited after it was saved (7 voxels" in fault
+    assert "gives the recorded findings again" in fault
+
+
+def test_within_the_tolerance(case: Path) -> None:
+    recorded_otherwise(case, 1e-6)
+    code, found, _ = verify(case)
+    assert (code, found["verdict"]) == (0, "same")
+    assert found["environment"].keys() == {"device", "torch"}
+    anomaly = next(each for each in found["differences"] if each["what"] == "anomaly")
+    assert 0 < anomaly["largest"] < 2e-6
+    said = addm("verify", case / "out" / "scan_record.json").stdout
+    assert "within the tolerance" in said
+    assert "device cuda:0 then, cpu now" in said
+
+
+def test_beyond_the_tolerance(case: Path) -> None:
+    recorded_otherwise(case, 0.1)
+    code, found, _ = verify(case)
+    assert (code, found["verdict"]) == (1, "different")
+    anomaly = next(each for each in found["differences"] if each["what"] == "anomaly")
+    assert anomaly["share"] > 0.02
+    assert anomaly["voxels"] > 1000
+
+
+def test_another_seed_is_different(case: Path) -> None:
+    edit_record(case, lambda record: record["settings"].update(seed=1))
+    code, found, _ = verify(case)
+    assert code == 1
+    assert {each["what"] for each in found["differences"]} >= {"anomaly", "uncertainty"}
+
+
+def test_metrics_and_truth(case: Path) -> None:
+    edit_record(case, lambda record: record["metrics"].update(dice=0.9))
+    code, found, _ = verify(case)
+    assert code == 1
+    assert any("The metric dice was 0.9" in fault for fault in found["faults"])
+    (case / "truth.nii.gz").unlink()
+    code, found, _ = verify(case)
+    assert code == 0
+    assert "the ground truth was not found" in found["notes"][0]
+
+
+def test_some_slices(case: Path, tmp_path: Path) -> None:
+    done = addm(
+        *("detect", case / "scan.nii.gz", "-o", case / "some", "--steps", 1, "--slice", 15),
+        *("--checkpoint", case / "model.safetensors", "--precision", "float32"),
+    )
+    assert done.exit_code == 0, done.output
+    done = addm("verify", case / "some" / "scan_record.json", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["verdict"] == "identical"
+
+
+def test_a_run_that_was_stopped(case: Path) -> None:
+    """It had no neighbours but the slices that were done."""
+    scan, checkpoint = (
+        read_volume(case / "scan.nii.gz"),
+        load_checkpoint(case / "model.safetensors"),
+    )
+    asked: list[None] = []
+
+    def cancelled() -> bool:
+        asked.append(None)
+        return len(asked) > 8
+
+    settings = DetectionSettings(precision="float32", device="cpu", batch_size=2)
+    results = [p.result for p in detect(scan, checkpoint, settings, cancelled=cancelled)]
+    detection = [result for result in results if result is not None][-1]
+    assert 0 < detection.done.sum() < len(detection.done)
+    labels = computed_labels(scan, detection, 0.05, 0.1)
+    written = save_detection(
+        case / "stopped",
+        scan,
+        detection,
+        labels,
+        measure_findings(labels, detection.anomaly.data, scan),
+        checkpoint=checkpoint,
+        threshold=0.05,
+        minimum_ml=0.1,
+    )
+    done = addm("verify", written["record"], "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["verdict"] == "identical"
