@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from ways import Bench, Way, clock, machine, mean, ours, validation_tumours, write
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import DetectionSettings, run
 
 PARTS = ("quality", "time")

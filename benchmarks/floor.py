@@ -26,7 +26,7 @@ import torch
 from plain_network import plain_network
 from torch import nn
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection.lanes import network_threads
 from napari_addm.detection.pipeline import (
     BATCH_SIZES,

@@ -50,7 +50,7 @@ from ways import (
     write,
 )
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import DetectionSettings, resolve, run
 from napari_addm.methods import load_network
 from napari_addm.metrics.metrics import rank

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from napari_addm.checkpoint.specification import Checkpoint
+from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.methods import get_method
 
 

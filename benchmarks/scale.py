@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from ways import clock, machine, write
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import DetectionSettings, run
 from napari_addm.detection.preparation import find_brain, prepare
 from napari_addm.io.images import read_volume

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from napari_addm.checkpoint.specification import Checkpoint
+from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.detection.preparation import prepare
 from napari_addm.detection.scoring import residuals, smoothed_mean
 from napari_addm.detection.session import Prepared

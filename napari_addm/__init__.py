@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_addm.checkpoint.specification import load_checkpoint, read_specification
+    from napari_addm.checkpoint.file import load_checkpoint, read_specification
     from napari_addm.detection.pipeline import Detection, DetectionSettings, Progress, detect, run
     from napari_addm.detection.session import Session
     from napari_addm.errors import AddmError
@@ -53,10 +53,10 @@ _HOME = {
     "detect": "detection.pipeline",
     "evaluate": "metrics.metrics",
     "label_anomalies": "findings.findings",
-    "load_checkpoint": "checkpoint.specification",
+    "load_checkpoint": "checkpoint.file",
     "measure_findings": "findings.findings",
     "read_labels": "io.images",
-    "read_specification": "checkpoint.specification",
+    "read_specification": "checkpoint.file",
     "read_volume": "io.images",
     "run": "detection.pipeline",
     "volume_from_array": "io.volume",

@@ -68,6 +68,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of an untrained, very small network on a 4 mm grid."""
     import torch
 
+    from napari_addm.checkpoint.file import save_checkpoint
     from napari_addm.checkpoint.specification import (
         DetectionSpecification,
         DiffusionSpecification,
@@ -75,7 +76,6 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PreparationSpecification,
         ScoreSpecification,
         UNetSpecification,
-        save_checkpoint,
     )
     from napari_addm.methods.networks import build_network
 

@@ -19,15 +19,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, read_specification
 from napari_addm.checkpoint.specification import (
     DIFFUSION_METHODS,
     RANDOM_METHODS,
-    Checkpoint,
     Method,
     ScoreKind,
     ScoreSpecification,
-    load_checkpoint,
-    read_specification,
 )
 from napari_addm.detection.pipeline import DetectionSettings, run
 from napari_addm.errors import AddmError

@@ -405,11 +405,7 @@ def _detect_case(
     overwrite: bool = False,
 ) -> _Case:
     """Read, detect, find, measure and write; what can be refused is refused before the run."""
-    from napari_addm.checkpoint.specification import (
-        DEMO_CHECKPOINT,
-        load_checkpoint,
-        read_specification,
-    )
+    from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint, read_specification
     from napari_addm.detection.pipeline import resolve, run
     from napari_addm.detection.presets import with_preset
     from napari_addm.io.dicom import read_series
@@ -700,7 +696,7 @@ def batch(
     case that cannot be done is named there with its reason, and the others go on.
     Exit code 0: all done; 3: some failed or could not be checked (with --list: some will).
     """
-    from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, load_checkpoint
+    from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
     from napari_addm.cohort.cohort import CohortFolder, find_cohort, parse_shard
     from napari_addm.cohort.run import BatchSettings, run_batch
     from napari_addm.detection.pipeline import DetectionSettings
@@ -961,7 +957,7 @@ def train(
     Needs the extra: pip install "napari-addm\\[train]". What is not given comes
     from the preset. Logs and sample pictures go to OUTPUT.training.
     """
-    from napari_addm.checkpoint.specification import load_checkpoint, read_specification
+    from napari_addm.checkpoint.file import load_checkpoint, read_specification
     from napari_addm.outputs.case import check_folder
 
     _check_card(name, description, licence)
@@ -1298,7 +1294,7 @@ def calibrate(
     labelled validation cases, the mL that every threshold marks in healthy brains,
     and the figures of both.
     """
-    from napari_addm.checkpoint.specification import load_checkpoint, save_checkpoint
+    from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
     from napari_addm.training.calibration import calibrate as calibrated
     from napari_addm.training.labelled_scans import find_cases, read_split
 
@@ -1346,11 +1342,7 @@ def info(
     ] = False,
 ) -> None:
     """Show a model's card: what it is, what it was trained on, how it is used."""
-    from napari_addm.checkpoint.specification import (
-        DEMO_CHECKPOINT,
-        load_checkpoint,
-        read_specification,
-    )
+    from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint, read_specification
 
     path = model or DEMO_CHECKPOINT
     specification = read_specification(path)

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_addm import __version__
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.cohort.cohort import CaseResult, CohortCase, Shard, digest
 from napari_addm.cohort.run import (
     HEARTBEAT,

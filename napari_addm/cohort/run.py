@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm import __version__
-from napari_addm.checkpoint.specification import Checkpoint
+from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.cohort.cohort import (
     CUT_OFF,
     EARLIER,

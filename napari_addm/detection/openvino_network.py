@@ -26,7 +26,7 @@ from napari_addm.errors import AddmError
 from napari_addm.methods import load_network
 
 if TYPE_CHECKING:
-    from napari_addm.checkpoint.specification import Checkpoint
+    from napari_addm.checkpoint.file import Checkpoint
 
 HINTS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16"), "float16": ("f16", "FP16")}
 """A precision as OpenVINO is asked for it, and as it says that a processor has it."""

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.checkpoint.specification import (
     RANDOM_METHODS,
-    Checkpoint,
     ModelSpecification,
     SamplerKind,
     ScoreKind,

@@ -13,7 +13,7 @@ from napari_addm.methods.networks import channels_last, with_quick_norms
 if TYPE_CHECKING:
     from torch import nn
 
-    from napari_addm.checkpoint.specification import Checkpoint
+    from napari_addm.checkpoint.file import Checkpoint
     from napari_addm.checkpoint.specification import Method as MethodName
     from napari_addm.methods.base import Method
 

@@ -51,7 +51,7 @@ from napari_addm.outputs.record import (
 )
 
 if TYPE_CHECKING:
-    from napari_addm.checkpoint.specification import Checkpoint
+    from napari_addm.checkpoint.file import Checkpoint
     from napari_addm.detection.pipeline import Detection
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import (
     Detection,
     DetectionSettings,

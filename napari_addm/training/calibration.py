@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_addm.checkpoint.specification import (
-    Checkpoint,
-    FalseAlarmSpecification,
-    ModelSpecification,
-)
+from napari_addm.checkpoint.file import Checkpoint
+from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
 from napari_addm.detection.pipeline import DetectionSettings, run
 from napari_addm.detection.preparation import prepare
 from napari_addm.detection.quality import RECONSTRUCTION_KEY, healthy_range, reconstruction_error

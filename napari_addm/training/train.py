@@ -30,12 +30,11 @@ from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolat
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from napari_addm.checkpoint.file import Checkpoint, save_checkpoint
 from napari_addm.checkpoint.specification import (
     DIFFUSION_METHODS,
-    Checkpoint,
     ModelSpecification,
     PreparationSpecification,
-    save_checkpoint,
 )
 from napari_addm.checkpoint.specification import Method as MethodName
 from napari_addm.detection.preparation import find_brain, prepare, strip_skull

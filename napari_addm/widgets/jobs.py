@@ -21,7 +21,7 @@ import numpy as np
 from qtpy.QtCore import QCoreApplication, QEvent, QObject, QThreadPool, Signal  # type: ignore[attr-defined]
 from superqt.utils import WorkerBase
 
-from napari_addm.checkpoint.specification import Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import (
     Detection,
     DetectionSettings,

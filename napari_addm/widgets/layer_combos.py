@@ -13,7 +13,7 @@ from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QStandardItemModel, QWheelEvent
 from qtpy.QtWidgets import QComboBox, QFileDialog, QWidget
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT
 from napari_addm.errors import AddmError
 from napari_addm.io.images import READABLE
 from napari_addm.widgets import texts

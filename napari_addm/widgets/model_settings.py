@@ -19,13 +19,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, read_specification
 from napari_addm.checkpoint.specification import (
-    DEMO_CHECKPOINT,
     RANDOM_METHODS,
     ModelSpecification,
     SamplerKind,
     ScoreKind,
-    read_specification,
 )
 from napari_addm.detection.pipeline import (
     DEVICES,

@@ -25,7 +25,7 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort import cohort as cohort_module
 from napari_addm.cohort import inspect as survey_module
 from napari_addm.cohort.cohort import CohortFolder, Shard, find_cohort
@@ -723,7 +723,7 @@ def test_a_bug_is_never_swallowed(
 def test_the_checkpoints_own_threshold_is_taken_to_the_digit(
     panel: BatchWidget, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    from napari_addm.checkpoint.specification import save_checkpoint
+    from napari_addm.checkpoint.file import save_checkpoint
 
     loaded = load_checkpoint(tiny_checkpoint)
     detection = loaded.specification.detection.model_copy(update={"threshold": 0.0123456})

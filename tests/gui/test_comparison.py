@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QApplication
 from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import Detection, DetectionSettings, run
 from napari_addm.io.images import read_labels, read_volume, write_volume
 from napari_addm.metrics.metrics import evaluate, lesion_recall

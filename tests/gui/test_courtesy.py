@@ -15,7 +15,7 @@ from qtpy.QtGui import QPaintEvent, QWheelEvent
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QApplication, QLabel, QWidget
 
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection import courtesy
 from napari_addm.detection.courtesy import come_first, give_way, go_on, make_courteous
 from napari_addm.detection.lanes import LANES

@@ -23,13 +23,8 @@ from PIL import Image as Picture
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication, QDockWidget, QLabel
 
-from napari_addm.checkpoint.specification import (
-    FalseAlarmSpecification,
-    ModelSpecification,
-    load_checkpoint,
-    read_specification,
-    save_checkpoint,
-)
+from napari_addm.checkpoint.file import load_checkpoint, read_specification, save_checkpoint
+from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import Decision
 from napari_addm.io.images import read_labels, read_volume, write_volume

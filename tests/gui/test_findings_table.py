@@ -14,11 +14,8 @@ from napari.layers import Image, Labels
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 
-from napari_addm.checkpoint.specification import (
-    Checkpoint,
-    FalseAlarmSpecification,
-    load_checkpoint,
-)
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
+from napari_addm.checkpoint.specification import FalseAlarmSpecification
 from napari_addm.detection.midline import Midline
 from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
 from napari_addm.findings.findings import Decision

@@ -13,7 +13,8 @@ from napari.components import ViewerModel
 from npe2 import PluginManager
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, SamplerKind
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT
+from napari_addm.checkpoint.specification import SamplerKind
 from napari_addm.detection.pipeline import DEVICES, PRECISIONS
 from napari_addm.widgets import preferences
 from napari_addm.widgets.detect_panel.panel import DetectWidget

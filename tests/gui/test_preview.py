@@ -12,7 +12,7 @@ from napari.layers import Image, Layer
 from numpy.testing import assert_array_equal
 from torch.nn.modules.module import register_module_forward_hook
 
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.lanes import LANES
 from napari_addm.detection.pipeline import Detection, run
 from napari_addm.io.volume import Volume

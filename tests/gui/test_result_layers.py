@@ -22,7 +22,7 @@ from napari.layers._layer_actions import (
 )
 from numpy.testing import assert_allclose, assert_array_equal
 
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort.cohort import find_cohort
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.detection.pipeline import DetectionSettings

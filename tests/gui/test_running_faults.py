@@ -24,7 +24,8 @@ from napari.layers import Image, Labels, Layer
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from napari_addm.checkpoint.specification import UNetSpecification, load_checkpoint, save_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
+from napari_addm.checkpoint.specification import UNetSpecification
 from napari_addm.detection.lanes import LANES
 from napari_addm.detection.session import Reconstructions
 from napari_addm.io.images import read_labels, write_volume

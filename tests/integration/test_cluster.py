@@ -19,7 +19,7 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.cohort import cluster as cluster_module
 from napari_addm.cohort.cluster import MOST_TRIES, PER_WORKER, run_on_cluster
 from napari_addm.cohort.cohort import HIDDEN, CohortFolder, find_cohort

@@ -17,7 +17,7 @@ import torch
 from numpy.testing import assert_allclose
 from typer.testing import CliRunner
 
-from napari_addm.checkpoint.specification import (
+from napari_addm.checkpoint.file import (
     DEMO_CHECKPOINT,
     Checkpoint,
     load_checkpoint,
@@ -127,7 +127,7 @@ import threading
 
 import torch
 
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.openvino_network import openvino_network
 
 network = openvino_network(load_checkpoint(sys.argv[1]), 1, "float32", beside=2)
@@ -279,7 +279,7 @@ def test_nothing_is_told_to_its_maker(tmp_path: Path, tiny_checkpoint: Path) -> 
         "import sys\n"
         "from pathlib import Path\n"
         "from napari_addm import openvino_network as module\n"
-        "from napari_addm.checkpoint.specification import load_checkpoint\n"
+        "from napari_addm.checkpoint.file import load_checkpoint\n"
         "module.user_cache_path = lambda *_, **__: Path(sys.argv[2])\n"
         "module.openvino_network(load_checkpoint(Path(sys.argv[1])), 2, 'float32')\n"
         "print(sorted(n for n, m in sys.modules.items() if m and n.startswith('openvino_tele')))\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_addm.checkpoint.specification import Checkpoint
+from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.quality import Quality
 from napari_addm.findings.findings import Decisions

@@ -11,7 +11,7 @@ import pytest
 
 from napari_addm.benchmark import run as module
 from napari_addm.benchmark.run import Benchmark, BenchmarkSettings, write_results
-from napari_addm.checkpoint.specification import load_checkpoint, save_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
 from napari_addm.errors import AddmError, InputError
 from napari_addm.training.calibration import calibrate
 from napari_addm.training.labelled_scans import find_cases, read_split

@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from napari_addm.checkpoint.file import load_checkpoint, read_specification, save_checkpoint
 from napari_addm.checkpoint.specification import (
     DetectionSpecification,
     DiffusionSpecification,
@@ -24,9 +25,6 @@ from napari_addm.checkpoint.specification import (
     PreparationSpecification,
     ScoreSpecification,
     UNetSpecification,
-    load_checkpoint,
-    read_specification,
-    save_checkpoint,
 )
 from napari_addm.errors import CheckpointError
 
@@ -146,7 +144,7 @@ def test_a_trained_network_comes_back(tmp_path):
 
 def test_reading_the_header_imports_no_torch(good):
     code = (
-        "import sys; from napari_addm.checkpoint.specification import read_specification; "
+        "import sys; from napari_addm.checkpoint.file import read_specification; "
         "print(read_specification(sys.argv[1]).name); sys.exit('torch' in sys.modules)"
     )
     run = subprocess.run(

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.cli import app as cli
 from napari_addm.cohort.cohort import (
     EARLIER,
@@ -592,7 +592,7 @@ def test_a_full_disk_stops_the_run_and_nothing_is_half_written(
 CHILD = """
 import sys
 from napari_addm.cohort.run import BatchSettings, run_batch
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
 from napari_addm.cohort.cohort import find_cohort
 from napari_addm.detection.pipeline import DetectionSettings
 source, output = sys.argv[1:]

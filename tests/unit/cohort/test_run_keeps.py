@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from napari_addm.checkpoint.specification import Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.cli import app as cli
 from napari_addm.cohort.cohort import HIDDEN, CohortFolder, Shard, find_cohort
 from napari_addm.cohort.report import read_cohort, write_cohort_report
@@ -479,7 +479,7 @@ CRASH = """
 import os, sys
 from pathlib import Path
 from napari_addm.cohort.run import BatchSettings, run_batch
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort.cohort import find_cohort
 from napari_addm.detection.pipeline import DetectionSettings
 source, output, checkpoint, left = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])

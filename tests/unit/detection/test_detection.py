@@ -12,7 +12,8 @@ import torch
 from scipy import stats
 from threadpoolctl import threadpool_info
 
-from napari_addm.checkpoint.specification import Checkpoint, ScoreSpecification, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
+from napari_addm.checkpoint.specification import ScoreSpecification
 from napari_addm.detection import pipeline as detection
 from napari_addm.detection.lanes import network_threads, torch_threads
 from napari_addm.detection.pipeline import DetectionSettings, detect, free_memory, resolve, run

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.graphed import GraphedNetwork
 from napari_addm.methods import load_network
 

@@ -13,11 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from napari_addm.checkpoint.specification import (
-    DEMO_CHECKPOINT,
-    load_checkpoint,
-    read_specification,
-)
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint, read_specification
 from napari_addm.cli.app import app
 from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.pipeline import run

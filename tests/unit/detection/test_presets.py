@@ -11,7 +11,7 @@ import pytest
 from qtpy.QtCore import Qt
 from typer.testing import CliRunner
 
-from napari_addm.checkpoint.specification import Checkpoint, load_checkpoint, save_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, save_checkpoint
 from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import DetectionSettings, resolve
 from napari_addm.detection.presets import PRESETS, Preset, with_preset

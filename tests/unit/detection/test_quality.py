@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import Detection, DetectionSettings, run
 from napari_addm.detection.preparation import IntensityMap, Slices, prepare
 from napari_addm.detection.quality import (

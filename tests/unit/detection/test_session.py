@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch.nn.modules.module import register_module_forward_hook
 
-from napari_addm.checkpoint.specification import Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import Detection, DetectionSettings, Progress, detect
 from napari_addm.detection.session import Reconstructions, Session
 from napari_addm.io.volume import Volume

@@ -11,11 +11,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import interpolate
 
-from napari_addm.checkpoint.specification import (
-    AutoencoderSpecification,
-    GanSpecification,
-    load_checkpoint,
-)
+from napari_addm.checkpoint.file import load_checkpoint
+from napari_addm.checkpoint.specification import AutoencoderSpecification, GanSpecification
 from napari_addm.detection.pipeline import DetectionSettings, run
 from napari_addm.io.images import read_volume
 from napari_addm.methods import get_method, load_network

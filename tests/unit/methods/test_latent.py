@@ -9,13 +9,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.checkpoint.specification import (
     DiffusionSpecification,
     LatentUNetSpecification,
     UNetSpecification,
     VqTransformerSpecification,
     VqVaeSpecification,
-    load_checkpoint,
 )
 from napari_addm.detection.pipeline import DetectionSettings, detect, run
 from napari_addm.diffusion.noises import SliceNoise

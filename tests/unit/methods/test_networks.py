@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
-from napari_addm.checkpoint.specification import DEMO_CHECKPOINT, load_checkpoint
+from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
 from napari_addm.methods import get_method, load_network
 from napari_addm.methods.networks import SMALL_MAP, GroupNorm
 

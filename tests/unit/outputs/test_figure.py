@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.midline import Midline
 from napari_addm.detection.pipeline import run
 from napari_addm.findings.findings import Decision, Finding
@@ -213,7 +213,7 @@ def test_it_needs_no_display_and_no_viewer(tmp_path: Path, scan) -> None:
 
 
 def test_the_caption_names_no_scan_unless_told(scan, tiny_checkpoint) -> None:
-    from napari_addm.checkpoint.specification import load_checkpoint
+    from napari_addm.checkpoint.file import load_checkpoint
     from napari_addm.detection.pipeline import DetectionSettings, run
 
     checkpoint = load_checkpoint(tiny_checkpoint)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from napari_addm.checkpoint.specification import Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import (

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from napari_addm.checkpoint.specification import Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
 from napari_addm.errors import AddmError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from napari_addm.checkpoint.specification import load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import DetectionSettings, detect
 from napari_addm.findings.findings import measure_findings

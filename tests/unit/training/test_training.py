@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from napari_addm.checkpoint.specification import (
-    DiffusionSpecification,
-    UNetSpecification,
-    load_checkpoint,
-)
+from napari_addm.checkpoint.file import load_checkpoint
+from napari_addm.checkpoint.specification import DiffusionSpecification, UNetSpecification
 from napari_addm.detection.pipeline import DetectionSettings, run
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.errors import AddmError, InputError

@@ -1,0 +1,367 @@
+"""Reading and writing checkpoints: one safetensors file whose header says how to use it.
+
+The header's ``specification`` entry is the JSON of a
+:class:`~napari_addm.checkpoint.specification.ModelSpecification`. Reading it imports no torch, and
+nothing in a checkpoint is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from napari_addm.checkpoint.specification import (
+    NETWORK_KINDS,
+    SCHEMA_VERSION,
+    ModelSpecification,
+)
+from napari_addm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_HEADER_BYTES = 4 * 2**20
+MAX_FILE_BYTES = 4 * 2**30
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
+# First bytes of files that people mistake for checkpoints, so that the refusal names the kind.
+FOREIGN_BEGINNINGS = {
+    b"PK\x03\x04": "a zip archive, as pickled .pt and .ckpt files are",
+    b"\x80": "a Python pickle, as .pt, .ckpt and .pkl files are",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "a gzip file",
+    b"<": "a web page",
+    b"version ": "a Git LFS pointer instead of the file",
+}
+DEMO_CHECKPOINT = Path(__file__).parents[1] / "io" / "sample_data" / "demo_addm.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checked checkpoint in memory.
+
+    Attributes
+    ----------
+    sha256 : str
+        Hash of the whole file.
+    """
+
+    specification: ModelSpecification
+    weights: dict[str, Tensor]
+    path: Path
+    sha256: str
+
+
+def read_specification(path: str | os.PathLike[str]) -> ModelSpecification:
+    """Read the header of a checkpoint; imports no torch and allocates no weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is no checkpoint or cut short, or its specification is not valid.
+    """
+    specification, _ = _read(Path(path))
+    return specification
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read and check a checkpoint: specification, weights hash, finite values.
+
+    :func:`napari_addm.methods.load_network` checks whether the weights fit the network.
+
+    Raises
+    ------
+    CheckpointError
+        One sentence that names the file, the problem and the remedy.
+    """
+    path = Path(path)
+    specification, offset = _read(path)
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _refusal(path, f"cannot be read ({error.strerror})", "copy it again") from error
+    if hashlib.sha256(memoryview(content)[offset:]).hexdigest() != specification.weights_sha256:
+        raise _refusal(
+            path,
+            "the weights do not have the hash that the header names",
+            "the file is damaged or was changed, copy it again",
+        )
+    try:
+        weights = load(content)
+    except SafetensorError as error:
+        raise _refusal(
+            path,
+            f"the tensors cannot be read ({_printable(error, 200)})",
+            "the file is damaged, copy it again",
+        ) from error
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise _refusal(
+                path,
+                f"the weights {name} hold NaN or infinity",
+                "the training diverged, use an earlier checkpoint",
+            )
+    return Checkpoint(specification, weights, path, hashlib.sha256(content).hexdigest())
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    specification: ModelSpecification,
+    weights: dict[str, Tensor],
+) -> Path:
+    """Write a checkpoint atomically, with the hash of its weights in the header.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written. A file that was there before stays.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    plain = save(weights)
+    (length,) = struct.unpack("<Q", plain[:8])
+    digest = hashlib.sha256(memoryview(plain)[8 + length :]).hexdigest()
+    specification = specification.model_copy(update={"weights_sha256": digest})
+    content = save(weights, {"specification": specification.model_dump_json()})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refusal(
+            path,
+            f"the checkpoint cannot be written ({error.strerror})",
+            "choose another place or free some space",
+        ) from error
+    return path
+
+
+# --- the specification ----------------------------------------------------------------------
+
+
+def _read(path: Path) -> tuple[ModelSpecification, int]:
+    """The specification, and the offset at which the tensors begin."""
+    metadata, offset = _read_header(path)
+    text = metadata.get("specification")
+    if not isinstance(text, str):
+        raise _refusal(
+            path,
+            "the header has no model specification",
+            "only checkpoints written by napari-addm train can be used",
+        )
+    unknown = sorted(metadata.keys() - {"specification", "format"})
+    if unknown:
+        names = ", ".join(_printable(name) for name in unknown[:5])
+        raise _refusal(
+            path, f"unknown keys in the header ({names})", "use the checkpoint as it was written"
+        )
+    try:
+        found = _parse_json(text)
+    except ValueError as error:
+        raise _refusal(
+            path,
+            f"its model specification is not JSON ({_printable(error, 200)})",
+            "the file is damaged, copy it again",
+        ) from error
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise _refusal(
+            path,
+            f"its specification has version {_printable(version)}, this program knows "
+            f"{SCHEMA_VERSION}",
+            "update napari-addm",
+        )
+    try:
+        # Strict: a number in quotes is not a number.
+        specification = ModelSpecification.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise _refusal(
+            path,
+            f"its model specification is not valid ({_list_problems(error)})",
+            "use the checkpoint as it was written, or train it again",
+        ) from error
+    return specification, offset
+
+
+def _list_problems(error: ValidationError, most: int = 5) -> str:
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False)[:most]:
+        # pydantic names the kind of network too, which is no key of the file
+        loc = [part for part in problem["loc"] if part not in NETWORK_KINDS.values()]
+        where = _printable(".".join(map(str, loc)) or "the whole")
+        if problem["type"] == "extra_forbidden":
+            problems.append(f"{where} is unknown")
+        elif problem["type"] == "missing":
+            problems.append(f"{where} is missing")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            problems.append(f"{where}: {_printable(message, 120)}")
+    if error.error_count() > most:
+        problems.append(f"{error.error_count() - most} more")
+    return "; ".join(problems)
+
+
+# --- the safetensors header -----------------------------------------------------------------
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The safetensors metadata, and the offset at which the tensors begin.
+
+    Only the header is read. Its size and its tensors are checked against the file's size before
+    anything that it declares is allocated.
+    """
+    raw, size = _read_header_bytes(path)
+    try:
+        header = _parse_json(raw.decode("utf-8"))
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise ValueError("__metadata__ is not an object")
+        declared = _declared_bytes(header)
+    except ValueError as error:
+        raise _refusal(
+            path,
+            f"the header is not that of a safetensors file ({_printable(error, 200)})",
+            "the file is damaged, copy it again",
+        ) from error
+    offset = 8 + len(raw)
+    if declared != size - offset:
+        raise _refusal(
+            path,
+            f"its header declares {declared} bytes of weights, the file holds {size - offset}",
+            "the file is cut short or damaged, copy it again",
+        )
+    return metadata, offset
+
+
+def _read_header_bytes(path: Path) -> tuple[bytes, int]:
+    """The JSON of the header, and the file's size in bytes."""
+    try:
+        if path.exists() and not path.is_file():
+            raise _refusal(path, "not a file", "choose a .safetensors file")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(9)
+            (length,) = struct.unpack("<Q", start[:8].ljust(8, b"\xff"))
+            if length > MAX_HEADER_BYTES or start[8:] != b"{":
+                raise _refusal(
+                    path,
+                    f"this is {_describe_foreign(start)}, and no checkpoint of napari-addm",
+                    "choose a .safetensors file (nothing else is opened, because other formats "
+                    "can run code)",
+                )
+            if 8 + length > size:
+                raise _refusal(path, "the file is cut short within its header", "copy it again")
+            if size > MAX_FILE_BYTES:
+                raise _refusal(
+                    path,
+                    "larger than 4 GiB, so no checkpoint of napari-addm",
+                    "choose another file",
+                )
+            file.seek(8)
+            return file.read(length), size
+    except OSError as error:
+        raise _refusal(
+            path, f"cannot be read ({error.strerror})", "check the path and its permissions"
+        ) from error
+
+
+def _describe_foreign(start: bytes) -> str:
+    for beginning, kind in FOREIGN_BEGINNINGS.items():
+        if start.startswith(beginning):
+            return kind
+    return "not a safetensors file" if start else "an empty file"
+
+
+def _declared_bytes(tensors: dict[str, Any]) -> int:
+    """How many bytes the tensors of a header fill, end to end.
+
+    Raises
+    ------
+    ValueError
+        If an entry is not what safetensors defines, or contradicts itself.
+    """
+    spans = []
+    for name, entry in tensors.items():
+        if not TENSOR_NAME.fullmatch(name):
+            raise ValueError(f"a tensor is named {_printable(name)}")
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"the entry of {name} is not dtype, shape and data_offsets")
+        shape, offsets = entry["shape"], entry["data_offsets"]
+        if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+            raise ValueError(f"{name} has no shape or no place")
+        if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPE_BYTES:
+            raise ValueError(f"{name} has the type {_printable(entry['dtype'])}")
+        if math.prod(shape) * DTYPE_BYTES[entry["dtype"]] != offsets[1] - offsets[0]:
+            raise ValueError(f"shape and place of {name} differ in size")
+        spans.append((*offsets, name))
+    end = 0
+    for first, last, name in sorted(spans):
+        if first != end:
+            raise ValueError(f"{name} does not follow the tensor before it")
+        end = last
+    return end
+
+
+def _are_sizes(values: object) -> bool:
+    """Whether this is a short list of plain integers from 0 to 2^53."""
+    return (
+        isinstance(values, list)
+        and len(values) <= 8
+        and all(type(value) is int and 0 <= value <= 2**53 for value in values)
+    )
+
+
+def _parse_json(text: str) -> Any:
+    """Parse JSON strictly: no key twice, no NaN.
+
+    Raises
+    ------
+    ValueError
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"the key {_printable(key)} stands there twice")
+            found[key] = value
+        return found
+
+    def no_constant(name: str) -> Any:
+        raise ValueError(f"{name} is no JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _refusal(path: Path, problem: str, remedy: str) -> CheckpointError:
+    return CheckpointError(f"{path}: {problem}; {remedy}.")
+
+
+def _printable(text: object, length: int = 60) -> str:
+    """Text from a file as a message may show it: one line, no control characters."""
+    text = str(text)
+    shown = "".join(c if c.isprintable() else "?" for c in text[:length])
+    return shown if len(text) <= length else f"{shown}.."
