@@ -41,7 +41,7 @@ from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import Detection, DetectionSettings, run
 from napari_addm.findings.findings import measure_findings
 from napari_addm.io.images import read_volume
-from napari_addm.review.review import LiveMarker
+from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.jobs import LayerData, place_scan
@@ -111,7 +111,7 @@ def main() -> None:
     ways: dict[str, tuple[Callable[[float], object], Callable[[float], None], float]] = {
         "now": (
             # a marker of its own: the panel's keeps what it was asked for last
-            partial(LiveMarker(detection).mark, minimum_ml=minimum),
+            partial(CachedLabeller(detection).label, minimum_ml=minimum),
             now,
             0.0,
         ),

@@ -5,12 +5,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from napari_addm.io.volume import Volume, volume_from_native
+
+if TYPE_CHECKING:
+    from napari_addm.detection.pipeline import Detection
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,6 +116,41 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(
         tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors", specification, weights
     )
+
+
+DetectionMaker = Callable[..., "Detection"]
+
+
+@pytest.fixture(scope="session")
+def make_detection(tiny_checkpoint: Path) -> DetectionMaker:
+    """``make_detection(anomaly)``: a whole result without a network, whose map is a volume.
+
+    Keyword arguments replace fields of the detection.
+    """
+    from napari_addm.checkpoint.specification import read_specification
+    from napari_addm.detection.midline import Midline
+    from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
+
+    specification = read_specification(tiny_checkpoint)
+
+    def make(anomaly: Volume, **fields: Any) -> Detection:
+        whole: dict[str, Any] = {
+            "anomaly": anomaly,
+            "reconstruction": anomaly,
+            "uncertainty": None,
+            "brain_mask": anomaly.with_data(np.ones(anomaly.shape, bool)),
+            "done": np.ones(anomaly.shape[0], bool),
+            "seconds": {},
+            "settings": resolve(DetectionSettings(), specification),
+            "specification": specification,
+            "device": "cpu",
+            "precision": "float32",
+            "threads": 2,
+            "midline": Midline((1.0, 0.0, 0.0), 0.0, "symmetry"),
+        }
+        return Detection(**whole | fields)
+
+    return make
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from napari_addm.findings.findings import Decision
 from napari_addm.io.images import read_labels
 from napari_addm.io.volume import Volume
 from napari_addm.outputs.record import RunRecord, read_record, voxels_sha256
-from napari_addm.review.review import Decided
+from napari_addm.review.decisions import Decided
 
-# What decides about the findings, in a person's words; not how fast they came.
+# The settings that change the findings, in words. The device, for example, is none of them.
 SETTINGS = {
     "level": "noise level",
     "steps": "steps",
@@ -38,15 +38,15 @@ class SavedReview:
     Attributes
     ----------
     decisions : dict of int to Decision
-        And notes, by the numbers in `labels`.
+        Verdicts and notes, by the numbers in `labels`.
     threshold, minimum_ml : float
-        Under which the findings were marked.
+        Under which the findings were marked; the smallest finding in mL.
     labels : Volume of int
         The findings.
     corrected : bool
-        Whether a person had edited them.
+        Whether a person had edited the labels.
     differences : tuple of str
-        What the run was made with that the present result was not, in words.
+        How the run of the record differs from the present one, in words.
     """
 
     decisions: dict[int, Decision]
@@ -64,24 +64,25 @@ class SavedReview:
         )
 
 
-def on_findings(saved: np.ndarray, marked: np.ndarray) -> np.ndarray:
-    """Findings as they are marked, with the numbers that a person's labels have for them.
+def match_numbers(saved: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """Give findings the numbers that they have in saved labels.
 
-    Of each finding a person may have erased or painted any part: it has the number that most of it
-    has, and a number is that of the finding that has most of it.
+    A person may have erased or painted any part of a finding. Each finding gets the number that
+    most of its voxels have in the saved labels, and each number goes to one finding only.
 
     Parameters
     ----------
     saved, marked : ndarray of int, shape (S, A, R)
-        0 = no finding.
+        Saved labels, and the findings as they are marked now; 0 = no finding.
 
     Returns
     -------
     ndarray of int64, shape (S, A, R)
-        Numbers that belong to no finding are where they were, beside the findings.
+        `marked` with other numbers. Saved numbers that belong to no finding keep their voxels
+        beside the findings.
     """
     both = (saved != 0) & (marked != 0)
-    base = int(marked.max(initial=0)) + 1  # a pair as one number: sorting these is quicker
+    base = int(marked.max(initial=0)) + 1  # one number for a pair: faster to sort
     pairs = saved[both].astype(np.int64) * base + marked[both]
     pairs, shared = np.unique(pairs, return_counts=True)
     number_of: dict[int, int] = {}
@@ -104,11 +105,11 @@ def read_review(path: Path, scan: Volume, detection: Detection, model_sha256: st
     path : Path
         ``..._record.json``, with the labels beside it.
     scan : Volume
-        Whose review it has to be.
+        The scan that the record has to belong to.
     detection : Detection
-        The present result of the scan.
+        The present result on the scan.
     model_sha256 : str
-        Of the checkpoint that gave it.
+        Hash of the checkpoint that gave the present result.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def read_review(path: Path, scan: Volume, detection: Detection, model_sha256: st
             f"{path} is of another scan ({record.input.name or 'without a name'}) than the "
             f"findings that are shown: run the scan that it belongs to, or choose its own record."
         )
-    labels = _labels(path, record, scan)
+    labels = _read_labels(path, record, scan)
     decisions = {
         entry.id: Decision(entry.decision, entry.note)
         for entry in record.findings
@@ -137,8 +138,8 @@ def read_review(path: Path, scan: Volume, detection: Detection, model_sha256: st
     )
 
 
-def _labels(path: Path, record: RunRecord, scan: Volume) -> Volume:
-    """The labels beside a record, which have to be those that it tells of."""
+def _read_labels(path: Path, record: RunRecord, scan: Volume) -> Volume:
+    """Read the labels beside a record, and check that they are the ones in the record."""
     entry = record.outputs.get("labels")
     if entry is None or entry.name is None:
         raise InputError(
@@ -175,21 +176,21 @@ def _differences(record: RunRecord, detection: Detection, model_sha256: str) -> 
     return tuple(differences)
 
 
-def told(review: SavedReview, minimum_ml: float, there: int) -> str:
-    """Say what was taken over.
+def describe_resumed(review: SavedReview, minimum_ml: float, matched: int) -> str:
+    """Say what was taken over from a saved review.
 
     Parameters
     ----------
     review : SavedReview
     minimum_ml : float
-        The smallest finding as it is now, which a field may have rounded.
-    there : int
-        How many of the decisions are on a finding.
+        The smallest finding as it is now, mL; a field may have rounded it.
+    matched : int
+        How many of the decisions hold for a finding of now.
     """
-    many = len(review.decisions)
-    words = f"{many or 'No'} decision{'' if many == 1 else 's'} of the record taken over"
-    if there < many:
-        words += f" ({many - there} on no finding of now)"
+    total = len(review.decisions)
+    words = f"{total or 'No'} decision{'' if total == 1 else 's'} of the record taken over"
+    if matched < total:
+        words += f" ({total - matched} on no finding of now)"
     words += ", with its threshold and smallest finding"
     if review.corrected:
         words += ", and its corrections"

@@ -34,7 +34,7 @@ from napari_addm.detection.session import Session
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.images import read_beside, read_labels, resample_labels
 from napari_addm.io.volume import GRID_OF_LAYER, Volume
-from napari_addm.review.review import LiveMarker
+from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.layers import (
     COMPUTED_KEY,
     GEOMETRY,
@@ -434,14 +434,14 @@ class Found:
     ----------
     progress : Progress
         With the result, whose warnings are the brain mask's, too.
-    marker : LiveMarker or None
+    marker : CachedLabeller or None
         Of the result, which it has marked where the request says how.
     quality : Quality or None
         Of the scan, once the whole of it is done.
     """
 
     progress: Progress
-    marker: LiveMarker | None
+    marker: CachedLabeller | None
     quality: Quality | None = None
 
 
@@ -514,8 +514,8 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Reveal | Progress 
         result = replace(result, warnings=(*result.warnings, *notes))
         marker = None
         if request.threshold is not None:
-            marker = LiveMarker(result)
-            marker.mark(*request.threshold())
+            marker = CachedLabeller(result)
+            marker.label(*request.threshold())
         quality = None
         if progress.stage == "finish" and result.done.all() and result.slices is not None:
             quality = check_quality(result.slices, checkpoint.specification, result)

@@ -18,10 +18,11 @@ from sklearn import metrics as sklearn_metrics
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import Detection, DetectionSettings, run
 from napari_addm.io.images import read_labels, read_volume, write_volume
-from napari_addm.metrics.metrics import evaluate, lesion_recall
+from napari_addm.metrics.metrics import evaluate
 from napari_addm.outputs.record import RunRecord, file_sha256, read_record, voxels_sha256
 from napari_addm.outputs.verification import verify
-from napari_addm.review.review import FALSE_ALARM, HIT, MISSED, Agreement, mark
+from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED, Agreement
+from napari_addm.review.marking import label_findings
 from napari_addm.widgets.detect_panel.agreement_view import AgreementView
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.truth import TruthAgreement
@@ -67,55 +68,6 @@ def view(qtbot) -> AgreementView:
 def thresholds(detection: Detection) -> list[float]:
     anomaly = detection.anomaly.data[detection.brain_mask.data]
     return [-1.0, *(float(q) for q in np.quantile(anomaly, (0.3, 0.9, 0.97, 0.999))), 9.0]
-
-
-def test_figures_curves_and_overlay_equal_numpy_at_every_threshold(detection, truth, agreement):
-    brain = detection.brain_mask.data
-    scores, inside = detection.anomaly.data[brain], truth[brain]
-    for threshold in thresholds(detection):
-        marked = mark(detection, threshold, 0.0)
-        point = agreement.point(threshold)
-        expected = evaluate(
-            detection.anomaly.data,
-            truth,
-            threshold=threshold,
-            mask=brain,
-            voxel_ml=detection.anomaly.voxel_ml,
-        )
-        assert agreement.at(marked) == expected
-        assert point.dice[0] == pytest.approx(expected.dice)
-        above = scores > threshold
-        assert point.hits[0] == np.count_nonzero(above & inside)
-        assert point.false[0] == np.count_nonzero(above & ~inside)
-
-        overlay = agreement.overlay(marked)
-        assert overlay.dtype == np.uint8
-        found = (detection.anomaly.data > threshold) & brain
-        assert_array_equal(overlay == HIT, found & truth & brain)
-        assert_array_equal(overlay == FALSE_ALARM, found & ~truth)
-        assert_array_equal(overlay == MISSED, truth & brain & ~found)
-
-
-def test_the_smallest_finding_changes_the_overlay_and_not_the_curves(detection, truth, agreement):
-    threshold = thresholds(detection)[3]
-    everything, large = mark(detection, threshold, 0.0), mark(detection, threshold, 20.0)
-    assert 0 < len(large.findings) < len(everything.findings)
-    overlay = agreement.overlay(large)
-    assert_array_equal((overlay == HIT) | (overlay == FALSE_ALARM), large.labels > 0)
-    assert agreement.at(large).predicted_ml < agreement.at(everything).predicted_ml
-
-
-def test_lesions_equal_the_recall_of_the_benchmark(detection, truth, agreement):
-    region = detection.brain_mask.data
-    for threshold in thresholds(detection):
-        marked = mark(detection, threshold, 0.5)
-        table = agreement.lesions(marked)
-        expected = lesion_recall(marked.labels, truth & region, detection.anomaly.voxel_ml)
-        assert (len(table.lesions), table.found) == (expected.lesions, expected.found)
-        assert table.false_findings == expected.false_positives
-        for lesion in table.lesions:
-            assert detection.anomaly.data[lesion.index] == pytest.approx(lesion.peak)
-            assert truth[lesion.index]
 
 
 def test_markers_follow_the_threshold(view, detection, truth, agreement):
@@ -183,7 +135,7 @@ def test_the_wheel_is_left_to_the_panel(view, agreement):
 
 def test_the_table_of_lesions(view, qtbot, detection, truth, agreement):
     view.show_agreement(agreement)
-    marked = mark(detection, thresholds(detection)[3], 0.5)
+    marked = label_findings(detection, thresholds(detection)[3], 0.5)
     view.show_marked(marked)
     lesions = agreement.lesions(marked).lesions
     model = view.lesions.table.model()
@@ -210,7 +162,7 @@ def test_the_table_of_lesions(view, qtbot, detection, truth, agreement):
         view.lesions.table.clicked.emit(model.index(0, 0))
     assert chosen.args == [lesions[-1].index]
     # one step of the threshold later
-    view.show_marked(mark(detection, 9.0, 0.5))
+    view.show_marked(label_findings(detection, 9.0, 0.5))
     assert {model.index(row, 2).data() for row in range(model.rowCount())} == {"no"}
     assert view.lesions.count.text().endswith("0 of 0 findings false")
 
@@ -218,7 +170,7 @@ def test_the_table_of_lesions(view, qtbot, detection, truth, agreement):
 def test_an_empty_truth_is_explained(view, detection, truth):
     view.show_agreement(Agreement(detection, np.zeros_like(truth)))
     threshold = thresholds(detection)[3]
-    marked = mark(detection, threshold, 0.0)
+    marked = label_findings(detection, threshold, 0.0)
     view.show_threshold(threshold)
     view.show_marked(marked)
     assert "empty" in view.explanation.text()
@@ -232,7 +184,7 @@ def test_an_empty_truth_is_explained(view, detection, truth):
     assert x == pytest.approx(threshold)
     assert y == pytest.approx(marked.total_ml)
     x, y = view.dice.points
-    expected = [np.count_nonzero(mark(detection, t, 0.0).labels) for t in x[::97]]
+    expected = [np.count_nonzero(label_findings(detection, t, 0.0).labels) for t in x[::97]]
     assert y[::97] == pytest.approx(np.array(expected) * detection.anomaly.voxel_ml)
     view.show_threshold(9.0)  # 0 mL has no place on a logarithmic axis
     assert view.dice.marked is None
@@ -245,14 +197,6 @@ def test_an_empty_truth_is_explained(view, detection, truth):
     assert all(view.tabs.isTabVisible(n) for n in range(view.tabs.count()))
     assert view.tabs.tabText(0) == "Dice"
     assert view.figures["dice"].text() != "–"
-
-
-def test_a_truth_outside_the_brain_is_not_called_empty(detection, truth):
-    outside = Agreement(detection, truth & ~detection.brain_mask.data)
-    figures = outside.at(mark(detection, 0.01, 0.0))
-    assert outside.is_empty
-    assert outside.explanation(figures).startswith("None of the ground truth lies in the brain")
-    assert "outside the mask" in figures.notes[0]
 
 
 def test_truth_that_fills_the_brain(view, detection):
@@ -275,7 +219,7 @@ def test_colours_follow_the_theme(view, theme):
 
 def test_the_legend_has_the_volumes_of_the_overlay(view, detection, agreement):
     view.show_agreement(agreement)
-    with_marks = mark(detection, thresholds(detection)[3], 0.5)
+    with_marks = label_findings(detection, thresholds(detection)[3], 0.5)
     view.show_marked(with_marks)
     assert view.legend.isHidden()
     view.overlay.setChecked(True)

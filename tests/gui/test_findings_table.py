@@ -21,7 +21,7 @@ from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
 from napari_addm.findings.findings import Decision
 from napari_addm.io.images import read_volume
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array
-from napari_addm.review.review import LiveMarker
+from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.detect_panel.findings_table import (
     ID,
     ML,
@@ -91,12 +91,12 @@ def detection_of(scan: Volume, checkpoint: Checkpoint, uncertain: bool = True) -
 
 
 @pytest.fixture(scope="module")
-def marker(checkpoint) -> LiveMarker:
+def marker(checkpoint) -> CachedLabeller:
     affine = stored_as("RAS")
     scan = volume_from_array(
         hills_on(affine, SHAPE).transpose(2, 1, 0).copy(), affine[:, [2, 1, 0, 3]]
     )
-    return LiveMarker(detection_of(scan, checkpoint))
+    return CachedLabeller(detection_of(scan, checkpoint))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def table(marker, qtbot) -> FindingsTable:
     widget = FindingsTable()
     qtbot.addWidget(widget)
     widget.begin("scan")
-    widget.show_marked(marker.mark(0.1, 0.0))
+    widget.show_marked(marker.label(0.1, 0.0))
     return widget
 
 
@@ -149,12 +149,12 @@ def test_the_selection_survives_sorting_and_the_threshold(table, marker):
     table.pick(2)
     table.view.sortByColumn(SCANNER, Qt.SortOrder.AscendingOrder)
     assert [index.row() for index in table.view.selectionModel().selectedRows()] == [1]
-    table.show_marked(marker.mark(1.5, 0.0))  # the largest is gone
+    table.show_marked(marker.label(1.5, 0.0))  # the largest is gone
     assert sorted(numbers(table)) == [2, 3]
     assert table.selected == 2
-    table.show_marked(marker.mark(2.5, 0.0))
+    table.show_marked(marker.label(2.5, 0.0))
     assert numbers(table) == [2]
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     assert [index.row() for index in table.view.selectionModel().selectedRows()] == [1]
     assert told == [2]  # only a person's pick leads anywhere
 
@@ -209,7 +209,7 @@ def test_undo_by_key_needs_the_table(marker, qtbot):
     layout = QVBoxLayout(window)
     layout.addWidget(table)
     layout.addWidget(elsewhere)
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     table.pick(1)
     table.accept()
     qtbot.keyClick(elsewhere, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
@@ -222,7 +222,7 @@ def test_nothing_is_decided_without_a_finding(table, marker):
     assert table.decisions == {}
     table.pick(1)
     assert table.accept_button.isEnabled()
-    table.show_marked(marker.mark(2.5, 0.0))  # it is hidden now
+    table.show_marked(marker.label(2.5, 0.0))  # it is hidden now
     assert not table.accept_button.isEnabled()
     table.accept()
     assert table.undo_stack.count() == 0
@@ -231,40 +231,40 @@ def test_nothing_is_decided_without_a_finding(table, marker):
 def test_decisions_follow_the_threshold(table, marker):
     table.pick(3)
     table.reject()
-    table.show_marked(marker.mark(0.3, 0.0))
+    table.show_marked(marker.label(0.3, 0.0))
     assert table.decisions == {3: Decision("rejected")}
-    table.show_marked(marker.mark(1.5, 0.0))  # a grain of it is left
+    table.show_marked(marker.label(1.5, 0.0))  # a grain of it is left
     assert numbers(table) == [2, 3]
     assert table.decisions == {}
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     assert table.decisions == {3: Decision("rejected")}
     table.begin("scan")  # what a person decided is not lost with the next run
     assert table.decisions == {}
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     assert table.decisions == {3: Decision("rejected")}
     table.undo()
     assert table.decisions == {}
     table.redo()
     first = table.decided_on
     table.begin("another")
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     assert table.decisions == {}
     assert not table.undo_stack.canUndo()
     table.pick(2)
     table.accept()
     second = table.decided_on
     table.begin("scan", first)  # nor when another was looked at meanwhile
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     assert table.decisions == {3: Decision("rejected")}
     table.begin("another", second)
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     assert table.decisions == {2: Decision("accepted")}
 
 
 def test_steps_follow_the_table_s_order_round_and_round(table, marker):
     went: list[int] = []
     table.picked.connect(went.append)
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     table.view.sortByColumn(ML, Qt.SortOrder.AscendingOrder)
     rows = numbers(table)
     assert len(rows) > 1
@@ -279,14 +279,14 @@ def test_steps_follow_the_table_s_order_round_and_round(table, marker):
 def test_a_note_that_is_being_written_stays_when_its_finding_goes(table, marker, qtbot):
     table.pick(3)
     qtbot.keyClicks(table.note, "half a word")
-    table.show_marked(marker.mark(2.5, 0.0))  # it is hidden now
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(2.5, 0.0))  # it is hidden now
+    table.show_marked(marker.label(0.1, 0.0))
     assert table.decisions == {3: Decision(note="half a word")}
     # that goes on where it was, and is one step with what follows
     table.pick(3)
     table.note.setCursorPosition(4)
     qtbot.keyClicks(table.note, ", or")
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     assert table.note.cursorPosition() == 8
     qtbot.keyClicks(table.note, " more")
     table.note.editingFinished.emit()
@@ -309,10 +309,10 @@ def test_a_note_is_no_markup(table):
 
 def test_unknown_sides_are_not_claimed(checkpoint, marker, qtbot):
     scan = marker.detection.anomaly
-    unknown = LiveMarker(detection_of(scan.with_data(scan.data, (UNKNOWN_SIDES,)), checkpoint))
+    unknown = CachedLabeller(detection_of(scan.with_data(scan.data, (UNKNOWN_SIDES,)), checkpoint))
     table = FindingsTable()
     qtbot.addWidget(table)
-    table.show_marked(unknown.mark(0.1, 0.0))
+    table.show_marked(unknown.label(0.1, 0.0))
     assert column(table, SIDE) == ["unknown"] * 3
     table.view.sortByColumn(SIDE, Qt.SortOrder.AscendingOrder)  # which there is nothing to do by
     tip = table.model.data(table.model.index(0, SIDE), Qt.ItemDataRole.ToolTipRole)
@@ -320,22 +320,22 @@ def test_unknown_sides_are_not_claimed(checkpoint, marker, qtbot):
 
 
 def test_without_uncertainty_there_is_no_column_for_it(checkpoint, marker, qtbot):
-    certain = LiveMarker(detection_of(marker.detection.anomaly, checkpoint, uncertain=False))
+    certain = CachedLabeller(detection_of(marker.detection.anomaly, checkpoint, uncertain=False))
     table = FindingsTable()
     qtbot.addWidget(table)
-    table.show_marked(certain.mark(0.1, 0.0))
+    table.show_marked(certain.label(0.1, 0.0))
     assert table.view.isColumnHidden(SPREAD)
-    table.show_marked(marker.mark(0.1, 0.0))
+    table.show_marked(marker.label(0.1, 0.0))
     assert not table.view.isColumnHidden(SPREAD)
 
 
 def test_ten_thousands_of_findings(checkpoint, qtbot):
     data = np.zeros((90, 90, 90), np.float32)
     data[::2, ::2, ::2] = np.linspace(1, 2, 45**3).reshape(45, 45, 45)
-    noise = LiveMarker(detection_of(volume_from_array(data), checkpoint))
+    noise = CachedLabeller(detection_of(volume_from_array(data), checkpoint))
     table = FindingsTable()
     qtbot.addWidget(table)
-    marked = noise.mark(0.5, 0.0)
+    marked = noise.label(0.5, 0.0)
     table.show_marked(marked)
     assert table.model.rowCount() == 45**3 > 65_535
     last = marked.findings[45**3 - 1]

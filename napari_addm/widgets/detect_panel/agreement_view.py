@@ -26,7 +26,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.metrics.metrics import EMPTY_TRUTH, Lesion, LesionTable, Metrics
-from napari_addm.review.review import FALSE_ALARM, HIT, MISSED, Agreement, Marked
+from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED, Agreement
+from napari_addm.review.marking import LabelledFindings
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.curves import HEIGHT, CurvePlot
 from napari_addm.widgets.forms import SMALL, WARNING, column, message, say
@@ -202,12 +203,12 @@ class AgreementView(QWidget):
             f"Precision {_figure(precision)} at a recall of {_figure(recall)}",
         )
 
-    def show_marked(self, marked: Marked, notes: tuple[str, ...] = ()) -> None:
+    def show_marked(self, marked: LabelledFindings, notes: tuple[str, ...] = ()) -> None:
         """Show the figures and the lesions under some findings.
 
         Parameters
         ----------
-        marked : Marked
+        marked : LabelledFindings
             Of the detection that was compared.
         notes : tuple of str
             Warnings of the ground truth, said before those of the figures.

@@ -12,7 +12,8 @@ from superqt import QLabeledDoubleSlider
 
 from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
 from napari_addm.detection.pipeline import Detection
-from napari_addm.review.review import Decided, Marked, is_calibrated
+from napari_addm.review.decisions import Decided
+from napari_addm.review.marking import LabelledFindings, is_calibrated
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.findings_table import FindingsTable
 from napari_addm.widgets.forms import button, column, form, message, number, row, say
@@ -50,7 +51,7 @@ class FindingsReview(QWidget):
         super().__init__()
         self.reviewed: ModelSpecification | None = None
         self._detection: Detection | None = None
-        self._marked: Marked | None = None
+        self._marked: LabelledFindings | None = None
         self._live = later(self, 0, self.moved)
 
         self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
@@ -141,7 +142,7 @@ class FindingsReview(QWidget):
             self.minimum.setValue(minimum)
             self._set_threshold(threshold)
 
-    def show_marked(self, detection: Detection, marked: Marked) -> None:
+    def show_marked(self, detection: Detection, marked: LabelledFindings) -> None:
         """List and count what was found in a result, partial or whole."""
         self._detection, self._marked = detection, marked
         self.table.show_marked(marked)

@@ -41,7 +41,8 @@ from napari_addm.findings.findings import (
     Findings,
     Verdict,
 )
-from napari_addm.review.review import Decided, Marked, decide, decisions_of
+from napari_addm.review.decisions import Decided, decide, decisions_of
+from napari_addm.review.marking import LabelledFindings
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import button, column, heading
 
@@ -246,7 +247,7 @@ class FindingsTable(QWidget):
         self.selected: int | None = None
         self.decisions: dict[int, Decision] = {}
         self.undo_stack = QUndoStack(self)
-        self._marked: Marked | None = None
+        self._marked: LabelledFindings | None = None
         self.decided_on: tuple[Decided, ...] = ()
         self._scan: Hashable = None
         self._note_of: int | None = None
@@ -345,7 +346,7 @@ class FindingsTable(QWidget):
             self._scan, self.decided_on = scan, earlier
             self.undo_stack.clear()
 
-    def show_marked(self, marked: Marked) -> None:
+    def show_marked(self, marked: LabelledFindings) -> None:
         """Show findings, their decisions among them."""
         self.take_note()
         self._marked = marked

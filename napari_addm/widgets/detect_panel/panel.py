@@ -21,8 +21,8 @@ from qtpy.QtWidgets import (
 from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.detection.pipeline import DetectionSettings, Progress
 from napari_addm.detection.session import Session
-from napari_addm.review.review import Decided
-from napari_addm.review.saved_review import SavedReview, on_findings, told
+from napari_addm.review.decisions import Decided
+from napari_addm.review.saved_review import SavedReview, describe_resumed, match_numbers
 from napari_addm.widgets import preferences, texts
 from napari_addm.widgets.detect_panel.findings import FindingsReview
 from napari_addm.widgets.detect_panel.follow import FollowSlice, Patchwork
@@ -834,14 +834,14 @@ class DetectWidget(Panel):
         assert outcome is not None
         self.findings.mark_at(review.threshold, review.minimum_ml)
         assert outcome.marked is not None
-        placed = on_findings(review.labels.data, outcome.marked.labels)
+        placed = match_numbers(review.labels.data, outcome.marked.labels)
         outcome.renumber(placed)
         self._mark()
         self.findings.table.take(review.decided(placed))
         if review.corrected:
             outcome.layers.show_corrections(review.labels.data)
         there = len(review.decisions.keys() & self.findings.table.decisions.keys())
-        say(self.status, told(review, self.minimum.value(), there))
+        say(self.status, describe_resumed(review, self.minimum.value(), there))
 
     def _measure(self) -> None:
         """Compare with the ground truth of the same scan, but not while the result still grows."""

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QWidget
 
 from napari_addm.errors import AddmError, InputError
 from napari_addm.outputs.case import check_outputs, save_detection
-from napari_addm.review.review import measure
+from napari_addm.review.marking import measure_labels
 from napari_addm.review.saved_review import SavedReview, read_review
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.state import Outcome
@@ -207,7 +207,7 @@ def _save(
     assert detection is not None
     assert marked is not None
     if labels is not None:
-        marked = measure(detection, labels, marked.threshold, marked.minimum_ml)
+        marked = measure_labels(detection, labels, marked.threshold, marked.minimum_ml)
     if agreement is not None:
         detection = replace(detection, warnings=(*detection.warnings, *outcome.truth_notes))
     # The panel asks before it replaces files; these came since.

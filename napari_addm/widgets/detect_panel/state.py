@@ -12,7 +12,8 @@ from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.quality import Quality
 from napari_addm.findings.findings import Decisions
 from napari_addm.io.volume import Volume
-from napari_addm.review.review import Agreement, LiveMarker, Marked
+from napari_addm.review.agreement import Agreement
+from napari_addm.review.marking import CachedLabeller, LabelledFindings
 from napari_addm.widgets import texts
 from napari_addm.widgets.result_layers import ResultLayers
 
@@ -32,9 +33,9 @@ class Outcome:
         Of the scan's layer, without its folder: for files and figures.
     detection : Detection or None
         The last result, partial while the run goes on.
-    marker : LiveMarker or None
+    marker : CachedLabeller or None
         Marks `detection`.
-    marked : Marked or None
+    marked : LabelledFindings or None
     decisions : mapping of int to Decision
         What a person thinks of the findings in `marked`, by their ids.
     agreement : Agreement or None
@@ -58,8 +59,8 @@ class Outcome:
     mask_path: Path | None
     name: str
     detection: Detection | None = None
-    marker: LiveMarker | None = None
-    marked: Marked | None = None
+    marker: CachedLabeller | None = None
+    marked: LabelledFindings | None = None
     decisions: Decisions = field(default_factory=dict)
     agreement: Agreement | None = None
     truth_path: Path | None = None
@@ -87,19 +88,19 @@ class Outcome:
         name = self.name if layer is None else layer.name
         return texts.MISFITS[misfit].format(name) if misfit else ""
 
-    def mark(self, threshold: float, minimum_ml: float) -> Marked:
+    def mark(self, threshold: float, minimum_ml: float) -> LabelledFindings:
         """Mark the result, which has to be there, under a threshold."""
-        self.marked = self._marker().mark(threshold, minimum_ml)
+        self.marked = self._marker().label(threshold, minimum_ml)
         return self.marked
 
     def renumber(self, labels: np.ndarray) -> None:
         """Give the findings of the result, which has to be there, the numbers of other labels."""
         self._marker().renumber(labels)
 
-    def _marker(self) -> LiveMarker:
+    def _marker(self) -> CachedLabeller:
         assert self.detection is not None
         if self.marker is None or self.marker.detection is not self.detection:
-            self.marker = LiveMarker(self.detection)
+            self.marker = CachedLabeller(self.detection)
         return self.marker
 
     @property

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.errors import AddmError
-from napari_addm.review.review import Agreement
+from napari_addm.review.agreement import Agreement
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.agreement_view import AgreementView
 from napari_addm.widgets.detect_panel.state import Outcome

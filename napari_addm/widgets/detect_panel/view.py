@@ -27,7 +27,7 @@ from qtpy.QtWidgets import (
 
 from napari_addm.io.volume import GRID_OF_LAYER
 from napari_addm.outputs.drawing import CUTS, Plane, caption_lines, figure_png, slices_through
-from napari_addm.review.review import measure
+from napari_addm.review.marking import measure_labels
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.forms import (
@@ -733,7 +733,7 @@ def _draw(
     slices = slices_through(scan, labels, count, plane) if index is None else [index]
     name = outcome.name if named else None
     # a person may have drawn on them
-    findings = measure(detection, labels, marked.threshold, marked.minimum_ml).findings
+    findings = measure_labels(detection, labels, marked.threshold, marked.minimum_ml).findings
     caption = caption_lines(
         detection,
         outcome.checkpoint.sha256,

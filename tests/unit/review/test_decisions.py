@@ -1,4 +1,4 @@
-"""Findings under a moving threshold, and what becomes of the decisions on them."""
+"""Decisions on findings under a moving threshold, and their history."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from hypothesis.extra import numpy as hnp
 
 from napari_addm.findings.findings import Decision, Marker
 from napari_addm.io.volume import volume_from_array
-from napari_addm.review.review import SAME_FINDING, Decided, Marked, decide, decisions_of
+from napari_addm.review.decisions import (
+    SAME_FINDING,
+    Decided,
+    ReviewedFindings,
+    decide,
+    decisions_of,
+)
+from napari_addm.review.marking import LabelledFindings
 
 REJECTED = Decision("rejected", "a vessel")
 ACCEPTED = Decision("accepted")
@@ -23,9 +30,9 @@ class Scene:
         self.volume = volume_from_array(anomaly.astype(np.float32))
         self.marker = Marker(self.volume.data, spacing=self.volume.spacing)
 
-    def at(self, threshold: float, minimum_ml: float = 0.0) -> Marked:
+    def at(self, threshold: float, minimum_ml: float = 0.0) -> LabelledFindings:
         labels, findings = self.marker.find(threshold, minimum_ml, self.volume)
-        return Marked(labels, findings, threshold, minimum_ml)
+        return LabelledFindings(labels, findings, threshold, minimum_ml)
 
 
 def two_hills() -> np.ndarray:
@@ -118,3 +125,77 @@ def test_decisions_follow_overlap(anomaly, before, after, data):
         if dice >= SAME_FINDING and dice >= expected.get(nearest, (0.0, None))[0]:
             expected[nearest] = dice, made.decision
     assert decisions_of(second, decided) == {n: decision for n, (_, decision) in expected.items()}
+
+
+@pytest.fixture
+def review(hills) -> ReviewedFindings:
+    made = ReviewedFindings()
+    made.show(hills.at(4.0))
+    return made
+
+
+def test_decisions_are_taken_back_and_repeated(review):
+    assert not review.decide(3, REJECTED)  # there is no such finding
+    assert review.decide(2, REJECTED)
+    assert not review.decide(2, REJECTED)  # nothing changes
+    assert review.decide(2, ACCEPTED)
+    assert review.decide(1, Decision(note="ask"))
+    assert review.rejected == set()
+    review.undo()
+    assert review.decisions == {2: ACCEPTED}
+    review.undo()
+    assert review.decisions == {2: REJECTED}
+    assert review.rejected == {2}
+    review.redo()
+    assert review.decisions == {2: ACCEPTED}
+    assert review.decide(2, Decision())  # which drops what could be repeated
+    assert not review.history.can_redo
+    for _ in range(5):
+        review.undo()
+    assert review.decisions == {}
+    assert not review.history.can_undo
+
+
+def test_a_note_that_is_being_written_is_one_step_with_its_end(review):
+    review.decide(2, Decision(note="half"), unfinished=True)
+    review.decide(2, Decision(note="half a"), unfinished=True)
+    review.decide(2, Decision(note="half a word"))
+    review.decide(2, Decision("rejected", "half a word"))
+    review.undo()
+    assert review.decisions == {2: Decision(note="half a word")}
+    review.undo()
+    assert review.decisions == {}
+    review.redo()
+    assert review.decisions == {2: Decision(note="half a word")}
+    # a step on another finding is a step of its own
+    review.decide(2, Decision(note="half a word, or"), unfinished=True)
+    review.decide(1, ACCEPTED)
+    review.undo()
+    assert review.decisions == {2: Decision(note="half a word, or")}
+
+
+def test_decisions_of_another_time_are_one_step(review, hills):
+    review.decide(1, ACCEPTED)
+    review.add(decide(hills.at(4.5), (), 2, REJECTED))
+    assert review.decisions == {1: ACCEPTED, 2: REJECTED}
+    review.undo()
+    assert review.decisions == {1: ACCEPTED}
+    review.add(())
+    assert review.history.can_redo  # nothing was added
+
+
+def test_a_history_outlives_the_findings(review, hills):
+    review.decide(2, REJECTED)
+    review.selected = 2
+    again = ReviewedFindings(review.history)
+    assert again.decisions == {}
+    assert not again.has(2)
+    assert again.highest == 0
+    again.show(hills.at(8.5))
+    assert again.decisions == {}
+    again.show(hills.at(4.0))
+    assert again.decisions == {2: REJECTED}
+    assert again.decision_on(None) == Decision()
+    assert again.highest == 2
+    again.undo()
+    assert again.decisions == {}

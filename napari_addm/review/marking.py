@@ -1,0 +1,144 @@
+"""Findings of a detection under a threshold that moves.
+
+Free of Qt and napari.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from napari_addm.detection.pipeline import Detection
+from napari_addm.findings.findings import Box, Findings, Marker, measure_findings
+
+EVERYWHERE: Box = (slice(None), slice(None), slice(None))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFindings:
+    """The findings of a detection under one threshold.
+
+    Attributes
+    ----------
+    labels : ndarray of int, shape (S, A, R)
+        Number of the finding that each voxel belongs to, 0 for none, in the smallest unsigned
+        type that holds the numbers; or labels that a person edited.
+    findings : Findings
+    threshold : float
+        Score above which a voxel is marked, in the map's units.
+    minimum_ml : float
+        Volume of the smallest finding that is kept, mL.
+    box : tuple of slice
+        A box that holds all findings.
+    """
+
+    labels: np.ndarray
+    findings: Findings
+    threshold: float
+    minimum_ml: float
+    box: Box = EVERYWHERE
+
+    @property
+    def total_ml(self) -> float:
+        """Volume of all findings together, mL."""
+        return self.findings.total_ml
+
+    def voxels(self, id: int) -> np.ndarray:
+        """Flat indices of the voxels of a finding, in rising order."""
+        return np.flatnonzero(self.labels == id)
+
+    def middle(self, id: int) -> tuple[int, int, int]:
+        """The voxel (s, a, r) of a finding that is nearest to its center, whatever its shape."""
+        places = np.stack(np.unravel_index(self.voxels(id), self.labels.shape), axis=-1)
+        apart = np.linalg.norm(places - places.mean(axis=0), axis=1)
+        s, a, r = places[np.argmin(apart)].tolist()
+        return s, a, r
+
+
+class CachedLabeller:
+    """Labels the findings of one detection, and keeps the last answer.
+
+    A finding keeps its number while the threshold moves: see
+    :class:`napari_addm.findings.findings.Marker`.
+
+    Parameters
+    ----------
+    detection : Detection
+        A partial one is labelled as far as it is done.
+    """
+
+    def __init__(self, detection: Detection) -> None:
+        self.detection = detection
+        self._last: LabelledFindings | None = None
+        anomaly = detection.anomaly
+        # Compact labels: new memory for int32 at every threshold would take too long.
+        self._marker = Marker(
+            anomaly.data, spacing=anomaly.spacing, mask=detection.region, compact=True
+        )
+
+    def label(self, threshold: float, minimum_ml: float) -> LabelledFindings:
+        """Label and measure the findings under a threshold.
+
+        Parameters
+        ----------
+        threshold : float
+        minimum_ml : float
+            Volume of the smallest finding, mL.
+        """
+        last = self._last
+        if last is not None and (last.threshold, last.minimum_ml) == (threshold, minimum_ml):
+            return last
+        detection = self.detection
+        uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
+        labels, findings = self._marker.find(
+            threshold, minimum_ml, detection.anomaly, uncertainty, detection.midline
+        )
+        self._last = LabelledFindings(labels, findings, threshold, minimum_ml, self._marker.box)
+        return self._last
+
+    def renumber(self, labels: np.ndarray) -> None:
+        """Give the findings the numbers of other labels.
+
+        See :meth:`napari_addm.findings.findings.Marker.renumber`.
+        """
+        self._marker.renumber(labels)
+        self._last = None
+
+
+def label_findings(detection: Detection, threshold: float, minimum_ml: float) -> LabelledFindings:
+    """Label the findings of a detection once; see `CachedLabeller.label`."""
+    return CachedLabeller(detection).label(threshold, minimum_ml)
+
+
+def measure_labels(
+    detection: Detection, labels: np.ndarray, threshold: float, minimum_ml: float
+) -> LabelledFindings:
+    """Measure labels that exist already, such as those that a person edited.
+
+    Parameters
+    ----------
+    detection : Detection
+    labels : ndarray of int, shape (S, A, R)
+    threshold, minimum_ml : float
+        Under which the labels were made.
+    """
+    uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
+    anomaly = detection.anomaly
+    findings = measure_findings(labels, anomaly.data, anomaly, uncertainty, detection.midline)
+    return LabelledFindings(labels, findings, threshold, minimum_ml)
+
+
+def is_calibrated(detection: Detection, minimum_ml: float) -> bool:
+    """Whether a checkpoint's curve of false alarms holds for a result."""
+    default, used = detection.specification.detection, detection.settings
+    alarms = default.false_alarms
+    return (
+        alarms is not None
+        and used.slices is None
+        and minimum_ml >= alarms.minimum_ml
+        and (used.level, used.steps, used.draws, used.sampler, used.eta)
+        == (default.level, default.steps, default.draws, default.sampler, default.eta)
+        and (used.score, used.smoothing_mm, used.symmetry)
+        == (default.score.kind, default.score.smoothing_mm, default.score.symmetry)
+    )
