@@ -127,7 +127,7 @@ def make_detection(tiny_checkpoint: Path) -> DetectionMaker:
 
     Keyword arguments replace fields of the detection.
     """
-    from napari_addm.checkpoint.specification import read_specification
+    from napari_addm.checkpoint.file import read_specification
     from napari_addm.detection.midline import Midline
     from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
 
