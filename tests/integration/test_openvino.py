@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.checkpoint.file import (
     DEMO_CHECKPOINT,
@@ -23,7 +23,6 @@ from napari_addm.checkpoint.file import (
     load_checkpoint,
     save_checkpoint,
 )
-from napari_addm.cli import app as cli
 from napari_addm.detection import pipeline as detection
 from napari_addm.detection.pipeline import DetectionSettings, free_memory, resolve, run
 from napari_addm.errors import AddmError, MissingExtraError
@@ -257,18 +256,14 @@ def test_the_record_names_it_and_verify_repeats_it(
 ) -> None:
     path = write_volume(tmp_path / "head.nii.gz", scan)
     command = ("detect", path, "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint)
-    done = CliRunner().invoke(
-        cli.app, [*map(str, command), "--device", "openvino", "--json"], prog_name="napari-addm"
-    )
+    done = invoke([*map(str, command), "--device", "openvino", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["device"] == "openvino"
     record = tmp_path / "out" / "head_record.json"
     found = json.loads(record.read_text())
     assert found["device"] == "openvino"
     assert found["versions"]["openvino"]
-    again = CliRunner().invoke(
-        cli.app, ["verify", str(record), "--model", str(tiny_checkpoint), "--json"]
-    )
+    again = invoke(["verify", str(record), "--model", str(tiny_checkpoint), "--json"])
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["verdict"] == "identical"
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.checkpoint import specification as checkpoint
 from napari_addm.cli import app as cli
@@ -39,7 +39,7 @@ def grid(name: str) -> tuple[np.ndarray, tuple[int, int, int]]:
 
 def addm(*arguments: object) -> Any:
     """Run the command line in this process."""
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments], prog_name="napari-addm")
+    return invoke([str(a) for a in arguments])
 
 
 def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.cli import app as cli
 from napari_addm.cohort.cohort import CaseResult, CohortFolder, Shard, find_cohort
@@ -159,12 +159,12 @@ def test_the_command_lists_and_runs_nothing(
     cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["batch", str(cohort), "-o", str(tmp_path / "out"), "--list"]
-    done = CliRunner().invoke(cli.app, command)
+    done = invoke(command)
     assert done.exit_code == cli.SOME_FAILED, done.output
     lines = {line.split("\t")[0]: line.split("\t") for line in done.stdout.splitlines()}
     assert lines["good"][1:6] == ["20x24x17", "2x2x4.5", "yes", "", "slice_thickness"]
     assert "is a web page" in lines["web"][-1]
-    done = CliRunner().invoke(cli.app, [*command, "--json"])
+    done = invoke([*command, "--json"])
     rows = {row["case"]: row for row in json.loads(done.stdout)}
     assert rows["thin"]["voxels"] == list(SHAPE)
     assert rows["thin"]["mask"] is True

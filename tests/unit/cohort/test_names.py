@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.cli import app as cli
 from napari_addm.cohort.cohort import HIDDEN, CohortCase, find_cohort
@@ -48,9 +48,7 @@ def touch(*paths: Path) -> None:
 def batch(source: object, output: Path, checkpoint: Path, *more: str) -> Any:
     """The command, as a user gives it."""
     options = ["--checkpoint", str(checkpoint), "--device", "cpu", "--no-pictures"]
-    return CliRunner().invoke(
-        cli.app, ["batch", str(source), "-o", str(output), "--threshold", "0.01", *options, *more]
-    )
+    return invoke(["batch", str(source), "-o", str(output), "--threshold", "0.01", *options, *more])
 
 
 def manifest(output: Path) -> dict[str, dict[str, str]]:

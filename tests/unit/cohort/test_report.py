@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
+from support import invoke
 
-from napari_addm.cli import app as cli
 from napari_addm.cohort.cohort import CaseResult, CohortCase, CohortFolder, Shard, digest, hash_of
 from napari_addm.cohort.report import read_cohort, subject, write_cohort_report
 from napari_addm.errors import InputError
@@ -203,7 +202,7 @@ def test_shards_are_put_together_and_missing_ones_named(folder: CohortFolder) ->
 def test_the_command_makes_the_page_or_says_why_not(
     folder: CohortFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = CliRunner().invoke(cli.app, ["report", str(folder.path)])
+    done = invoke(["report", str(folder.path)])
     assert done.exit_code == 0, done.output
     assert [Path(line).name for line in done.stdout.split()] == [
         "report.html",
@@ -211,7 +210,7 @@ def test_the_command_makes_the_page_or_says_why_not(
         "report.json",
         "manifest.csv",
     ]
-    failed = CliRunner().invoke(cli.app, ["report", str(tmp_path)])
+    failed = invoke(["report", str(tmp_path)])
     assert failed.exit_code == 1
     assert "holds no batch" in failed.stderr
     with pytest.raises(InputError, match="holds no batch"):

@@ -18,7 +18,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.cli import app as cli
@@ -402,7 +402,7 @@ def test_the_command_says_by_its_exit_code_that_some_failed(
 ) -> None:
     output = shutil.copytree(finished, tmp_path / "out")
     command = ["batch", str(cohort / "cases.csv"), "-o", str(output), "--draws", "1", "--json"]
-    done = CliRunner().invoke(cli.app, command)
+    done = invoke(command)
     assert done.exit_code == cli.SOME_FAILED, done.output
     summary = json.loads(done.stdout)
     assert (summary["done"], summary["skipped"]) == (2, 0)
@@ -487,12 +487,12 @@ def test_a_run_of_some_cases_leaves_the_rows_of_the_others(
     assert CohortFolder(output).failed(cases) == {"worse"}
 
     command = ["batch", str(small), "-o", str(output), "--draws", "1", "--no-pictures"]
-    again = CliRunner().invoke(cli.app, [*command, "--retry-failed"])
+    again = invoke([*command, "--retry-failed"])
     assert again.exit_code == cli.SOME_FAILED, again.output
     assert "1/1 worse: failed" in again.stderr
     assert "0: unchanged" not in again.stderr
     (small / "worse.nii.gz").unlink()
-    nothing = CliRunner().invoke(cli.app, [*command, "--retry-failed"])
+    nothing = invoke([*command, "--retry-failed"])
     assert nothing.exit_code == 1
     assert "has no failed case" in nothing.stderr
 

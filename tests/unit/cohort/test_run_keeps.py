@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.cli import app as cli
@@ -91,7 +91,7 @@ def batch(source: object, output: Path, checkpoint: Path, *more: str) -> Any:
     options = ["--checkpoint", str(checkpoint), "--device", "cpu", "--no-pictures"]
     if "--threshold" not in more:
         options += ["--threshold", "0.01"]
-    return CliRunner().invoke(cli.app, ["batch", str(source), "-o", str(output), *options, *more])
+    return invoke(["batch", str(source), "-o", str(output), *options, *more])
 
 
 def manifest(output: Path) -> dict[str, dict[str, str]]:
@@ -861,7 +861,7 @@ def test_the_report_replaces_no_file_of_someone_else(root: Path, name: str) -> N
     for text in (NOTES, "<html><h1>My report</h1></html>", '{"mine": 1}', "case,mine\n"):
         (output / name).write_text(text)
         before = {other: (output / other).read_bytes() for other in OURS}
-        done = CliRunner().invoke(cli.app, ["report", str(output)])
+        done = invoke(["report", str(output)])
         assert done.exit_code == 1
         assert f"{output / name} exists already and was not written by a batch" in done.stderr
         assert {other: (output / other).read_bytes() for other in OURS} == before
@@ -1271,7 +1271,7 @@ def test_a_table_to_which_somebody_has_added_is_not_replaced(
     }[change]
     (output / name).write_text(f"{first}\n{rest}")
     before = (output / name).read_bytes()
-    commands = [CliRunner().invoke(cli.app, ["report", str(output)])]
+    commands = [invoke(["report", str(output)])]
     if name == "manifest.csv":
         commands.append(batch(root / "in", output, tiny_checkpoint))
     for done in commands:
@@ -1298,7 +1298,7 @@ def test_a_report_reads_no_plan_and_no_state_through_a_link(root: Path, place: s
     link.rename(root / "away")
     link.symlink_to(root / "away")
     before = files(output)
-    done = CliRunner().invoke(cli.app, ["report", str(output)])
+    done = invoke(["report", str(output)])
     assert done.exit_code == 1
     assert "is a link" in done.stderr
     assert files(output) == before

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint, read_specification
-from napari_addm.cli.app import app
 from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.session import Prepared
@@ -222,7 +221,7 @@ def test_everything_that_is_written_names_the_same_side(tmp_path):
     for name, scan in (("still", SAMPLES / "demo_T1w.nii.gz"), ("moved", "moved.nii.gz")):
         out = tmp_path / name
         options = ["--json", "--steps", "1", "--draws", "1"]
-        result = CliRunner().invoke(app, ["detect", str(tmp_path / scan), "-o", str(out), *options])
+        result = invoke(["detect", str(tmp_path / scan), "-o", str(out), *options])
         assert result.exit_code == 0, result.output
         summary = json.loads(result.stdout)
         record = json.loads(next(out.glob("*_record.json")).read_text())

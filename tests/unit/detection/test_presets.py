@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, save_checkpoint
 from napari_addm.cli import app as cli
@@ -51,7 +51,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory, make_brain: Callable[..., Any
 
 
 def addm(*arguments: object) -> Any:
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments], prog_name="napari-addm")
+    return invoke([str(a) for a in arguments])
 
 
 def recorded(folder: Path) -> dict[str, Any]:

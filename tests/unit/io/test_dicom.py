@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cli import app as cli
@@ -350,7 +350,7 @@ def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -
 
 
 def addm(*arguments: object) -> Any:
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    return invoke([str(a) for a in arguments])
 
 
 def test_detect_and_verify(tmp_path: Path, make_brain: Any, tiny_checkpoint: Path) -> None:

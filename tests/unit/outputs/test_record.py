@@ -13,10 +13,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
-from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import measure_findings
@@ -250,9 +249,7 @@ def test_one_run_at_a_time(tmp_path: Path, checkpoint: Checkpoint) -> None:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(AddmError, match="Another run is writing the files of scan"):
             save(out, volume, checkpoint)
-        refused = CliRunner().invoke(
-            cli.app, ["detect", str(tmp_path / "scan.nii.gz"), "-o", str(out)]
-        )
+        refused = invoke(["detect", str(tmp_path / "scan.nii.gz"), "-o", str(out)])
         assert refused.exit_code == 1
         assert "Another run" in refused.stderr
         assert [path.suffix for path in out.iterdir()] == [".lock"]

@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from support import invoke
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cli import app as cli
@@ -25,7 +25,7 @@ SHAPE = (42, 50, 30)
 
 
 def addm(*arguments: object) -> Any:
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    return invoke([str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
