@@ -24,7 +24,8 @@ import torch
 from ways import Bench, Way, clock, machine, mean, ours, validation_tumours, write
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import DetectionSettings, run
+from napari_addm.detection.pipeline import run
+from napari_addm.detection.settings import DetectionSettings
 
 PARTS = ("quality", "time")
 BATCH = 4

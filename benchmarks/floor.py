@@ -28,13 +28,8 @@ from torch import nn
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection.lanes import network_threads
-from napari_addm.detection.pipeline import (
-    BATCH_SIZES,
-    Detection,
-    DetectionSettings,
-    free_memory,
-    run,
-)
+from napari_addm.detection.pipeline import BATCH_SIZES, Detection, free_memory, run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.images import read_volume
 from napari_addm.methods import load_network
 from napari_addm.outputs.case import computed_findings, save_detection

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from ways import clock, machine, write
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import DetectionSettings, run
+from napari_addm.detection.pipeline import run
 from napari_addm.detection.preparation import find_brain, prepare
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.images import read_volume
 from napari_addm.io.volume import Volume
 from napari_addm.methods import load_network

@@ -31,7 +31,8 @@ assert "torch" not in sys.modules, "reading a scan imported torch"
 SLICE = """
 import json, sys, time
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
-from napari_addm.detection.pipeline import DetectionSettings, run
+from napari_addm.detection.pipeline import run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.images import read_volume
 volume = read_volume(sys.argv[1])
 checkpoint = load_checkpoint(DEMO_CHECKPOINT)

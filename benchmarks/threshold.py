@@ -38,7 +38,8 @@ from qtpy.QtWidgets import QApplication
 from scipy import ndimage
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import Detection, DetectionSettings, run
+from napari_addm.detection.pipeline import Detection, run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import measure_findings
 from napari_addm.io.images import read_volume
 from napari_addm.review.marking import CachedLabeller

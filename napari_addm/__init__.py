@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.file import load_checkpoint, read_specification
-    from napari_addm.detection.pipeline import Detection, DetectionSettings, Progress, detect, run
+    from napari_addm.detection.pipeline import Detection, Progress, detect, run
     from napari_addm.detection.session import Session
+    from napari_addm.detection.settings import DetectionSettings
     from napari_addm.errors import AddmError
     from napari_addm.findings.findings import Finding, label_anomalies, measure_findings
     from napari_addm.io.images import read_labels, read_volume, write_volume
@@ -44,7 +45,7 @@ __all__ = [
 _HOME = {
     "AddmError": "errors",
     "Detection": "detection.pipeline",
-    "DetectionSettings": "detection.pipeline",
+    "DetectionSettings": "detection.settings",
     "Finding": "findings.findings",
     "Metrics": "metrics.metrics",
     "Progress": "detection.pipeline",

@@ -129,7 +129,8 @@ def make_detection(tiny_checkpoint: Path) -> DetectionMaker:
     """
     from napari_addm.checkpoint.file import read_specification
     from napari_addm.detection.midline import Midline
-    from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
+    from napari_addm.detection.pipeline import Detection
+    from napari_addm.detection.settings import DetectionSettings, resolve
 
     specification = read_specification(tiny_checkpoint)
 

@@ -27,7 +27,8 @@ from napari_addm.checkpoint.specification import (
     ScoreKind,
     ScoreSpecification,
 )
-from napari_addm.detection.pipeline import DetectionSettings, run
+from napari_addm.detection.pipeline import run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.metrics.intensity_baselines import intensity_baselines
 from napari_addm.metrics.protocols import (
@@ -361,7 +362,7 @@ class Benchmark:
             key = _key("intensity 2", SMOOTHING_MM, EROSION_MM, case.digest)
             return _kept_maps(path, key, lambda: self._intensity_maps(case))
         settings = self._detection_settings(checkpoint, seed)
-        key = _key(checkpoint.sha256, asdict(settings), _SCORES_KEY, case.digest)
+        key = _key(checkpoint.sha256, settings.model_dump(), _SCORES_KEY, case.digest)
         return _kept_maps(path, key, lambda: self._model_maps(system, checkpoint, settings, case))
 
     def _intensity_maps(self, case: Case) -> Maps:
@@ -450,13 +451,13 @@ class Benchmark:
                 device=self.settings.device,
                 precision=self.settings.precision,
             )
-            key = _key("anoddpm 2", checkpoint.sha256, asdict(settings), case.digest)
+            key = _key("anoddpm 2", checkpoint.sha256, settings.model_dump(), case.digest)
 
             def judge(case: Case = case, settings: DetectionSettings = settings) -> dict[str, Any]:
                 self.report(f"{system.title}: anoddpm protocol, {case.name}")
                 slices = anoddpm_slices(case.lesion)
                 detection = run(
-                    case.volume, checkpoint, replace(settings, slices=slices), case.brain
+                    case.volume, checkpoint, settings.replace(slices=slices), case.brain
                 )
                 plain = ScoreSpecification(kind="squared", smoothing_mm=0.0, erosion_mm=0.0)
                 # model values 0..1 to -1..1
@@ -511,7 +512,9 @@ class Benchmark:
             for case in (c for c in self.cases if c.group.endswith("/validation")):
                 name = f"{case.name}-level{level}-steps{steps}.json"
                 path = self.output / "curves" / f"{system.label}-seed{seed}" / name
-                key = _key("curve 1", checkpoint.sha256, asdict(settings), _SCORES_KEY, case.digest)
+                key = _key(
+                    "curve 1", checkpoint.sha256, settings.model_dump(), _SCORES_KEY, case.digest
+                )
 
                 def measure(
                     case: Case = case, settings: DetectionSettings = settings

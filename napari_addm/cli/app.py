@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
     from napari_addm.cohort.cohort import CohortCase
     from napari_addm.cohort.run import BatchProgress, BatchSettings
-    from napari_addm.detection.pipeline import Detection, DetectionSettings, Progress
+    from napari_addm.detection.pipeline import Detection, Progress
+    from napari_addm.detection.settings import DetectionSettings
     from napari_addm.findings.findings import Findings
     from napari_addm.io.dicom import Series
     from napari_addm.methods.base import TrainingSettings
@@ -243,7 +244,7 @@ def detect(
 
     What is not given comes from the checkpoint; `napari-addm info` shows it.
     """
-    from napari_addm.detection.pipeline import DetectionSettings
+    from napari_addm.detection.settings import DetectionSettings
     from napari_addm.outputs.case import claim_outputs
     from napari_addm.outputs.naming import case_paths
 
@@ -406,8 +407,9 @@ def _detect_case(
 ) -> _Case:
     """Read, detect, find, measure and write; what can be refused is refused before the run."""
     from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint, read_specification
-    from napari_addm.detection.pipeline import resolve, run
+    from napari_addm.detection.pipeline import run
     from napari_addm.detection.presets import with_preset
+    from napari_addm.detection.settings import resolve
     from napari_addm.io.dicom import read_series
     from napari_addm.io.images import read_beside, read_volume
     from napari_addm.metrics.metrics import evaluate
@@ -699,8 +701,8 @@ def batch(
     from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
     from napari_addm.cohort.cohort import CohortFolder, find_cohort, parse_shard
     from napari_addm.cohort.run import BatchSettings, run_batch
-    from napari_addm.detection.pipeline import DetectionSettings
     from napari_addm.detection.presets import with_preset
+    from napari_addm.detection.settings import DetectionSettings
 
     part = parse_shard(shard)
     settings = BatchSettings(
@@ -1445,7 +1447,7 @@ def demo(
     if not headless:
         _open_demo()
         return
-    from napari_addm.detection.pipeline import DetectionSettings
+    from napari_addm.detection.settings import DetectionSettings
 
     case = _detect_case(
         SAMPLE_DATA / "demo_T1w.nii.gz",

@@ -43,9 +43,10 @@ from napari_addm.cohort.cohort import (
     hash_of,
     named_input,
 )
-from napari_addm.detection.pipeline import Detection, DetectionSettings, Progress, detect, resolve
+from napari_addm.detection.pipeline import Detection, Progress, detect
 from napari_addm.detection.preparation import Slices, prepare
 from napari_addm.detection.quality import check_quality
+from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError, InputError
 from napari_addm.findings.findings import Findings
 from napari_addm.io.images import read_beside, read_labels, read_volume
@@ -195,7 +196,7 @@ class Batch:
                 "file": checkpoint.path.name,
                 "sha256": checkpoint.sha256,
             },
-            "settings": asdict(self.detection),
+            "settings": self.detection.model_dump(),
             "threshold": float(self.threshold),
             "minimum_ml": float(self.minimum_ml),
             "frame": settings.frame,

@@ -14,20 +14,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial as partial_of
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.checkpoint.specification import (
-    RANDOM_METHODS,
     ModelSpecification,
-    SamplerKind,
-    ScoreKind,
     ScoreSpecification,
 )
 from napari_addm.detection.courtesy import make_courteous
@@ -36,6 +33,7 @@ from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.preparation import Slices
 from napari_addm.detection.scoring import Grid, residuals, smoothed_mean
 from napari_addm.detection.session import Prepared, Reconstructions, Session
+from napari_addm.detection.settings import CONTEXT_MM, DetectionSettings, resolve
 from napari_addm.detection.symmetry import beyond_symmetry
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.io.volume import Volume
@@ -57,13 +55,6 @@ PARTIAL_INTERVAL = 2.0
 REFRESH_INTERVAL = 10.0
 """All finished slices are scored again when this many times the cost of that has passed."""
 
-CONTEXT_MM = 16.0
-"""How far single slices and partial results look for neighbours: where the Gaussians that score
-them have all but ended."""
-
-LARGEST_MM = 100.0
-"""Of a smoothing or a context: about half of a head."""
-
 PAGE_ITEMS = 1024
 """Of float32, in the smallest page of memory that systems hand out."""
 
@@ -71,64 +62,6 @@ ASYMMETRIC = (
     "left and right of this brain are too different to be compared: every place is compared with "
     "the scan's median instead"
 )
-
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-DEVICES = ("auto", "cpu", "cuda", "mps", "openvino")
-
-
-@dataclass(frozen=True)
-class DetectionSettings:
-    """What a detection does; None means the checkpoint's own default.
-
-    Attributes
-    ----------
-    steps : int, optional
-        Sampling steps: calls of the network from the noise level to the clean image.
-    level : int, optional
-        Noise level, a timestep t in 1..T of the checkpoint's chain.
-    sampler : str, optional
-        ``"ddim"``, ``"ddpm"`` or ``"dpm++"`` (DPM-Solver++(2M), derived for Gaussian noise).
-    eta : float, optional
-        Of the DDIM sampler: 0 is deterministic, 1 as random as DDPM.
-    seed : int
-        Same seed, scan and settings: same result.
-    draws : int, optional
-        Independent noise draws; their mean is the result, their spread the uncertainty.
-    device : str
-        ``"auto"`` takes CUDA, else MPS, else the CPU. ``"openvino"`` is the CPU, too, with the
-        network run by OpenVINO.
-    precision : str
-        Of the network; states and updates are float32 always. ``"auto"`` takes
-        bfloat16 where the device computes in it, else float16 on CUDA, else float32.
-    batch_size : int, optional
-        Slices at once, each draw counting as one; halved when memory runs out.
-    slices : tuple of int, optional
-        Only these slices of the scan (indices along S); all of them by default.
-    context_mm : float
-        How far on either side of `slices` neighbours are reconstructed for their score, mm.
-    score : str, optional
-        See :data:`napari_addm.detection.scoring.SCORE_MEANINGS`.
-    smoothing_mm : float, optional
-        Standard deviation of the Gaussian that smooths the residual.
-    symmetry : bool, optional
-        Whether what both halves of the brain show is discounted; see
-        :mod:`napari_addm.detection.symmetry`.
-    """
-
-    steps: int | None = None
-    level: int | None = None
-    sampler: SamplerKind | None = None
-    eta: float | None = None
-    seed: int = 0
-    draws: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
-    slices: tuple[int, ...] | None = None
-    context_mm: float = CONTEXT_MM
-    score: ScoreKind | None = None
-    smoothing_mm: float | None = None
-    symmetry: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -256,97 +189,6 @@ class Progress:
     result: Detection | None = None
     changed: tuple[int, ...] = ()
     pace: Pace | None = None
-
-
-def resolve(settings: DetectionSettings, specification: ModelSpecification) -> DetectionSettings:
-    """Fill in the checkpoint's defaults and check the settings against it.
-
-    Raises
-    ------
-    AddmError
-        One sentence that names the setting and what it may be.
-    """
-    default = specification.detection
-    method = specification.method
-    level: int | None = None
-    steps = 1
-    if specification.diffusion is None or default.level is None:
-        if settings.level is not None or settings.steps not in (None, 1):
-            raise AddmError(
-                f"The method {method} of this checkpoint has no noise level and no sampling "
-                "steps; leave them out."
-            )
-    else:
-        length = specification.diffusion.length
-        level = default.level if settings.level is None else settings.level
-        if not 1 <= level <= length:
-            raise AddmError(
-                f"The noise level {level} is not within 1..{length} of this checkpoint."
-            )
-        steps = min(default.steps, level) if settings.steps is None else settings.steps
-        if not 1 <= steps <= level:
-            raise AddmError(
-                f"{steps} sampling steps do not fit a noise level of {level}: 1..{level}."
-            )
-    draws = default.draws if settings.draws is None else settings.draws
-    if draws < 1:
-        raise AddmError(f"{draws} noise draws are too few; it takes at least 1.")
-    if draws > 1 and method not in RANDOM_METHODS:
-        raise AddmError(
-            f"The method {method} of this checkpoint draws no noise, so that every draw would be "
-            "the same; use 1."
-        )
-    sampler = settings.sampler or default.sampler
-    if sampler not in get_args(SamplerKind):
-        raise AddmError(
-            f"There is no sampler {sampler!r}; choose {', '.join(get_args(SamplerKind))}."
-        )
-    eta = default.eta if settings.eta is None else settings.eta
-    if not 0.0 <= eta <= 1.0:
-        raise AddmError(f"eta is {eta:g}, and has to be between 0 and 1.")
-    score = settings.score or default.score.kind
-    if score not in get_args(ScoreKind):
-        raise AddmError(f"There is no score {score!r}; choose {', '.join(get_args(ScoreKind))}.")
-    smoothing = settings.smoothing_mm
-    if smoothing is None:
-        smoothing = default.score.smoothing_mm
-    if not 0.0 <= smoothing <= LARGEST_MM:
-        raise AddmError(f"A smoothing of {smoothing:g} mm is not between 0 and {LARGEST_MM:g} mm.")
-    if not 0.0 <= settings.context_mm <= LARGEST_MM:
-        raise AddmError(
-            f"A context of {settings.context_mm:g} mm is not between 0 and {LARGEST_MM:g} mm."
-        )
-    if settings.device not in DEVICES:
-        raise AddmError(f"There is no device {settings.device!r}; choose {', '.join(DEVICES)}.")
-    if settings.device == "openvino" and specification.network.kind != "diffusion_unet":
-        raise AddmError(
-            f"The method {method} of this checkpoint does not run on OpenVINO; choose another "
-            "device."
-        )
-    if settings.precision not in PRECISIONS:
-        raise AddmError(
-            f"There is no precision {settings.precision!r}; choose {', '.join(PRECISIONS)}."
-        )
-    if settings.batch_size is not None and settings.batch_size < 1:
-        raise AddmError(f"A batch of {settings.batch_size} slices is too small; it takes 1.")
-    if settings.seed < 0:
-        raise AddmError(f"The seed is {settings.seed}, and has to be 0 or more.")
-    return DetectionSettings(
-        steps=steps,
-        level=level,
-        sampler=sampler,
-        eta=eta,
-        seed=settings.seed,
-        draws=draws,
-        device=settings.device,
-        precision=settings.precision,
-        batch_size=settings.batch_size,
-        slices=settings.slices,
-        context_mm=settings.context_mm,
-        score=score,
-        smoothing_mm=smoothing,
-        symmetry=default.score.symmetry if settings.symmetry is None else settings.symmetry,
-    )
 
 
 def usable_devices() -> tuple[str, ...]:
@@ -539,8 +381,7 @@ class _State:
     def rescored(self, score: ScoreSpecification) -> _State:
         """A copy that shares the reconstructions and scores them otherwise."""
         other = copy(self)
-        other.settings = replace(
-            self.settings,
+        other.settings = self.settings.replace(
             score=score.kind,
             smoothing_mm=score.smoothing_mm,
             symmetry=score.symmetry,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from napari_addm.checkpoint.specification import RANDOM_METHODS
-from napari_addm.detection.pipeline import DetectionSettings
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 
 if TYPE_CHECKING:
@@ -62,4 +61,4 @@ def with_preset(
             values["draws"] = 1
         elif preset == "thorough":
             values["draws"] = THOROUGH_DRAWS * default.draws
-    return replace(settings, **{k: v for k, v in values.items() if getattr(settings, k) is None})
+    return settings.replace(**{k: v for k, v in values.items() if getattr(settings, k) is None})

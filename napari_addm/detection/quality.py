@@ -17,6 +17,7 @@ from napari_addm.detection.preparation import (
     PLAUSIBLE_BRAIN_ML,
     IntensityMap,
 )
+from napari_addm.detection.settings import uses_calibrated_settings
 from napari_addm.io.images import THICK_SLICE_MM
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def check_quality(
         unchecked.append("reconstruction: the checkpoint has no range of healthy brains")
     elif detection is None or not detection.done.all():
         unchecked.append("reconstruction: not all slices were reconstructed")
-    elif not _as_calibrated(detection):
+    elif not uses_calibrated_settings(detection.settings, specification):
         unchecked.append("reconstruction: the range is for the checkpoint's own settings")
     else:
         error = reconstruction_error(slices, detection)
@@ -170,12 +171,6 @@ def grid_flags(volume: Volume) -> list[Flag]:
     if not volume.sides_known:
         flags.append(Flag("orientation", "the file does not say which side is left"))
     return flags
-
-
-def _as_calibrated(detection: Detection) -> bool:
-    used, default = detection.settings, detection.specification.detection
-    names = ("level", "steps", "sampler", "eta", "draws")
-    return all(getattr(used, name) == getattr(default, name) for name in names)
 
 
 def histogram_distance(intensity: IntensityMap) -> float | None:

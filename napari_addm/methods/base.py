@@ -136,7 +136,7 @@ class Sampling:
         Falling noise levels, the first the one to noise to, the last 0;
         empty for methods without noise levels.
     sampler, eta
-        See :class:`napari_addm.detection.pipeline.DetectionSettings`.
+        See :class:`napari_addm.detection.settings.DetectionSettings`.
     """
 
     levels: tuple[int, ...] = ()

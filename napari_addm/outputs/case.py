@@ -39,8 +39,8 @@ from napari_addm.outputs.record import (
     LabelsEntry,
     MaskEntry,
     MidlineEntry,
+    RecordedSettings,
     RunRecord,
-    SettingsEntry,
     SlicesEntry,
     file_entry,
     file_sha256,
@@ -445,8 +445,6 @@ def _truth(
 def _done(detection: Detection, checkpoint: Checkpoint) -> dict[str, Any]:
     """What was computed, with which model, on which machine."""
     specification, done = detection.specification, detection.done
-    settings = asdict(detection.settings)
-    settings["erosion_mm"] = specification.detection.score.erosion_mm
     return {
         "checkpoint": CheckpointEntry(
             name=specification.name,
@@ -454,7 +452,10 @@ def _done(detection: Detection, checkpoint: Checkpoint) -> dict[str, Any]:
             sha256=checkpoint.sha256,
             weights_sha256=specification.weights_sha256,
         ),
-        "settings": SettingsEntry.model_validate(settings),
+        "settings": RecordedSettings(
+            **detection.settings.model_dump(),
+            erosion_mm=specification.detection.score.erosion_mm,
+        ),
         "device": detection.device,
         "precision": detection.precision,
         "threads": detection.threads,

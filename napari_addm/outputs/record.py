@@ -16,10 +16,11 @@ from typing import Any, Final, Literal
 
 import nibabel as nib
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_addm import __version__
 from napari_addm.detection.midline import describe_side
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.io.volume import Volume, stored_dtype
 
@@ -69,26 +70,21 @@ class CheckpointEntry(_Entry):
     weights_sha256: str
 
 
-class SettingsEntry(_Entry):
-    """`DetectionSettings` with every default filled in; more keys may come with later versions."""
+class RecordedSettings(DetectionSettings):
+    """`DetectionSettings` with every default filled in; later versions may have more of them.
+
+    ``erosion_mm`` is the checkpoint's.
+    """
 
     model_config = ConfigDict(extra="allow")
 
-    steps: int | None
-    level: int | None
-    sampler: str | None
-    eta: float | None
-    seed: int
-    draws: int | None
-    device: str
-    precision: str
-    batch_size: int | None
-    slices: tuple[int, ...] | None
-    context_mm: float = 0.0
-    score: str | None
-    smoothing_mm: float | None
-    symmetry: bool = False
     erosion_mm: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_older(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Add what the first records did not have, as it was then."""
+        return {"context_mm": 0.0, "symmetry": False} | values
 
 
 class GeometryEntry(_Entry):
@@ -190,7 +186,7 @@ class RunRecord(_Entry):
     brain_mask: MaskEntry
     truth: FileEntry | None
     checkpoint: CheckpointEntry
-    settings: SettingsEntry
+    settings: RecordedSettings
     threshold: float
     minimum_ml: float
     device: str

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import (
-    Detection,
-    DetectionSettings,
-    Progress,
-    choose_device,
-    run,
-)
+from napari_addm.detection.pipeline import Detection, Progress, choose_device, run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.io.images import read_beside, read_labels, read_volume
 from napari_addm.io.volume import Volume, displacement, volume_from_native
@@ -318,9 +313,8 @@ def _bids_folder(name: str | None) -> Path | None:
 
 
 def _settings(record: RunRecord, checkpoint: Checkpoint, device: str | None) -> DetectionSettings:
-    known = {each.name for each in fields(DetectionSettings)}
-    given = {key: value for key, value in record.settings if key in known}
-    unknown = (record.settings.model_extra or {}).keys() - known
+    given = {name: getattr(record.settings, name) for name in DetectionSettings.model_fields}
+    unknown = record.settings.model_extra
     if unknown:
         raise AddmError(
             f"The record has settings that this version does not know ({', '.join(unknown)}): use "

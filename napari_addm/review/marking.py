@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from napari_addm.detection.pipeline import Detection
+from napari_addm.detection.settings import uses_calibrated_settings
 from napari_addm.findings.findings import Box, Findings, Marker, measure_findings
 
 EVERYWHERE: Box = (slice(None), slice(None), slice(None))
@@ -131,14 +132,9 @@ def measure_labels(
 
 def is_calibrated(detection: Detection, minimum_ml: float) -> bool:
     """Whether a checkpoint's curve of false alarms holds for a result."""
-    default, used = detection.specification.detection, detection.settings
-    alarms = default.false_alarms
+    alarms = detection.specification.detection.false_alarms
     return (
         alarms is not None
-        and used.slices is None
         and minimum_ml >= alarms.minimum_ml
-        and (used.level, used.steps, used.draws, used.sampler, used.eta)
-        == (default.level, default.steps, default.draws, default.sampler, default.eta)
-        and (used.score, used.smoothing_mm, used.symmetry)
-        == (default.score.kind, default.score.smoothing_mm, default.score.symmetry)
+        and uses_calibrated_settings(detection.settings, detection.specification)
     )

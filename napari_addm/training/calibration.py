@@ -10,9 +10,10 @@ import numpy as np
 
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
-from napari_addm.detection.pipeline import DetectionSettings, run
+from napari_addm.detection.pipeline import run
 from napari_addm.detection.preparation import prepare
 from napari_addm.detection.quality import RECONSTRUCTION_KEY, healthy_range, reconstruction_error
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import InputError
 from napari_addm.metrics.intensity_baselines import intensity_baselines
 from napari_addm.metrics.metrics import rank

@@ -22,15 +22,10 @@ from qtpy.QtCore import QCoreApplication, QEvent, QObject, QThreadPool, Signal  
 from superqt.utils import WorkerBase
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import (
-    Detection,
-    DetectionSettings,
-    Progress,
-    detect,
-    usable_devices,
-)
+from napari_addm.detection.pipeline import Detection, Progress, detect, usable_devices
 from napari_addm.detection.quality import Quality, check_quality
 from napari_addm.detection.session import Session
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.images import read_beside, read_labels, resample_labels
 from napari_addm.io.volume import GRID_OF_LAYER, Volume
@@ -481,11 +476,11 @@ def work(request: Request) -> Iterator[Stage | Begun | Room | Reveal | Progress 
     settings = request.settings
     first_slice: int | Callable[[], int] = here
     if request.this_slice:
-        settings = replace(settings, slices=(here,))
+        settings = settings.replace(slices=(here,))
     elif request.reach_mm is not None:
         reach = round(request.reach_mm / scan.volume.spacing[0])
         near = range(max(0, here - reach), min(scan.volume.shape[0], here + reach + 1))
-        settings = replace(settings, slices=tuple(near), context_mm=0.0)
+        settings = settings.replace(slices=tuple(near), context_mm=0.0)
     elif request.where is not None:
         where = request.where
 

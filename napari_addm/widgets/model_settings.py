@@ -26,15 +26,10 @@ from napari_addm.checkpoint.specification import (
     SamplerKind,
     ScoreKind,
 )
-from napari_addm.detection.pipeline import (
-    DEVICES,
-    PRECISIONS,
-    DetectionSettings,
-    has_openvino,
-    resolve,
-)
+from napari_addm.detection.pipeline import has_openvino
 from napari_addm.detection.presets import PRESETS, with_preset
 from napari_addm.detection.scoring import SCORE_MEANINGS
+from napari_addm.detection.settings import DEVICES, PRECISIONS, DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import (

@@ -30,7 +30,7 @@ from napari_addm.cohort import cohort as cohort_module
 from napari_addm.cohort import inspect as survey_module
 from napari_addm.cohort.cohort import CohortFolder, Shard, find_cohort
 from napari_addm.cohort.run import BatchSettings, run_batch
-from napari_addm.detection.pipeline import DetectionSettings
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.images import read_labels, read_volume, write_volume
 from napari_addm.widgets import texts
 from napari_addm.widgets.cohort_panel.panel import BatchWidget

@@ -16,7 +16,8 @@ from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.detection.pipeline import Detection, DetectionSettings, run
+from napari_addm.detection.pipeline import Detection, run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.images import read_labels, read_volume, write_volume
 from napari_addm.metrics.metrics import evaluate
 from napari_addm.outputs.record import RunRecord, file_sha256, read_record, voxels_sha256

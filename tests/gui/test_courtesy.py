@@ -19,7 +19,8 @@ from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection import courtesy
 from napari_addm.detection.courtesy import come_first, give_way, go_on, make_courteous
 from napari_addm.detection.lanes import LANES
-from napari_addm.detection.pipeline import DetectionSettings, Progress, free_memory, run
+from napari_addm.detection.pipeline import Progress, free_memory, run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.jobs import start_job
 from napari_addm.widgets.layers import volume_to_layer

@@ -17,7 +17,8 @@ from qtpy.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.checkpoint.specification import FalseAlarmSpecification
 from napari_addm.detection.midline import Midline
-from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
+from napari_addm.detection.pipeline import Detection
+from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.findings.findings import Decision
 from napari_addm.io.images import read_volume
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array

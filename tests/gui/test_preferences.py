@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT
 from napari_addm.checkpoint.specification import SamplerKind
-from napari_addm.detection.pipeline import DEVICES, PRECISIONS
+from napari_addm.detection.settings import DEVICES, PRECISIONS
 from napari_addm.widgets import preferences
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 

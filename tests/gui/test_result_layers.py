@@ -25,7 +25,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort.cohort import find_cohort
 from napari_addm.cohort.run import BatchSettings, run_batch
-from napari_addm.detection.pipeline import DetectionSettings
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import Decision
 from napari_addm.io.images import read_volume, write_volume
 from napari_addm.io.volume import Volume

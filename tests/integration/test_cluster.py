@@ -24,7 +24,7 @@ from napari_addm.cohort import cluster as cluster_module
 from napari_addm.cohort.cluster import MOST_TRIES, PER_WORKER, run_on_cluster
 from napari_addm.cohort.cohort import HIDDEN, CohortFolder, find_cohort
 from napari_addm.cohort.run import BatchProgress, BatchSettings, run_batch
-from napari_addm.detection.pipeline import DetectionSettings
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.io.images import write_volume
 from napari_addm.io.volume import volume_from_native

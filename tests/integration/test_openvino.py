@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -24,7 +23,8 @@ from napari_addm.checkpoint.file import (
     save_checkpoint,
 )
 from napari_addm.detection import pipeline as detection
-from napari_addm.detection.pipeline import DetectionSettings, free_memory, resolve, run
+from napari_addm.detection.pipeline import free_memory, run
+from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.io.images import write_volume
 from napari_addm.io.volume import Volume
@@ -74,9 +74,9 @@ def never(*_: Any, **__: Any) -> None:
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++"])
 def test_the_maps_are_torchs(scan: Volume, checkpoint: Checkpoint, sampler: Any) -> None:
-    settings = replace(FLOAT32, sampler=sampler, steps=4)
+    settings = FLOAT32.replace(sampler=sampler, steps=4)
     ours = run(scan, checkpoint, settings)
-    torchs = run(scan, checkpoint, replace(settings, device="cpu"))
+    torchs = run(scan, checkpoint, settings.replace(device="cpu"))
     assert (ours.device, ours.precision) == ("openvino", "float32")
     assert torchs.anomaly.data.max() > 0.05
     assert_allclose(ours.anomaly.data, torchs.anomaly.data, atol=1e-4)
@@ -93,8 +93,8 @@ def test_the_demo_case_comes_out_as_on_torch(precision: str, bound: float) -> No
     demo = read_volume(SAMPLE_DATA / "demo_T1w.nii.gz")
     checkpoint = load_checkpoint(DEMO_CHECKPOINT)
     settings = DetectionSettings(slices=tuple(range(70, 76)), precision=precision, draws=1)
-    ours = run(demo, checkpoint, replace(settings, device="openvino"))
-    torchs = run(demo, checkpoint, replace(settings, device="cpu"))
+    ours = run(demo, checkpoint, settings.replace(device="openvino"))
+    torchs = run(demo, checkpoint, settings.replace(device="cpu"))
     assert ours.precision == torchs.precision
     assert torchs.anomaly.data.max() > 0.1
     assert_allclose(ours.anomaly.data, torchs.anomaly.data, atol=bound)
@@ -158,9 +158,7 @@ def test_the_first_calls_of_a_process_may_come_at_once(
 
 
 def test_any_number_of_slices_at_once(scan: Volume, checkpoint: Checkpoint) -> None:
-    maps = [
-        run(scan, checkpoint, replace(FLOAT32, batch_size=size)).anomaly.data for size in (1, 7)
-    ]
+    maps = [run(scan, checkpoint, FLOAT32.replace(batch_size=size)).anomaly.data for size in (1, 7)]
     assert_allclose(maps[0], maps[1], atol=1e-4)
 
 
@@ -187,7 +185,7 @@ def test_a_damaged_cache_is_made_anew(
         flipped = sound[:half] + bytes([sound[half] ^ 1]) + sound[half + 1 :]
         (folder / name).write_bytes(flipped if damage == "flipped" else sound[:half])
     found = run(scan, checkpoint, FLOAT32)
-    torchs = run(scan, checkpoint, replace(FLOAT32, device="cpu"))
+    torchs = run(scan, checkpoint, FLOAT32.replace(device="cpu"))
     assert_allclose(found.anomaly.data, torchs.anomaly.data, atol=1e-4)
     (made,) = cache.iterdir()
     assert made == folder
@@ -226,7 +224,7 @@ def test_what_it_cannot_do_is_said(
     capable = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "FP16" not in capable:
         with pytest.raises(AddmError, match=r"does not compute in float16 on this processor"):
-            run(scan, checkpoint, replace(FLOAT32, precision="float16"))
+            run(scan, checkpoint, FLOAT32.replace(precision="float16"))
     network = checkpoint.specification.network
     other = checkpoint.specification.model_copy(
         update={"network": network.model_copy(update={"kind": "autoencoder"})}

@@ -19,8 +19,9 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.checkpoint.specification import ModelSpecification
-from napari_addm.detection.pipeline import DetectionSettings, Progress
+from napari_addm.detection.pipeline import Progress
 from napari_addm.detection.session import Session
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.review.decisions import Decided
 from napari_addm.review.saved_review import SavedReview, describe_resumed, match_numbers
 from napari_addm.widgets import preferences, texts

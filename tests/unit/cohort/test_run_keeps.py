@@ -22,7 +22,7 @@ from napari_addm.cli import app as cli
 from napari_addm.cohort.cohort import HIDDEN, CohortFolder, Shard, find_cohort
 from napari_addm.cohort.report import read_cohort, write_cohort_report
 from napari_addm.cohort.run import BatchSettings, run_batch
-from napari_addm.detection.pipeline import DetectionSettings
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.io.images import read_volume, write_volume
 from napari_addm.io.volume import Volume, volume_from_native
@@ -481,7 +481,7 @@ from pathlib import Path
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort.cohort import find_cohort
-from napari_addm.detection.pipeline import DetectionSettings
+from napari_addm.detection.settings import DetectionSettings
 source, output, checkpoint, left = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 real = os.replace
 

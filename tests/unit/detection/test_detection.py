@@ -16,7 +16,8 @@ from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.checkpoint.specification import ScoreSpecification
 from napari_addm.detection import pipeline as detection
 from napari_addm.detection.lanes import network_threads, torch_threads
-from napari_addm.detection.pipeline import DetectionSettings, detect, free_memory, resolve, run
+from napari_addm.detection.pipeline import detect, free_memory, run
+from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet
@@ -72,7 +73,7 @@ def test_partial_results_lose_nothing_to_memory_that_comes_late(
 
 
 def test_every_call_of_the_network_is_reported(scan, checkpoint):
-    progress = list(detect(scan, checkpoint, replace(EXACT, batch_size=6)))
+    progress = list(detect(scan, checkpoint, EXACT.replace(batch_size=6)))
     calls = [p.done for p in progress if p.stage == "reconstruct" and p.result is None]
     assert calls == list(range(1, progress[-1].total + 1))
     assert progress[0].stage == "prepare"
@@ -88,7 +89,7 @@ def test_every_call_of_the_network_is_reported(scan, checkpoint):
 def test_slices_fill_outward_from_the_visible_one(scan, checkpoint):
     brain = np.flatnonzero((scan.data > 0).any(axis=(1, 2)))
     visible = int(brain[6])
-    for p in detect(scan, checkpoint, replace(EXACT, batch_size=4), first_slice=visible):
+    for p in detect(scan, checkpoint, EXACT.replace(batch_size=4), first_slice=visible):
         if p.result is not None:
             assert visible in p.slices
             assert p.result.done[visible]
@@ -98,7 +99,7 @@ def test_slices_fill_outward_from_the_visible_one(scan, checkpoint):
 
 def test_finished_slices_of_a_cancelled_run_stay(scan, checkpoint):
     """Smoothing looks at what is finished; the reconstruction itself does not change."""
-    generator = detect(scan, checkpoint, replace(EXACT, batch_size=4))
+    generator = detect(scan, checkpoint, EXACT.replace(batch_size=4))
     result = next(p.result for p in generator if p.result is not None)
     generator.close()
     rest = run(scan, checkpoint, EXACT)
@@ -132,7 +133,7 @@ def test_calls_side_by_side_give_the_same_to_the_digit(
     scan, checkpoint, monkeypatch, threads, precision
 ):
     """One lane and two, each with one thread."""
-    settings = replace(EXACT, precision=precision, draws=3, sampler="ddpm")
+    settings = EXACT.replace(precision=precision, draws=3, sampler="ddpm")
     results = []
     for lanes in (1, 2):
         threads(lanes)
@@ -185,7 +186,7 @@ def test_a_thread_that_begins_while_lanes_start_counts_all_threads(threads):
 def test_calls_go_one_by_one_before_the_batch_is_halved(scan, checkpoint, monkeypatch, threads):
     """Memory for one call is there, for two at once it is not."""
     threads(2)
-    settings = replace(EXACT, batch_size=8)
+    settings = EXACT.replace(batch_size=8)
     undisturbed = run(scan, checkpoint, settings)
     original, both = PackedUNet.forward, Barrier(2)
     sizes, failed = [], []
@@ -207,9 +208,9 @@ def test_calls_go_one_by_one_before_the_batch_is_halved(scan, checkpoint, monkey
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++"])
 def test_the_result_does_not_depend_on_batches_or_order(scan, checkpoint, sampler):
-    settings = replace(EXACT, sampler=sampler, eta=0.5, draws=2, seed=3)
-    a = run(scan, checkpoint, replace(settings, batch_size=64))
-    b = run(scan, checkpoint, replace(settings, batch_size=5))
+    settings = EXACT.replace(sampler=sampler, eta=0.5, draws=2, seed=3)
+    a = run(scan, checkpoint, settings.replace(batch_size=64))
+    b = run(scan, checkpoint, settings.replace(batch_size=5))
     np.testing.assert_allclose(a.reconstruction.data, b.reconstruction.data, rtol=1e-4, atol=1e-2)
     np.testing.assert_allclose(a.anomaly.data, b.anomaly.data, atol=1e-5)
     np.testing.assert_allclose(a.uncertainty.data, b.uncertainty.data, atol=1e-5)
@@ -218,7 +219,7 @@ def test_the_result_does_not_depend_on_batches_or_order(scan, checkpoint, sample
 
 def test_one_slice_alone_is_reconstructed_as_within_the_volume(scan, checkpoint, whole):
     index = scan.shape[0] // 2
-    alone = run(scan, checkpoint, replace(EXACT, slices=(index,)))
+    alone = run(scan, checkpoint, EXACT.replace(slices=(index,)))
     assert np.flatnonzero(alone.done).tolist() == [index]
     np.testing.assert_allclose(
         alone.reconstruction.data[index], whole.reconstruction.data[index], rtol=1e-4, atol=1e-2
@@ -229,10 +230,10 @@ def test_one_slice_alone_is_reconstructed_as_within_the_volume(scan, checkpoint,
 
 def test_one_slice_is_scored_with_its_neighbours(scan, checkpoint):
     """As far as the Gaussian reaches, which is cut at three deviations: as within the volume."""
-    settings = replace(EXACT, score="absolute", smoothing_mm=5.0, symmetry=False)
+    settings = EXACT.replace(score="absolute", smoothing_mm=5.0, symmetry=False)
     index = scan.shape[0] // 2
     there = run(scan, checkpoint, settings).anomaly.data[index]
-    one = replace(settings, slices=(index,))
+    one = settings.replace(slices=(index,))
     alone = run(scan, checkpoint, one)
     np.testing.assert_allclose(alone.anomaly.data[index], there, atol=1e-5)
     assert np.flatnonzero(alone.done).tolist() == [index]
@@ -251,7 +252,7 @@ def test_a_slice_thinner_than_the_erosion_still_has_a_map(scan, checkpoint):
     )
     index = scan.shape[0] // 2
     alone = run(
-        scan, replace(checkpoint, specification=specification), replace(EXACT, slices=(index,))
+        scan, replace(checkpoint, specification=specification), EXACT.replace(slices=(index,))
     )
     assert (alone.anomaly.data[index] != 0).sum() > 0.5 * (scan.data[index] > 0).sum()
 
@@ -259,7 +260,7 @@ def test_a_slice_thinner_than_the_erosion_still_has_a_map(scan, checkpoint):
 def test_the_same_run_gives_the_same_numbers_and_another_seed_others(scan, checkpoint, whole):
     again = run(scan, checkpoint, EXACT)
     np.testing.assert_array_equal(again.anomaly.data, whole.anomaly.data)
-    other = run(scan, checkpoint, replace(EXACT, seed=1))
+    other = run(scan, checkpoint, EXACT.replace(seed=1))
     assert np.abs(other.anomaly.data - whole.anomaly.data).max() > 1e-3
 
 
@@ -315,7 +316,7 @@ def test_grad_mode_of_the_caller_is_left_alone(scan, checkpoint):
 
 
 def test_bfloat16_stays_close_to_float32(scan, checkpoint, whole):
-    half = run(scan, checkpoint, replace(EXACT, precision="bfloat16"))
+    half = run(scan, checkpoint, EXACT.replace(precision="bfloat16"))
     assert half.precision == "bfloat16"
     brain = whole.brain_mask.data
     difference = np.abs(half.anomaly.data - whole.anomaly.data)[brain]
@@ -323,8 +324,8 @@ def test_bfloat16_stays_close_to_float32(scan, checkpoint, whole):
 
 
 def test_the_network_is_kept_between_runs_and_can_be_freed(scan, checkpoint):
-    run(scan, checkpoint, replace(EXACT, slices=(18,)))
-    again = run(scan, checkpoint, replace(EXACT, slices=(18,)))
+    run(scan, checkpoint, EXACT.replace(slices=(18,)))
+    again = run(scan, checkpoint, EXACT.replace(slices=(18,)))
     assert again.seconds["load"] < 0.01
     free_memory()
     assert not detection._kept
@@ -352,7 +353,7 @@ def test_the_network_is_kept_between_runs_and_can_be_freed(scan, checkpoint):
 )
 def test_settings_that_do_not_fit_are_refused_in_words(scan, checkpoint, change, words):
     with pytest.raises(AddmError, match=words):
-        run(scan, checkpoint, replace(EXACT, **change))
+        run(scan, checkpoint, EXACT.replace(**change))
 
 
 def test_a_level_below_the_default_steps_takes_fewer_steps(checkpoint):
@@ -377,7 +378,7 @@ def test_nan_in_a_short_format_goes_on_in_float32(scan, checkpoint, whole, monke
         return out * float("nan") if image.dtype == torch.bfloat16 else out
 
     monkeypatch.setattr(PackedUNet, "forward", overflowing)
-    result = run(scan, checkpoint, replace(EXACT, precision="bfloat16"))
+    result = run(scan, checkpoint, EXACT.replace(precision="bfloat16"))
     assert result.precision == "float32"
     assert any("NaN" in w for w in result.warnings)
     np.testing.assert_array_equal(result.anomaly.data, whole.anomaly.data)
@@ -385,8 +386,8 @@ def test_nan_in_a_short_format_goes_on_in_float32(scan, checkpoint, whole, monke
 
 def test_levels_beyond_the_training_are_flagged(scan, checkpoint):
     trained = checkpoint.specification.model_copy(update={"training": {"highest_level": 150}})
-    low = run(scan, replace(checkpoint, specification=trained), replace(EXACT, level=150))
-    high = run(scan, replace(checkpoint, specification=trained), replace(EXACT, level=151))
+    low = run(scan, replace(checkpoint, specification=trained), EXACT.replace(level=150))
+    high = run(scan, replace(checkpoint, specification=trained), EXACT.replace(level=151))
     assert not any("never learned" in w for w in low.warnings)
     assert any("never learned" in w for w in high.warnings)
 
@@ -394,7 +395,7 @@ def test_levels_beyond_the_training_are_flagged(scan, checkpoint):
 def test_another_score_needs_no_network(scan, checkpoint, whole):
     score = ScoreSpecification(kind="absolute", smoothing_mm=5.0, erosion_mm=4.0, symmetry=True)
     again = whole.rescored(score)
-    settings = replace(EXACT, score="absolute", smoothing_mm=5.0, symmetry=True)
+    settings = EXACT.replace(score="absolute", smoothing_mm=5.0, symmetry=True)
     directly = run(scan, checkpoint, settings)
     np.testing.assert_array_equal(again.anomaly.data, directly.anomaly.data)
     np.testing.assert_array_equal(again.reconstruction.data, whole.reconstruction.data)
@@ -404,7 +405,7 @@ def test_another_score_needs_no_network(scan, checkpoint, whole):
 
 
 def test_what_both_sides_show_is_taken_off_if_asked_for(scan, checkpoint, whole):
-    score = replace(EXACT, score="absolute")
+    score = EXACT.replace(score="absolute")
     plain, compared = (
         run(scan, checkpoint, score),
         run(scan, checkpoint, replace(score, symmetry=True)),
@@ -427,9 +428,9 @@ def test_what_both_sides_show_is_taken_off_if_asked_for(scan, checkpoint, whole)
 def test_half_a_brain_is_compared_with_its_median_and_says_so(scan, checkpoint):
     half = np.asarray(scan.data) > 0
     half[:, :, half.shape[2] // 2 :] = False
-    result = run(scan, checkpoint, replace(EXACT, score="absolute", symmetry=True), half)
+    result = run(scan, checkpoint, EXACT.replace(score="absolute", symmetry=True), half)
     assert any("too different to be compared" in warning for warning in result.warnings)
-    plain = run(scan, checkpoint, replace(EXACT, score="absolute"), half)
+    plain = run(scan, checkpoint, EXACT.replace(score="absolute"), half)
     assert not any("too different" in warning for warning in plain.warnings)
     there = plain.anomaly.data > np.median(plain.anomaly.data[plain.anomaly.data > 0])
     ranks = stats.spearmanr(plain.anomaly.data[there], result.anomaly.data[there])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import Detection, DetectionSettings, run
+from napari_addm.detection.pipeline import Detection, run
 from napari_addm.detection.preparation import IntensityMap, Slices, prepare
 from napari_addm.detection.quality import (
     LABELS,
@@ -19,6 +19,7 @@ from napari_addm.detection.quality import (
     histogram_distance,
     reconstruction_error,
 )
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume
 
 GRID = np.array([[4, 0, 0, -84], [0, 4, 0, -100], [0, 0, 3, -75], [0, 0, 0, 1.0]])
@@ -125,7 +126,7 @@ def test_the_reconstruction_is_held_against_the_range_of_healthy_brains(
     assert keys(error * 1.1, error * 1.2) == ({"reconstruction"}, ())
     assert keys(0.0, error * 0.9) == ({"reconstruction"}, ())
     assert keys(0.0, 1.0, None)[1] == ("reconstruction: not all slices were reconstructed",)
-    other = replace(detection, settings=replace(detection.settings, steps=1))
+    other = replace(detection, settings=detection.settings.replace(steps=1))
     assert keys(0.0, 1.0, other)[1] == (
         "reconstruction: the range is for the checkpoint's own settings",
     )

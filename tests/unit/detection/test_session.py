@@ -10,8 +10,9 @@ import pytest
 from torch.nn.modules.module import register_module_forward_hook
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import Detection, DetectionSettings, Progress, detect
+from napari_addm.detection.pipeline import Detection, Progress, detect
 from napari_addm.detection.session import Reconstructions, Session
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet
 
@@ -73,9 +74,9 @@ def assert_same(a: Detection, b: Detection) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        replace(EXACT, draws=3, sampler="ddpm"),
-        replace(EXACT, precision="bfloat16", eta=0.5),
-        replace(EXACT, batch_size=7),
+        EXACT.replace(draws=3, sampler="ddpm"),
+        EXACT.replace(precision="bfloat16", eta=0.5),
+        EXACT.replace(batch_size=7),
     ],
     ids=["ddpm", "bfloat16", "batches of 7"],
 )
@@ -112,7 +113,7 @@ def test_a_cancelled_run_ends_with_all_that_is_finished(
     monkeypatch.setattr(
         "napari_addm.detection.pipeline.PARTIAL_INTERVAL", 1e9
     )  # only the first comes
-    settings = replace(EXACT, batch_size=2, draws=draws)
+    settings = EXACT.replace(batch_size=2, draws=draws)
     whole = last(detect(scan, checkpoint, settings))
     session, shown = Session(), np.zeros(len(scan.data), bool)
     for more in (24, 6):  # a run that begins, and one that goes on
@@ -180,7 +181,7 @@ def test_what_is_finished_needs_no_network(scan, checkpoint, calls):
     again = list(detect(scan, checkpoint, EXACT, session=session))
     assert again[-1].total == 0
     assert_same(again[-1].result, once)
-    score = replace(EXACT, score="structure", smoothing_mm=3.0, symmetry=True)
+    score = EXACT.replace(score="structure", smoothing_mm=3.0, symmetry=True)
     otherwise = last(detect(scan, checkpoint, score, session=session))
     assert calls == []
     assert_same(otherwise, last(detect(scan, checkpoint, score)))
@@ -188,20 +189,20 @@ def test_what_is_finished_needs_no_network(scan, checkpoint, calls):
 
 def test_the_same_voxels_read_again_are_the_same_scan(scan, checkpoint, calls):
     session = Session()
-    last(detect(scan, checkpoint, replace(EXACT, slices=(16,)), session=session))
+    last(detect(scan, checkpoint, EXACT.replace(slices=(16,)), session=session))
     calls.clear()
     copied = Volume(scan.data.copy(), scan.affine.copy(), replace(scan.source), scan.warnings)
-    last(detect(copied, checkpoint, replace(EXACT, slices=(16,)), session=session))
+    last(detect(copied, checkpoint, EXACT.replace(slices=(16,)), session=session))
     assert calls == []
 
 
 def test_more_draws_take_over_those_that_are_there(scan, checkpoint, calls):
     session = Session()
-    last(detect(scan, checkpoint, replace(EXACT, draws=2), session=session))
+    last(detect(scan, checkpoint, EXACT.replace(draws=2), session=session))
     first = len(calls)
-    more = last(detect(scan, checkpoint, replace(EXACT, draws=4), session=session))
+    more = last(detect(scan, checkpoint, EXACT.replace(draws=4), session=session))
     assert len(calls) <= 2 * first
-    assert_same(more, last(detect(scan, checkpoint, replace(EXACT, draws=4))))
+    assert_same(more, last(detect(scan, checkpoint, EXACT.replace(draws=4))))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_more_draws_take_over_those_that_are_there(scan, checkpoint, calls):
 )
 def test_other_settings_are_computed(scan, checkpoint, calls, change):
     session = Session()
-    one = replace(EXACT, slices=(16,))
+    one = EXACT.replace(slices=(16,))
     last(detect(scan, checkpoint, one, session=session))
     calls.clear()
     changed = last(detect(scan, checkpoint, replace(one, **change), session=session))
@@ -221,7 +222,7 @@ def test_other_settings_are_computed(scan, checkpoint, calls, change):
 
 def test_another_scan_mask_or_checkpoint_is_computed(scan, checkpoint, calls):
     session = Session()
-    one = replace(EXACT, slices=(16,))
+    one = EXACT.replace(slices=(16,))
     edited = scan.with_data(scan.data.copy())
     last(detect(edited, checkpoint, one, session=session))
     edited.data[16, 15:20, 10:15] *= 0.7  # in place, as a layer's voxels may change
@@ -244,7 +245,7 @@ def test_slices_that_were_looked_at_serve_the_volume(scan, checkpoint, calls):
     calls.clear()
     session = Session()
     for index in (10, 11, 20):
-        last(detect(scan, checkpoint, replace(EXACT, slices=(index,)), session=session))
+        last(detect(scan, checkpoint, EXACT.replace(slices=(index,)), session=session))
     looked = len(calls)
     assert set(calls) == {BATCH}
     volume = last(detect(scan, checkpoint, EXACT, session=session))
@@ -253,7 +254,7 @@ def test_slices_that_were_looked_at_serve_the_volume(scan, checkpoint, calls):
 
 
 def test_a_single_slice_does_not_depend_on_what_is_there(scan, checkpoint, calls):
-    one = replace(EXACT, slices=(16,), score="ssim", symmetry=True)
+    one = EXACT.replace(slices=(16,), score="ssim", symmetry=True)
     alone = last(detect(scan, checkpoint, one))
     session = Session()
     last(detect(scan, checkpoint, EXACT, session=session))
@@ -269,7 +270,7 @@ def test_the_order_follows_the_slice_that_is_looked_at(
     threads(2)
     monkeypatch.setattr("napari_addm.detection.lanes.LANES", lanes)
     monkeypatch.setattr("napari_addm.detection.pipeline.PARTIAL_INTERVAL", 0.0)
-    settings = replace(EXACT, batch_size=2)
+    settings = EXACT.replace(batch_size=2)
     looked = [10]
     seen: list[int] = []
     for progress in detect(scan, checkpoint, settings, first_slice=lambda: looked[0]):
@@ -285,7 +286,7 @@ def test_partial_results_come_no_faster_than_they_are_dealt_with(scan, checkpoin
     """One that its caller takes long over, as a viewer may, has a longer interval after it."""
     monkeypatch.setattr("napari_addm.detection.pipeline.PARTIAL_INTERVAL", 2.0)
     taking, came, done = 0.2, [], []
-    for progress in detect(scan, checkpoint, replace(EXACT, batch_size=1)):
+    for progress in detect(scan, checkpoint, EXACT.replace(batch_size=1)):
         if progress.stage != "reconstruct":
             continue
         if progress.result is not None:
@@ -304,7 +305,7 @@ def test_a_partial_result_changes_only_where_it_says(scan, checkpoint, monkeypat
     monkeypatch.setattr("napari_addm.detection.pipeline.PARTIAL_INTERVAL", 0.0)
     before = np.zeros(scan.shape, np.float32)
     results = 0
-    for progress in detect(scan, checkpoint, replace(EXACT, batch_size=2)):
+    for progress in detect(scan, checkpoint, EXACT.replace(batch_size=2)):
         if progress.result is None:
             continue
         results += 1
@@ -323,7 +324,7 @@ def test_a_partial_result_changes_only_where_it_says(scan, checkpoint, monkeypat
 
 def test_memory_is_bounded(scan, checkpoint, calls):
     session = Session(limit_bytes=0)
-    settings = [replace(EXACT, slices=(16,), seed=seed) for seed in range(4)]
+    settings = [EXACT.replace(slices=(16,), seed=seed) for seed in range(4)]
     for one in settings:
         last(detect(scan, checkpoint, one, session=session))
     least = session.nbytes

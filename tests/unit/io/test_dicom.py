@@ -14,7 +14,8 @@ from support import invoke
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cli import app as cli
 from napari_addm.detection.midline import Midline
-from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
+from napari_addm.detection.pipeline import Detection
+from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError, InputError
 from napari_addm.findings.findings import Decision, Decisions, measure_findings
 from napari_addm.io.dicom import pick_series, read_series, write_seg

@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.checkpoint.specification import AutoencoderSpecification, GanSpecification
-from napari_addm.detection.pipeline import DetectionSettings, run
+from napari_addm.detection.pipeline import run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.images import read_volume
 from napari_addm.methods import get_method, load_network
 from napari_addm.methods.base import Sampling, Step, TrainingSettings

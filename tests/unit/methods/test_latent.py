@@ -17,7 +17,8 @@ from napari_addm.checkpoint.specification import (
     VqTransformerSpecification,
     VqVaeSpecification,
 )
-from napari_addm.detection.pipeline import DetectionSettings, detect, run
+from napari_addm.detection.pipeline import detect, run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.diffusion.noises import SliceNoise
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.io.volume import Volume
@@ -251,7 +252,7 @@ def test_the_seed_decides_and_nothing_else(trained, lesion_scan):
     assert first.anomaly.data.max() > 0
     again = run(lesion_scan, checkpoint, settings)
     np.testing.assert_array_equal(again.anomaly.data, first.anomaly.data)
-    other = run(lesion_scan, checkpoint, replace(settings, seed=4))
+    other = run(lesion_scan, checkpoint, settings.replace(seed=4))
     assert np.abs(other.reconstruction.data - first.reconstruction.data).max() > 0.01
 
 

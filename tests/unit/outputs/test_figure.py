@@ -214,7 +214,8 @@ def test_it_needs_no_display_and_no_viewer(tmp_path: Path, scan) -> None:
 
 def test_the_caption_names_no_scan_unless_told(scan, tiny_checkpoint) -> None:
     from napari_addm.checkpoint.file import load_checkpoint
-    from napari_addm.detection.pipeline import DetectionSettings, run
+    from napari_addm.detection.pipeline import run
+    from napari_addm.detection.settings import DetectionSettings
 
     checkpoint = load_checkpoint(tiny_checkpoint)
     detection = run(scan, checkpoint, DetectionSettings(seed=5, slices=(30,), device="cpu"))

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
+from napari_addm.detection.pipeline import Detection
+from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import (
     NO_DECISIONS,

@@ -16,7 +16,8 @@ import pytest
 from support import invoke
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import Detection, DetectionSettings, resolve
+from napari_addm.detection.pipeline import Detection
+from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import measure_findings
 from napari_addm.io.images import read_volume

@@ -13,7 +13,8 @@ from support import invoke
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cli import app as cli
-from napari_addm.detection.pipeline import DetectionSettings, detect
+from napari_addm.detection.pipeline import detect
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import measure_findings
 from napari_addm.io.images import read_labels, read_volume, write_volume
 from napari_addm.io.volume import Volume, volume_from_native

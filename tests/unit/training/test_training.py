@@ -11,7 +11,8 @@ import torch
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.checkpoint.specification import DiffusionSpecification, UNetSpecification
-from napari_addm.detection.pipeline import DetectionSettings, run
+from napari_addm.detection.pipeline import run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.images import read_volume

@@ -1,8 +1,7 @@
-"""Preview, standard and thorough: in Python, on the command line, in the panel, in the records."""
+"""Preview, standard and thorough on the command line, in the panel and in the records."""
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,9 +12,8 @@ from support import invoke
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, save_checkpoint
 from napari_addm.cli import app as cli
-from napari_addm.detection.pipeline import DetectionSettings, resolve
-from napari_addm.detection.presets import PRESETS, Preset, with_preset
-from napari_addm.errors import AddmError
+from napari_addm.detection.presets import PRESETS, with_preset
+from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.io.images import write_volume
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
 from napari_addm.widgets.model_settings import ModelSettings
@@ -58,41 +56,6 @@ def recorded(folder: Path) -> dict[str, Any]:
     (record,) = folder.rglob("*_record.json")
     settings: dict[str, Any] = json.loads(record.read_text())["settings"]
     return settings
-
-
-@pytest.mark.parametrize(
-    ("preset", "draws", "steps"), [("preview", 1, 3), ("standard", 2, 30), ("thorough", 4, 30)]
-)
-def test_what_a_preset_sets(checkpoint: Checkpoint, preset: Preset, draws: int, steps: int) -> None:
-    plain = resolve(DetectionSettings(), checkpoint.specification)
-    asked = with_preset(DetectionSettings(), preset, checkpoint.specification)
-    found = resolve(asked, checkpoint.specification)
-    assert (found.draws, found.steps) == (draws, steps)
-    assert replace(found, draws=plain.draws, steps=plain.steps) == plain
-
-
-def test_what_is_asked_for_wins(checkpoint: Checkpoint) -> None:
-    asked = DetectionSettings(draws=3, steps=7, seed=5)
-    for preset in PRESETS:
-        assert with_preset(asked, preset, checkpoint.specification) == asked
-
-
-def test_a_preview_fits_a_lower_level(checkpoint: Checkpoint) -> None:
-    asked = with_preset(DetectionSettings(level=5), "preview", checkpoint.specification)
-    assert resolve(asked, checkpoint.specification).steps == 1
-
-
-def test_methods_without_draws_are_left_alone(checkpoint: Checkpoint) -> None:
-    specification = checkpoint.specification.model_copy(
-        update={"method": "spatial_ae", "diffusion": None}
-    )
-    for preset in PRESETS:
-        assert with_preset(DetectionSettings(), preset, specification) == DetectionSettings()
-
-
-def test_an_unknown_preset_is_refused_in_words(checkpoint: Checkpoint) -> None:
-    with pytest.raises(AddmError, match="no preset 'fast'; choose preview, standard, thorough"):
-        with_preset(DetectionSettings(), "fast", checkpoint.specification)
 
 
 def test_detect_records_what_the_preset_came_to(many: Path, scan: Path, tmp_path: Path) -> None:

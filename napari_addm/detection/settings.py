@@ -1,0 +1,292 @@
+"""The settings of a detection: one model that the command line, the panel and the record share.
+
+A new option is one field here. Its title and description are the panel's label and tooltip and the
+command line's help; its bounds are checked wherever settings come from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+
+from napari_addm.checkpoint.specification import RANDOM_METHODS, SamplerKind, ScoreKind
+from napari_addm.errors import AddmError
+
+if TYPE_CHECKING:
+    from napari_addm.checkpoint.specification import ModelSpecification
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "openvino")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+if TYPE_CHECKING:  # a type checker cannot follow names that are collected at run time
+    Device: TypeAlias = str
+    Precision: TypeAlias = str
+else:
+    Device, Precision = Literal[DEVICES], Literal[PRECISIONS]
+
+CONTEXT_MM = 16.0
+"""Default distance up to which single slices get reconstructed neighbors: beyond it, the Gaussians
+of the scores have almost ended."""
+
+LARGEST_MM = 100.0
+"""Upper limit for smoothing and context: about half of a head."""
+
+
+def _option(
+    default: Any,
+    title: str,
+    description: str,
+    *,
+    panel: Literal["basic", "advanced", "hidden"] = "advanced",
+    affects_scores: bool = False,
+    unit: str = "",
+    step: float | None = None,
+    **bounds: float,
+) -> Any:
+    """Declare a field.
+
+    Parameters
+    ----------
+    panel : str
+        Where the panel shows the field.
+    affects_scores : bool
+        Whether another value gives other scores, so that a calibrated threshold does not hold.
+    unit : str
+    step : float, optional
+        Of the panel's spin box.
+    **bounds : float
+        ``ge``, ``gt``, ``le`` or ``lt``.
+    """
+    extra: dict[str, Any] = {"panel": panel, "affects_scores": affects_scores}
+    extra |= {"unit": unit} if unit else {}
+    extra |= {} if step is None else {"step": step}
+    return Field(default, title=title, description=description, json_schema_extra=extra, **bounds)  # type: ignore[call-overload]
+
+
+class DetectionSettings(BaseModel):
+    """What a detection does. None means the checkpoint's own default.
+
+    Raises
+    ------
+    AddmError
+        If a value is out of bounds; one sentence that names the setting.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    steps: int | None = _option(
+        None,
+        "Sampling steps",
+        "Number of network calls from the noise level to the clean image.",
+        panel="basic",
+        affects_scores=True,
+        ge=1,
+        le=100_000,
+    )
+    level: int | None = _option(
+        None,
+        "Noise level",
+        "Timestep t up to which noise is added. More noise removes larger lesions, and more of "
+        "the healthy anatomy.",
+        panel="basic",
+        affects_scores=True,
+        ge=1,
+        le=100_000,
+    )
+    sampler: SamplerKind | None = _option(
+        None,
+        "Sampler",
+        "How the network's predictions lead back to a clean image. DPM++ is derived for Gaussian "
+        "noise.",
+        panel="basic",
+        affects_scores=True,
+    )
+    eta: float | None = _option(
+        None,
+        "DDIM eta",
+        "Randomness of the DDIM sampler: 0 is deterministic, 1 is as random as DDPM.",
+        affects_scores=True,
+        step=0.1,
+        ge=0.0,
+        le=1.0,
+    )
+    seed: int = _option(
+        0,
+        "Seed",
+        "Seed of the noise. The same seed, scan and settings give the same result.",
+        panel="basic",
+        ge=0,
+        le=2**63 - 1,
+    )
+    draws: int | None = _option(
+        None,
+        "Noise draws",
+        "Number of reconstructions from independent noise. Their mean is the result; with 2 or "
+        "more, their spread gives an uncertainty map.",
+        panel="basic",
+        affects_scores=True,
+        ge=1,
+        le=1000,
+    )
+    device: Device = _option(
+        "auto",
+        "Device",
+        "Where the network runs. auto takes CUDA, else MPS, else the CPU; openvino is a faster "
+        "engine on the CPU.",
+        panel="basic",
+    )
+    precision: Precision = _option(
+        "auto",
+        "Precision",
+        "Number format of the network. auto takes bfloat16 where the device computes in it, else "
+        "float16 on CUDA, else float32.",
+    )
+    batch_size: int | None = _option(
+        None,
+        "Batch size",
+        "Number of slices per network call; each draw counts as one. It is halved when memory "
+        "runs out.",
+        ge=1,
+        le=65_536,
+    )
+    slices: tuple[int, ...] | None = _option(
+        None,
+        "Slices",
+        "Reconstruct only these slices, counted from 0, inferior to superior.",
+        panel="hidden",
+        affects_scores=True,
+    )
+    context_mm: float = _option(
+        CONTEXT_MM,
+        "Context",
+        "Distance on both sides of single slices within which neighbors are reconstructed for "
+        "their score.",
+        panel="hidden",
+        unit="mm",
+        ge=0.0,
+        le=LARGEST_MM,
+    )
+    score: ScoreKind | None = _option(
+        None,
+        "Score",
+        "How scan and reconstruction are compared.",
+        affects_scores=True,
+    )
+    smoothing_mm: float | None = _option(
+        None,
+        "Smoothing",
+        "Standard deviation of the Gaussian that smooths the score.",
+        affects_scores=True,
+        unit="mm",
+        step=0.5,
+        ge=0.0,
+        le=LARGEST_MM,
+    )
+    symmetry: bool | None = _option(
+        None,
+        "Discount symmetric differences",
+        "Subtract what both halves of the brain show alike.",
+        affects_scores=True,
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_in_words(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            field = cls.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+            title = name if field is None or field.title is None else f"{field.title} ({name})"
+            problem = first["msg"][0].lower() + first["msg"][1:]
+            raise AddmError(f"{title} cannot be {first['input']!r}: {problem}.") from error
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with other values, checked.
+
+        Raises
+        ------
+        AddmError
+            If a value is out of bounds.
+        """
+        return type(self)(**{**dict(self), **changes})
+
+
+SCORE_FIELDS = tuple(
+    name
+    for name, field in DetectionSettings.model_fields.items()
+    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra["affects_scores"]
+)
+"""The settings on which scores depend."""
+
+
+def resolve(settings: DetectionSettings, specification: ModelSpecification) -> DetectionSettings:
+    """Fill in a checkpoint's defaults, and check the settings against it.
+
+    Raises
+    ------
+    AddmError
+        One sentence that names the setting and its range.
+    """
+    default, method = specification.detection, specification.method
+    defaults: dict[str, Any] = {
+        "sampler": default.sampler,
+        "eta": default.eta,
+        "draws": default.draws,
+        "score": default.score.kind,
+        "smoothing_mm": default.score.smoothing_mm,
+        "symmetry": default.score.symmetry,
+    }
+    if specification.diffusion is None or default.level is None:
+        if settings.level is not None or settings.steps not in (None, 1):
+            raise AddmError(
+                f"The method {method} of this checkpoint has no noise level and no sampling "
+                "steps; leave them out."
+            )
+        defaults["steps"] = 1
+    else:
+        length = specification.diffusion.length
+        level = default.level if settings.level is None else settings.level
+        if level > length:
+            raise AddmError(
+                f"The noise level {level} is not within 1..{length} of this checkpoint."
+            )
+        if settings.steps is not None and settings.steps > level:
+            raise AddmError(
+                f"{settings.steps} sampling steps do not fit a noise level of {level}: 1..{level}."
+            )
+        defaults |= {"level": level, "steps": min(default.steps, level)}
+    if settings.draws is not None and settings.draws > 1 and method not in RANDOM_METHODS:
+        raise AddmError(
+            f"The method {method} of this checkpoint draws no noise, so that every draw would be "
+            "the same; use 1."
+        )
+    if settings.device == "openvino" and specification.network.kind != "diffusion_unet":
+        raise AddmError(
+            f"The method {method} of this checkpoint does not run on OpenVINO; choose another "
+            "device."
+        )
+    return settings.replace(
+        **{name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    )
+
+
+def uses_calibrated_settings(
+    settings: DetectionSettings, specification: ModelSpecification
+) -> bool:
+    """Tell whether what a checkpoint's calibration says holds for a run with these settings.
+
+    It does where every setting on which scores depend is the checkpoint's own.
+    """
+    used = resolve(settings, specification)
+    own = resolve(DetectionSettings(), specification)
+    return all(getattr(used, name) == getattr(own, name) for name in SCORE_FIELDS)
