@@ -34,8 +34,9 @@ from napari_addm.detection.preparation import prepare
 from napari_addm.detection.scoring import residuals, smoothed_mean
 from napari_addm.detection.session import Prepared
 from napari_addm.detection.symmetry import beyond_symmetry
-from napari_addm.diffusion.noises import SliceNoise
-from napari_addm.diffusion.samplers import ddpm, sampling_levels
+from napari_addm.diffusion.noise import SliceNoise
+from napari_addm.diffusion.samplers.ddpm import ddpm
+from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods import get_method, load_network
 from napari_addm.methods.base import Sampling, at_precision
@@ -313,13 +314,13 @@ def monai(
     from monai.networks.schedulers.ddpm import DDPMScheduler
 
     scheduler: Any = (DDIMScheduler if kind == "ddim" else DDPMScheduler)(
-        num_train_timesteps=schedule.length,
+        num_train_timesteps=schedule.timesteps,
         schedule="linear_beta",
         beta_start=float(schedule.betas[0]),
         beta_end=float(schedule.betas[-1]),
         clip_sample=False,
     )
-    timesteps, count = _strided(level, steps, schedule.length)
+    timesteps, count = _strided(level, steps, schedule.timesteps)
     scheduler.set_timesteps(count)
     scheduler.timesteps = torch.tensor(timesteps)
     inferer: Any = DiffusionInferer(scheduler)
@@ -345,15 +346,15 @@ def diffusers(
     """
     from diffusers import DDIMScheduler, DDPMScheduler
 
-    timesteps, count = _strided(level, steps, schedule.length)
+    timesteps, count = _strided(level, steps, schedule.timesteps)
     betas = schedule.betas.float().numpy()
     scheduler: Any
     if kind == "ddim":
-        scheduler = DDIMScheduler(schedule.length, trained_betas=betas, clip_sample=False)
+        scheduler = DDIMScheduler(schedule.timesteps, trained_betas=betas, clip_sample=False)
         scheduler.set_timesteps(count)
         scheduler.timesteps = torch.tensor(timesteps)
     else:
-        scheduler = DDPMScheduler(schedule.length, trained_betas=betas, clip_sample=False)
+        scheduler = DDPMScheduler(schedule.timesteps, trained_betas=betas, clip_sample=False)
         scheduler.set_timesteps(timesteps=timesteps)
 
     def loop(clean: Tensor, noise: Noise) -> Tensor:
@@ -389,7 +390,7 @@ def anoddpm(
         sys.path.remove(str(folder))
         for name in stand_ins:
             del sys.modules[name]
-    betas = module.get_beta_schedule(schedule.length, "linear")
+    betas = module.get_beta_schedule(schedule.timesteps, "linear")
     diffusion = module.GaussianDiffusionModel(size, betas, noise="gauss")
 
     def loop(clean: Tensor, noise: Noise) -> Tensor:

@@ -14,9 +14,13 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from napari_addm.errors import AddmError
+
+if TYPE_CHECKING:
+    from napari_addm.diffusion.noise import Noise
+    from napari_addm.diffusion.sampling import Sampler
 
 T = TypeVar("T")
 
@@ -126,13 +130,19 @@ class Registry(Mapping[str, T]):
         return part
 
 
+@lru_cache(maxsize=1)
+def _all_entry_points(path: tuple[str, ...]) -> Any:
+    """The entry points of all packages; reading them takes some milliseconds."""
+    return entry_points()
+
+
 @lru_cache(maxsize=64)
 def _find_third_party(
     kind: str, built_in: frozenset[str], path: tuple[str, ...]
 ) -> dict[str, EntryPoint]:
     """The entry points of a kind by name; ``path`` is where packages are looked for."""
     found: dict[str, EntryPoint] = {}
-    entries = entry_points(group=f"{__package__}.{kind}s")
+    entries = _all_entry_points(path).select(group=f"{__package__}.{kind}s")
     for entry in sorted(entries, key=lambda entry: (entry.name, _package(entry))):
         if entry.name in built_in or entry.name in found:
             warnings.warn(
@@ -151,9 +161,16 @@ def _package(entry: EntryPoint) -> str:
 
 METHODS: Registry[Any] = Registry("methods", "METHOD", packages=True)
 SCORES: Registry[Any] = Registry("detection.scores", "SCORE")
-NOISES: Registry[Any] = Registry("diffusion.noises", "NOISE")
-SAMPLERS: Registry[Any] = Registry(
+NOISES: Registry[Noise] = Registry("diffusion.noises", "NOISE")
+SAMPLERS: Registry[Sampler] = Registry(
     "diffusion.samplers", "SAMPLER", spelling={"dpm_solver": "dpm++"}
 )
 METRICS: Registry[Any] = Registry("metrics.measures", "METRIC")
 FORMATS: Registry[Any] = Registry("io.formats", "FORMAT")
+
+if TYPE_CHECKING:
+    NoiseName: TypeAlias = str
+    SamplerName: TypeAlias = str
+else:  # the installed names, for the command line, the panel and pydantic
+    NoiseName = Literal[tuple(NOISES)]
+    SamplerName = Literal[tuple(SAMPLERS)]

@@ -10,12 +10,15 @@ from bisect import bisect_right
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from napari_addm.registry import NOISES, SAMPLERS, NoiseName, SamplerName
 
 SCHEMA_VERSION = 1
 
 ScoreKind = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
-SamplerKind = Literal["ddim", "ddpm", "dpm++"]
+SamplerKind = Annotated[SamplerName, BeforeValidator(SAMPLERS.check)]
+NoiseKind = Annotated[NoiseName, BeforeValidator(NOISES.check)]
 Millimetres = Annotated[float, Field(ge=0.1, le=20)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -271,7 +274,7 @@ class DiffusionSpecification(_Part):
 
     length: Annotated[int, Field(ge=21, le=100_000)]
     betas: Literal["linear"] = "linear"
-    noise: Literal["gaussian", "coarse", "simplex"]
+    noise: NoiseKind
     prediction: Literal["noise"] = "noise"
 
 

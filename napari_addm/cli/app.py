@@ -25,6 +25,7 @@ import typer
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError, MissingExtraError
+from napari_addm.registry import SAMPLERS, NoiseName, SamplerName
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from napari_addm.metrics.metrics import Metrics
 
 # The modules that define these choices are slow to import; a test holds the two together.
-SamplerChoice = Literal["ddim", "ddpm", "dpm++"]
 ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps", "openvino"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16"]
@@ -57,7 +57,6 @@ ProtocolChoice = Literal["both", "strict", "anoddpm"]
 PresetChoice = Literal["small", "paper"]
 RunPresetChoice = Literal["preview", "standard", "thorough"]
 LengthChoice = Literal["300", "500", "1000"]
-NoiseChoice = Literal["gaussian", "coarse", "simplex"]
 JudgedChoice = Literal["previous", "clean"]
 AdversarialChoice = Literal["saturating", "non_saturating"]
 TrainingPrecision = Literal["auto", "32", "bf16-mixed", "16-mixed"]
@@ -75,7 +74,7 @@ StepsOption = Annotated[int | None, typer.Option(help="Sampling steps.")]
 LevelOption = Annotated[
     int | None, typer.Option(help="Noise level, a timestep t of the model's chain.")
 ]
-SamplerOption = Annotated[SamplerChoice | None, typer.Option(help="Sampler.")]
+SamplerOption = Annotated[SamplerName | None, typer.Option(help="Sampler.")]
 EtaOption = Annotated[float | None, typer.Option(help="Randomness of DDIM: 0 none, 1 like DDPM.")]
 SeedOption = Annotated[int, typer.Option(help="Of the noise; same seed, same result.")]
 DrawsOption = Annotated[
@@ -929,7 +928,7 @@ def train(
     r1: Annotated[
         float | None, typer.Option(min=0, help="Weight of the R1 penalty on the discriminator.")
     ] = None,
-    noise: Annotated[NoiseChoice | None, typer.Option(help="Kind of noise.")] = None,
+    noise: Annotated[NoiseName | None, typer.Option(help="Kind of noise.")] = None,
     augment: Annotated[
         bool | None,
         typer.Option("--augment/--no-augment", help="Random geometry, contrast and bias field."),
@@ -1046,7 +1045,7 @@ def _training_settings(
     batch_size: int | None,
     learning_rate: float | None,
     adversarial: dict[str, Any],
-    noise: NoiseChoice | None,
+    noise: NoiseName | None,
     augment: bool | None,
     seed: int,
 ) -> TrainingSettings:
@@ -1382,7 +1381,7 @@ def _card(path: Path, specification: ModelSpecification) -> Any:
         method = f"{method}, T = {length}, {specification.diffusion.noise} noise"
         sampling = (
             f"noise level {detection.level} ({detection.level / length:.0%}), {detection.steps} "
-            f"{detection.sampler.upper()} step(s), eta {detection.eta:g}"
+            f"{SAMPLERS[detection.sampler].title} step(s), eta {detection.eta:g}"
         )
     network = ", ".join(
         f"{key} {_plain(value)}" for key, value in specification.network.model_dump().items()

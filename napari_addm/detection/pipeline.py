@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from napari_addm.diffusion.noises import SliceNoise
+    from napari_addm.diffusion.noise import SliceNoise
     from napari_addm.methods.base import Reconstruction
 
 BATCH_SIZES = {"cpu": 4, "cuda": 64, "mps": 16, "openvino": 4}
@@ -594,8 +594,8 @@ def detect(
     """
     import torch
 
-    from napari_addm.diffusion.noises import SliceNoise
-    from napari_addm.diffusion.samplers import sampling_levels
+    from napari_addm.diffusion.noise import SliceNoise
+    from napari_addm.diffusion.sampling import sampling_levels
     from napari_addm.methods import get_method
     from napari_addm.methods.base import Sampling
 

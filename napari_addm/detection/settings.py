@@ -207,7 +207,8 @@ class DetectionSettings(BaseModel):
             name = ".".join(str(part) for part in first["loc"])
             field = cls.model_fields.get(str(first["loc"][0])) if first["loc"] else None
             title = name if field is None or field.title is None else f"{field.title} ({name})"
-            problem = first["msg"][0].lower() + first["msg"][1:]
+            problem = first["msg"].removeprefix("Value error, ").rstrip(".")
+            problem = problem[0].lower() + problem[1:]
             raise AddmError(f"{title} cannot be {first['input']!r}: {problem}.") from error
 
     def replace(self, **changes: Any) -> Self:

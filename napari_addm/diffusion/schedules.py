@@ -14,14 +14,14 @@ class LinearSchedule:
     """Linear betas, scaled so that a chain of any length ends in noise.
 
     The betas run from ``1e-4 * 1000/T`` to ``2e-2 * 1000/T`` [1]_. Without
-    the factor ``1000/T`` a chain of 300 levels would stop half way, with 5 %
+    the factor ``1000/T`` a chain of 300 levels would stop halfway, with 5 %
     of the image's variance left.
 
-    Noise levels are timesteps ``t`` in ``1..T``; level 0 is the clean image.
+    Noise levels are timesteps ``t`` in ``1`` to ``T``; level 0 is the clean image.
 
     Parameters
     ----------
-    length : int
+    timesteps : int
         Number of levels T of the chain.
 
     References
@@ -29,27 +29,27 @@ class LinearSchedule:
     .. [1] Ho, Jain, Abbeel. Denoising Diffusion Probabilistic Models. 2020.
     """
 
-    length: int
+    timesteps: int
 
     def __post_init__(self) -> None:
         # beta_T = 20/T has to stay below 1
-        if self.length < 21:
-            raise ValueError(f"a chain needs at least 21 levels, not {self.length}")
+        if self.timesteps < 21:
+            raise ValueError(f"a chain needs at least 21 levels, not {self.timesteps}")
 
     @cached_property
     def betas(self) -> Tensor:
-        """beta_1 .. beta_T, float64, shape (T,)."""
-        scale = 1000.0 / self.length
-        return torch.linspace(1e-4 * scale, 2e-2 * scale, self.length, dtype=torch.float64)
+        """beta_1, ..., beta_T, float64, shape (T,)."""
+        scale = 1000.0 / self.timesteps
+        return torch.linspace(1e-4 * scale, 2e-2 * scale, self.timesteps, dtype=torch.float64)
 
     @cached_property
     def alpha_bars(self) -> Tensor:
-        """abar_0 .. abar_T, float64, shape (T + 1,); abar_0 = 1."""
+        """abar_0, ..., abar_T, float64, shape (T + 1,); abar_0 = 1."""
         bars = torch.cumprod(1.0 - self.betas, dim=0)
         return torch.cat([torch.ones(1, dtype=torch.float64), bars])
 
     def alpha_bar(self, level: Tensor | int, like: Tensor | None = None) -> Tensor:
-        """abar at one level or at a batch of levels.
+        """Return abar at one level or at a batch of levels.
 
         Parameters
         ----------
@@ -68,14 +68,14 @@ class LinearSchedule:
         return bar.sqrt() * clean + (1.0 - bar).sqrt() * noise
 
     def clean_from_noise(self, noisy: Tensor, noise: Tensor, level: Tensor | int) -> Tensor:
-        """x0-hat: the clean image that ``noisy`` and a predicted noise imply."""
+        """Return x0-hat: the clean image that ``noisy`` and a predicted noise imply."""
         bar = self.alpha_bar(level, noisy)
         return (noisy - (1.0 - bar).sqrt() * noise) / bar.sqrt()
 
     def posterior(
         self, clean: Tensor, noisy: Tensor, level: Tensor | int, previous: Tensor | int
     ) -> tuple[Tensor, Tensor]:
-        """Mean and variance of q(x_previous | x_level, x_0), for any previous < level.
+        """Return mean and variance of q(x_previous | x_level, x_0), for any previous < level.
 
         With ``previous = level - 1`` this is eq. 6-7 of DDPM [1]_; a longer
         stride merges the levels between into one step of the same chain.

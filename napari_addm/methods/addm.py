@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
-from napari_addm.diffusion.noises import NOISES
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.base import (
     AdversarialSettings,
@@ -28,6 +27,7 @@ from napari_addm.methods.base import (
 )
 from napari_addm.methods.ddpm import DdpmLearner, DdpmMethod, paper_diffusion, small_diffusion
 from napari_addm.methods.networks import channels_last
+from napari_addm.registry import NOISES
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Discriminator = Callable[[Tensor], Tensor]
@@ -188,7 +188,7 @@ class AddmLearner(DdpmLearner):
             self.schedule,
             clean,
             levels.to(clean.device),
-            partial(fresh_noise, NOISES[self.noise], clean, step.generator),
+            partial(fresh_noise, NOISES[self.noise].draw, clean, step.generator),
             settings,
         )
         logged = {"l2": sample.l2}

@@ -16,8 +16,6 @@ from napari_addm.checkpoint.specification import (
     UNetSpecification,
 )
 from napari_addm.checkpoint.specification import Method as MethodName
-from napari_addm.diffusion.noises import NOISES, NoiseKind
-from napari_addm.diffusion.samplers import ddim, ddpm, dpm_solver
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.base import (
     SMALL_GRID,
@@ -34,6 +32,7 @@ from napari_addm.methods.base import (
     uncalibrated,
 )
 from napari_addm.methods.networks import build_network
+from napari_addm.registry import NOISES, SAMPLERS
 
 SMALL_UNET = UNetSpecification(
     pack=2,
@@ -56,9 +55,7 @@ PAPER_UNET = UNetSpecification(
 VALIDATION_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def small_diffusion(
-    method: MethodName, length: int, noise: NoiseKind = "coarse"
-) -> TrainingSettings:
+def small_diffusion(method: MethodName, length: int, noise: str = "coarse") -> TrainingSettings:
     """A preset that trains on a CPU: packed slices, coarse noise, augmentation."""
     return TrainingSettings(
         preset="small",
@@ -82,7 +79,7 @@ def small_diffusion(
     )
 
 
-def paper_diffusion(method: MethodName, length: int, noise: NoiseKind) -> TrainingSettings:
+def paper_diffusion(method: MethodName, length: int, noise: str) -> TrainingSettings:
     """ADDM's published configuration: 256 x 256, batch 4, 3000 epochs."""
     return TrainingSettings(
         preset="paper",
@@ -135,7 +132,7 @@ class DdpmLearner(Learner):
     def _error(
         self, network: nn.Module, clean: Tensor, levels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        noise = fresh_noise(NOISES[self.noise], clean, generator)
+        noise = fresh_noise(NOISES[self.noise].draw, clean, generator)
         predicted = network(self.schedule.add_noise(clean, noise, levels), levels)
         return (predicted.float() - noise).square().mean()
 
@@ -175,13 +172,10 @@ class DdpmMethod(Method):
         denoiser = at_precision(network)
         levels = sampling.levels
         noisy = schedule.add_noise(clean, noise(0), levels[0])
-        if sampling.sampler == "ddpm":
-            chain = ddpm(denoiser, noisy, levels, schedule, noise=noise)
-        elif sampling.sampler == "dpm++":
-            chain = dpm_solver(denoiser, noisy, levels, schedule)
-        else:
-            chain = ddim(denoiser, noisy, levels, schedule, eta=sampling.eta, noise=noise)
-        for image in chain:
+        sampler = SAMPLERS[sampling.sampler]
+        for image in sampler.sample(
+            denoiser, noisy, levels, schedule, eta=sampling.eta, noise=noise
+        ):
             yield Reconstruction(image)
 
 

@@ -17,7 +17,7 @@ from napari_addm.checkpoint.specification import (
     ScoreSpecification,
     UNetSpecification,
 )
-from napari_addm.diffusion.noises import Shape
+from napari_addm.diffusion.noise import Shape
 from napari_addm.methods.base import (
     SMALL_GRID,
     DrawNoise,

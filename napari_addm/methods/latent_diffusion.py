@@ -23,8 +23,7 @@ from napari_addm.checkpoint.specification import (
     UNetSpecification,
     VqVaeSpecification,
 )
-from napari_addm.diffusion.noises import NOISES, Shape
-from napari_addm.diffusion.samplers import ddim, ddpm, dpm_solver
+from napari_addm.diffusion.noise import Shape
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.base import (
     SMALL_GRID,
@@ -49,6 +48,7 @@ from napari_addm.methods.vqvae import (
     encode,
     frozen,
 )
+from napari_addm.registry import NOISES, SAMPLERS
 
 DIVERGENCE_RANGE = (0.4, 0.6)
 """Where in the chain the divergence is measured, as shares of its length."""
@@ -183,6 +183,7 @@ def inpaint(
     Tensor of float32, shape (B, C, h, w)
         After every step; the last are the painted latents.
     """
+    sampler = SAMPLERS[sampling.sampler]
     first = noise(0)
     state = schedule.add_noise(latents, first, sampling.levels[0])
     for n, levels in enumerate(pairwise(sampling.levels), start=1):
@@ -190,13 +191,9 @@ def inpaint(
         def fresh(_: int, n: int = n) -> Tensor:
             return noise(n)
 
-        if sampling.sampler == "ddpm":
-            chain = ddpm(denoiser, state, levels, schedule, noise=fresh)
-        elif sampling.sampler == "dpm++":
-            chain = dpm_solver(denoiser, state, levels, schedule)
-        else:
-            chain = ddim(denoiser, state, levels, schedule, eta=sampling.eta, noise=fresh)
-        (painted,) = chain
+        (painted,) = sampler.sample(
+            denoiser, state, levels, schedule, eta=sampling.eta, noise=fresh
+        )
         # The same noise all the way: what is kept then runs along one path, as DDIM's does.
         state = torch.where(mask, painted, schedule.add_noise(latents, first, levels[1]))
         yield state
@@ -251,9 +248,9 @@ class LatentDiffusionLearner(TwoStageLearner):
         detection masks somewhat fewer healthy latents than the percentile says.
         """
         found = torch.zeros_like(latents[:, :1])
-        levels = divergence_levels(self.schedule.length)
+        levels = divergence_levels(self.schedule.timesteps)
         for level in levels:
-            noise = fresh_noise(NOISES[self.noise], latents, generator)
+            noise = fresh_noise(NOISES[self.noise].draw, latents, generator)
             found += divergence(self.network, self.schedule, latents, noise, level) / len(levels)
         for one in found:
             self.divergences[int(self.gathered) % REMEMBERED] = one
@@ -278,7 +275,7 @@ class LatentDiffusionLearner(TwoStageLearner):
     def _error(
         self, network: LatentDiffusion, latents: Tensor, levels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        noise = fresh_noise(NOISES[self.noise], latents, generator)
+        noise = fresh_noise(NOISES[self.noise].draw, latents, generator)
         noisy = self.schedule.add_noise(latents, noise, levels)
         return (network(noisy, levels) - noise).square().mean()
 
@@ -358,10 +355,10 @@ class LatentDiffusionMethod(Method):
         shape: Shape = (latents.shape[1], latents.shape[2], latents.shape[3])
 
         found = torch.zeros_like(latents[:, :1])
-        for level in divergence_levels(schedule.length):
+        for level in divergence_levels(schedule.timesteps):
             with torch.no_grad():
                 # numbered beyond the steps of any chain, whose noise has to be another
-                drawn = noise(schedule.length + level, shape)
+                drawn = noise(schedule.timesteps + level, shape)
                 found += divergence(network, schedule, latents, drawn, level)
             yield unchanged
         mask = found / DIVERGENCE_LEVELS > network.healthy

@@ -38,8 +38,8 @@ from napari_addm.checkpoint.specification import (
 )
 from napari_addm.checkpoint.specification import Method as MethodName
 from napari_addm.detection.preparation import find_brain, prepare, strip_skull
-from napari_addm.diffusion.noises import SliceNoise
-from napari_addm.diffusion.samplers import sampling_levels
+from napari_addm.diffusion.noise import SliceNoise
+from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.images import names_labels, read_volume
 from napari_addm.methods import get_method, load_network

@@ -23,7 +23,6 @@ from napari_addm.checkpoint.file import DEMO_CHECKPOINT, read_specification
 from napari_addm.checkpoint.specification import (
     RANDOM_METHODS,
     ModelSpecification,
-    SamplerKind,
     ScoreKind,
 )
 from napari_addm.detection.pipeline import has_openvino
@@ -31,6 +30,7 @@ from napari_addm.detection.presets import PRESETS, with_preset
 from napari_addm.detection.scoring import SCORE_MEANINGS
 from napari_addm.detection.settings import DEVICES, PRECISIONS, DetectionSettings, resolve
 from napari_addm.errors import AddmError
+from napari_addm.registry import SAMPLERS
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import (
     ERROR,
@@ -125,8 +125,11 @@ class ModelSettings(QWidget):
         self.level.valueChanged.connect(self._on_level)
         self.level_slider.valueChanged.connect(self.level.setValue)
         self.sampler = QComboBox()
-        for kind in get_args(SamplerKind):
-            self.sampler.addItem(kind.upper(), kind)
+        for kind, sampler in SAMPLERS.items():
+            self.sampler.addItem(sampler.title, kind)
+            self.sampler.setItemData(
+                self.sampler.count() - 1, sampler.description, Qt.ItemDataRole.ToolTipRole
+            )
         self.sampler.currentIndexChanged.connect(self._on_sampler)
         self.steps = whole(1, 1000)
         self.seed = whole(0, 2**31 - 1)
@@ -350,7 +353,7 @@ class ModelSettings(QWidget):
 
     def _on_sampler(self) -> None:
         diffuses = self.specification is None or self.specification.diffusion is not None
-        self.eta.setEnabled(diffuses and self.sampler.currentData() == "ddim")
+        self.eta.setEnabled(diffuses and "eta" in SAMPLERS[self.sampler.currentData()].options)
 
 
 def _highest_level(specification: ModelSpecification) -> int:

@@ -93,8 +93,7 @@ STEPS = Text(
 )
 SAMPLER = Text(
     "Sampler",
-    "DDIM needs few steps and is repeatable to the voxel; DDPM draws new noise at every step; "
-    "DPM++ goes DDIM's way to second order, and is derived for Gaussian noise only.",
+    "How the scan is rebuilt from noise. Each entry says what it does.",
 )
 SEED = Text("Seed", "Of the noise. The same seed, scan and settings give the same result.")
 DRAWS = Text(

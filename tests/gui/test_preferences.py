@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
@@ -14,8 +13,8 @@ from npe2 import PluginManager
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT
-from napari_addm.checkpoint.specification import SamplerKind
 from napari_addm.detection.settings import DEVICES, PRECISIONS
+from napari_addm.registry import SAMPLERS
 from napari_addm.widgets import preferences
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 
@@ -52,7 +51,7 @@ def test_the_page_offers_what_the_code_takes():
     page = manifest.contributions.configurations["panel"].properties
     assert set(page["device"].enum) == set(DEVICES)
     assert set(page["precision"].enum) == set(PRECISIONS)
-    samplers = {preferences.OWN_SAMPLER, *(kind.upper() for kind in get_args(SamplerKind))}
+    samplers = {preferences.OWN_SAMPLER, *(sampler.title for sampler in SAMPLERS.values())}
     assert set(page["sampler"].enum) == samplers
     assert preferences.read() == preferences.Preferences()
 

@@ -98,15 +98,11 @@ def test_module_and_version() -> None:
 
 def test_choices_are_those_of_the_modules() -> None:
     """They stand twice, because the modules are slow to import."""
-    assert get_args(cli.SamplerChoice) == get_args(checkpoint.SamplerKind)
     assert get_args(cli.ScoreChoice) == get_args(checkpoint.ScoreKind)
     assert get_args(cli.DeviceChoice) == detection.DEVICES
     assert get_args(cli.PrecisionChoice) == detection.PRECISIONS
     assert set(get_args(cli.PresetChoice)) == set(training.get_method("addm").presets(1000))
     assert get_args(cli.MethodChoice) == get_args(checkpoint.Method)
-    assert set(get_args(cli.NoiseChoice)) == set(
-        get_args(checkpoint.DiffusionSpecification.model_fields["noise"].annotation)
-    )
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_addm.diffusion import noises
-from napari_addm.diffusion.noises import NOISES, SliceNoise
+from napari_addm.diffusion.noise import SliceNoise
+from napari_addm.diffusion.noises import simplex
+from napari_addm.registry import NOISES
 
 KINDS = list(NOISES)
 
@@ -37,7 +38,7 @@ def low_frequency_share(fields, below=8.0):
 
 @pytest.mark.parametrize("kind", ["gaussian", "coarse"])
 def test_every_pixel_has_mean_0_and_variance_1(kind):
-    fields = NOISES[kind]((20_000, 11, 13), generator())
+    fields = NOISES[kind].draw((20_000, 11, 13), generator())
     assert fields.dtype == torch.float32
     assert fields.mean(dim=0).abs().max().item() < 5 / math.sqrt(20_000)
     assert (fields.square().mean(dim=0) - 1).abs().max().item() < 5 * math.sqrt(2 / 20_000)
@@ -46,7 +47,7 @@ def test_every_pixel_has_mean_0_and_variance_1(kind):
 def test_simplex_has_mean_0_and_variance_1_at_every_pixel():
     # Channels share the place of the corners, so both many places and many channels are needed.
     rng = generator()
-    fields = torch.stack([noises.simplex((100, 6, 7), rng) for _ in range(150)])
+    fields = torch.stack([simplex.simplex((100, 6, 7), rng) for _ in range(150)])
     assert fields.dtype == torch.float32
     assert fields.mean(dim=(0, 1)).abs().max().item() < 0.05
     assert (fields.square().mean(dim=(0, 1)) - 1).abs().max().item() < 0.1
@@ -65,13 +66,13 @@ def test_simplex_variance_is_the_integral_over_places():
         for j in range(-2, 4):
             distance2 = ((places - i * first - j * second) ** 2).sum(axis=-1)
             variance += (np.clip(0.5 - distance2, 0, None) ** 8 * distance2 / 2).mean()
-    assert variance == pytest.approx(noises.SIMPLEX_VARIANCE, rel=1e-4)
+    assert variance == pytest.approx(simplex.VARIANCE, rel=1e-4)
 
 
 def test_simplex_is_smooth_across_its_triangles():
     # A corner taken wrongly would be a jump; 1/1000 of a period apart, neighbours hardly differ.
-    field = noises._simplex_octave((1, 1500, 40), 1000.0, generator(4))
-    spread = math.sqrt(noises.SIMPLEX_VARIANCE)
+    field = simplex._octave((1, 1500, 40), 1000.0, generator(4))
+    spread = math.sqrt(simplex.VARIANCE)
     assert field.abs().max() > spread
     assert field.diff(dim=1).abs().max() < 0.02 * spread
     assert field.diff(dim=2).abs().max() < 0.02 * spread
@@ -84,14 +85,14 @@ def test_simplex_is_smooth_across_its_triangles():
 )
 def test_share_of_low_frequencies(kind, low, high):
     rng = generator()
-    fields = torch.stack([NOISES[kind]((1, 256, 256), rng) for _ in range(10)])
+    fields = torch.stack([NOISES[kind].draw((1, 256, 256), rng) for _ in range(10)])
     assert low < low_frequency_share(fields) < high
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 9), (3, 40, 24)])
 def test_any_shape(kind, shape):
-    field = NOISES[kind](shape, generator())
+    field = NOISES[kind].draw(shape, generator())
     assert field.shape == shape
     assert field.isfinite().all()
 
@@ -99,7 +100,7 @@ def test_any_shape(kind, shape):
 @pytest.mark.parametrize("kind", KINDS)
 def test_channels_are_independent(kind):
     rng = generator()
-    first, second = torch.stack([NOISES[kind]((2, 32, 32), rng) for _ in range(50)]).unbind(1)
+    first, second = torch.stack([NOISES[kind].draw((2, 32, 32), rng) for _ in range(50)]).unbind(1)
     assert abs((first * second).mean().item()) < 0.1
 
 

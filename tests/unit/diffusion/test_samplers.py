@@ -14,7 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_addm.diffusion.samplers import ddim, ddpm, dpm_solver, sampling_levels
+from napari_addm.diffusion.samplers.ddim import ddim
+from napari_addm.diffusion.samplers.ddpm import ddpm
+from napari_addm.diffusion.samplers.dpm_solver import dpm_solver
+from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.diffusion.schedules import LinearSchedule
 
 MEAN = 0.3
@@ -336,7 +339,7 @@ def test_a_network_that_knows_the_noise_gives_the_image_back(data):
     """DDIM stays on the straight path between image and noise, for any levels."""
     schedule = LinearSchedule(data.draw(st.integers(21, 1000)))
     levels = sorted(
-        data.draw(st.sets(st.integers(1, schedule.length), min_size=1, max_size=8)), reverse=True
+        data.draw(st.sets(st.integers(1, schedule.timesteps), min_size=1, max_size=8)), reverse=True
     )
     clean, noise = torch.rand(2, 1, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     noisy = schedule.add_noise(clean, noise, levels[0])

@@ -15,7 +15,7 @@ schedules = st.integers(21, 2000).map(LinearSchedule)
 def strides(draw):
     """A schedule and two of its levels, level > previous."""
     schedule = draw(schedules)
-    level = draw(st.integers(1, schedule.length))
+    level = draw(st.integers(1, schedule.timesteps))
     return schedule, level, draw(st.integers(0, level - 1))
 
 
@@ -37,7 +37,7 @@ def test_every_length_ends_in_noise_and_keeps_as_much_at_a_quarter(length):
 def test_signal_falls_strictly_from_one(schedule):
     bars = schedule.alpha_bars
     assert bars.dtype == torch.float64
-    assert len(bars) == schedule.length + 1
+    assert len(bars) == schedule.timesteps + 1
     assert bars[0] == 1.0
     assert (bars.diff() < 0).all()
     assert bars[-1] > 0
@@ -73,7 +73,7 @@ def test_a_batch_may_have_a_level_per_image():
 
 @given(schedules, st.data())
 def test_the_clean_image_comes_back_from_its_noise(schedule, data):
-    level = data.draw(st.integers(0, schedule.length))
+    level = data.draw(st.integers(0, schedule.timesteps))
     clean, noise = torch.randn(
         2, 1, 1, 3, 3, generator=torch.Generator().manual_seed(level), dtype=torch.float64
     )

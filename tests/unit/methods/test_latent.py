@@ -19,7 +19,7 @@ from napari_addm.checkpoint.specification import (
 )
 from napari_addm.detection.pipeline import detect, run
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.diffusion.noises import SliceNoise
+from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.io.volume import Volume
 from napari_addm.methods import get_method, latent_diffusion, load_network, vqvae_transformer

@@ -1,0 +1,1 @@
+"""Noises of a diffusion chain, one per file; a file defines ``NOISE``."""

@@ -1,0 +1,1 @@
+"""Samplers of the reverse chain, one per file; a file defines ``SAMPLER``."""
