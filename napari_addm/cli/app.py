@@ -29,7 +29,7 @@ from napari_addm.registry import SAMPLERS, NoiseName, SamplerName
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
-    from napari_addm.cohort.cohort import CohortCase
+    from napari_addm.cohort.case import CohortCase
     from napari_addm.cohort.run import BatchProgress, BatchSettings
     from napari_addm.detection.pipeline import Detection, Progress
     from napari_addm.detection.settings import DetectionSettings
@@ -698,7 +698,10 @@ def batch(
     Exit code 0: all done; 3: some failed or could not be checked (with --list: some will).
     """
     from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
-    from napari_addm.cohort.cohort import CohortFolder, find_cohort, parse_shard
+    from napari_addm.cohort.case import parse_shard
+    from napari_addm.cohort.find import find_cohort
+    from napari_addm.cohort.folder import CohortFolder
+    from napari_addm.cohort.manifest import manifest_path
     from napari_addm.cohort.run import BatchSettings, run_batch
     from napari_addm.detection.presets import with_preset
     from napari_addm.detection.settings import DetectionSettings
@@ -729,11 +732,11 @@ def batch(
     cases = find_cohort(source, output)
     only = None
     if retry_failed:
-        only = CohortFolder(output).failed(cases)
+        only = CohortFolder(output).states.failed(cases)
         if not only:
             _fail(f"{output} has no failed case: leave --retry-failed out to run all.")
     if list_only:
-        chosen = [c for c in part.take(cases) if only is None or c.name in only]
+        chosen = [c for c in part.select(cases) if only is None or c.name in only]
         _list_cases(chosen, output, settings, as_json)
         return
     loaded = load_checkpoint(checkpoint or DEMO_CHECKPOINT)
@@ -759,9 +762,9 @@ def batch(
     except KeyboardInterrupt:
         _fail("Stopped; run the same command again to go on.", INTERRUPTED)
     assert progress is not None  # the last one always comes
-    manifest = CohortFolder(output).manifest_path(part)
+    manifest = manifest_path(output, part)
     done, failed = progress.finished - progress.failed, progress.failed
-    skipped = len(part.take(cases)) - progress.finished
+    skipped = len(part.select(cases)) - progress.finished
     if as_json:
         summary = {
             "manifest": str(manifest),
@@ -788,10 +791,10 @@ def _list_cases(
     cases: Sequence[CohortCase], output: Path, settings: BatchSettings, as_json: bool
 ) -> None:
     """Print what a batch would do, one line for each case, as the panel's table shows it."""
-    from napari_addm.cohort.inspect import survey
+    from napari_addm.cohort.inspect import inspect_cohort
 
     rows: list[dict[str, Any]] = []
-    for found in survey(cases, output, frame=settings.frame, resample=settings.resample):
+    for found in inspect_cohort(cases, output, frame=settings.frame, resample=settings.resample):
         case, earlier = found.case, found.earlier
         rows.append(
             {
@@ -805,7 +808,7 @@ def _list_cases(
                 "earlier": None if earlier is None else earlier.status,
                 "reason": "" if earlier is None else earlier.reason,
                 "skip": case.skip,
-                "fault": found.fault,
+                "fault": found.problem,
             }
         )
     if as_json:

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any
 
 from napari_addm import __version__
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.cohort.cohort import CaseResult, CohortCase, Shard, digest
+from napari_addm.cohort.case import CaseResult, CohortCase, Shard
+from napari_addm.cohort.files import file_hash
 from napari_addm.cohort.run import (
     HEARTBEAT,
     Batch,
@@ -150,7 +151,7 @@ def join(job: Job, scan: Path | None) -> str:
     """
     mend = "input, output and model have to lie on a file system that all machines share"
     try:
-        same = digest(job.plan) == job.plan_sha256
+        same = file_hash(job.plan) == job.plan_sha256
     except OSError:
         same = False
     if not same:
@@ -287,7 +288,7 @@ def run_on_cluster(
     shard = shard or Shard()
     output = Path(output).absolute()
     batch = Batch(checkpoint, settings or BatchSettings(), output)
-    mine = [_absolute(case) for case in shard.take(cases)]
+    mine = [_absolute(case) for case in shard.select(cases)]
     with connected(address) as client:
         run = _ClusterRun(batch, mine, shard, client, address, only)
         with batch.folder.lock(shard):
@@ -430,12 +431,12 @@ class _ClusterRun(Run):
         finally:
             self._recall()
         if self.died:  # what was half written lies beside whole files
-            self.batch.folder.sweep(self.cases, self.shard)
+            self.batch.folder.remove_leftovers(self.cases, self.shard)
 
     def _job(self) -> Job:
         batch = self.batch
         path = batch.checkpoint.path.absolute()
-        plan = batch.folder.plan_path(self.shard).with_suffix(".json")
+        plan = batch.folder.plan_path(self.shard)
         return Job(
             id=uuid.uuid4().hex,
             output=batch.folder.path,
@@ -444,7 +445,7 @@ class _ClusterRun(Run):
             settings=batch.settings,
             parameters=batch.parameters_hash,
             plan=plan,
-            plan_sha256=digest(plan),
+            plan_sha256=file_hash(plan),
         )
 
     # - who is there -

@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from napari_addm.cohort.cohort import CaseResult, CohortCase, CohortFolder, check_is_file
+from napari_addm.cohort.case import CaseResult, CohortCase
+from napari_addm.cohort.files import check_is_file
+from napari_addm.cohort.folder import CohortFolder
 from napari_addm.detection.quality import Flag, grid_flags
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.images import check_same_grid, read_grid
 
 
 @dataclass(frozen=True)
-class Found:
+class InspectedCase:
     """What is known of a case before it is run.
 
     Attributes
@@ -31,7 +33,7 @@ class Found:
         Along the same axes, mm.
     flags : tuple of Flag
         Quality flags that the header raises; a run may raise more.
-    fault : str
+    problem : str
         Why it will fail, as far as headers tell; empty for most.
     earlier : CaseResult or None
         What the output folder has of it. A run checks by content whether it still holds.
@@ -43,7 +45,7 @@ class Found:
     shape: tuple[int, ...] | None = None
     spacing: tuple[float, ...] | None = None
     flags: tuple[Flag, ...] = ()
-    fault: str = ""
+    problem: str = ""
     earlier: CaseResult | None = None
     planned: bool = False
 
@@ -53,19 +55,19 @@ class Found:
         return self.planned and self.earlier is None
 
 
-def survey(
+def inspect_cohort(
     cases: Iterable[CohortCase],
     output: str | os.PathLike[str],
     *,
     frame: int | None = None,
     resample: bool = False,
-) -> Iterator[Found]:
+) -> Iterator[InspectedCase]:
     """Look at each case's headers and at what the output folder has of it.
 
     Parameters
     ----------
     cases : iterable of CohortCase
-        From `napari_addm.cohort.cohort.find_cohort`.
+        From `napari_addm.cohort.find.find_cohort`.
     output : path
         It need not exist.
     frame, resample
@@ -73,16 +75,16 @@ def survey(
 
     Yields
     ------
-    Found
+    InspectedCase
         One for each case, in their order; of a case that is skipped nothing is read.
     """
     folder = CohortFolder(output)
     try:
-        planned = {row["case"] for plan in folder.plans() for row in plan["cases"]}
+        planned = {row.case for plan in folder.latest_plans() for row in plan.cases}
     except InputError:
         planned = set()
     for case in cases:
-        found = Found(case, fault=case.fault)
+        found = InspectedCase(case, problem=case.problem)
         if case.runs:
             found = replace(found, earlier=_earlier(folder, case), planned=case.name in planned)
             found = _with_headers(found, frame, resample)
@@ -91,15 +93,13 @@ def survey(
 
 def _earlier(folder: CohortFolder, case: CohortCase) -> CaseResult | None:
     """What the output folder has of a case, with what the last run said of it."""
-    state = folder.own_state(case)
+    state = folder.states.read_own(case)
     if state is None or state.result.status == "skipped":
         return None  # there is none, or its writing was cut off
-    if state.later is not None and state.later.status == "done":
-        return replace(state.result, reason=state.later.reason)
-    return state.later or state.result
+    return state.last_row
 
 
-def _with_headers(found: Found, frame: int | None, resample: bool) -> Found:
+def _with_headers(found: InspectedCase, frame: int | None, resample: bool) -> InspectedCase:
     case = found.case
     try:
         for given in filter(None, (case.scan, case.truth, case.mask)):
@@ -119,5 +119,5 @@ def _with_headers(found: Found, frame: int | None, resample: bool) -> Found:
                 if not resample:
                     check_same_grid(labels, grid, "resample it to bring it there")
     except AddmError as error:
-        return replace(found, fault=case.told(str(error)))
+        return replace(found, problem=case.shorten_paths(str(error)))
     return found

@@ -22,20 +22,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from napari_addm import __version__
-from napari_addm.cohort.cohort import (
+from napari_addm.cohort.case import CaseResult
+from napari_addm.cohort.files import (
     REPORTS,
-    CaseResult,
-    CaseState,
-    CohortFolder,
-    Shard,
-    digest,
     file_beginning,
-    hash_of,
-    is_of_another,
-    named_input,
+    file_hash,
+    inside,
     not_ours,
     read_json,
+    value_hash,
 )
+from napari_addm.cohort.folder import CohortFolder, PlannedCase
+from napari_addm.cohort.manifest import check_manifest, manifest_path, write_manifest
+from napari_addm.cohort.state import CaseState
 from napari_addm.detection.quality import LABELS
 from napari_addm.errors import InputError
 from napari_addm.io.images import open_atomic
@@ -143,20 +142,20 @@ def read_cohort(path: Path) -> Cohort:
     """
     folder = CohortFolder(path)
     folder.check_no_link()
-    plans = folder.plans()
-    latest = max(plans, key=lambda plan: plan["written_ns"])
-    parameters, notes = latest["parameters"], []
-    if any(plan["parameters"] != parameters for plan in plans):
+    plans = folder.latest_plans()
+    latest = max(plans, key=lambda plan: plan.written_ns)
+    parameters, notes = latest.parameters, []
+    if any(plan.parameters != parameters for plan in plans):
         notes.append(
             "The shards were run with different models or settings; the cases of those that differ "
             "from the latest are left out."
         )
-    there = {int(plan["shard"][0]) for plan in plans}
-    count = int(latest["shard"][1])
+    there = {plan.shard[0] for plan in plans}
+    count = latest.shard[1]
     missing = tuple(f"{i} of {count}" for i in range(1, count + 1) if i not in there)
-    expected = hash_of(parameters)
-    rows = {row["case"]: row for plan in plans for row in plan["cases"]}
-    states = {name: state for name in rows if (state := folder.state(name)) is not None}
+    expected = value_hash(parameters)
+    rows = {row.case: row for plan in plans for row in plan.cases}
+    states = {name: state for name in rows if (state := folder.states.read(name)) is not None}
     named = Counter(file for state in states.values() for file in state.result.files)
     entries = []
     for name, planned in sorted(rows.items()):
@@ -168,26 +167,26 @@ def read_cohort(path: Path) -> Cohort:
 
 
 def _entry(
-    folder: CohortFolder, planned: Mapping[str, str], state: CaseState | None, expected: str
+    folder: CohortFolder, planned: PlannedCase, state: CaseState | None, expected: str
 ) -> Entry:
-    nothing = CaseResult(planned["case"], planned["input"], "skipped")
-    if planned["skip"]:
-        return Entry(replace(nothing, reason=planned["skip"]))
-    if planned.get("fault"):
-        return Entry(replace(nothing, status="failed", reason=planned["fault"]))
+    nothing = CaseResult(planned.case, planned.input, "skipped")
+    if planned.skip:
+        return Entry(replace(nothing, reason=planned.skip))
+    if planned.problem:
+        return Entry(replace(nothing, status="failed", reason=planned.problem))
     if state is None or state.result.status == "skipped":
         return Entry(replace(nothing, reason="not reached yet"))
-    if state.result.status == "done" and is_of_another(
-        state.result, planned["input"], planned.get("scan", "")
+    if state.result.status == "done" and state.result.is_of_another_scan(
+        planned.input, planned.scan
     ):
         reason = (
-            f"its files are those of another scan ({named_input(state.result)}), or of this one in "
+            f"its files are those of another scan ({state.result.input_name}), or of this one in "
             "another place: run the batch again"
         )
         return Entry(replace(nothing, status="failed", reason=reason))
     if state.result.status == "failed" and state.parameters != expected:
         return Entry(replace(nothing, reason="not reached yet with these settings"))
-    result = state.told(expected)
+    result = state.row(expected)
     if result.status != "done":
         return Entry(result)
     record: Mapping[str, Any] = {}
@@ -195,9 +194,9 @@ def _entry(
     for name, sha256 in result.files.items():
         if not name.endswith(("_record.json", "_overlay.png")):
             continue
-        path = folder.inside(name)
+        path = inside(folder.path, name)
         try:
-            whole = path is not None and digest(path) == sha256
+            whole = path is not None and file_hash(path) == sha256
         except (OSError, InputError):
             whole = False
         content = read_json(folder.path / name) if whole and name.endswith(".json") else {}
@@ -315,22 +314,20 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
         "page": path / PAGE,
         "table": path / TABLE,
         "figures": path / FIGURES,
-        "manifest": CohortFolder(path).manifest_path(Shard()),
+        "manifest": manifest_path(path),
     }
     figures = json.dumps(_finite(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     for key, text in (("page", page), ("table", _table(cohort)), ("figures", figures)):
         with open_atomic(written[key]) as file:
             file.write(text.encode())
-    CohortFolder(path).write_manifest(
-        written["manifest"], (entry.result for entry in cohort.entries)
-    )
+    write_manifest(written["manifest"], (entry.result for entry in cohort.entries))
     return written
 
 
 def _check_own(path: Path, cohort: Cohort) -> None:
     """Make sure that the report replaces no file of another person."""
-    CohortFolder(path).check_manifest(Shard())
-    figures = read_json(path / FIGURES)
+    check_manifest(CohortFolder(path))
+    figures = _read_figures(path / FIGURES)
     ours = {
         PAGE: PAGE_MARK in file_beginning(path / PAGE),
         TABLE: file_beginning(path / TABLE).partition("\n")[0] in _known_headers(figures, cohort),
@@ -339,6 +336,13 @@ def _check_own(path: Path, cohort: Cohort) -> None:
     for name, known in ours.items():
         if os.path.lexists(path / name) and not known:
             raise not_ours(path / name)
+
+
+def _read_figures(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(path)
+    except OSError:
+        return None
 
 
 def _known_headers(figures: Mapping[str, Any] | None, cohort: Cohort) -> set[str]:

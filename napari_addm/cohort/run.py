@@ -27,22 +27,20 @@ from numpy.typing import NDArray
 
 from napari_addm import __version__
 from napari_addm.checkpoint.file import Checkpoint
-from napari_addm.cohort.cohort import (
+from napari_addm.cohort.case import (
     CUT_OFF,
     EARLIER,
     NOT_CHOSEN,
     NOT_REACHED,
     UNCHECKED,
     CaseResult,
-    CaseState,
     CohortCase,
-    CohortFolder,
     Shard,
-    check_is_file,
-    digest,
-    hash_of,
-    named_input,
 )
+from napari_addm.cohort.files import check_is_file, file_hash, inside, value_hash
+from napari_addm.cohort.folder import CohortFolder
+from napari_addm.cohort.manifest import check_manifest, manifest_path, write_manifest
+from napari_addm.cohort.state import CaseState, LaterRun
 from napari_addm.detection.pipeline import Detection, Progress, detect
 from napari_addm.detection.preparation import Slices, prepare
 from napari_addm.detection.quality import check_quality
@@ -203,7 +201,7 @@ class Batch:
             "resample": settings.resample,
             "pictures": settings.pictures,
         }
-        self.parameters_hash = hash_of(self.parameters)
+        self.parameters_hash = value_hash(self.parameters)
 
     # - one case, in three steps -
 
@@ -212,9 +210,9 @@ class Batch:
         started = time.perf_counter()
         key = ""
         try:
-            if case.fault:
-                raise InputError(case.fault)
-            state = self.folder.state(case)
+            if case.problem:
+                raise InputError(case.problem)
+            state = self.folder.states.read(case)
             self._check_same_scan(case, state)
             try:
                 key, origin = self.key(case)
@@ -224,10 +222,10 @@ class Batch:
                     read_labels(path)
                 raise _unreadable(Path(error.filename or case.scan), error) from error
             old = None if state is None else state.result
-            if old and (old.status, old.key) == ("done", key) and self.folder.is_whole(old):
+            if old and (old.status, old.key) == ("done", key) and self.folder.states.is_whole(old):
                 now = replace(old, input=case.input, reason="", origin=origin)
                 if state and (state.later is not None or now != old):  # what it said is outdated
-                    self.folder.write_state(now, state.parameters)
+                    self.folder.states.write(now, state.parameters)
                 return now
             self._check_free(case, state)
             volume = read_volume(case.scan, frame=self.settings.frame)
@@ -285,16 +283,16 @@ class Batch:
                     prediction=labels,
                 )
             quality = check_quality(prepared.slices, detection.specification, detection)
-            self._check_free(case, self.folder.state(case))
+            self._check_free(case, self.folder.states.read(case))
             hashes: dict[str, str] = {}
 
             def ready(staged: Mapping[str, Path]) -> None:
                 paths = case.file_names()
-                hashes.update({paths[key]: digest(path) for key, path in staged.items()})
+                hashes.update({paths[key]: file_hash(path) for key, path in staged.items()})
                 self._claim(prepared, hashes)
 
             save_detection(
-                self.folder.path / case.folder,
+                self.folder.path / case.root,
                 volume,
                 detection,
                 labels,
@@ -330,7 +328,7 @@ class Batch:
                 key=prepared.key,
                 origin=prepared.origin,
             )
-            self.folder.write_state(result, self.parameters_hash)
+            self.folder.states.write(result, self.parameters_hash)
             return result
         except Exception as error:
             self._check_output(error)
@@ -370,11 +368,11 @@ class Batch:
 
     def key(self, case: CohortCase) -> tuple[str, dict[str, str]]:
         """Hash of everything that a result depends on, and `CaseResult.origin`."""
-        content = digest(case.scan)
+        content = file_hash(case.scan)
         inputs: list[tuple[str, str] | None] = [(case.scan.name, content)]
         for path in (case.truth, case.mask):
-            inputs.append(None if path is None else (path.name, digest(path)))
-        key = hash_of({"parameters": self.parameters, "inputs": inputs})
+            inputs.append(None if path is None else (path.name, file_hash(path)))
+        key = value_hash({"parameters": self.parameters, "inputs": inputs})
         return key, {**case.origin, "content": content}
 
     def failed(
@@ -401,25 +399,27 @@ class Batch:
         reason, seconds = self._reason(case, error), round(seconds, 3)
         result = CaseResult(case.name, case.input, "failed", reason, seconds)
         # The state and the files of its name are, or may be, another scan's.
-        if case.fault or isinstance(error, OtherScanError):
+        if case.problem or isinstance(error, OtherScanError):
             return result
         try:
-            state = self.folder.state(case)
+            state = self.folder.states.read(case)
             old = None if state is None else state.result
-            if state is None and self.folder.has_state(case):
+            if state is None and self.folder.states.has_file(case):
                 return result  # what is not believed now may be again, once a link is gone
             done, files = False, {}
             if state is not None and old is not None:
                 files = dict(old.files)
                 try:
-                    files, changed = self.folder.changed(state)
-                    done = old.status == "done" and (bool(changed) or self.folder.holds(old))
+                    files, changed = self.folder.states.compare_files(state)
+                    done = old.status == "done" and (
+                        bool(changed) or self.folder.states.verify_files(old)
+                    )
                 except OSError:  # its files cannot be read now, either
                     done = old.status == "done"
             if state is None or old is None or not done:
                 origin = old.origin if old is not None and files else case.origin
                 kept = replace(result, files=files, origin=origin)
-                self.folder.write_state(kept, self.parameters_hash)
+                self.folder.states.write(kept, self.parameters_hash)
                 return result
             unread = self._unread(case)
             if unread:
@@ -430,7 +430,12 @@ class Batch:
                 result = replace(result, reason=f"{reason.rstrip('.')}; {KEPT_OTHER_INPUT}")
             else:
                 result = replace(old, input=case.input, reason=f"{UNCHECKED}: {reason}")
-            self.folder.write_state(old, state.parameters, result, self.parameters_hash)
+            later = LaterRun(
+                status="done" if result.status == "done" else "failed",
+                reason=result.reason,
+                parameters=self.parameters_hash,
+            )
+            self.folder.states.write(old, state.parameters, later)
         except (OSError, AddmError) as lost:
             self._check_output(lost)
             raise
@@ -471,7 +476,7 @@ class Batch:
             text = "out of memory: close other programs, or use a larger machine"
         elif not isinstance(error, AddmError):
             text = f"{type(error).__name__}: {text} (a bug in napari-addm: please report it)"
-        return case.told(text).replace(str(self.folder.path / case.home), case.home)
+        return case.shorten_paths(text).replace(str(self.folder.path / case.folder), case.folder)
 
     def _check_free(self, case: CohortCase, state: CaseState | None) -> None:
         """Make sure that only files of this batch lie where the case's files go.
@@ -481,10 +486,10 @@ class Batch:
         AddmError
             When there are files that no run of this batch wrote, or a link.
         """
-        home = self.folder.inside(case.home)
+        home = inside(self.folder.path, case.folder)
         if home is None or (home.exists() and not home.is_dir()):
             raise AddmError(
-                f"{case.home} in the output folder is a link or a file where the folder of the "
+                f"{case.folder} in the output folder is a link or a file where the folder of the "
                 "case has to be: move it, or choose another output folder."
             )
         if state is not None and state.all_ours:
@@ -506,11 +511,11 @@ class Batch:
         ------
         OtherScanError
         """
-        if state is None or self.folder.is_own(case, state):
+        if state is None or self.folder.states.is_own(case, state):
             return
-        where = self.folder.path / case.home if case.home != "." else "the output folder"
+        where = self.folder.path / case.folder if case.folder != "." else "the output folder"
         raise OtherScanError(
-            f"{where} has the result of another scan ({named_input(state.result)}): move it away, "
+            f"{where} has the result of another scan ({state.result.input_name}): move it away, "
             "or choose another output folder"
         )
 
@@ -523,7 +528,7 @@ class Batch:
             Names the file.
         """
         try:
-            _, changed = self.folder.changed(state)
+            _, changed = self.folder.states.compare_files(state)
         except OSError as error:
             raise _unreadable(Path(error.filename or self.folder.path), error) from error
         if changed:
@@ -540,18 +545,17 @@ class Batch:
         What was done before counts until the first of them does.
         """
         case = prepared.case
-        state = self.folder.state(case)
+        state = self.folder.states.read(case)
         self._check_free(case, state)
         if state is None:
             origin = prepared.origin
             begun = CaseResult(case.name, case.input, "skipped", CUT_OFF, origin=origin)
             state = CaseState(begun, self.parameters_hash)
-        files, _ = self.folder.changed(state)
-        self.folder.write_state(
+        files, _ = self.folder.states.compare_files(state)
+        self.folder.states.write(
             replace(state.result, files=files),
             state.parameters,
             state.later,
-            state.later_parameters,
             replacing,
         )
 
@@ -595,7 +599,7 @@ def run_batch(
     Parameters
     ----------
     cases : sequence of CohortCase
-        From `napari_addm.cohort.cohort.find_cohort`.
+        From `napari_addm.cohort.find.find_cohort`.
     output : path
         A case that this folder has for the same input, model and parameters is not run again.
     checkpoint : Checkpoint
@@ -603,7 +607,7 @@ def run_batch(
     shard : Shard, optional
         Only this part of the cases.
     only : collection of str, optional
-        Names of the cases to run, such as those of `CohortFolder.failed`; of all others plan and
+        Names of the cases to run, such as those of `CaseStates.failed`; of all others plan and
         manifest say what an earlier run left.
 
     Yields
@@ -619,7 +623,7 @@ def run_batch(
     """
     shard = shard or Shard()
     batch = Batch(checkpoint, settings or BatchSettings(), output)
-    run = Run(batch, shard.take(cases), shard, only)
+    run = Run(batch, shard.select(cases), shard, only)
     with batch.folder.lock(shard):
         yield from run.drive()
 
@@ -658,9 +662,9 @@ class Run:
             for path in (case.scan, case.truth, case.mask)
             if path is not None
         }
-        batch.folder.check_manifest(shard)
+        check_manifest(batch.folder, shard)
         for case in self.todo:  # no output may take the place of an input, be it another case's
-            if case.fault:
+            if case.problem:
                 continue
             for path in case.paths(batch.folder.path).values():
                 if os.path.realpath(path) in inputs:
@@ -671,7 +675,7 @@ class Run:
         chosen = {case.name for case in self.todo}
         for case in self.cases:
             self.results[case.name] = self._known(case, case.name in chosen)
-        self.batch.folder.sweep(self.cases, self.shard)
+        self.batch.folder.remove_leftovers(self.cases, self.shard)
         self._manifest(plan=True)
         stopped = "not reached: the run was stopped"
         ended = False
@@ -759,10 +763,10 @@ class Run:
         nothing = CaseResult(case.name, case.input, "skipped", case.skip or NOT_REACHED)
         if case.skip:
             return nothing
-        if case.fault:
-            return replace(nothing, status="failed", reason=case.fault)
-        state = self.batch.folder.state(case)
-        told = None if state is None else state.told(self.batch.parameters_hash)
+        if case.problem:
+            return replace(nothing, status="failed", reason=case.problem)
+        state = self.batch.folder.states.read(case)
+        told = None if state is None else state.row(self.batch.parameters_hash)
         if state is not None and state.other:
             return nothing if chosen else replace(nothing, reason=NOT_CHOSEN)
         if state is not None and told is not None and state.result.status == "done":
@@ -816,7 +820,7 @@ class Run:
         try:
             if plan:
                 folder.write_plan(self.shard, self.batch.parameters, self.cases)
-            folder.write_manifest(folder.manifest_path(self.shard), self.results.values())
+            write_manifest(manifest_path(folder.path, self.shard), self.results.values())
         except AddmError as error:
             raise OutputLostError(str(error)) from error
         self.written = time.perf_counter()

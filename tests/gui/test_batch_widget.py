@@ -26,9 +26,11 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.cohort import cohort as cohort_module
+from napari_addm.cohort import find as find_module
 from napari_addm.cohort import inspect as survey_module
-from napari_addm.cohort.cohort import CohortFolder, Shard, find_cohort
+from napari_addm.cohort.case import Shard
+from napari_addm.cohort.find import find_cohort
+from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.images import read_labels, read_volume, write_volume
@@ -245,7 +247,7 @@ def test_an_input_that_cannot_be_meant_is_said(
 def test_a_search_can_be_cancelled(
     qtbot: Any, panel: BatchWidget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cohort_module, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(find_module, "REPORT_SECONDS", 0.0)
     for n in range(300):
         (tmp_path / "in" / f"{n:03d}").mkdir(parents=True)
         (tmp_path / "in" / f"{n:03d}" / "t1.nii.gz").touch()
@@ -259,7 +261,7 @@ def test_a_search_can_be_cancelled(
     assert panel.status.text() == texts.LOOKING_CANCELLED
     assert not panel.table.model.rows
 
-    monkeypatch.setattr(cohort_module, "TELL_SECONDS", 10.0)
+    monkeypatch.setattr(find_module, "REPORT_SECONDS", 10.0)
     panel.source.returnPressed.emit()
     qtbot.waitUntil(lambda: not panel.looking, timeout=MINUTE)
     assert len(panel.table.model.rows) == 300

@@ -23,7 +23,7 @@ from napari.layers._layer_actions import (
 from numpy.testing import assert_allclose, assert_array_equal
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.cohort.cohort import find_cohort
+from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import Decision

@@ -22,7 +22,9 @@ from distributed import Client, LocalCluster
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.cohort import cluster as cluster_module
 from napari_addm.cohort.cluster import MOST_TRIES, PER_WORKER, run_on_cluster
-from napari_addm.cohort.cohort import HIDDEN, CohortFolder, find_cohort
+from napari_addm.cohort.files import HIDDEN
+from napari_addm.cohort.find import find_cohort
+from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.run import BatchProgress, BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
@@ -336,7 +338,7 @@ def test_a_scheduler_that_is_lost_ends_the_run_in_words(
         scheduler.kill()
         with pytest.raises(AddmError, match="does not answer any more"):
             list(run)
-    assert CohortFolder(output).plans()
+    assert CohortFolder(output).latest_plans()
     assert ",done," in (output / "manifest.csv").read_text()
 
 

@@ -24,8 +24,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_addm.cohort.cohort import CaseResult, CohortCase, CohortFolder, search_cohort
-from napari_addm.cohort.inspect import Found, survey
+from napari_addm.cohort.case import CaseResult, CohortCase
+from napari_addm.cohort.find import search_cohort
+from napari_addm.cohort.folder import CohortFolder
+from napari_addm.cohort.inspect import InspectedCase, inspect_cohort
 from napari_addm.cohort.run import BatchProgress, BatchSettings, run_batch
 from napari_addm.errors import AddmError
 from napari_addm.widgets import preferences, texts
@@ -88,7 +90,7 @@ class BatchWidget(Panel):
     """Find anomalies in all scans of a cohort, and see what becomes of each.
 
     It holds no loop of its own: a run is :func:`napari_addm.cohort.run.run_batch`,
-    the list of cases :func:`napari_addm.cohort.inspect.survey`, both driven by
+    the list of cases :func:`napari_addm.cohort.inspect.inspect_cohort`, both driven by
     :class:`napari_addm.widgets.jobs.Job` off the GUI thread.
 
     Parameters
@@ -321,7 +323,7 @@ class BatchWidget(Panel):
         Parameters
         ----------
         source : str
-            Folder, pattern or table; see `napari_addm.cohort.cohort.find_cohort`.
+            Folder, pattern or table; see `napari_addm.cohort.find.find_cohort`.
         output : str, optional
             The one that is chosen, or else one beside the scans.
         """
@@ -395,7 +397,7 @@ class BatchWidget(Panel):
             self.table.settle()
         self._enable()
 
-    def _keep_found(self, found: Sequence[Found]) -> None:
+    def _keep_found(self, found: Sequence[InspectedCase]) -> None:
         """Sizes and spacings that come while a run goes on; what became of a case stays."""
         for each in found:
             line = self.table.model.row_of(each.case.name)
@@ -571,9 +573,9 @@ class BatchWidget(Panel):
         before = self._before.get(line.case.name, (line.state, line.result))
         if line.state == "writing":  # the run waits for this one, and nobody says so
             assert self._asked is not None
-            found, _ = CohortFolder(self._asked.output).read_state(line.case)
-            if found is not None and found.status == "done" and found != before[1]:
-                line.state, line.result = "done", found
+            state = CohortFolder(self._asked.output).states.read_own(line.case)
+            if state is not None and state.done and state.result != before[1]:
+                line.state, line.result = "done", state.result
                 return
         line.state, line.result = before
 
@@ -768,7 +770,7 @@ class _Listed:
     asked: _Look
     cases: list[CohortCase] | None = None
     seen: int | None = None
-    found: Sequence[Found] = ()
+    found: Sequence[InspectedCase] = ()
     read: int = 0
     error: AddmError | None = None
 
@@ -785,9 +787,9 @@ def _look(asked: _Look) -> Iterator[_Listed]:
             yield _Listed(asked, error=error)
             return
     yield _Listed(asked, cases)
-    chunk: list[Found] = []
+    chunk: list[InspectedCase] = []
     since, read = time.perf_counter(), 0
-    for found in survey(cases, asked.output, frame=asked.frame, resample=asked.resample):
+    for found in inspect_cohort(cases, asked.output, frame=asked.frame, resample=asked.resample):
         chunk.append(found)
         read += 1
         if time.perf_counter() - since > CHUNK_SECONDS:

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from napari.layers import Image, Labels, Layer
 
-from napari_addm.cohort.cohort import CohortCase, CohortFolder
+from napari_addm.cohort.case import CohortCase
+from napari_addm.cohort.folder import CohortFolder
 from napari_addm.errors import AddmError
 from napari_addm.io.images import read_labels, read_volume, resample_labels
 from napari_addm.io.volume import Volume
@@ -124,8 +125,9 @@ def read_case(
     AddmError
         When the scan cannot be read. Results that cannot are named in the notes.
     """
-    result, _ = CohortFolder(output).read_state(case)
-    done = result is not None and result.status == "done"
+    state = CohortFolder(output).states.read_own(case)
+    result = None if state is None else state.result
+    done = state is not None and state.done
     version = CaseVersion(str(output), case.name, result.key if result and done else "")
     yield version
     scan = read_volume(case.scan, frame=frame)
@@ -153,7 +155,7 @@ def read_case(
                 truth = resample_labels(truth, scan)
             truth = scan.with_data((truth.data != 0).astype(np.uint8), truth.warnings)
         except AddmError as error:
-            notes.append(case.told(str(error)))
+            notes.append(case.shorten_paths(str(error)))
     threshold = _threshold(paths["record"]) if done else 0.0
     yield version
     place = _place_to_look(labels, scan.shape)

@@ -27,8 +27,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_addm.cohort.cohort import CaseResult, CohortCase
-from napari_addm.cohort.inspect import Found
+from napari_addm.cohort.case import CaseResult, CohortCase
+from napari_addm.cohort.inspect import InspectedCase
 from napari_addm.detection.quality import LABELS
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import ERROR, SMALL, WARNING, column, heading, message, say
@@ -94,7 +94,7 @@ class CaseRow:
 
     Attributes
     ----------
-    found : Found
+    found : InspectedCase
     state : str
     percent : int
         Of the network's part while it is running.
@@ -104,14 +104,14 @@ class CaseRow:
         Whether the last run was to do it.
     """
 
-    found: Found
+    found: InspectedCase
     state: State = "waiting"
     percent: int = 0
     result: CaseResult | None = None
     planned: bool = False
 
     @classmethod
-    def before(cls, found: Found) -> CaseRow:
+    def before(cls, found: InspectedCase) -> CaseRow:
         """As it stands before a run."""
         state: State = "waiting"
         if found.case.skip:
@@ -120,7 +120,7 @@ class CaseRow:
             state = "done earlier" if found.earlier.status == "done" else "failed earlier"
             if found.earlier.unchecked:
                 state = "not checked"
-        elif found.fault:
+        elif found.problem:
             state = "will fail"
         return cls(found, state, result=found.earlier, planned=found.planned)
 
@@ -133,7 +133,7 @@ class CaseRow:
     def reason(self) -> str:
         """Why it was skipped, failed, or will fail."""
         failed = self.result.reason if self.result and self.state in TRY_AGAIN else ""
-        return self.case.skip or failed or self.found.fault
+        return self.case.skip or failed or self.found.problem
 
     @property
     def flags(self) -> list[str]:
@@ -190,7 +190,7 @@ class CasesModel(QAbstractTableModel):
     def show_cases(self, cases: Iterable[CohortCase]) -> None:
         """Take the place of all rows; their headers are not read yet."""
         self.beginResetModel()
-        self.rows = [CaseRow.before(Found(case, fault=case.fault)) for case in cases]
+        self.rows = [CaseRow.before(InspectedCase(case, problem=case.problem)) for case in cases]
         self._at = {row.case.name: n for n, row in enumerate(self.rows)}
         self._arrange()
         self.endResetModel()
@@ -200,7 +200,7 @@ class CasesModel(QAbstractTableModel):
         at = self._at.get(case)
         return None if at is None else self.rows[at]
 
-    def show_found(self, found: Iterable[Found]) -> None:
+    def show_found(self, found: Iterable[InspectedCase]) -> None:
         """What the headers of some cases tell."""
         for each in found:
             at = self._at.get(each.case.name)
@@ -423,7 +423,7 @@ class CasesTable(QWidget):
         self.model.show_cases(cases)
         self._show_counts()
 
-    def show_found(self, found: Iterable[Found]) -> None:
+    def show_found(self, found: Iterable[InspectedCase]) -> None:
         """Show what the headers of some cases tell."""
         self.model.show_found(found)
         self._unsettle()

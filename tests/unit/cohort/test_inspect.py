@@ -11,8 +11,10 @@ import pytest
 from support import invoke
 
 from napari_addm.cli import app as cli
-from napari_addm.cohort.cohort import CaseResult, CohortFolder, Shard, find_cohort
-from napari_addm.cohort.inspect import Found, survey
+from napari_addm.cohort.case import CaseResult, Shard
+from napari_addm.cohort.find import find_cohort
+from napari_addm.cohort.folder import CohortFolder
+from napari_addm.cohort.inspect import InspectedCase, inspect_cohort
 from napari_addm.errors import InputError
 from napari_addm.io import images as io
 from napari_addm.io.images import read_grid, read_volume, write_volume
@@ -56,8 +58,8 @@ def cohort(tmp_path: Path) -> Path:
     return table
 
 
-def look(table: Path, output: Path, **options: Any) -> dict[str, Found]:
-    return {f.case.name: f for f in survey(find_cohort(table, output), output, **options)}
+def look(table: Path, output: Path, **options: Any) -> dict[str, InspectedCase]:
+    return {f.case.name: f for f in inspect_cohort(find_cohort(table, output), output, **options)}
 
 
 def test_headers_tell_size_spacing_flags_and_faults(cohort: Path, tmp_path: Path) -> None:
@@ -66,9 +68,9 @@ def test_headers_tell_size_spacing_flags_and_faults(cohort: Path, tmp_path: Path
     assert good.shape == SHAPE
     assert good.spacing == pytest.approx((2.0, 2.0, 4.5))
     assert [flag.key for flag in good.flags] == ["slice_thickness"]
-    assert (good.fault, good.earlier, good.planned) == ("", None, False)
+    assert (good.problem, good.earlier, good.planned) == ("", None, False)
     assert found["thin"].flags == ()
-    faults = {name: f.fault for name, f in found.items() if f.fault}
+    faults = {name: f.problem for name, f in found.items() if f.problem}
     for name, said in {
         "beside": "moved.nii.gz lies up to",
         "lost": "nowhere.nii.gz does not exist",
@@ -78,9 +80,9 @@ def test_headers_tell_size_spacing_flags_and_faults(cohort: Path, tmp_path: Path
     }.items():
         assert said in faults.pop(name), name
     assert not faults
-    assert not any(str(tmp_path) in f.fault for f in found.values())
+    assert not any(str(tmp_path) in f.problem for f in found.values())
     # as the run would have them
-    assert look(cohort, tmp_path / "out", resample=True)["beside"].fault == ""
+    assert look(cohort, tmp_path / "out", resample=True)["beside"].problem == ""
     assert look(cohort, tmp_path / "out", frame=2)["frames"].shape == SHAPE
     assert not (tmp_path / "out").exists()
 
@@ -92,7 +94,7 @@ def test_an_earlier_run_is_known_by_its_states(cohort: Path, tmp_path: Path) -> 
     planned = [case for case in cases if case.name != "web"]
     folder.write_plan(Shard(), {}, planned)
     for name, status in (("good", "done"), ("lost", "failed"), ("thin", "skipped")):
-        folder.write_state(CaseResult(name, f"{name}.nii.gz", status, anomaly_ml=3.0), "")
+        folder.states.write(CaseResult(name, f"{name}.nii.gz", status, anomaly_ml=3.0), "")
     found = look(cohort, output)
     assert {name: f.earlier.status for name, f in found.items() if f.earlier} == {
         "good": "done",
@@ -177,4 +179,4 @@ def test_of_a_skipped_case_nothing_is_read(tmp_path: Path, make_brain: Callable[
     write(tmp_path / "a.nii.gz")
     found = look(tmp_path, tmp_path / "out")
     assert found["lesion_mask"].case.skip
-    assert (found["lesion_mask"].fault, found["lesion_mask"].shape) == ("", None)
+    assert (found["lesion_mask"].problem, found["lesion_mask"].shape) == ("", None)

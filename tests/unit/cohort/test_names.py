@@ -13,8 +13,10 @@ import pytest
 from support import invoke
 
 from napari_addm.cli import app as cli
-from napari_addm.cohort.cohort import HIDDEN, CohortCase, find_cohort
-from napari_addm.cohort.inspect import survey
+from napari_addm.cohort.case import CohortCase
+from napari_addm.cohort.files import HIDDEN
+from napari_addm.cohort.find import find_cohort
+from napari_addm.cohort.inspect import inspect_cohort
 from napari_addm.cohort.report import read_cohort
 from napari_addm.errors import InputError
 from napari_addm.io.images import write_volume
@@ -136,7 +138,7 @@ def test_names_are_completed_and_otherwise_stay(
 ) -> None:
     touch(tmp_path / "in" / scan)
     (case,) = find_cohort(tmp_path / "in", tmp_path / "out")
-    assert (case.name, case.home, case.fault) == (name, home, "")
+    assert (case.name, case.folder, case.problem) == (name, home, "")
 
 
 def test_what_bids_does_not_allow_runs_all_the_same(
@@ -336,11 +338,11 @@ def test_scans_that_cannot_be_told_apart_are_not_run_and_name_each_other(
         cases = by_input(find_cohort(given, output))
         assert cases.keys() == {*names, "other.nii.gz"}
         alike = {name for pair in pairs for name in pair}
-        assert {name for name, case in cases.items() if case.fault} == alike
+        assert {name for name, case in cases.items() if case.problem} == alike
         for one, other in pairs:
-            assert f"cannot be told apart from {other}" in cases[one].fault
-            assert f"cannot be told apart from {one}" in cases[other].fault
-    found = {f.case.input: f.fault for f in survey(find_cohort(source, output), output)}
+            assert f"cannot be told apart from {other}" in cases[one].problem
+            assert f"cannot be told apart from {one}" in cases[other].problem
+    found = {f.case.input: f.problem for f in inspect_cohort(find_cohort(source, output), output)}
     assert {name for name, fault in found.items() if fault} == alike
 
     listed = batch(source, output, tiny_checkpoint, "--list")

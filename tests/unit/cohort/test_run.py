@@ -22,17 +22,17 @@ from support import invoke
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.cli import app as cli
-from napari_addm.cohort.cohort import (
+from napari_addm.cohort.case import (
     EARLIER,
-    HIDDEN,
     NOT_CHOSEN,
     CaseResult,
     CohortCase,
-    CohortFolder,
     Shard,
-    find_cohort,
     parse_shard,
 )
+from napari_addm.cohort.files import HIDDEN
+from napari_addm.cohort.find import find_cohort
+from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.run import BatchProgress, BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
@@ -160,7 +160,7 @@ def test_of_a_bids_dataset_only_plain_t1w_is_taken(tmp_path: Path) -> None:
         tmp_path / "derivatives" / "x" / "sub-01" / "anat" / "sub-01_T1w.nii.gz",
     )
     cases = find_cohort(tmp_path, tmp_path / "derivatives" / "addm")
-    taken = {case.name: case.home for case in cases if not case.skip}
+    taken = {case.name: case.folder for case in cases if not case.skip}
     assert taken == {
         "sub-01": "sub-01/anat",
         "sub-02_ses-1_run-1": "sub-02/ses-1/anat",
@@ -220,10 +220,10 @@ def test_inputs_that_hold_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_shards_share_the_cases_and_keep_sessions_together() -> None:
-    cases = [CohortCase(f"c{n}", "", Path("x"), folder=f"f{n // 2}") for n in range(14)]
-    parts = [Shard(i, 3).take(cases) for i in (1, 2, 3)]
+    cases = [CohortCase(f"c{n}", "", Path("x"), root=f"f{n // 2}") for n in range(14)]
+    parts = [Shard(i, 3).select(cases) for i in (1, 2, 3)]
     assert sorted(case.name for part in parts for case in part) == sorted(c.name for c in cases)
-    folders = [{case.home for case in part} for part in parts]
+    folders = [{case.folder for case in part} for part in parts]
     assert sum(map(len, folders)) == len(set.union(*folders)) == 7
     assert max(map(len, parts)) - min(map(len, parts)) <= 2
     for text in ("0/3", "4/3", "1", "a/b", "1/0"):
@@ -473,7 +473,7 @@ def test_a_run_of_some_cases_leaves_the_rows_of_the_others(
     touch(small / "late.nii.gz")
     write_brain(small / "bad.nii.gz", 3.0)
     cases = find_cohort(small, output)
-    failed = CohortFolder(output).failed(cases)
+    failed = CohortFolder(output).states.failed(cases)
     assert failed == {"bad", "worse"}
     steps = run_batch(cases, output, checkpoint, QUICK, only=["bad"])
     met = [progress for progress in steps if progress.stage in ("case", "finish")]
@@ -484,7 +484,7 @@ def test_a_run_of_some_cases_leaves_the_rows_of_the_others(
     assert after["worse"] == before["worse"]
     assert after["0"] == {**before["0"], "reason": EARLIER}
     assert (after["late"]["status"], after["late"]["reason"]) == ("skipped", NOT_CHOSEN)
-    assert CohortFolder(output).failed(cases) == {"worse"}
+    assert CohortFolder(output).states.failed(cases) == {"worse"}
 
     command = ["batch", str(small), "-o", str(output), "--draws", "1", "--no-pictures"]
     again = invoke([*command, "--retry-failed"])
@@ -593,8 +593,8 @@ CHILD = """
 import sys
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
-from napari_addm.cohort.cohort import find_cohort
-from napari_addm.detection.settings import DetectionSettings
+from napari_addm.cohort.find import find_cohort
+from napari_addm.detection.pipeline import DetectionSettings
 source, output = sys.argv[1:]
 checkpoint = load_checkpoint(DEMO_CHECKPOINT)
 settings = BatchSettings(detection=DetectionSettings(draws=1), pictures=False)

@@ -19,7 +19,10 @@ from support import invoke
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.cli import app as cli
-from napari_addm.cohort.cohort import HIDDEN, CohortFolder, Shard, find_cohort
+from napari_addm.cohort.case import Shard
+from napari_addm.cohort.files import HIDDEN
+from napari_addm.cohort.find import find_cohort
+from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.report import read_cohort, write_cohort_report
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
@@ -237,7 +240,7 @@ def test_an_output_that_cannot_be_read_for_a_moment_is_not_taken_for_nothing(
     """As when scans and results lie on one share."""
     source, output = root / "in", root / "folder_out"
     before, rows = files(output), manifest(output)
-    state = CohortFolder(output).state_path("b")
+    state = CohortFolder(output).states.path("b")
     kept = state.read_bytes()
     lost = [str(source / "b.nii.gz"), str(output / "b" / "b_labels.nii.gz")]
     if what == "state":
@@ -451,7 +454,7 @@ def test_a_changed_input_that_fails_leaves_the_files_and_says_of_what_they_are(
         assert "its files are of an earlier run with another scan, truth or mask" in row["reason"]
         assert reported(output)[name] == ("failed", row["reason"])
     assert files(output) == before
-    assert CohortFolder(output).failed(find_cohort(table, output)) == {"one", "three"}
+    assert CohortFolder(output).states.failed(find_cohort(table, output)) == {"one", "three"}
     for path, content in kept.items():
         path.write_bytes(content)
     again = batch(table, output, tiny_checkpoint)
@@ -480,8 +483,8 @@ import os, sys
 from pathlib import Path
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.cohort.cohort import find_cohort
-from napari_addm.detection.settings import DetectionSettings
+from napari_addm.cohort.find import find_cohort
+from napari_addm.detection.pipeline import DetectionSettings
 source, output, checkpoint, left = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 real = os.replace
 
@@ -513,7 +516,7 @@ def test_an_end_between_two_files_is_noticed_and_never_taken_for_a_result(
     mixed = {name for name, content in files(output).items() if before.get(name) != content}
     assert not any(name.startswith(("b/", "c/")) for name in mixed)
     case = next(case for case in find_cohort(source, output) if case.name == "a")
-    state = CohortFolder(output).state(case)
+    state = CohortFolder(output).states.read(case)
     assert state is not None
     # maps are the same whatever the threshold: what was done counts until a file has changed
     shown = {name for name in mixed if "/." not in name}
@@ -544,9 +547,9 @@ def test_the_state_of_the_version_before_goes_on(root: Path, tiny_checkpoint: Pa
     """It said that it was writing, but not which files."""
     source, output = root / "in", root / "folder_out"
     folder, before = CohortFolder(output), files(output)
-    state = json.loads(folder.state_path("a").read_text())
+    state = json.loads(folder.states.path("a").read_text())
     cut = {**state, "status": "skipped", "reason": "its writing was cut off", "files": {}}
-    folder.state_path("a").write_text(json.dumps(cut))
+    folder.states.path("a").write_text(json.dumps(cut))
     (output / "a" / "a_record.json").unlink()
     done = batch(source, output, tiny_checkpoint)
     assert done.exit_code == 0, done.stderr
@@ -614,7 +617,7 @@ def test_a_cluster_keeps_what_is_done(root: Path, checkpoint: Checkpoint) -> Non
 
 def forge(output: Path, case: str, **change: Any) -> dict[str, Any]:
     """Change a state, as a damaged disk or another person would."""
-    path = CohortFolder(output).state_path(case)
+    path = CohortFolder(output).states.path(case)
     state = {**json.loads(path.read_text()), **change}
     path.write_text(json.dumps(state))
     return dict(state)
@@ -687,7 +690,7 @@ def test_what_is_no_state_and_no_plan_stops_nothing(
 ) -> None:
     source, output = root / "in", root / "folder_out"
     folder, before = CohortFolder(output), files(output)
-    path = folder.state_path("a") if what == "state" else folder.hidden / "plan.json"
+    path = folder.states.path("a") if what == "state" else folder.hidden / "plan.json"
     path.write_text(text, encoding="latin-1")
     if what == "state":
         assert reported(output)["a"] == ("skipped", "not reached yet")
@@ -737,22 +740,26 @@ def test_a_plan_of_someone_else_opens_no_file_elsewhere(
 def test_the_report_shows_no_file_from_outside_and_none_of_another_case(root: Path) -> None:
     output, outside = root / "folder_out", root / "x_record.json"
     outside.write_text(json.dumps({"warnings": [NOTES]}))
-    from napari_addm.cohort.cohort import digest
+    from napari_addm.cohort.files import file_hash
 
     (output / "a" / "x_record.json").symlink_to(outside)
-    shas = {"a/x_record.json": digest(outside)}
-    for named in (shas, {"../x_record.json": digest(outside)}, {str(outside): digest(outside)}):
+    shas = {"a/x_record.json": file_hash(outside)}
+    for named in (
+        shas,
+        {"../x_record.json": file_hash(outside)},
+        {str(outside): file_hash(outside)},
+    ):
         forge(output, "a", files=named)
         assert reported(output)["a"] == ("skipped", "not reached yet")
         assert NOTES not in (output / "report.html").read_text()
-    state = json.loads(CohortFolder(output).state_path("b").read_text())
+    state = json.loads(CohortFolder(output).states.path("b").read_text())
     forge(output, "a", files=state["files"])
     assert reported(output)["a"][0] != "done"
     assert reported(output)["c"] == ("done", "")
 
 
 def test_a_report_of_odd_records_ends_in_a_page(root: Path) -> None:
-    from napari_addm.cohort.cohort import digest
+    from napari_addm.cohort.files import file_hash
 
     output = root / "folder_out"
     record = output / "a" / "a_record.json"
@@ -762,8 +769,8 @@ def test_a_report_of_odd_records_ends_in_a_page(root: Path) -> None:
         {"quality": {"figures": {"brain_ml": float("nan")}}, "versions": {"a": [1]}},
     ):
         record.write_text(json.dumps(odd))
-        named = json.loads(CohortFolder(output).state_path("a").read_text())["files"]
-        named["a/a_record.json"] = digest(record)
+        named = json.loads(CohortFolder(output).states.path("a").read_text())["files"]
+        named["a/a_record.json"] = file_hash(record)
         forge(output, "a", files=named, qc=["of a newer version"], metrics={"dice": float("nan")})
         assert reported(output)["a"] == ("done", "")
         json.loads((output / "report.json").read_text(), parse_constant=pytest.fail)
@@ -973,7 +980,7 @@ def lines(table: Path, **scans: str) -> None:
 
 
 def state_of(output: Path, case: str) -> bytes:
-    return CohortFolder(output).state_path(case).read_bytes()
+    return CohortFolder(output).states.path(case).read_bytes()
 
 
 def check_refused(output: Path, case: str, named: str, found: str) -> None:
@@ -1221,18 +1228,18 @@ def test_a_file_that_was_changed_after_a_run_was_killed_is_not_written_over(
 
 def test_results_of_the_version_before_are_made_anew(root: Path, tiny_checkpoint: Path) -> None:
     """Their sides are those of the scanner, not the patient's."""
-    from napari_addm.cohort.cohort import hash_of
+    from napari_addm.cohort.files import value_hash
 
     source, output = root / "in", root / "folder_out"
     before = files(output)
     parameters = json.loads((output / HIDDEN / "plan.json").read_text())["parameters"]
     assert parameters.pop("results") == 2
     for case in "abc":
-        scan = CohortFolder(output).state(case)
+        scan = CohortFolder(output).states.read(case)
         assert scan is not None
         inputs = [(f"{case}.nii.gz", scan.result.origin["content"]), None, None]
-        key = hash_of({"parameters": parameters, "inputs": inputs})
-        forge(output, case, key=key, parameters=hash_of(parameters), origin={})
+        key = value_hash({"parameters": parameters, "inputs": inputs})
+        forge(output, case, key=key, parameters=value_hash(parameters), origin={})
     kept = (source / "b.nii.gz").read_bytes()
     truncated(source / "b.nii.gz")
     done = batch(source, output, tiny_checkpoint)

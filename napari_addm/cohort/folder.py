@@ -1,0 +1,234 @@
+"""The output folder of a batch: its lock, its plans, and what a killed run left behind.
+
+It holds one folder of files per case, ``manifest.csv``, and ``.batch/``: the plan of the run
+(parameters and cases) and one state file per case. Every file is written under a temporary name
+and renamed when it is whole. A damaged plan counts as none, and no link is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from napari_addm.cohort.case import CohortCase, Shard
+from napari_addm.cohort.files import HIDDEN, inside, read_json, write_json
+from napari_addm.cohort.state import CaseStates
+from napari_addm.errors import AddmError, InputError
+
+PLAN_VERSION = 1
+# Names of half-written files and folders: those of `open_atomic` and of the outputs of a case, and
+# those of an earlier version.
+_PART = re.compile(r"\.[0-9a-f]{32}\.part")
+_OLD_PART = re.compile(r"\.[a-z0-9_]{8}\.part")
+
+
+class PlannedCase(BaseModel):
+    """A case in a plan; see `CohortCase`. `scan` is the hash of its scan's path."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    case: str
+    input: str
+    skip: str
+    problem: str = Field("", alias="fault")
+    scan: str = ""
+
+
+class Plan(BaseModel):
+    """What a run, or a shard of it, is to do.
+
+    Attributes
+    ----------
+    shard : list of int
+        Index and count; see `Shard`.
+    parameters : dict
+    cases : list of PlannedCase
+    written_ns : int
+        When the file was written.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    shard: list[int] = Field(min_length=2, max_length=2)
+    parameters: dict[str, Any]
+    cases: list[PlannedCase]
+    written_ns: int = 0
+
+    @model_validator(mode="after")
+    def _check_shard(self) -> Plan:
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise ValueError("the shard has to be within 1..count")
+        return self
+
+
+class CohortFolder:
+    """The output folder of a batch.
+
+    Parameters
+    ----------
+    path : Path
+
+    Attributes
+    ----------
+    states : CaseStates
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.hidden = self.path / HIDDEN
+        self.states = CaseStates(self.path)
+
+    @contextmanager
+    def lock(self, shard: Shard) -> Iterator[None]:
+        """Keep every other run away from the same cases while the block runs.
+
+        Shards of the same number of parts may run side by side.
+
+        Raises
+        ------
+        AddmError
+            When another run is at work here.
+        """
+        mine = self.hidden / "locks" / f"{shard.index}-of-{shard.count}"
+        self.check_no_link(mine.parent, mine)
+        try:
+            mine.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AddmError(
+                f"{self.path} cannot be written to ({error.strerror}): choose another output "
+                "folder."
+            ) from error
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(mine, timeout=0))
+                for other in sorted(mine.parent.iterdir()):
+                    beside = other == mine or other.name.endswith(f"-of-{shard.count}")
+                    if not beside and not other.is_symlink():
+                        with FileLock(other, timeout=0):
+                            pass
+            except Timeout as error:
+                raise AddmError(
+                    f"{self.path} is being written by another run: wait for it to end, or choose "
+                    "another output folder."
+                ) from error
+            yield
+
+    def check_no_link(self, *more: Path) -> None:
+        """Refuse a folder whose plan or states lie elsewhere.
+
+        Raises
+        ------
+        AddmError
+        """
+        for place in (self.hidden, self.hidden / "cases", *more):
+            if place.is_symlink():
+                raise AddmError(
+                    f"{place} is a link, and a batch follows none: remove it, or choose another "
+                    "output folder."
+                )
+
+    def remove_leftovers(self, cases: Iterable[CohortCase], shard: Shard) -> None:
+        """Remove what a killed run left half written; only under the lock."""
+        own: dict[Path, set[str]] = {}
+        for case in cases:
+            if case.runs and inside(self.path, case.folder) is not None:
+                names = own.setdefault(self.path / case.folder, set())
+                names.update(path.name for path in case.paths(self.path).values())
+        if not shard.label:  # other shards may be writing there
+            for folder in (self.path, self.hidden, self.hidden / "cases"):
+                own.setdefault(folder, set())
+        for folder, names in own.items():
+            for leftover in folder.glob(".*.part"):
+                with suppress(OSError):  # then it stays
+                    if leftover.is_symlink():
+                        continue
+                    if leftover.is_file() and _PART.fullmatch(leftover.name):
+                        leftover.unlink()
+                    elif leftover.is_dir() and _is_staging_folder(leftover, names):
+                        shutil.rmtree(leftover)
+
+    # --- plans -----------------------------------------------------------------------------------
+
+    def plan_path(self, shard: Shard) -> Path:
+        """The file of a shard's plan."""
+        return self.hidden / ("-".join(filter(None, ("plan", shard.label))) + ".json")
+
+    def has_plan(self) -> bool:
+        """Whether a batch has written here."""
+        return not self.hidden.is_symlink() and any(self.hidden.glob("plan*.json"))
+
+    def write_plan(
+        self, shard: Shard, parameters: Mapping[str, Any], cases: Iterable[CohortCase]
+    ) -> None:
+        """Write what a run is about to do, without its date.
+
+        Raises
+        ------
+        AddmError
+        """
+        plan = {
+            "version": PLAN_VERSION,
+            "shard": [shard.index, shard.count],
+            "parameters": parameters,
+            "cases": [
+                {"case": c.name, "input": c.input, "skip": c.skip, "scan": c.origin["scan"]}
+                | ({"fault": c.problem} if c.problem else {})
+                for c in cases
+            ],
+        }
+        path = self.plan_path(shard)
+        write_json(path, plan)
+        # The latest plan is the one that counts, also if another machine's clock is ahead.
+        now = path.stat().st_mtime_ns
+        others = [other.lstat().st_mtime_ns for other in self.hidden.glob("plan*.json")]
+        if max(others) > now:
+            os.utime(path, ns=(max(others) + 1, max(others) + 1))
+
+    def read_plans(self) -> list[Plan]:
+        """All plans that are there and sound."""
+        found = []
+        for path in sorted(self.hidden.glob("plan*.json")):
+            with suppress(OSError, ValidationError):
+                plan = Plan.model_validate(read_json(path))
+                found.append(plan.model_copy(update={"written_ns": path.lstat().st_mtime_ns}))
+        return found
+
+    def latest_plans(self) -> list[Plan]:
+        """The plans of the latest number of shards, in the order of the shards.
+
+        Raises
+        ------
+        InputError
+            When there is none.
+        """
+        found = self.read_plans()
+        if not found:
+            raise InputError(
+                f"{self.path} holds no batch: give the output folder of napari-addm batch."
+            )
+        count = max(found, key=lambda plan: plan.written_ns).shard[1]
+        return sorted((p for p in found if p.shard[1] == count), key=lambda plan: plan.shard[0])
+
+
+def _is_staging_folder(folder: Path, names: set[str]) -> bool:
+    """Whether files of a case were being written in this folder.
+
+    An earlier version gave it a name that a person's folder may have, too, so its content decides.
+    """
+    content = list(folder.iterdir())
+    if not _PART.fullmatch(folder.name) and not (content and _OLD_PART.fullmatch(folder.name)):
+        return False
+    return all(
+        (path.name in names or _PART.fullmatch(path.name))
+        and path.is_file()
+        and not path.is_symlink()
+        for path in content
+    )

@@ -1,0 +1,346 @@
+"""The states of a batch's cases: one small file each, with hashes of inputs and outputs.
+
+A state file is written last, so it proves that a case is done. A state that does not have the
+exact form counts as none, and it counts only if it names files that the case itself would have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from napari_addm.cohort.case import (
+    CUT_OFF,
+    OTHER_SETTINGS,
+    OUTPUT_ENDINGS,
+    CaseResult,
+    CohortCase,
+    Status,
+)
+from napari_addm.cohort.files import HIDDEN, file_hash, inside, read_json, write_json
+from napari_addm.errors import AddmError, InputError
+
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class LaterRun(BaseModel):
+    """A later run that could neither check nor replace the result of a case.
+
+    Attributes
+    ----------
+    status : {"done", "failed"}
+        ``"done"`` if the earlier result still counts.
+    reason : str
+    parameters : str
+        Hash of the parameters of that run.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    status: Literal["done", "failed"]
+    reason: str
+    parameters: str
+
+    def row(self, result: CaseResult) -> CaseResult:
+        """The row of that run in the manifest, for a case with this earlier result."""
+        if self.status == "done":
+            return replace(result, reason=self.reason)
+        return CaseResult(result.case, result.input, self.status, self.reason)
+
+
+class _StateFile(BaseModel):
+    """The content of a state file: a `CaseResult` and how it came about."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    case: str
+    input: str
+    status: Status
+    reason: str
+    seconds: Amount | None = None
+    anomaly_ml: Amount | None = None
+    findings: Annotated[int, Field(ge=0)] | None = None
+    dice: Amount | None = None
+    qc: list[str]
+    metrics: dict[str, Any]
+    files: dict[str, Hash]
+    key: str
+    origin: dict[str, Hash] = {}
+    parameters: str
+    later: LaterRun | None = None
+    replacing: dict[str, Hash] | None = None
+
+    def state(self) -> CaseState:
+        """The state that it describes."""
+        values = {each.name: getattr(self, each.name) for each in fields(CaseResult)}
+        replacing = self.replacing or {}
+        return CaseState(
+            CaseResult(**{**values, "qc": tuple(self.qc)}),
+            self.parameters,
+            self.later,
+            all_ours=self.status == "skipped" and self.replacing is None,
+            known={
+                name: frozenset(each[name] for each in (self.files, replacing) if name in each)
+                for name in {**self.files, **replacing}
+            },
+        )
+
+
+@dataclass(frozen=True)
+class CaseState:
+    """What the output folder knows of a case.
+
+    Attributes
+    ----------
+    result : CaseResult
+        The last result whose files were written, or else what became of the case.
+    parameters : str
+        Hash of the parameters that `result` was made with.
+    later : LaterRun or None
+        A later run that could neither check nor replace `result`.
+    all_ours : bool
+        Whether all files of the case count as ours although `result` does not name them: earlier
+        versions did not record which files they were about to write.
+    known : dict of str to set of str
+        The hashes that each file may have if nobody else has changed it. There are two while a
+        run replaces the file.
+    other : bool
+        Whether the result and its files are those of another scan than the case's.
+    """
+
+    result: CaseResult
+    parameters: str
+    later: LaterRun | None = None
+    all_ours: bool = False
+    known: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    other: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether it has a result with files."""
+        return self.result.status == "done"
+
+    def row(self, parameters: str) -> CaseResult:
+        """The case's row in the manifest of a run with these parameters."""
+        result = self.result
+        if self.done and self.later is not None and self.later.parameters == parameters:
+            return self.later.row(result)
+        if self.done and self.parameters != parameters:
+            return CaseResult(result.case, result.input, "skipped", OTHER_SETTINGS)
+        return result
+
+    @property
+    def last_row(self) -> CaseResult:
+        """The case's row in the manifest of the last run."""
+        return self.result if self.later is None else self.later.row(self.result)
+
+
+class CaseStates:
+    """The states of all cases of a batch.
+
+    Parameters
+    ----------
+    output : Path
+        The folder of the batch.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+
+    def path(self, case: str) -> Path:
+        """The file of a case's state; its name reveals nothing of the case's."""
+        name = hashlib.sha256(case.encode(errors="surrogatepass")).hexdigest()[:32]
+        return self.output / HIDDEN / "cases" / f"{name}.json"
+
+    def has_file(self, case: CohortCase) -> bool:
+        """Whether there is a state file for a case, even one that does not count."""
+        return os.path.lexists(self.path(case.name))
+
+    def read(self, case: CohortCase | str) -> CaseState | None:
+        """Read what is known of a case; None if there is no state that counts.
+
+        Parameters
+        ----------
+        case : CohortCase or str
+            For a case, a state counts only if all its files are those that this case has, or
+            those that it would have if its scan had another name. For a name alone, they have to
+            lie in the folder.
+
+        Raises
+        ------
+        AddmError
+            When there is a state that cannot be read: it must not be taken for none.
+        """
+        name = case if isinstance(case, str) else case.name
+        file = self._read_file(self.path(name))
+        if file is None or file.case != name:
+            return None
+        state = file.state()
+        if any(inside(self.output, each) is None for each in state.known):
+            return None
+        if isinstance(case, CohortCase):
+            other = self._is_of_another_scan(case, state)
+            if other is None:
+                return None
+            state = replace(state, other=other)
+        if file.replacing and not (state.done and self.is_whole(state.result)):
+            # The run ended while it renamed: the files are a mixture of old and new ones.
+            files, origin = {**file.files, **file.replacing}, file.origin
+            cut = CaseResult(name, file.input, "skipped", CUT_OFF, files=files, origin=origin)
+            return replace(state, result=cut, later=None)
+        return state
+
+    def _read_file(self, path: Path) -> _StateFile | None:
+        try:
+            content = read_json(path)
+        except OSError as error:
+            raise AddmError(
+                f"{path} cannot be read ({error.strerror or error}), so what is done is not known: "
+                "mend that, and run the same command again."
+            ) from error
+        try:
+            return None if content is None else _StateFile.model_validate(content)
+        except ValidationError:
+            return None
+
+    def _is_of_another_scan(self, case: CohortCase, state: CaseState) -> bool | None:
+        """Whether a state is another scan's; None if it says nothing about this case."""
+        own = state.known.keys() <= set(case.file_names().values())
+        if not own and not all(_could_have(case, file) for file in state.known):
+            return None
+        result = state.result
+        other = not own or result.is_of_another_scan(case.input, case.origin["scan"])
+        if other and state.known and result.status != "skipped":
+            there = any(os.path.lexists(self.output / file) for file in state.known)
+            return True if there else None  # None: somebody has moved the files away
+        return False if own else None
+
+    def read_own(self, case: CohortCase) -> CaseState | None:
+        """`read`; None for the state of another scan, which may take reading the scan."""
+        state = self.read(case)
+        return state if state is not None and self.is_own(case, state) else None
+
+    def is_own(self, case: CohortCase, state: CaseState) -> bool:
+        """Whether a state is that of the case's own scan, also after the dataset has moved."""
+        if not state.other:
+            return True
+        if not state.known.keys() <= set(case.file_names().values()):
+            return False
+        try:
+            return file_hash(case.scan) == state.result.origin.get("content")
+        except (OSError, InputError):
+            return False
+
+    def write(
+        self,
+        result: CaseResult,
+        parameters: str,
+        later: LaterRun | None = None,
+        replacing: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write the state of a case.
+
+        Parameters
+        ----------
+        result : CaseResult
+        parameters : str
+            Hash of the parameters that `result` was made with.
+        later : LaterRun, optional
+        replacing : mapping of str to str, optional
+            The files that are about to be renamed into place, with their hashes.
+
+        Raises
+        ------
+        AddmError
+        """
+        path = self.path(result.case)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {**asdict(result), "parameters": parameters}
+        if later is not None:
+            content["later"] = later.model_dump()
+        if replacing is not None:
+            content["replacing"] = dict(replacing)
+        write_json(path, content)
+
+    def failed(self, cases: Iterable[CohortCase]) -> set[str]:
+        """The names of the cases that the last run could not do, or could not check."""
+        return {case.name for case in cases if not case.skip and self._has_failed(case)}
+
+    def _has_failed(self, case: CohortCase) -> bool:
+        if case.problem:
+            return True
+        state = self.read(case)
+        if state is None:
+            return self.has_file(case)
+        return state.result.status == "failed" or state.later is not None or state.other
+
+    # --- the files of a case ---------------------------------------------------------------------
+
+    def is_whole(self, result: CaseResult) -> bool:
+        """Whether every file of a case is there, can be read, and has not changed."""
+        try:
+            return self.verify_files(result)
+        except OSError:
+            return False
+
+    def verify_files(self, result: CaseResult) -> bool:
+        """Whether every file of a case is there and has not changed since it was written.
+
+        Raises
+        ------
+        OSError
+            When a file that is there cannot be read, so that nobody knows.
+        """
+        return bool(result.files) and all(
+            inside(self.output, name) is not None and self._hash(name) == expected
+            for name, expected in result.files.items()
+        )
+
+    def compare_files(self, state: CaseState) -> tuple[dict[str, str], list[str]]:
+        """Compare the files of a case with their known hashes.
+
+        Returns
+        -------
+        files : dict of str to str
+            All files of the result, each with the hash that it has now if that is a known one.
+        changed : list of str
+            Files that somebody else has changed.
+
+        Raises
+        ------
+        OSError
+            When a file that is there cannot be read, so that nobody knows.
+        """
+        files, changed = dict(state.result.files), []
+        for name, hashes in state.known.items():
+            found = self._hash(name)
+            if found in hashes:
+                files[name] = found
+            elif found is not None:
+                changed.append(name)
+        return files, changed
+
+    def _hash(self, name: str) -> str | None:
+        """The hash of a file; None if it is missing, empty if it is no regular file."""
+        try:
+            return file_hash(self.output / name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (IsADirectoryError, InputError):
+            return ""
+
+
+def _could_have(case: CohortCase, file: str) -> bool:
+    """Whether the case would have this file if its scan had another name."""
+    path = PurePosixPath(file)
+    own = str(path.parent) == case.folder or (
+        case.root == case.name and PurePosixPath(case.root) in path.parents
+    )
+    return own and path.name.lower().endswith(OUTPUT_ENDINGS)
