@@ -39,7 +39,6 @@ import base64
 import csv
 import io
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,9 +46,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_addm.errors import AddmError, InputError
+from napari_addm.io.files import replacing
+from napari_addm.io.text import csv_cell
 from napari_addm.metrics.metric_info import MEASURES, Measure
 from napari_addm.outputs.pages import (
-    csv_cell,
     finite_number,
     format_figure,
     missing_extra,
@@ -188,16 +188,7 @@ def write_report(results: Results, output: Path, folder: Path) -> Path:
         pictures=_pictures(results, Path(folder)),
         cases=cases,
     )
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(page, encoding="utf-8", newline="\n")
-            temporary.replace(output)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise _unwritable(output, error) from error
+    _write(output, page)
     return output
 
 
@@ -265,11 +256,7 @@ def write_csv(results: Results, path: Path) -> Path:
         identity = [csv_cell(case.get(key)) for key in CASE_KEYS]
         for metric, value in _metrics(case):
             writer.writerow((*identity, csv_cell(metric), finite_number(value)))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.getvalue(), encoding="utf-8", newline="")
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    _write(path, text.getvalue())
     return path
 
 
@@ -726,7 +713,12 @@ def _markdown_cell(cell: Cell) -> str:
     return f"{text} ({details})" if details else text
 
 
-def _unwritable(path: Path, error: OSError) -> AddmError:
-    return AddmError(
-        f"{path} cannot be written ({error.strerror}): choose another place or free some space."
-    )
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise AddmError(
+            f"{path} cannot be written ({error.strerror}): choose another place or free some space."
+        ) from error

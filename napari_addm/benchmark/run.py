@@ -6,7 +6,6 @@ the same scans, weights and settings is not computed again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import time
@@ -30,6 +29,8 @@ from napari_addm.checkpoint.specification import (
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
+from napari_addm.io.files import open_atomic, write_atomic
+from napari_addm.io.hashing import json_sha256, sha256
 from napari_addm.metrics.intensity_baselines import intensity_baselines
 from napari_addm.metrics.protocols import (
     anoddpm_case,
@@ -175,7 +176,7 @@ class BenchmarkSettings:
 
 
 def _key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return json_sha256(parts)
 
 
 def _kept(path: Path, key: str, compute: Callable[[], Any]) -> Any:
@@ -186,9 +187,7 @@ def _kept(path: Path, key: str, compute: Callable[[], Any]) -> Any:
             return found["value"]
     text = json.dumps({"key": key, "value": compute()}, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_atomic(path, text)
     return json.loads(text)["value"]  # a fresh value is what a kept one will be
 
 
@@ -215,13 +214,12 @@ def _kept_maps(path: Path, key: str, compute: Callable[[], Maps]) -> Maps:
                 return _maps_from(stored)
     maps = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part.npz")
     # Half precision halves the folder; the maps go through it even when they are fresh, so that
     # a resumed benchmark gives the same figures.
     arrays = {f"score {k}": v.astype(np.float16) for k, v in maps.scores.items()}
     arrays |= {f"picture {k}": v.astype(np.float32) for k, v in maps.pictures.items()}
-    np.savez_compressed(temporary, key=np.array(key), **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    with open_atomic(path) as file:
+        np.savez_compressed(file, key=np.array(key), **arrays)  # type: ignore[arg-type]
     with np.load(path, allow_pickle=False) as stored:
         return _maps_from(stored)
 
@@ -603,12 +601,11 @@ class Benchmark:
             f"healthy/{part}": len(members)
             for part, members in self.split.get("healthy", {}).items()
         }
-        digest = hashlib.sha256()
         for case in self.cases:
-            digest.update(case.digest.encode())
             if case.truth is not None:
                 groups[case.group] = groups.get(case.group, 0) + 1
-        return {"name": self.data.name, "sha256": digest.hexdigest(), "groups": groups}
+        digest = sha256(*(case.digest.encode() for case in self.cases))
+        return {"name": self.data.name, "sha256": digest, "groups": groups}
 
     def _model(self, system: System, score: str | None) -> Iterator[dict[str, Any]]:
         for seed in self.seeds(system):
@@ -708,10 +705,7 @@ def _judged(case: Case, anomaly: NDArray[np.float32], threshold: float) -> dict[
 
 
 def _digest(maps: Maps) -> str:
-    digest = hashlib.sha256()
-    for name, values in maps.scores.items():
-        digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+    return sha256(*(name.encode() + scores.tobytes() for name, scores in maps.scores.items()))
 
 
 def _hardware() -> str:

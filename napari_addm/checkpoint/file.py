@@ -7,7 +7,6 @@ nothing in a checkpoint is ever executed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -25,6 +24,8 @@ from napari_addm.checkpoint.specification import (
     ModelSpecification,
 )
 from napari_addm.errors import CheckpointError
+from napari_addm.io.files import replacing
+from napari_addm.io.hashing import sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +95,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         content = path.read_bytes()
     except OSError as error:
         raise _refusal(path, f"cannot be read ({error.strerror})", "copy it again") from error
-    if hashlib.sha256(memoryview(content)[offset:]).hexdigest() != specification.weights_sha256:
+    if sha256(memoryview(content)[offset:]) != specification.weights_sha256:
         raise _refusal(
             path,
             "the weights do not have the hash that the header names",
@@ -115,7 +116,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
                 f"the weights {name} hold NaN or infinity",
                 "the training diverged, use an earlier checkpoint",
             )
-    return Checkpoint(specification, weights, path, hashlib.sha256(content).hexdigest())
+    return Checkpoint(specification, weights, path, sha256(content))
 
 
 def save_checkpoint(
@@ -136,17 +137,13 @@ def save_checkpoint(
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     plain = save(weights)
     (length,) = struct.unpack("<Q", plain[:8])
-    digest = hashlib.sha256(memoryview(plain)[8 + length :]).hexdigest()
+    digest = sha256(memoryview(plain)[8 + length :])
     specification = specification.model_copy(update={"weights_sha256": digest})
     content = save(weights, {"specification": specification.model_dump_json()})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            file.write(content)
     except OSError as error:
         raise _refusal(
             path,

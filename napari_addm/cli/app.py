@@ -25,6 +25,7 @@ import typer
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError, MissingExtraError
+from napari_addm.io.text import format_duration
 from napari_addm.registry import SAMPLERS, NoiseName, SamplerName
 
 if TYPE_CHECKING:
@@ -534,7 +535,7 @@ def _progress_bar(name: str) -> Iterator[Callable[[Progress], object]]:
         def show(progress: Progress) -> None:
             if progress.stage == "prepare":
                 return
-            left = "" if progress.eta is None else f"about {_duration(progress.eta)} left"
+            left = "" if progress.eta is None else f"about {format_duration(progress.eta)} left"
             bar.update(
                 task,
                 description=f"{name}: reconstructing",
@@ -544,15 +545,6 @@ def _progress_bar(name: str) -> Iterator[Callable[[Progress], object]]:
             )
 
         yield show
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _console(stderr: bool = False) -> Any:
@@ -776,7 +768,7 @@ def batch(
         }
         print(json.dumps(summary, indent=2))
     else:
-        spent = _duration(time.perf_counter() - started)
+        spent = format_duration(time.perf_counter() - started)
         unchecked = f" ({progress.unchecked} of them not checked)" if progress.unchecked else ""
         print(
             f"{done} done{unchecked}, {failed} failed, {skipped} skipped in {spent}",
@@ -862,7 +854,7 @@ def _batch_lines() -> Iterator[Callable[[BatchProgress], None]]:
         task = bar.add_task("", total=None)
 
         def show(progress: BatchProgress) -> None:
-            left = "" if not progress.eta else f", about {_duration(progress.eta)} left"
+            left = "" if not progress.eta else f", about {format_duration(progress.eta)} left"
             words = f"{progress.finished} of {progress.total} cases{left}"
             bar.update(task, description=words, completed=progress.finished, total=progress.total)
             result = progress.result
@@ -1008,7 +1000,7 @@ def train(
                 enable_progress_bar=person,
             )
     record = read_specification(output).training
-    print(f"{record['iterations']} iterations in {_duration(record['seconds'])}")
+    print(f"{record['iterations']} iterations in {format_duration(record['seconds'])}")
     for path in (output, run / "log", run / "pictures"):
         if path.exists():  # the first pictures come with the first validation
             print(path)
@@ -1143,7 +1135,7 @@ def _progress_lines() -> Any:
                     for key, value in sorted(logged.items())
                     if key.startswith(("train/", "validation/"))
                 )
-                spent = _duration(float(pl_module.seconds))
+                spent = format_duration(float(pl_module.seconds))
                 line = f"epoch {trainer.current_epoch + 1}, iteration {int(pl_module.iterations)}"
                 print(f"{line}, {spent}: {figures}", file=sys.stderr, flush=True)
 
@@ -1420,7 +1412,7 @@ def _card(path: Path, specification: ModelSpecification) -> Any:
         for key, value in entries.items():
             text = value if isinstance(value, str) else json.dumps(value)
             if key == "seconds" and isinstance(value, int | float):
-                text = f"{value:.0f} ({_duration(value)})"
+                text = f"{value:.0f} ({format_duration(value)})"
             table.add_row(f"{title}: {key}", Text(text))
     return table
 

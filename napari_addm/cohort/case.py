@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from napari_addm.errors import AddmError
+from napari_addm.io.hashing import sha256
 from napari_addm.io.volume import stem
 from napari_addm.outputs.naming import BIDS_ENDINGS, ENDINGS, case_paths
 
@@ -100,7 +100,7 @@ class CohortCase:
     def origin(self) -> dict[str, str]:
         """Hashes of the paths of its inputs, which reveal no folder names."""
         return {
-            what: hashlib.sha256(os.path.abspath(path).encode(errors="surrogatepass")).hexdigest()
+            what: sha256(os.path.abspath(path).encode(errors="surrogatepass"))
             for what, path in self.inputs.items()
         }
 

@@ -35,7 +35,6 @@ from typing import TYPE_CHECKING, Any
 from napari_addm import __version__
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.cohort.case import CaseResult, CohortCase, Shard
-from napari_addm.cohort.files import file_hash
 from napari_addm.cohort.run import (
     HEARTBEAT,
     Batch,
@@ -45,6 +44,7 @@ from napari_addm.cohort.run import (
     Run,
 )
 from napari_addm.errors import AddmError, MissingExtraError
+from napari_addm.io.hashing import scan_sha256
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -151,7 +151,7 @@ def join(job: Job, scan: Path | None) -> str:
     """
     mend = "input, output and model have to lie on a file system that all machines share"
     try:
-        same = file_hash(job.plan) == job.plan_sha256
+        same = scan_sha256(job.plan) == job.plan_sha256
     except OSError:
         same = False
     if not same:
@@ -445,7 +445,7 @@ class _ClusterRun(Run):
             settings=batch.settings,
             parameters=batch.parameters_hash,
             plan=plan,
-            plan_sha256=file_hash(plan),
+            plan_sha256=scan_sha256(plan),
         )
 
     # - who is there -

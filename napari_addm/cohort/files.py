@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import stat
@@ -11,8 +10,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from napari_addm.errors import AddmError, InputError
-from napari_addm.io.images import open_atomic
+from napari_addm.errors import AddmError
+from napari_addm.io.files import write_atomic
 
 HIDDEN = ".batch"
 MANIFEST = "manifest.csv"
@@ -40,59 +39,9 @@ def inside(folder: Path, name: str) -> Path | None:
     return path
 
 
-def check_is_file(path: Path) -> None:
-    """Refuse a pipe or a device, which would be read without end.
-
-    Raises
-    ------
-    InputError
-    OSError
-        When it cannot even be looked at.
-    """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise InputError(f"{path} is no file but a pipe or a device: give the file of a scan.")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, and of its other half for a .hdr/.img pair.
-
-    Raises
-    ------
-    OSError
-        When it cannot be read.
-    InputError
-        When it is not a file, but a pipe or a device.
-    """
-    hashed = hashlib.sha256()
-    for part in (path, *_other_halves(path)):
-        check_is_file(part)
-        with part.open("rb") as file:
-            while block := file.read(1 << 20):
-                hashed.update(block)
-    return hashed.hexdigest()
-
-
-def _other_halves(path: Path) -> list[Path]:
-    name = path.name.lower()
-    for one, other in ((".hdr", ".img"), (".img", ".hdr")):
-        for ending in (one, f"{one}.gz"):
-            if name.endswith(ending):
-                base = path.name[: -len(ending)]
-                halves = [path.with_name(base + other + gz) for gz in ("", ".gz")]
-                return [half for half in halves if half.exists()]
-    return []
-
-
-def value_hash(value: Any) -> str:
-    """SHA-256 of a value's JSON, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write a value under a temporary name, then rename it."""
-    with open_atomic(path) as file:
-        file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -22,11 +22,10 @@ from napari_addm.cohort.case import CohortCase, Shard
 from napari_addm.cohort.files import HIDDEN, inside, read_json, write_json
 from napari_addm.cohort.state import CaseStates
 from napari_addm.errors import AddmError, InputError
+from napari_addm.io.files import PART_NAME
 
 PLAN_VERSION = 1
-# Names of half-written files and folders: those of `open_atomic` and of the outputs of a case, and
-# those of an earlier version.
-_PART = re.compile(r"\.[0-9a-f]{32}\.part")
+# Unfinished files and folders of an earlier version; those of this one have a `PART_NAME`.
 _OLD_PART = re.compile(r"\.[a-z0-9_]{8}\.part")
 
 
@@ -150,7 +149,7 @@ class CohortFolder:
                 with suppress(OSError):  # then it stays
                     if leftover.is_symlink():
                         continue
-                    if leftover.is_file() and _PART.fullmatch(leftover.name):
+                    if leftover.is_file() and PART_NAME.fullmatch(leftover.name):
                         leftover.unlink()
                     elif leftover.is_dir() and _is_staging_folder(leftover, names):
                         shutil.rmtree(leftover)
@@ -224,10 +223,10 @@ def _is_staging_folder(folder: Path, names: set[str]) -> bool:
     An earlier version gave it a name that a person's folder may have, too, so its content decides.
     """
     content = list(folder.iterdir())
-    if not _PART.fullmatch(folder.name) and not (content and _OLD_PART.fullmatch(folder.name)):
+    if not PART_NAME.fullmatch(folder.name) and not (content and _OLD_PART.fullmatch(folder.name)):
         return False
     return all(
-        (path.name in names or _PART.fullmatch(path.name))
+        (path.name in names or PART_NAME.fullmatch(path.name))
         and path.is_file()
         and not path.is_symlink()
         for path in content

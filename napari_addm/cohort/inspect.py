@@ -10,13 +10,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from napari_addm.cohort.case import CaseResult, CohortCase
-from napari_addm.cohort.files import check_is_file
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.detection.quality import Flag, grid_flags
 from napari_addm.errors import AddmError, InputError
+from napari_addm.io.arrays import voxel_spacing
+from napari_addm.io.files import check_is_file
 from napari_addm.io.images import check_same_grid, read_grid
 
 
@@ -106,11 +105,10 @@ def _with_headers(found: InspectedCase, frame: int | None, resample: bool) -> In
             with suppress(OSError):  # reading says it in words
                 check_is_file(given)
         grid = read_grid(case.scan, frame=frame)
-        spacing = np.linalg.norm(grid.source.affine[:3, :3], axis=0).tolist()
         found = replace(
             found,
             shape=grid.source.shape,
-            spacing=tuple(spacing),
+            spacing=voxel_spacing(grid.source.affine),
             flags=tuple(grid_flags(grid)),
         )
         for path in (case.truth, case.mask):

@@ -12,8 +12,8 @@ from pathlib import Path
 from napari_addm.cohort.case import CaseResult, Shard
 from napari_addm.cohort.files import MANIFEST, file_beginning, not_ours
 from napari_addm.cohort.folder import CohortFolder
-from napari_addm.io.images import open_atomic
-from napari_addm.outputs.pages import csv_cell
+from napari_addm.io.files import write_atomic
+from napari_addm.io.text import csv_cell
 
 COLUMNS = (
     "case",
@@ -62,8 +62,7 @@ def write_manifest(path: Path, results: Iterable[CaseResult]) -> None:
     for result in results:
         cells = {**asdict(result), "qc": " ".join(result.qc)}
         writer.writerow(_cell(cells[column]) for column in COLUMNS)
-    with open_atomic(path) as file:
-        file.write(text.getvalue().encode())
+    write_atomic(path, text.getvalue())
 
 
 def _cell(value: object) -> str:

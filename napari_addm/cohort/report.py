@@ -23,24 +23,18 @@ from pydantic import ValidationError
 
 from napari_addm import __version__
 from napari_addm.cohort.case import CaseResult
-from napari_addm.cohort.files import (
-    REPORTS,
-    file_beginning,
-    file_hash,
-    inside,
-    not_ours,
-    read_json,
-    value_hash,
-)
+from napari_addm.cohort.files import REPORTS, file_beginning, inside, not_ours, read_json
 from napari_addm.cohort.folder import CohortFolder, PlannedCase
 from napari_addm.cohort.manifest import check_manifest, manifest_path, write_manifest
 from napari_addm.cohort.state import CaseState
 from napari_addm.detection.quality import LABELS
 from napari_addm.errors import InputError
-from napari_addm.io.images import open_atomic
+from napari_addm.io.files import write_atomic
+from napari_addm.io.hashing import json_sha256, scan_sha256
+from napari_addm.io.text import csv_cell
 from napari_addm.metrics.metric_info import MEASURES, Measure
 from napari_addm.metrics.statistics import MeanInterval, mean_interval
-from napari_addm.outputs.pages import csv_cell, page_environment
+from napari_addm.outputs.pages import page_environment
 from napari_addm.outputs.record import FindingEntry
 
 PAGE, TABLE, FIGURES = REPORTS
@@ -153,7 +147,7 @@ def read_cohort(path: Path) -> Cohort:
     there = {plan.shard[0] for plan in plans}
     count = latest.shard[1]
     missing = tuple(f"{i} of {count}" for i in range(1, count + 1) if i not in there)
-    expected = value_hash(parameters)
+    expected = json_sha256(parameters)
     rows = {row.case: row for plan in plans for row in plan.cases}
     states = {name: state for name in rows if (state := folder.states.read(name)) is not None}
     named = Counter(file for state in states.values() for file in state.result.files)
@@ -196,7 +190,7 @@ def _entry(
             continue
         path = inside(folder.path, name)
         try:
-            whole = path is not None and file_hash(path) == sha256
+            whole = path is not None and scan_sha256(path) == sha256
         except (OSError, InputError):
             whole = False
         content = read_json(folder.path / name) if whole and name.endswith(".json") else {}
@@ -318,8 +312,7 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
     }
     figures = json.dumps(_finite(summary), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     for key, text in (("page", page), ("table", _table(cohort)), ("figures", figures)):
-        with open_atomic(written[key]) as file:
-            file.write(text.encode())
+        write_atomic(written[key], text)
     write_manifest(written["manifest"], (entry.result for entry in cohort.entries))
     return written
 

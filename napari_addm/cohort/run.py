@@ -37,7 +37,7 @@ from napari_addm.cohort.case import (
     CohortCase,
     Shard,
 )
-from napari_addm.cohort.files import check_is_file, file_hash, inside, value_hash
+from napari_addm.cohort.files import inside
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.manifest import check_manifest, manifest_path, write_manifest
 from napari_addm.cohort.state import CaseState, LaterRun
@@ -47,6 +47,8 @@ from napari_addm.detection.quality import check_quality
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError, InputError
 from napari_addm.findings.findings import Findings
+from napari_addm.io.files import check_is_file
+from napari_addm.io.hashing import json_sha256, scan_sha256
 from napari_addm.io.images import read_beside, read_labels, read_volume
 from napari_addm.io.volume import Volume
 from napari_addm.metrics.metrics import evaluate
@@ -201,7 +203,7 @@ class Batch:
             "resample": settings.resample,
             "pictures": settings.pictures,
         }
-        self.parameters_hash = value_hash(self.parameters)
+        self.parameters_hash = json_sha256(self.parameters)
 
     # - one case, in three steps -
 
@@ -288,7 +290,7 @@ class Batch:
 
             def ready(staged: Mapping[str, Path]) -> None:
                 paths = case.file_names()
-                hashes.update({paths[key]: file_hash(path) for key, path in staged.items()})
+                hashes.update({paths[key]: scan_sha256(path) for key, path in staged.items()})
                 self._claim(prepared, hashes)
 
             save_detection(
@@ -368,11 +370,11 @@ class Batch:
 
     def key(self, case: CohortCase) -> tuple[str, dict[str, str]]:
         """Hash of everything that a result depends on, and `CaseResult.origin`."""
-        content = file_hash(case.scan)
+        content = scan_sha256(case.scan)
         inputs: list[tuple[str, str] | None] = [(case.scan.name, content)]
         for path in (case.truth, case.mask):
-            inputs.append(None if path is None else (path.name, file_hash(path)))
-        key = value_hash({"parameters": self.parameters, "inputs": inputs})
+            inputs.append(None if path is None else (path.name, scan_sha256(path)))
+        key = json_sha256({"parameters": self.parameters, "inputs": inputs})
         return key, {**case.origin, "content": content}
 
     def failed(

@@ -6,7 +6,6 @@ exact form counts as none, and it counts only if it names files that the case it
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -23,8 +22,9 @@ from napari_addm.cohort.case import (
     CohortCase,
     Status,
 )
-from napari_addm.cohort.files import HIDDEN, file_hash, inside, read_json, write_json
+from napari_addm.cohort.files import HIDDEN, inside, read_json, write_json
 from napari_addm.errors import AddmError, InputError
+from napari_addm.io.hashing import scan_sha256, sha256
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -156,7 +156,7 @@ class CaseStates:
 
     def path(self, case: str) -> Path:
         """The file of a case's state; its name reveals nothing of the case's."""
-        name = hashlib.sha256(case.encode(errors="surrogatepass")).hexdigest()[:32]
+        name = sha256(case.encode(errors="surrogatepass"))[:32]
         return self.output / HIDDEN / "cases" / f"{name}.json"
 
     def has_file(self, case: CohortCase) -> bool:
@@ -234,7 +234,7 @@ class CaseStates:
         if not state.known.keys() <= set(case.file_names().values()):
             return False
         try:
-            return file_hash(case.scan) == state.result.origin.get("content")
+            return scan_sha256(case.scan) == state.result.origin.get("content")
         except (OSError, InputError):
             return False
 
@@ -330,7 +330,7 @@ class CaseStates:
     def _hash(self, name: str) -> str | None:
         """The hash of a file; None if it is missing, empty if it is no regular file."""
         try:
-            return file_hash(self.output / name)
+            return scan_sha256(self.output / name)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (IsADirectoryError, InputError):

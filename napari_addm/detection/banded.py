@@ -7,9 +7,8 @@ the processor. So the rows are taken some at a time, and of the columns those th
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Grid = NDArray[np.float32]
+from napari_addm.io.arrays import Grid
 
 ROWS = 24
 """Taken at a time: fewer make small products, more take more zeros along."""

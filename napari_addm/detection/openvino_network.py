@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sys
-import tempfile
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +21,8 @@ from torch.jit._trace import TracerWarning
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError
+from napari_addm.io.files import folder_aside
+from napari_addm.io.hashing import sha256
 from napari_addm.methods import load_network
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _openvino() -> ModuleType:
 def _kept(core: Any, checkpoint: Checkpoint) -> Any:
     """The converted network, from the cache if it is there and whole."""
     depends = (checkpoint.sha256, __version__, *map(version, ("openvino", "torch", "monai")))
-    folder = cache_folder() / hashlib.sha256(" ".join(depends).encode()).hexdigest()[:32]
+    folder = cache_folder() / sha256(" ".join(depends).encode())[:32]
     try:
         if (folder / "sha256").read_text() == _digest(folder):
             os.utime(folder)
@@ -161,9 +161,7 @@ def _converted(checkpoint: Checkpoint) -> Any:
 def _keep(model: Any, folder: Path) -> None:
     """Write a converted network, all of it or nothing, and make room for it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(suffix=".part", dir=folder.parent) as aside:
-        made = Path(aside, "made")
-        made.mkdir()
+    with folder_aside(folder.parent) as made:
         _openvino().save_model(model, made / "network.xml", compress_to_fp16=False)
         (made / "sha256").write_text(_digest(made))
         shutil.rmtree(folder, ignore_errors=True)
@@ -186,7 +184,4 @@ def _bytes(folder: Path) -> int:
 
 def _digest(folder: Path) -> str:
     """Of the graph and its weights: a damaged file is not to give a wrong map."""
-    digest = hashlib.sha256()
-    for name in ("network.xml", "network.bin"):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
+    return sha256(*((folder / name).read_bytes() for name in ("network.xml", "network.bin")))

@@ -31,11 +31,12 @@ from napari_addm.detection.courtesy import make_courteous
 from napari_addm.detection.lanes import Lanes, lanes_on, torch_threads
 from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.preparation import Slices
-from napari_addm.detection.scoring import Grid, residuals, smoothed_mean
+from napari_addm.detection.scoring import residuals, smoothed_mean
 from napari_addm.detection.session import Prepared, Reconstructions, Session
 from napari_addm.detection.settings import CONTEXT_MM, DetectionSettings, resolve
 from napari_addm.detection.symmetry import beyond_symmetry
 from napari_addm.errors import AddmError, MissingExtraError
+from napari_addm.io.arrays import Grid
 from napari_addm.io.volume import Volume
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from napari_addm.detection.banded import multiply_along
 from napari_addm.detection.parallel import beside, one_blas_thread
 from napari_addm.detection.scoring import depth_inside
 from napari_addm.errors import InputError, MissingExtraError
+from napari_addm.io.arrays import Box, bounding_box, voxel_spacing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 Affine = NDArray[np.float64]
 Scalar = TypeVar("Scalar", bound=np.generic)
-Box = tuple[slice, slice, slice]
 
 PLAUSIBLE_BRAIN_ML = (500.0, 2200.0)
 """Smallest and largest brain mask that passes without a warning, in mL."""
@@ -129,8 +129,7 @@ class Slices:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size of the model grid, (z, y, x)."""
-        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(z), float(y), float(x)
+        return voxel_spacing(self.affine)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -371,7 +370,7 @@ def _largest_solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest connected part of a mask, its holes filled."""
     if not mask.any():
         return mask
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
     # cc3d is several times as fast as scipy; as uint8 as in napari_addm.findings.findings
     inside = np.ascontiguousarray(mask[box]).view(np.uint8)
     parts, count = cc3d.connected_components(inside, connectivity=6, return_N=True)
@@ -481,7 +480,7 @@ def prepare(
             "check the mask before you trust the map"
         )
 
-    box = _bounding_box(brain_mask)
+    box = bounding_box(brain_mask)
     values = volume.data[box][brain_mask[box]]
     if np.ptp(values) == 0:
         raise InputError(
@@ -517,13 +516,6 @@ def prepare(
     return Slices(
         images, masks, indices, depth, affine, volume, brain_mask, intensity, tuple(warnings), box
     )
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> Box:
-    across = np.asarray(mask.any(axis=0))
-    bounds = [mask.any(axis=(1, 2)), across.any(axis=1), across.any(axis=0)]
-    s, a, r = (slice(int(b[0]), int(b[-1]) + 1) for b in map(np.flatnonzero, bounds))
-    return s, a, r
 
 
 def _model_grid(

@@ -10,13 +10,10 @@ from scipy import ndimage
 
 from napari_addm.detection.banded import multiply_along
 from napari_addm.detection.parallel import beside, one_blas_thread
+from napari_addm.io.arrays import Grid, Mask, Spacing
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ScoreKind
-
-Grid = NDArray[np.float32]
-Mask = NDArray[np.bool_]
-Spacing = tuple[float, float, float]
 
 # Windows of a gyrus to a lobe: finer ones see texture that no reconstruction keeps.
 SSIM_SCALES_MM = (4.0, 8.0, 16.0)

@@ -18,11 +18,7 @@ from scipy import ndimage, optimize
 
 from napari_addm.detection.midline import Midline, MidlineSource
 from napari_addm.detection.parallel import beside, one_blas_thread
-
-Grid = NDArray[np.float32]
-Mask = NDArray[np.bool_]
-Spacing = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
+from napari_addm.io.arrays import Box, Grid, Mask, Spacing, voxel_spacing
 
 # Chosen on the validation cases, in the middle of a plateau; see docs/benchmark.md.
 SHARE = 0.75
@@ -209,18 +205,17 @@ def find_midline(
         From the mask's own plane of symmetry where the scan has none; None where the mask holds
         half a brain, a part of it, or none.
     """
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = voxel_spacing(affine)
     source: MidlineSource = "symmetry"
     if plane is None or plane.correlation < SURE_CORRELATION:
-        z, y, x = spacing.tolist()
-        of_mask = best_mirror_plane(mask.astype(np.float32), mask, (z, y, x))
+        of_mask = best_mirror_plane(mask.astype(np.float32), mask, spacing)
         if of_mask is None or of_mask.correlation < LEAST_MASK_CORRELATION:
             return None
         if plane is None:
             plane, source = of_mask, "mask"
     if max(abs(plane.normal[0]), abs(plane.normal[1])) > LARGEST_TILT:
         return None
-    if not _holds_both_halves(mask, np.array(plane.normal), spacing):
+    if not _holds_both_halves(mask, np.array(plane.normal), np.array(spacing)):
         return None
     middle = affine[:3, :3] @ ((np.array(mask.shape) - 1) / 2) + affine[:3, 3]
     right, anterior, superior = (affine[:3, :3] / spacing @ np.array(plane.normal)).tolist()

@@ -24,9 +24,9 @@ from napari_addm.detection.midline import (
     abbreviate_side,
     describe_side,
 )
+from napari_addm.io.arrays import bounding_box
+from napari_addm.io.text import csv_cell
 from napari_addm.io.volume import Volume
-
-Box = tuple[slice, slice, slice]
 
 CSV_COLUMNS = (
     "id",
@@ -605,15 +605,10 @@ def findings_csv(findings: Sequence[Finding], decisions: Decisions = NO_DECISION
                 finding.slice,
                 finding.voxels,
                 decision.verdict or "",
-                _no_formula(decision.note),
+                csv_cell(decision.note),
             )
         )
     return text.getvalue()
-
-
-def _no_formula(text: str) -> str:
-    """A text that no spreadsheet takes for something to work out."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def findings_record(
@@ -632,15 +627,3 @@ def findings_record(
         }
         for finding in findings
     ]
-
-
-def bounding_box(voxels: np.ndarray) -> Box:
-    """Smallest box around the True voxels; an empty one when there are none."""
-    across = np.asarray(voxels.any(axis=0))
-    occupied = (voxels.any(axis=(1, 2)), across.any(axis=1), across.any(axis=0))
-    s, a, r = (_extent(np.flatnonzero(places)) for places in occupied)
-    return s, a, r
-
-
-def _extent(places: np.ndarray) -> slice:
-    return slice(int(places[0]), int(places[-1]) + 1) if places.size else slice(0, 0)

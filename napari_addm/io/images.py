@@ -13,7 +13,6 @@ import gzip
 import math
 import os
 import re
-import uuid
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,14 +29,13 @@ from nibabel.freesurfer.mghformat import MGHHeader, MGHImage
 from scipy import ndimage
 
 from napari_addm.errors import AddmError, InputError, MissingExtraError
+from napari_addm.io.arrays import affine_is_sheared, displacement, stored_dtype, voxel_spacing
+from napari_addm.io.files import open_atomic
 from napari_addm.io.volume import (
     ROUNDING_MM,
     UNKNOWN_SIDES,
     Volume,
-    affine_is_sheared,
-    displacement,
     stem,
-    stored_dtype,
     volume_from_native,
 )
 
@@ -380,33 +378,6 @@ def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: boo
         else:
             image.to_stream(file)
     return path
-
-
-@contextlib.contextmanager
-def open_atomic(path: Path) -> Iterator[BufferedIOBase]:
-    """A binary file that takes its name only when the block ends without an error.
-
-    Raises
-    ------
-    AddmError
-        When the folder is missing or not writable, or the disk is full; no
-        partial file is left.
-    """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AddmError(
-            f"{path} cannot be written ({error.strerror or error}): choose a folder that exists, "
-            "is writable and has free space."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # the folder itself may be what is missing
-            temporary.unlink(missing_ok=True)
 
 
 def names_labels(path: Path) -> bool:
@@ -922,7 +893,7 @@ def _nifti_affine(
     pixdim = header["pixdim"]
     broken = ~(np.isfinite(pixdim[1:4]) & (pixdim[1:4] > 0))
     if broken.any():
-        spacing = np.linalg.norm(sform[:3, :3], axis=0) if sform_code > 0 else np.ones(3)
+        spacing = voxel_spacing(sform) if sform_code > 0 else (1.0, 1.0, 1.0)
         negative = np.isfinite(pixdim[1:4]) & (pixdim[1:4] < 0)
         mended = np.where(negative, -pixdim[1:4], np.where(broken, spacing, pixdim[1:4]))
         header["pixdim"][1:4] = mended
@@ -967,10 +938,10 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
     mend = "repair its orientation, or convert it from DICOM again."
     if not np.isfinite(affine).all():
         raise InputError(f"{path} has an affine with NaN or infinite entries: {mend}")
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if np.abs(affine).max() > FARTHEST_MM or spacing.max() > LARGEST_SPACING_MM:
+    spacing = voxel_spacing(affine)
+    if np.abs(affine).max() > FARTHEST_MM or max(spacing) > LARGEST_SPACING_MM:
         raise InputError(f"{path} has an affine with impossibly large entries: {mend}")
-    if spacing.min() < SMALLEST_SPACING_MM or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
+    if min(spacing) < SMALLEST_SPACING_MM or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
         raise InputError(f"{path} has a singular affine, which flattens the volume: {mend}")
 
 
@@ -980,10 +951,10 @@ def _grid_warnings(affine: np.ndarray, shape: tuple[int, int, int], warnings: li
             "The grid is sheared; it is resampled to right angles for the model, and results are "
             "brought back."
         )
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if spacing.max() > THICK_SLICE_MM:
+    spacing = voxel_spacing(affine)
+    if max(spacing) > THICK_SLICE_MM:
         warnings.append(
-            f"Slices are {spacing.max():.3g} mm apart (more than {THICK_SLICE_MM:g} mm): findings "
+            f"Slices are {max(spacing):.3g} mm apart (more than {THICK_SLICE_MM:g} mm): findings "
             "between them are missed, and volumes are rough."
         )
     if min(shape) < TINY_AXIS:

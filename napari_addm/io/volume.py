@@ -8,6 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from napari_addm.io.arrays import ALIGNED, Spacing, affine_is_sheared, displacement, voxel_spacing
+
 # Suffixes that are stripped together: the stem of "scan.nii.gz" is "scan".
 SUFFIXES = (
     ".nii.gz",
@@ -28,9 +30,6 @@ GRID_OF_LAYER = (
     "The grid was taken from the layer's scale and translation, with its axes as superior, "
     "anterior, right: check left and right."
 )
-
-# An axis less than this from a world axis (radians, a tenth of a degree) counts as aligned.
-ALIGNED = 1.75e-3
 
 
 # eq=False: arrays have no single truth value, so comparison and hash go by identity.
@@ -106,10 +105,9 @@ class Volume:
         return s, a, r
 
     @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Distance between neighbouring voxel centres along S, A, R, in mm."""
-        s, a, r = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
-        return s, a, r
+    def spacing(self) -> Spacing:
+        """Distance between neighboring voxel centers along S, A, R, in mm."""
+        return voxel_spacing(self.affine)
 
     @property
     def voxel_ml(self) -> float:
@@ -252,46 +250,12 @@ def volume_from_array(
     return Volume(data, affine, source, warnings)
 
 
-def stored_dtype(data: np.ndarray) -> np.dtype:
-    """What a file stores voxels as, whatever they are kept as.
-
-    Returns
-    -------
-    dtype
-        float32, or for whole numbers and booleans the first of uint8, int16, int32 and int64 that
-        holds them all.
-    """
-    if data.dtype == bool:
-        return np.dtype(np.uint8)
-    if not np.issubdtype(data.dtype, np.integer):
-        return np.dtype(np.float32)
-    low, high = int(data.min()), int(data.max())
-    for dtype in (np.uint8, np.int16, np.int32):
-        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return np.dtype(dtype)
-    return np.dtype(np.int64)
-
-
 def stem(path: Path) -> str:
     """File name without its imaging suffix: ``scan`` for ``scan.nii.gz``."""
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
             return path.name[: -len(suffix)]
     return path.stem
-
-
-def affine_is_sheared(affine: np.ndarray) -> bool:
-    """Whether the columns of an affine are more than 0.1 degrees off right angles."""
-    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(np.abs(unit.T @ unit - np.eye(3)).max() > ALIGNED)
-
-
-def displacement(one: np.ndarray, other: np.ndarray, shape: tuple[int, int, int]) -> float:
-    """How far (mm) two affines put the same voxel apart, at the worst voxel of a grid."""
-    # The distance is convex in the index, so the worst voxel is a corner.
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1).T
-    apart = nib.affines.apply_affine(one - other, corners)
-    return float(np.linalg.norm(apart, axis=1).max())
 
 
 def _flip_index(flips: tuple[bool, bool, bool]) -> tuple[slice, ...]:

@@ -15,9 +15,8 @@ import numpy as np
 
 from napari_addm.errors import InputError
 from napari_addm.findings.findings import label_anomalies
+from napari_addm.io.arrays import Spacing
 from napari_addm.metrics.metrics import LesionRecall, aupro, evaluate, lesion_recall, rank
-
-Spacing = tuple[float, float, float]
 
 # AnoDDPM's own: the squared error on images scaled to -1..1 above which a pixel is anomalous,
 # slices per volume, and slices kept clear of either end of the tumour.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -27,7 +25,9 @@ from napari_addm.findings.findings import (
     findings_csv,
     findings_record,
 )
-from napari_addm.io.images import open_atomic, write_volume
+from napari_addm.io.files import folder_aside, write_atomic
+from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
+from napari_addm.io.images import write_volume
 from napari_addm.io.volume import Volume
 from napari_addm.metrics.metrics import Metrics
 from napari_addm.outputs.naming import case_paths, check_dataset, dataset_files
@@ -43,11 +43,8 @@ from napari_addm.outputs.record import (
     RunRecord,
     SlicesEntry,
     file_entry,
-    file_sha256,
-    folder_sha256,
     geometry_entry,
     software_versions,
-    voxels_sha256,
 )
 
 if TYPE_CHECKING:
@@ -290,7 +287,7 @@ def save_detection(
             maps["uncertainty"] = detection.uncertainty
         inner = paths["record"].parent
         try:
-            with _aside(inner) as aside:
+            with folder_aside(inner) as aside:
                 staged = {key: Path(aside, paths[key].name) for key in maps}
                 # zlib and hashlib let go of the interpreter's lock, so threads work side by side.
                 with ThreadPoolExecutor() as pool:
@@ -310,7 +307,7 @@ def save_detection(
                 for written in writing:
                     written.result()
                 staged["findings"] = Path(aside, paths["findings"].name)
-                _write_text(staged["findings"], findings_csv(findings, decisions))
+                write_atomic(staged["findings"], findings_csv(findings, decisions))
                 entry = comparing.result()
                 if seg:
                     place = Path(aside, paths["seg"].name)
@@ -346,14 +343,13 @@ def save_detection(
                     },
                 )
                 staged["record"] = Path(aside, paths["record"].name)
-                _write_text(staged["record"], record.to_json())
+                write_atomic(staged["record"], record.to_json())
                 for key, write in (also or {}).items():
                     write(Path(aside, paths[key].name))
                     staged[key] = Path(aside, paths[key].name)
                 for path, text in dataset_files(folder, stem).items():
                     if not os.path.lexists(path):
-                        with open_atomic(path) as file:
-                            file.write(text.encode())
+                        write_atomic(path, text)
                 if ready is not None:
                     ready(staged)
                 for key, path in staged.items():
@@ -368,25 +364,6 @@ def save_detection(
                 raise _unwritable(inner, error.__cause__) from error
             raise
         return {key: paths[key] for key in staged}
-
-
-@contextlib.contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    """A hidden folder for what is half written, under a name that nobody else gives."""
-    aside = folder / f".{uuid.uuid4().hex}.part"
-    aside.mkdir()
-    try:
-        yield aside
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Text as bytes on the disk, so that a full disk shows here and not after the renaming."""
-    with path.open("xb") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _write_seg(
@@ -425,7 +402,7 @@ def _inputs(
     scan = file_entry(volume.source.path, volume.data).model_dump()
     series = volume.source.series
     if series:
-        scan |= {"name": volume.name, "sha256": folder_sha256(series), "files": len(series)}
+        scan |= {"name": volume.name, "sha256": files_sha256(series), "files": len(series)}
     brain = file_entry(mask, detection.brain_mask.data)
     return {
         "input": InputEntry(**scan, frame=volume.source.frame if frame is None else frame),

@@ -18,7 +18,8 @@ from skimage.transform import resize
 
 from napari_addm.detection.midline import Midline, Side, describe_side
 from napari_addm.findings.findings import NO_DECISIONS, UNDECIDED, Decisions, Finding
-from napari_addm.io.images import open_atomic
+from napari_addm.io.files import write_atomic
+from napari_addm.io.text import RESEARCH_USE_ONLY
 from napari_addm.io.volume import Volume
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ LINE_HEIGHT = 18
 BORDER = 14
 MOST_NAMED = 5
 SCALE_BARS_MM = (100, 50, 20, 10, 5, 2, 1)
-RESEARCH_USE_ONLY = "Research use only, not a medical device"
 
 # From dark red over orange to light yellow: monotone in lightness, so it also reads in grey.
 HEAT = np.array(
@@ -494,8 +494,7 @@ def _write(path: str | os.PathLike[str], picture: Image.Image) -> Path:
     path = Path(path)
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
-    with open_atomic(path) as file:
-        file.write(encoded.getvalue())
+    write_atomic(path, encoded.getvalue())
     return path
 
 

@@ -6,10 +6,8 @@ are named without their folders, and no free text of a header is taken over.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -22,7 +20,9 @@ from napari_addm import __version__
 from napari_addm.detection.midline import describe_side
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
-from napari_addm.io.volume import Volume, stored_dtype
+from napari_addm.io.arrays import voxel_spacing
+from napari_addm.io.hashing import file_sha256, voxels_sha256
+from napari_addm.io.volume import Volume
 
 SCHEMA_VERSION: Final = 3
 # More than any record has; what is larger is something else.
@@ -251,45 +251,6 @@ def read_record(path: Path) -> RunRecord:
         ) from error
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes (of the header's for a .hdr/.img pair), in hexadecimal.
-
-    Raises
-    ------
-    AddmError
-        When it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise AddmError(
-            f"{path} can no longer be read ({error.strerror}): put it back and save again."
-        ) from error
-
-
-def folder_sha256(files: Iterable[Path]) -> str:
-    """SHA-256 over the sorted hashes of some files, whatever their names and order."""
-    digests = "".join(sorted(file_sha256(file) for file in files))
-    return hashlib.sha256(digests.encode()).hexdigest()
-
-
-def voxels_sha256(data: np.ndarray) -> str:
-    """SHA-256 of voxels, the same however a file stores them.
-
-    Parameters
-    ----------
-    data : ndarray, shape (S, A, R)
-        Hashed in this order and little-endian, behind the shape as three int64; as the
-        type that `napari_addm.io.volume.stored_dtype` gives.
-    """
-    kind = stored_dtype(data).newbyteorder("<")
-    digest = hashlib.sha256(np.asarray(data.shape, "<i8").tobytes())
-    for plane in data:  # a copy of one slice is enough
-        digest.update(np.ascontiguousarray(plane, kind).data)
-    return digest.hexdigest()
-
-
 def file_entry(path: Path | None, data: np.ndarray | None = None) -> FileEntry:
     """The entry of a file and of the voxels that were taken from it."""
     return FileEntry(
@@ -302,10 +263,9 @@ def file_entry(path: Path | None, data: np.ndarray | None = None) -> FileEntry:
 def geometry_entry(volume: Volume) -> GeometryEntry:
     """Where a volume's file has its voxels."""
     source = volume.source
-    spacing = np.linalg.norm(source.affine[:3, :3], axis=0)
     return GeometryEntry(
         shape=source.shape,
-        spacing_mm=tuple(spacing.tolist()),
+        spacing_mm=voxel_spacing(source.affine),
         affine=tuple((a, b, c, d) for a, b, c, d in source.affine.tolist()),
         orientation="".join(nib.aff2axcodes(source.affine)),
     )

@@ -13,19 +13,18 @@ from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkp
 from napari_addm.detection.pipeline import Detection, Progress, choose_device, run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
+from napari_addm.io.arrays import displacement
+from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.images import read_beside, read_labels, read_volume
-from napari_addm.io.volume import Volume, displacement, volume_from_native
+from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.metrics.metrics import evaluate
 from napari_addm.outputs.case import computed_labels, edited_voxels
 from napari_addm.outputs.record import (
     FileEntry,
     InputEntry,
     RunRecord,
-    file_sha256,
-    folder_sha256,
     read_record,
     software_versions,
-    voxels_sha256,
 )
 
 # Other devices, versions and numbers of threads round differently. A run is the same when no voxel
@@ -240,7 +239,7 @@ def _series(folder: Path, entry: InputEntry) -> Volume:
     from napari_addm.io.dicom import find_series, read_series
 
     for series in find_series(folder):
-        if len(series.files) == entry.files and folder_sha256(series.files) == entry.sha256:
+        if len(series.files) == entry.files and files_sha256(series.files) == entry.sha256:
             return read_series(series)
     raise AddmError(
         f"{folder} does not hold the DICOM series of the record ({entry.name}, {entry.files} "

@@ -11,7 +11,8 @@ import numpy as np
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import uses_calibrated_settings
-from napari_addm.findings.findings import Box, Findings, Marker, measure_findings
+from napari_addm.findings.findings import Findings, Marker, measure_findings
+from napari_addm.io.arrays import Box
 
 EVERYWHERE: Box = (slice(None), slice(None), slice(None))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from napari_addm.detection.preparation import find_brain, strip_skull
 from napari_addm.errors import InputError
+from napari_addm.io.hashing import sha256
 from napari_addm.io.images import check_same_grid, read_labels, read_volume
 from napari_addm.io.volume import Volume
 
@@ -37,10 +37,7 @@ class Case:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the bytes of scan and truth."""
-        digest = hashlib.sha256(self.scan.read_bytes())
-        if self.truth is not None:
-            digest.update(self.truth.read_bytes())
-        return digest.hexdigest()
+        return sha256(*(path.read_bytes() for path in (self.scan, self.truth) if path))
 
     @cached_property
     def volume(self) -> Volume:

@@ -7,7 +7,6 @@ its options. The package is the extra ``train``.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import platform
@@ -41,6 +40,7 @@ from napari_addm.detection.preparation import find_brain, prepare, strip_skull
 from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.errors import AddmError, InputError
+from napari_addm.io.hashing import file_sha256, sha256
 from napari_addm.io.images import names_labels, read_volume
 from napari_addm.methods import get_method, load_network
 from napari_addm.methods.base import Sampling, Shape, Step, TrainingSettings
@@ -172,11 +172,8 @@ def prepare_training_data(
     after the first and last percentile were mapped to .05 and .95.
     """
     scans = [*train, *validation]
-    digest = hashlib.sha256()
-    for scan in scans:
-        digest.update(hashlib.sha256(scan.read_bytes()).digest())
-    digest.update(json.dumps([len(train), settings.spacing_mm, settings.size]).encode())
-    name = digest.hexdigest()
+    grid = json.dumps([len(train), settings.spacing_mm, settings.size]).encode()
+    name = sha256(*(bytes.fromhex(file_sha256(scan)) for scan in scans), grid)
     stored = cache / f"slices-{name[:16]}.npz"
     if stored.is_file():
         with np.load(stored, allow_pickle=False) as arrays:

@@ -280,16 +280,6 @@ def line() -> QFrame:
     return made
 
 
-def duration(seconds: float, about: bool = True) -> str:
-    """Seconds in words."""
-    prefix = "about " if about else ""
-    if seconds < 9.5:
-        return f"{prefix}{max(seconds, 1):.0f} s" if about else f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{prefix}{seconds:.0f} s"
-    return f"{prefix}{seconds / 60:.0f} min"
-
-
 def heading(
     text: Text,
     column: int,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from napari_addm.errors import InputError
+from napari_addm.io.arrays import displacement, voxel_spacing
 from napari_addm.io.images import Frames
-from napari_addm.io.volume import GRID_OF_LAYER, Source, Volume, displacement, volume_from_native
+from napari_addm.io.volume import GRID_OF_LAYER, Source, Volume, volume_from_native
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -344,7 +345,7 @@ def _upright(
     affine: np.ndarray, shape: tuple[int, int, int]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Diagonal scale and translation (S, A, R) that keep the volume's centre in its place."""
-    scale = np.linalg.norm(affine[:3, :3], axis=0)
+    scale = np.array(voxel_spacing(affine))
     centre = (np.asarray(shape) - 1) / 2
     world = (affine[:3, :3] @ centre + affine[:3, 3])[::-1]
     return tuple(scale.tolist()), tuple((world - scale * centre).tolist())

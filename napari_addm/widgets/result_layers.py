@@ -16,7 +16,7 @@ from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.errors import AddmError
-from napari_addm.findings.findings import Box, bounding_box
+from napari_addm.io.arrays import Box, bounding_box
 from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED
 from napari_addm.widgets.jobs import LayerData, Placed, Room, layer_type
 from napari_addm.widgets.layers import COMPUTED_KEY, GEOMETRY, METADATA_KEY, same_place

@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QPlainTextEdit, QVBoxLayout, QWidget
 
 from napari_addm.errors import AddmError
+from napari_addm.io.text import RESEARCH_USE_ONLY
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import ERROR, SMALL, ProgressLine, message, say
 
@@ -44,7 +45,7 @@ class Notices(QWidget):
         self.details.setReadOnly(True)
         self.details.setMaximumHeight(details_height)
         self.details.hide()
-        caution = QLabel(texts.RESEARCH_USE_ONLY)
+        caution = QLabel(RESEARCH_USE_ONLY)
         caution.setStyleSheet(SMALL)
         caution.setAlignment(Qt.AlignmentFlag.AlignCenter)
         layout = QVBoxLayout(self)

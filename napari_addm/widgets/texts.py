@@ -12,7 +12,6 @@ class Text(NamedTuple):
     tip: str
 
 
-RESEARCH_USE_ONLY = "Research use only, not a medical device"
 OUT_OF_MEMORY = (
     "Out of memory: close other programs, take fewer draws or a smaller batch, or crop the scan."
 )

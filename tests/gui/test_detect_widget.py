@@ -27,9 +27,10 @@ from napari_addm.checkpoint.file import load_checkpoint, read_specification, sav
 from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import Decision
+from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.images import read_labels, read_volume, write_volume
 from napari_addm.io.volume import Volume
-from napari_addm.outputs.record import read_record, voxels_sha256
+from napari_addm.outputs.record import read_record
 from napari_addm.widgets import texts
 from napari_addm.widgets.contributions import write_image, write_labels
 from napari_addm.widgets.detect_panel import panel as module

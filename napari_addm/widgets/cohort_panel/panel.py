@@ -30,6 +30,7 @@ from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.inspect import InspectedCase, inspect_cohort
 from napari_addm.cohort.run import BatchProgress, BatchSettings, run_batch
 from napari_addm.errors import AddmError
+from napari_addm.io.text import format_duration
 from napari_addm.widgets import preferences, texts
 from napari_addm.widgets.cohort_panel.saved_case import (
     CaseVersion,
@@ -53,7 +54,6 @@ from napari_addm.widgets.forms import (
     Section,
     button,
     column,
-    duration,
     form,
     lay_out_now,
     message,
@@ -513,7 +513,7 @@ class BatchWidget(Panel):
         if not self._cancelled:
             words = f"{item.finished} of {item.total} cases"
             words += f", {item.failed} failed" if item.failed else ""
-            words += "" if not item.eta else f", {duration(item.eta)} left"
+            words += "" if not item.eta else f", about {format_duration(item.eta)} left"
             say(self.status, words)
             lay_out_now(self.notices)
 
@@ -554,7 +554,7 @@ class BatchWidget(Panel):
             if line.state in ("running", "writing", "waiting"):
                 self._stand_as_before(line)
         self.table.all_changed()
-        spent = duration(time.perf_counter() - self._started, about=False)
+        spent = format_duration(time.perf_counter() - self._started, tenths=True)
         last = self._last
         if last is None:
             say(self.status, "Cancelled before the first case" if self._cancelled else "")

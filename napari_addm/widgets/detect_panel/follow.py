@@ -12,9 +12,10 @@ from qtpy.QtWidgets import QCheckBox, QWidget
 
 from napari_addm.detection.pipeline import Detection, Pace
 from napari_addm.errors import AddmError
+from napari_addm.io.text import format_duration
 from napari_addm.io.volume import Volume
 from napari_addm.widgets import texts
-from napari_addm.widgets.forms import column, duration, message, say
+from napari_addm.widgets.forms import column, message, say
 from napari_addm.widgets.jobs import Begun, Found, Job, Request, Reveal, Room, work
 from napari_addm.widgets.viewing.turns import later
 
@@ -225,9 +226,9 @@ class FollowSlice(QWidget):
 
     def say_pace(self, pace: Pace) -> None:
         """Say how long a slice and the volume take."""
-        words = f"{duration(pace.per_slice, about=False)} per slice"
+        words = f"{format_duration(pace.per_slice, tenths=True)} per slice"
         if pace.volume > 0:
-            words += f"; whole volume {duration(pace.volume)}"
+            words += f"; whole volume about {format_duration(pace.volume)}"
         if not self.axial:
             words += f". {texts.FOLLOW_AXIAL}"
         say(self.words, words)

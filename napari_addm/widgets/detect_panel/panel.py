@@ -22,6 +22,7 @@ from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.detection.pipeline import Progress
 from napari_addm.detection.session import Session
 from napari_addm.detection.settings import DetectionSettings
+from napari_addm.io.text import format_duration
 from napari_addm.review.decisions import Decided
 from napari_addm.review.saved_review import SavedReview, describe_resumed, match_numbers
 from napari_addm.widgets import preferences, texts
@@ -41,7 +42,6 @@ from napari_addm.widgets.forms import (
     Section,
     button,
     column,
-    duration,
     lay_out_now,
     message,
     say,
@@ -676,7 +676,7 @@ class DetectWidget(Panel):
             if not self.notices.is_due():
                 return
             words = f"Reconstructing: {progress.done}/{progress.total}"
-            words += "" if progress.eta is None else f", {duration(progress.eta)} left"
+            words += "" if progress.eta is None else f", about {format_duration(progress.eta)} left"
             self.progress.tell(progress.done, progress.total)
         else:
             words = "Finishing ..."
@@ -716,7 +716,7 @@ class DetectWidget(Panel):
             assert detection.slices is not None  # it comes from a run
             brain = detection.slices.reconstructed
             done, count = int((detection.done & brain).sum()), int(brain.sum())
-            took = duration(time.perf_counter() - self._started, about=False)
+            took = format_duration(time.perf_counter() - self._started, tenths=True)
             where = f"on {detection.device}, in {detection.precision}"
             if not self._whole:
                 words = "Cancelled" if self._cancelled else "Stopped"

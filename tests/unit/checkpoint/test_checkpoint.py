@@ -166,10 +166,10 @@ def test_a_checkpoint_that_cannot_be_written_is_a_refusal(tmp_path):
 def test_a_failed_write_keeps_the_old_file(good, monkeypatch):
     before = good.read_bytes()
 
-    def full(self, data):
+    def full(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     sentence = refusal(good, lambda path: save_checkpoint(path, specification(), {}))
     assert "No space left on device" in sentence
     assert good.read_bytes() == before

@@ -13,10 +13,10 @@ from PIL import Image
 from support import invoke
 
 from napari_addm.cohort.case import CaseResult, CohortCase, Shard
-from napari_addm.cohort.files import file_hash, value_hash
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.report import read_cohort, subject, write_cohort_report
 from napari_addm.errors import InputError
+from napari_addm.io.hashing import json_sha256, scan_sha256
 
 MARKUP = "<script>alert(1)</script>"
 PARAMETERS = {
@@ -61,10 +61,11 @@ def keep(
         qc=(qc,) if qc else (),
         metrics={} if dice is None else {"dice": dice, "auprc": None, "notes": ["x"]},
         files={
-            path.relative_to(folder.path).as_posix(): file_hash(path) for path in (record, picture)
+            path.relative_to(folder.path).as_posix(): scan_sha256(path)
+            for path in (record, picture)
         },
     )
-    folder.states.write(result, value_hash(PARAMETERS))
+    folder.states.write(result, json_sha256(PARAMETERS))
     return result
 
 
@@ -78,7 +79,7 @@ def folder(tmp_path: Path) -> CohortFolder:
     keep(folder, "sub-2", ml=300.0, dice=0.9)
     keep(folder, "sub-3", ml=0.0)
     bad = CaseResult("bad", "bad.nii.gz", "failed", f"bad.nii.gz is empty {MARKUP}")
-    folder.states.write(bad, value_hash(PARAMETERS))
+    folder.states.write(bad, json_sha256(PARAMETERS))
     names = ["bad", "later", "sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3"]
     cases = [CohortCase(name, f"{name}.nii.gz", Path(name)) for name in names]
     cases.append(CohortCase("t2", "t2.nii", Path("t2"), skip="not a T1w image (T2w)"))

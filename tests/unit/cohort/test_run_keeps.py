@@ -740,14 +740,14 @@ def test_a_plan_of_someone_else_opens_no_file_elsewhere(
 def test_the_report_shows_no_file_from_outside_and_none_of_another_case(root: Path) -> None:
     output, outside = root / "folder_out", root / "x_record.json"
     outside.write_text(json.dumps({"warnings": [NOTES]}))
-    from napari_addm.cohort.files import file_hash
+    from napari_addm.io.hashing import scan_sha256
 
     (output / "a" / "x_record.json").symlink_to(outside)
-    shas = {"a/x_record.json": file_hash(outside)}
+    shas = {"a/x_record.json": scan_sha256(outside)}
     for named in (
         shas,
-        {"../x_record.json": file_hash(outside)},
-        {str(outside): file_hash(outside)},
+        {"../x_record.json": scan_sha256(outside)},
+        {str(outside): scan_sha256(outside)},
     ):
         forge(output, "a", files=named)
         assert reported(output)["a"] == ("skipped", "not reached yet")
@@ -759,7 +759,7 @@ def test_the_report_shows_no_file_from_outside_and_none_of_another_case(root: Pa
 
 
 def test_a_report_of_odd_records_ends_in_a_page(root: Path) -> None:
-    from napari_addm.cohort.files import file_hash
+    from napari_addm.io.hashing import scan_sha256
 
     output = root / "folder_out"
     record = output / "a" / "a_record.json"
@@ -770,7 +770,7 @@ def test_a_report_of_odd_records_ends_in_a_page(root: Path) -> None:
     ):
         record.write_text(json.dumps(odd))
         named = json.loads(CohortFolder(output).states.path("a").read_text())["files"]
-        named["a/a_record.json"] = file_hash(record)
+        named["a/a_record.json"] = scan_sha256(record)
         forge(output, "a", files=named, qc=["of a newer version"], metrics={"dice": float("nan")})
         assert reported(output)["a"] == ("done", "")
         json.loads((output / "report.json").read_text(), parse_constant=pytest.fail)
@@ -1228,7 +1228,7 @@ def test_a_file_that_was_changed_after_a_run_was_killed_is_not_written_over(
 
 def test_results_of_the_version_before_are_made_anew(root: Path, tiny_checkpoint: Path) -> None:
     """Their sides are those of the scanner, not the patient's."""
-    from napari_addm.cohort.files import value_hash
+    from napari_addm.io.hashing import json_sha256
 
     source, output = root / "in", root / "folder_out"
     before = files(output)
@@ -1238,8 +1238,8 @@ def test_results_of_the_version_before_are_made_anew(root: Path, tiny_checkpoint
         scan = CohortFolder(output).states.read(case)
         assert scan is not None
         inputs = [(f"{case}.nii.gz", scan.result.origin["content"]), None, None]
-        key = value_hash({"parameters": parameters, "inputs": inputs})
-        forge(output, case, key=key, parameters=value_hash(parameters), origin={})
+        key = json_sha256({"parameters": parameters, "inputs": inputs})
+        forge(output, case, key=key, parameters=json_sha256(parameters), origin={})
     kept = (source / "b.nii.gz").read_bytes()
     truncated(source / "b.nii.gz")
     done = batch(source, output, tiny_checkpoint)

@@ -19,9 +19,9 @@ from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError, InputError
 from napari_addm.findings.findings import Decision, Decisions, measure_findings
 from napari_addm.io.dicom import pick_series, read_series, write_seg
+from napari_addm.io.hashing import file_sha256, voxels_sha256
 from napari_addm.io.volume import Volume
 from napari_addm.outputs.case import save_detection
-from napari_addm.outputs.record import file_sha256, voxels_sha256
 from napari_addm.widgets import texts
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")

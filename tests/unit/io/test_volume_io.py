@@ -22,10 +22,10 @@ from scipy.spatial.transform import Rotation
 
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io import images as io
+from napari_addm.io.files import open_atomic
 from napari_addm.io.images import (
     Frames,
     check_same_grid,
-    open_atomic,
     read_beside,
     read_labels,
     read_volume,
@@ -1144,6 +1144,7 @@ def test_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
     code = f"""
 import resource, signal
 from napari_addm.errors import AddmError
+from napari_addm.io.files import open_atomic
 from napari_addm.io.images import read_volume, write_volume
 volume = read_volume({str(path)!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

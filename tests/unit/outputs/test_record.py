@@ -20,11 +20,12 @@ from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import measure_findings
+from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.images import read_volume
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.outputs.case import check_outputs, claim_outputs, computed_labels, save_detection
 from napari_addm.outputs.naming import case_paths, is_bids
-from napari_addm.outputs.record import read_record, voxels_sha256
+from napari_addm.outputs.record import read_record
 
 SECRET = "DOE^JANE"
 

@@ -16,10 +16,10 @@ from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import detect
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import measure_findings
+from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.images import read_labels, read_volume, write_volume
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.outputs.case import computed_labels, save_detection
-from napari_addm.outputs.record import voxels_sha256
 
 AFFINE = nib.affines.from_matvec(np.diag([-4.0, 4.0, 5.0]), (82, -98, -72))
 SHAPE = (42, 50, 30)
