@@ -32,7 +32,8 @@ from napari_addm.detection.pipeline import BATCH_SIZES, Detection, free_memory, 
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.images import read_volume
 from napari_addm.methods import load_network
-from napari_addm.outputs.case import computed_findings, save_detection
+from napari_addm.outputs.case import CaseInputs, write_case
+from napari_addm.outputs.run_case import measure_case, plan_case
 
 FLOORS = ("floor", "lanes", "plain")
 
@@ -103,28 +104,16 @@ def whole_case(
     scan: Path, checkpoint: Checkpoint, settings: DetectionSettings
 ) -> tuple[dict, Detection]:
     """From the file to the files; the stages by the clock."""
-    default = checkpoint.specification.detection
+    plan = plan_case(checkpoint.specification, settings)
     with tempfile.TemporaryDirectory() as folder:
         watch = Watch()
         volume = read_volume(scan)
         reading = watch.read()["wall"]
         detection = run(volume, checkpoint, settings)
         after = Watch()
-        labels, findings = computed_findings(
-            volume, detection, default.threshold, default.minimum_ml
-        )
+        outputs = measure_case(CaseInputs(volume), detection, checkpoint, plan)
         marking = after.read()["wall"]
-        save_detection(
-            folder,
-            volume,
-            detection,
-            labels,
-            findings,
-            checkpoint=checkpoint,
-            threshold=default.threshold,
-            minimum_ml=default.minimum_ml,
-            computed=labels,
-        )
+        write_case(outputs, folder)
         spent = watch.read()
         writing = after.read()["wall"] - marking
     stages = {"read": reading, **detection.seconds, "findings": marking, "write": writing}

@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
@@ -32,12 +32,11 @@ if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
     from napari_addm.cohort.case import CohortCase
     from napari_addm.cohort.run import BatchProgress, BatchSettings
-    from napari_addm.detection.pipeline import Detection, Progress
-    from napari_addm.detection.settings import DetectionSettings
-    from napari_addm.findings.findings import Findings
-    from napari_addm.io.dicom import Series
+    from napari_addm.detection.pipeline import Progress
+    from napari_addm.findings.findings import Finding
     from napari_addm.methods.base import TrainingSettings
     from napari_addm.metrics.metrics import Metrics
+    from napari_addm.outputs.run_case import CaseRequest, CaseResult
 
 # The modules that define these choices are slow to import; a test holds the two together.
 ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
@@ -244,9 +243,10 @@ def detect(
 
     What is not given comes from the checkpoint; `napari-addm info` shows it.
     """
+    from napari_addm.checkpoint.file import DEMO_CHECKPOINT
     from napari_addm.detection.settings import DetectionSettings
-    from napari_addm.outputs.case import claim_outputs
-    from napari_addm.outputs.naming import case_paths
+    from napari_addm.outputs.case import WriteOptions
+    from napari_addm.outputs.run_case import CaseRequest
 
     settings = DetectionSettings(
         steps=steps,
@@ -263,258 +263,109 @@ def detect(
         smoothing_mm=smoothing,
         symmetry=symmetry,
     )
-    images = _pick_series(scan, series)
-    if seg and images is None:
-        raise AddmError(f"--seg needs a folder with a DICOM series, and {scan} is none.")
-    stem = _stem(scan) if images is None else images.name
-    with claim_outputs(output, stem):
-        case = _detect_case(
-            scan,
-            output,
-            settings,
-            preset=preset,
-            checkpoint=checkpoint,
-            truth=truth,
-            mask=mask,
-            frame=frame,
-            series=images,
-            seg=seg,
-            resample_truth=resample_truth,
-            resample_mask=resample_mask,
-            threshold=threshold,
-            minimum_ml=minimum_ml,
-            overlay=case_paths(output, stem)["overlay"] if png else None,
-            overwrite=overwrite,
-        )
+    request = CaseRequest(
+        scan,
+        output,
+        checkpoint or DEMO_CHECKPOINT,
+        mask=mask,
+        truth=truth,
+        frame=frame,
+        series=series,
+        resample_mask=resample_mask,
+        resample_truth=resample_truth,
+        settings=settings,
+        preset=preset,
+        threshold=threshold,
+        minimum_ml=minimum_ml,
+        write=WriteOptions(montage=png, dicom_seg=seg, overwrite=overwrite),
+    )
+    result = _run_case(request)
     if as_json:
-        print(json.dumps(case.summary(), indent=2, allow_nan=False))
+        print(json.dumps(_case_summary(scan, result), indent=2, allow_nan=False))
     else:
-        case.show()
+        _show_case(scan, result)
 
 
-@dataclass
-class _Case:
-    """A finished detection and where it was written."""
+def _run_case(request: CaseRequest) -> CaseResult:
+    """Run a case to its end, with a progress bar."""
+    from napari_addm.outputs.run_case import run_case
 
-    scan: Path
-    detection: Detection
-    findings: Findings
-    threshold: float
-    minimum_ml: float
-    metrics: Metrics | None
-    paths: dict[str, Path]
-    seconds: dict[str, float]
+    steps = run_case(request)
+    with contextlib.closing(steps), _progress_bar(request.scan.name) as on_progress:
+        while True:
+            try:
+                on_progress(next(steps))
+            except StopIteration as end:
+                result: CaseResult = end.value
+                return result
 
-    def summary(self) -> dict[str, Any]:
-        """What ``--json`` prints."""
-        from napari_addm.findings.findings import findings_record
-        from napari_addm.outputs.case import metrics_record
 
-        summary: dict[str, Any] = {
-            "scan": str(self.scan),
-            "paths": {key: str(path) for key, path in self.paths.items()},
-            "threshold": self.threshold,
-            "minimum_ml": self.minimum_ml,
-            "device": self.detection.device,
-            "precision": self.detection.precision,
-            "findings": findings_record(self.findings),
-            "seconds": {stage: round(spent, 3) for stage, spent in self.seconds.items()},
-            "warnings": list(self.detection.warnings),
-        }
-        if self.metrics is not None:
-            summary["metrics"] = metrics_record(self.metrics, self.detection)
-        return summary
+def _case_summary(scan: Path, result: CaseResult) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    from napari_addm.findings.findings import findings_record
+    from napari_addm.outputs.record import metrics_record
 
-    def show(self) -> None:
-        """Print the findings, the metrics and the files for a person."""
-        from rich.table import Table
-        from rich.text import Text
+    outputs, detection = result.outputs, result.outputs.detection
+    summary: dict[str, Any] = {
+        "scan": str(scan),
+        "paths": {key: str(path) for key, path in result.paths.items()},
+        "threshold": outputs.threshold,
+        "minimum_ml": outputs.minimum_ml,
+        "device": detection.device,
+        "precision": detection.precision,
+        "findings": findings_record(outputs.findings),
+        "seconds": {stage: round(spent, 3) for stage, spent in result.seconds.items()},
+        "warnings": list(detection.warnings),
+    }
+    if outputs.metrics is not None:
+        summary["metrics"] = metrics_record(outputs.metrics, detection)
+    return summary
 
-        console = _console()
-        for warning in self.detection.warnings:
-            console.print(f"Warning: {warning}", style="yellow", markup=False)
-        # A plain string would be read as markup, and a file name may hold brackets.
-        heads = ("finding", "mL", "side, from midline", "scanner x, y, z", "peak", "slice")
-        table = Table(*heads, title=Text(self.scan.name))
-        for f in self.findings:
-            scanner = ", ".join(str(round(value)) for value in f.centroid_mm) + " mm"
-            cells = (
-                f"{f.volume_ml:.2f}",
-                f.location_in_brief,
-                scanner,
-                f"{f.peak:.3f}",
-                str(f.slice),
-            )
-            table.add_row(str(f.id), *cells)
-        if self.findings:
-            console.print(table)
-        else:
-            console.print(
-                f"{self.scan.name}: no finding of {self.minimum_ml:g} mL or more above a score of "
-                f"{self.threshold:g}.",
-                markup=False,
-            )
-        if self.metrics is not None:
-            console.print(_metrics_table(self.metrics))
-            for note in self.metrics.notes:
-                console.print(note, markup=False)
-        network = self.seconds["network"]
+
+def _show_case(scan: Path, result: CaseResult) -> None:
+    """Print the findings, the metrics and the files for a person."""
+    outputs, detection = result.outputs, result.outputs.detection
+    console = _console()
+    for warning in detection.warnings:
+        console.print(f"Warning: {warning}", style="yellow", markup=False)
+    if outputs.findings:
+        console.print(_findings_table(scan.name, outputs.findings))
+    else:
         console.print(
-            f"{self.seconds['total']:.1f} s, of which {network:.1f} s in the network "
-            f"({self.detection.device}, {self.detection.precision})",
+            f"{scan.name}: no finding of {outputs.minimum_ml:g} mL or more above a score of "
+            f"{outputs.threshold:g}.",
             markup=False,
         )
-        for path in self.paths.values():
-            print(path)
+    if outputs.metrics is not None:
+        console.print(_metrics_table(outputs.metrics))
+        for note in outputs.metrics.notes:
+            console.print(note, markup=False)
+    console.print(
+        f"{result.seconds['total']:.1f} s, of which {result.seconds['network']:.1f} s in the "
+        f"network ({detection.device}, {detection.precision})",
+        markup=False,
+    )
+    for path in result.paths.values():
+        print(path)
 
 
-@dataclass
-class _Stopwatch:
-    """Seconds per stage, in the order in which the stages came."""
+def _findings_table(title: str, findings: Sequence[Finding]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
 
-    seconds: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.perf_counter)
-
-    @contextlib.contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        spent = time.perf_counter() - started
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
-
-    def total(self) -> float:
-        return time.perf_counter() - self.started
-
-
-def _detect_case(
-    scan: Path,
-    output: Path,
-    settings: DetectionSettings,
-    *,
-    preset: RunPresetChoice = "standard",
-    checkpoint: Path | None = None,
-    truth: Path | None = None,
-    mask: Path | None = None,
-    frame: int | None = None,
-    series: Series | None = None,
-    seg: bool = False,
-    resample_truth: bool = False,
-    resample_mask: bool = False,
-    threshold: float | None = None,
-    minimum_ml: float | None = None,
-    overlay: Path | None = None,
-    overwrite: bool = False,
-) -> _Case:
-    """Read, detect, find, measure and write; what can be refused is refused before the run."""
-    from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint, read_specification
-    from napari_addm.detection.pipeline import run
-    from napari_addm.detection.presets import with_preset
-    from napari_addm.detection.settings import resolve
-    from napari_addm.io.dicom import read_series
-    from napari_addm.io.images import read_beside, read_volume
-    from napari_addm.metrics.metrics import evaluate
-    from napari_addm.outputs.case import check_outputs, computed_findings, save_detection
-
-    watch = _Stopwatch()
-    checkpoint = checkpoint or DEMO_CHECKPOINT
-    specification = read_specification(checkpoint)
-    settings = resolve(with_preset(settings, preset, specification), specification)
-    threshold = specification.detection.threshold if threshold is None else threshold
-    minimum_ml = specification.detection.minimum_ml if minimum_ml is None else minimum_ml
-    if not abs(threshold) < float("inf") or not 0 <= minimum_ml < float("inf"):
-        raise AddmError("The threshold has to be a number, and the smallest finding 0 mL or more.")
-    stem = _stem(scan) if series is None else series.name
-    check_outputs(output, stem, overwrite, keep=(scan, truth, mask))
-    with watch.time("read"):
-        volume = read_volume(scan, frame=frame) if series is None else read_series(series)
-        notes: list[str] = []
-        brain = lesion = None
-        if mask is not None:
-            mend = "add --resample-mask to bring it there"
-            brain, said = read_beside("brain mask", mask, volume, resample_mask, mend)
-            notes += said
-        if truth is not None:
-            mend = "add --resample-truth to bring it there"
-            lesion, said = read_beside("truth", truth, volume, resample_truth, mend)
-            notes += said
-    with watch.time("import"):
-        from napari_addm.methods import get_method
-
-        get_method(specification.method)  # so that this time is not counted elsewhere
-    with watch.time("load"):
-        loaded = load_checkpoint(checkpoint)
-    with _progress_bar(scan.name) as on_progress:
-        detection = run(volume, loaded, settings, brain, on_progress=on_progress)
-    detection = replace(detection, warnings=(*detection.warnings, *notes))
-    for stage in ("load", "prepare", "network", "score"):
-        watch.seconds[stage] = watch.seconds.get(stage, 0.0) + detection.seconds[stage]
-
-    anomaly = detection.anomaly.data
-    with watch.time("findings"):
-        labels, findings = computed_findings(volume, detection, threshold, minimum_ml)
-    metrics = None
-    if lesion is not None:
-        with watch.time("metrics"):
-            metrics = evaluate(
-                anomaly,
-                lesion,
-                threshold=threshold,
-                mask=detection.region,
-                voxel_ml=volume.voxel_ml,
-                prediction=labels,
-            )
-    with watch.time("write"):
-        paths = save_detection(
-            output,
-            volume,
-            detection,
-            labels,
-            findings,
-            checkpoint=loaded,
-            threshold=threshold,
-            minimum_ml=minimum_ml,
-            computed=labels,
-            frame=frame,
-            metrics=metrics,
-            truth=truth,
-            truth_voxels=lesion,
-            mask=mask,
-            seconds=dict(watch.seconds),
-            seg=seg,
-            overwrite=overwrite,
+    # Rich reads a plain string as markup, and a file name may hold brackets.
+    heads = ("finding", "mL", "side, from midline", "scanner x, y, z", "peak", "slice")
+    table = Table(*heads, title=Text(title))
+    for finding in findings:
+        table.add_row(
+            str(finding.id),
+            f"{finding.volume_ml:.2f}",
+            finding.location_in_brief,
+            ", ".join(str(round(value)) for value in finding.centroid_mm) + " mm",
+            f"{finding.peak:.3f}",
+            str(finding.slice),
         )
-        if overlay is not None:
-            from napari_addm.outputs.drawing import caption_lines, overlay_png
-
-            paths["overlay"] = overlay_png(
-                overlay,
-                volume,
-                anomaly,
-                labels,
-                lesion,
-                detection.reconstruction.data,
-                caption=caption_lines(detection, loaded.sha256, threshold, findings=findings),
-                threshold=threshold,
-            )
-    seconds = {**watch.seconds, "total": watch.total()}
-    return _Case(scan, detection, findings, threshold, minimum_ml, metrics, paths, seconds)
-
-
-def _pick_series(scan: Path, number: int | None) -> Series | None:
-    """The series to read where the scan is a DICOM folder; None for a file."""
-    from napari_addm.io.dicom import pick_series
-
-    if scan.is_dir():
-        return pick_series(scan, number)
-    if number is not None:
-        raise AddmError(f"--series needs a folder with DICOM images, and {scan} is none.")
-    return None
-
-
-def _stem(scan: Path) -> str:
-    from napari_addm.io.volume import stem
-
-    return stem(scan)
+    return table
 
 
 @contextlib.contextmanager
@@ -954,7 +805,7 @@ def train(
     from the preset. Logs and sample pictures go to OUTPUT.training.
     """
     from napari_addm.checkpoint.file import load_checkpoint, read_specification
-    from napari_addm.outputs.case import check_folder
+    from napari_addm.outputs.folder import check_folder
 
     _check_card(name, description, licence)
     run = output.with_name(f"{output.stem}.training")
@@ -1202,7 +1053,7 @@ def benchmark(
     there already are used. Needs the extra: pip install "napari-addm\\[benchmark]".
     """
     from napari_addm.benchmark.run import SYSTEMS, Benchmark, BenchmarkSettings, write_results
-    from napari_addm.outputs.case import check_folder
+    from napari_addm.outputs.folder import check_folder
 
     check_folder(output)
     chosen = tuple(SYSTEMS) if methods == "all" else _listed(methods)
@@ -1442,16 +1293,18 @@ def demo(
         _open_demo()
         return
     from napari_addm.detection.settings import DetectionSettings
+    from napari_addm.outputs.case import WriteOptions
+    from napari_addm.outputs.run_case import CaseRequest
 
-    case = _detect_case(
-        SAMPLE_DATA / "demo_T1w.nii.gz",
+    scan = SAMPLE_DATA / "demo_T1w.nii.gz"
+    request = CaseRequest(
+        scan,
         output,
-        DetectionSettings(steps=steps),
         truth=SAMPLE_DATA / "demo_lesion.nii.gz",
-        overlay=output / "demo_overlay.png",
-        overwrite=True,
+        settings=DetectionSettings(steps=steps),
+        write=WriteOptions(montage=True, overwrite=True),
     )
-    case.show()
+    _show_case(scan, _run_case(request))
 
 
 def _has_display() -> bool:

@@ -15,15 +15,12 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from napari_addm import __version__
 from napari_addm.checkpoint.file import Checkpoint
@@ -43,16 +40,14 @@ from napari_addm.cohort.manifest import check_manifest, manifest_path, write_man
 from napari_addm.cohort.state import CaseState, LaterRun
 from napari_addm.detection.pipeline import Detection, Progress, detect
 from napari_addm.detection.preparation import Slices, prepare
-from napari_addm.detection.quality import check_quality
-from napari_addm.detection.settings import DetectionSettings, resolve
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
-from napari_addm.findings.findings import Findings
 from napari_addm.io.files import check_is_file
 from napari_addm.io.hashing import json_sha256, scan_sha256
-from napari_addm.io.images import read_beside, read_labels, read_volume
-from napari_addm.io.volume import Volume
-from napari_addm.metrics.metrics import evaluate
-from napari_addm.outputs.case import check_folder, computed_findings, save_detection
+from napari_addm.io.images import read_labels, read_volume
+from napari_addm.outputs.case import CaseInputs, WriteOptions, write_case
+from napari_addm.outputs.folder import check_folder
+from napari_addm.outputs.run_case import CaseRequest, measure_case, plan_case, read_case
 
 # When one of these befalls the output, it befalls the next case as well.
 HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
@@ -141,10 +136,8 @@ class Prepared:
     case: CohortCase
     key: str
     origin: dict[str, str]
-    volume: Volume
+    inputs: CaseInputs
     slices: Slices
-    lesion: NDArray[np.bool_] | None
-    notes: list[str]
     seconds: float
 
 
@@ -174,16 +167,14 @@ class Batch:
     def __init__(
         self, checkpoint: Checkpoint, settings: BatchSettings, output: str | os.PathLike[str]
     ) -> None:
-        default = checkpoint.specification.detection
         self.checkpoint = checkpoint
         self.settings = settings
-        self.detection = resolve(settings.detection, checkpoint.specification)
-        self.threshold = default.threshold if settings.threshold is None else settings.threshold
-        self.minimum_ml = default.minimum_ml if settings.minimum_ml is None else settings.minimum_ml
-        if not abs(self.threshold) < float("inf") or not 0 <= self.minimum_ml < float("inf"):
-            raise AddmError(
-                "The threshold has to be a number, and the smallest finding 0 mL or more."
-            )
+        self.plan = plan_case(
+            checkpoint.specification,
+            settings.detection,
+            threshold=settings.threshold,
+            minimum_ml=settings.minimum_ml,
+        )
         if settings.workers < 1:
             raise AddmError(f"{settings.workers} workers are too few; it takes at least 1.")
         check_folder(output)
@@ -196,9 +187,9 @@ class Batch:
                 "file": checkpoint.path.name,
                 "sha256": checkpoint.sha256,
             },
-            "settings": self.detection.model_dump(),
-            "threshold": float(self.threshold),
-            "minimum_ml": float(self.minimum_ml),
+            "settings": self.plan.settings.model_dump(),
+            "threshold": self.plan.threshold,
+            "minimum_ml": self.plan.minimum_ml,
             "frame": settings.frame,
             "resample": settings.resample,
             "pictures": settings.pictures,
@@ -230,32 +221,29 @@ class Batch:
                     self.folder.states.write(now, state.parameters)
                 return now
             self._check_free(case, state)
-            volume = read_volume(case.scan, frame=self.settings.frame)
-            notes: list[str] = []
-            brain = lesion = None
-            mend = "add --resample to bring it there"
-            if case.mask is not None:
-                brain, said = read_beside(
-                    "brain mask", case.mask, volume, self.settings.resample, mend
-                )
-                notes += said
-            if case.truth is not None:
-                lesion, said = read_beside(
-                    "truth", case.truth, volume, self.settings.resample, mend
-                )
-                notes += said
-            slices = prepare(volume, self.checkpoint.specification.preparation, brain)
+            request = CaseRequest(
+                case.scan,
+                self.folder.path,
+                mask=case.mask,
+                truth=case.truth,
+                frame=self.settings.frame,
+                resample_mask=self.settings.resample,
+                resample_truth=self.settings.resample,
+            )
+            inputs = read_case(request, remedy="add --resample to bring it there")
+            mask = None if inputs.mask is None else inputs.mask.voxels
+            slices = prepare(inputs.scan, self.checkpoint.specification.preparation, mask)
             seconds = time.perf_counter() - started
-            return Prepared(case, key, origin, volume, slices, lesion, notes, seconds)
+            return Prepared(case, key, origin, inputs, slices, seconds)
         except Exception as error:  # whatever it is, it is this case's alone
             return self.failed(case, error, time.perf_counter() - started, key)
 
     def reconstruct(self, prepared: Prepared) -> Generator[Progress, None, None]:
         """The network's part; see `napari_addm.detection.pipeline.detect`."""
         yield from detect(
-            prepared.volume,
+            prepared.inputs.scan,
             self.checkpoint,
-            self.detection,
+            self.plan.settings,
             partial=False,
             prepared=prepared.slices,
         )
@@ -269,52 +257,26 @@ class Batch:
             When the disk is full or gone.
         """
         started = time.perf_counter()
-        case, volume = prepared.case, prepared.volume
+        case, inputs = prepared.case, prepared.inputs
         try:
-            detection = replace(detection, warnings=(*detection.warnings, *prepared.notes))
-            anomaly = detection.anomaly.data
-            labels, findings = computed_findings(volume, detection, self.threshold, self.minimum_ml)
-            metrics = None
-            if prepared.lesion is not None:
-                metrics = evaluate(
-                    anomaly,
-                    prepared.lesion,
-                    threshold=self.threshold,
-                    mask=detection.region,
-                    voxel_ml=volume.voxel_ml,
-                    prediction=labels,
-                )
-            quality = check_quality(prepared.slices, detection.specification, detection)
+            detection = replace(detection, warnings=(*detection.warnings, *inputs.warnings))
+            outputs = measure_case(inputs, detection, self.checkpoint, self.plan)
             self._check_free(case, self.folder.states.read(case))
             hashes: dict[str, str] = {}
 
-            def ready(staged: Mapping[str, Path]) -> None:
+            def claim(staged: Mapping[str, Path]) -> None:
                 paths = case.file_names()
                 hashes.update({paths[key]: scan_sha256(path) for key, path in staged.items()})
                 self._claim(prepared, hashes)
 
-            save_detection(
+            write_case(
+                replace(outputs, name=case.prefix),
                 self.folder.path / case.root,
-                volume,
-                detection,
-                labels,
-                findings,
-                checkpoint=self.checkpoint,
-                threshold=self.threshold,
-                minimum_ml=self.minimum_ml,
-                computed=labels,
-                frame=self.settings.frame,
-                stem=case.prefix,
-                metrics=metrics,
-                truth=case.truth,
-                truth_voxels=prepared.lesion,
-                mask=case.mask,
-                quality=quality.record(),
-                dated=False,
-                overwrite=True,
-                also=self._pictures(prepared, detection, labels, findings),
-                ready=ready,
+                WriteOptions(montage=self.settings.pictures, dated=False, overwrite=True),
+                before_renaming=claim,
             )
+            findings, metrics, quality = outputs.findings, outputs.metrics, outputs.quality
+            assert quality is not None  # the detection has its prepared scan
             spent = prepared.seconds + seconds + time.perf_counter() - started
             result = CaseResult(
                 case.name,
@@ -336,35 +298,6 @@ class Batch:
             self._check_output(error)
             spent = prepared.seconds + seconds + time.perf_counter() - started
             return self.failed(case, error, spent, prepared.key)
-
-    def _pictures(
-        self,
-        prepared: Prepared,
-        detection: Detection,
-        labels: NDArray[np.integer],
-        findings: Findings,
-    ) -> dict[str, Callable[[Path], object]]:
-        """What draws the pictures of a case, by the key of the file."""
-        if not self.settings.pictures:
-            return {}
-
-        def draw(path: Path) -> None:
-            from napari_addm.outputs.drawing import caption_lines, overlay_png
-
-            overlay_png(
-                path,
-                prepared.volume,
-                detection.anomaly.data,
-                labels,
-                prepared.lesion,
-                detection.reconstruction.data,
-                caption=caption_lines(
-                    detection, self.checkpoint.sha256, self.threshold, findings=findings
-                ),
-                threshold=self.threshold,
-            )
-
-        return {"overlay": draw}
 
     # - what becomes of a case -
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import nibabel as nib
 import numpy as np
@@ -20,9 +22,17 @@ from napari_addm import __version__
 from napari_addm.detection.midline import describe_side
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
+from napari_addm.findings.computed import computed_labels, edited_voxels
+from napari_addm.findings.findings import findings_record
 from napari_addm.io.arrays import voxel_spacing
-from napari_addm.io.hashing import file_sha256, voxels_sha256
+from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_addm.checkpoint.file import Checkpoint
+    from napari_addm.detection.pipeline import Detection
+    from napari_addm.metrics.metrics import Metrics
+    from napari_addm.outputs.case import CaseOutputs
 
 SCHEMA_VERSION: Final = 3
 # More than any record has; what is larger is something else.
@@ -204,12 +214,115 @@ class RunRecord(_Entry):
     quality: dict[str, Any] | None = None
     outputs: dict[str, FileEntry]
 
+    @classmethod
+    def of(cls, outputs: CaseOutputs, *, dated: bool = True) -> RunRecord:
+        """Record a case; `outputs` stays empty, for its files are yet to be written.
+
+        Parameters
+        ----------
+        outputs : CaseOutputs
+        dated : bool
+            Whether the record holds the date and the seconds.
+
+        Raises
+        ------
+        AddmError
+            When a file of the inputs cannot be read.
+        """
+        detection, metrics, quality = outputs.detection, outputs.metrics, outputs.quality
+        truth, midline = outputs.inputs.truth, detection.midline
+        seconds = outputs.seconds or detection.seconds
+        return cls(
+            created_utc=datetime.now(UTC).isoformat(timespec="seconds") if dated else None,
+            input=_input_entry(outputs.scan),
+            brain_mask=_mask_entry(outputs),
+            truth=None if truth is None else file_entry(truth.path, truth.voxels),
+            checkpoint=_checkpoint_entry(outputs.checkpoint),
+            settings=_recorded_settings(detection),
+            threshold=float(outputs.threshold),
+            minimum_ml=float(outputs.minimum_ml),
+            device=detection.device,
+            precision=detection.precision,
+            threads=detection.threads,
+            versions=software_versions(detection.device),
+            geometry=geometry_entry(outputs.scan),
+            slices_done=_slices_entry(detection),
+            midline=None if midline is None else MidlineEntry.model_validate(asdict(midline)),
+            warnings=detection.warnings,
+            seconds={stage: round(s, 3) for stage, s in seconds.items()} if dated else {},
+            findings=tuple(
+                FindingEntry.model_validate(entry)
+                for entry in findings_record(outputs.findings, outputs.decisions)
+            ),
+            labels=_labels_entry(outputs),
+            metrics=None if metrics is None else metrics_record(metrics, detection),
+            quality=None if quality is None else quality.record(),
+            outputs={},
+        )
+
     def to_json(self) -> str:
         """The file's text; its keys always in the same order."""
         return (
             json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
             + "\n"
         )
+
+
+def _input_entry(scan: Volume) -> InputEntry:
+    source = scan.source
+    entry = file_entry(source.path, scan.data).model_dump()
+    if source.series:
+        entry |= {
+            "name": scan.name,
+            "sha256": files_sha256(source.series),
+            "files": len(source.series),
+        }
+    return InputEntry(**entry, frame=source.frame)
+
+
+def _mask_entry(outputs: CaseOutputs) -> MaskEntry:
+    given = outputs.inputs.mask
+    entry = file_entry(None if given is None else given.path, outputs.detection.brain_mask.data)
+    return MaskEntry(**entry.model_dump(), origin="found" if given is None else "given")
+
+
+def _checkpoint_entry(checkpoint: Checkpoint) -> CheckpointEntry:
+    return CheckpointEntry(
+        name=checkpoint.specification.name,
+        file=checkpoint.path.name,
+        sha256=checkpoint.sha256,
+        weights_sha256=checkpoint.specification.weights_sha256,
+    )
+
+
+def _recorded_settings(detection: Detection) -> RecordedSettings:
+    erosion_mm = detection.specification.detection.score.erosion_mm
+    return RecordedSettings(**detection.settings.model_dump(), erosion_mm=erosion_mm)
+
+
+def _slices_entry(detection: Detection) -> SlicesEntry:
+    done = detection.done
+    indices = None if done.all() else tuple(np.flatnonzero(done).tolist())
+    return SlicesEntry(done=int(done.sum()), of=len(done), indices=indices)
+
+
+def _labels_entry(outputs: CaseOutputs) -> LabelsEntry:
+    labels, computed = outputs.labels, outputs.computed
+    if computed is None:
+        computed = computed_labels(outputs.detection, outputs.threshold, outputs.minimum_ml)
+    edited = 0 if computed is labels else edited_voxels(computed, labels)
+    # Where nobody edited them, the numbers may still differ: those of the file are recorded.
+    return LabelsEntry(
+        computed_voxels_sha256=voxels_sha256(computed if edited else labels), edited_voxels=edited
+    )
+
+
+def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:
+    """Metrics inside the brain mask, ready for JSON; ``region`` says so."""
+    region = "brain mask, on the scan's grid"
+    if not detection.done.all():
+        region = f"{region}, {int(detection.done.sum())} of {len(detection.done)} slices"
+    return {"region": region, **asdict(metrics)}
 
 
 def read_record(path: Path) -> RunRecord:

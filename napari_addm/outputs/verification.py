@@ -13,12 +13,12 @@ from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkp
 from napari_addm.detection.pipeline import Detection, Progress, choose_device, run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
+from napari_addm.findings.computed import computed_labels, edited_voxels
 from napari_addm.io.arrays import displacement
 from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.images import read_beside, read_labels, read_volume
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.metrics.metrics import evaluate
-from napari_addm.outputs.case import computed_labels, edited_voxels
 from napari_addm.outputs.record import (
     FileEntry,
     InputEntry,
@@ -438,7 +438,7 @@ def _compare_labels(
     result: Verification,
 ) -> None:
     """What the threshold gives then and now; what a person edited is told apart."""
-    now = computed_labels(volume, detection, record.threshold, record.minimum_ml)
+    now = computed_labels(detection, record.threshold, record.minimum_ml)
     edited = record.labels.edited_voxels
     if edited:
         result.notes.append(
@@ -459,7 +459,7 @@ def _compare_labels(
         then = saved.intact["labels"]
     elif "anomaly" in saved.intact:
         before = replace(detection, anomaly=detection.anomaly.with_data(saved.intact["anomaly"]))
-        then = computed_labels(volume, before, record.threshold, record.minimum_ml)
+        then = computed_labels(before, record.threshold, record.minimum_ml)
     else:
         result.faults.append("The run gives other findings than the recorded ones.")
         return

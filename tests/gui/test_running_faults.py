@@ -31,7 +31,7 @@ from napari_addm.detection.session import Reconstructions
 from napari_addm.io.images import read_labels, write_volume
 from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet, build_network
-from napari_addm.outputs.case import claim_outputs
+from napari_addm.outputs.folder import claim_outputs
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.jobs import Job
@@ -501,7 +501,7 @@ def test_45_any_other_layer_may_go(model, panel, qtbot, scan, gone):
 
 HOLD = """
 import sys
-from napari_addm.outputs.case import claim_outputs
+from napari_addm.outputs.folder import claim_outputs
 with claim_outputs(sys.argv[1], "head"):
     print("held", flush=True)
     sys.stdin.readline()

@@ -12,7 +12,14 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QWidget
 
 from napari_addm.errors import AddmError, InputError
-from napari_addm.outputs.case import check_outputs, save_detection
+from napari_addm.outputs.case import (
+    CaseInputs,
+    CaseOutputs,
+    GivenRegion,
+    WriteOptions,
+    write_case,
+)
+from napari_addm.outputs.folder import check_outputs
 from napari_addm.review.marking import measure_labels
 from napari_addm.review.saved_review import SavedReview, read_review
 from napari_addm.widgets import texts
@@ -99,7 +106,8 @@ class Saving(QWidget):
         self.folder = Path(folder)
         self.folder_chosen.emit("output_folder", folder)
         try:
-            paths = check_outputs(folder, outcome.stem, True, outcome.scan)
+            inputs = CaseInputs(outcome.scan).files
+            paths = check_outputs(folder, outcome.stem, True, inputs)
         except AddmError as error:
             self.failed.emit(error)
             return
@@ -218,24 +226,19 @@ def _save(
             f"{there[0]} exists already: press Save again and agree to replace it, or choose "
             "another folder."
         )
-    written = save_detection(
-        folder,
-        outcome.scan,
-        detection,
-        marked.labels,
-        marked.findings,
+    mask = GivenRegion(detection.brain_mask.data, outcome.mask_path) if outcome.mask_given else None
+    truth = None if agreement is None else GivenRegion(agreement.truth, outcome.truth_path)
+    outputs = CaseOutputs(
+        inputs=CaseInputs(outcome.scan, mask, truth),
+        detection=detection,
+        labels=marked.labels,
+        findings=marked.findings,
         checkpoint=outcome.checkpoint,
         threshold=marked.threshold,
         minimum_ml=marked.minimum_ml,
         decisions=outcome.decisions,
-        stem=outcome.stem,
         metrics=None if agreement is None else agreement.at(marked),
-        truth=None if agreement is None else outcome.truth_path,
-        truth_voxels=None if agreement is None else agreement.truth,
-        quality=None if outcome.quality is None else outcome.quality.record(),
-        mask=outcome.mask_path,
-        mask_given=outcome.mask_given,
-        seg=seg,
-        overwrite=overwrite,
+        quality=outcome.quality,
+        name=outcome.stem,
     )
-    yield written, seg
+    yield write_case(outputs, folder, WriteOptions(dicom_seg=seg, overwrite=overwrite)), seg

@@ -512,7 +512,7 @@ def test_demo_without_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "runs headless" in result.stderr
     assert "AUPRC" in result.stdout
     names = {path.name for path in tmp_path.iterdir()}
-    assert names >= {"demo_overlay.png", "demo_T1w_labels.nii.gz", "demo_T1w_record.json"}
+    assert names >= {"demo_T1w_overlay.png", "demo_T1w_labels.nii.gz", "demo_T1w_record.json"}
     assert nib.load(tmp_path / "demo_T1w_anomaly.nii.gz").get_fdata().any()
 
 

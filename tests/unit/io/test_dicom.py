@@ -21,7 +21,7 @@ from napari_addm.findings.findings import Decision, Decisions, measure_findings
 from napari_addm.io.dicom import pick_series, read_series, write_seg
 from napari_addm.io.hashing import file_sha256, voxels_sha256
 from napari_addm.io.volume import Volume
-from napari_addm.outputs.case import save_detection
+from napari_addm.outputs.case import CaseInputs, CaseOutputs, WriteOptions, write_case
 from napari_addm.widgets import texts
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
@@ -300,17 +300,18 @@ def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -
     )
 
     def save(decisions: Decisions) -> dict[str, Path]:
-        return save_detection(
-            *(tmp_path / "out", volume, detection, labels),
+        outputs = CaseOutputs(
+            CaseInputs(volume),
+            detection,
+            labels,
             measure_findings(labels, anomaly, volume, midline=between),
-            checkpoint=checkpoint,
+            checkpoint,
             threshold=0.3,
             minimum_ml=0.01,
             computed=labels,
             decisions=decisions,
-            seg=True,
-            overwrite=True,
         )
+        return write_case(outputs, tmp_path / "out", WriteOptions(dicom_seg=True, overwrite=True))
 
     def segments(path: Path) -> tuple[list[int], list[str], list[str | None]]:
         """Numbers, labels and descriptions."""

@@ -25,8 +25,9 @@ from napari_addm.io.images import read_volume, write_volume
 from napari_addm.io.volume import Volume, volume_from_array, volume_from_native
 from napari_addm.metrics.metrics import evaluate
 from napari_addm.outputs import case as outputs
-from napari_addm.outputs.case import check_outputs, save_detection
+from napari_addm.outputs.case import CaseInputs, CaseOutputs, GivenRegion, WriteOptions, write_case
 from napari_addm.outputs.drawing import FINDING, TRUTH, montage, overlay_png
+from napari_addm.outputs.folder import check_outputs
 
 ORIENTATIONS = [
     "".join(letters)
@@ -91,20 +92,18 @@ def save(
     anomaly = detection.anomaly.data
     labels = label_anomalies(anomaly, THRESHOLD, spacing=volume.spacing, minimum_ml=0.01)
     spread = detection.uncertainty.data if detection.uncertainty else None
-    return save_detection(
-        folder,
-        volume,
+    outputs = CaseOutputs(
+        CaseInputs(volume, truth=GivenRegion(labels > 0, truth) if truth else None),
         detection,
         labels,
         measure_findings(labels, anomaly, volume, spread),
-        checkpoint=checkpoint,
+        checkpoint,
         threshold=THRESHOLD,
         minimum_ml=0.01,
         decisions=decisions,
         metrics=evaluate(anomaly, labels, threshold=THRESHOLD) if truth else None,
-        truth=truth,
-        overwrite=overwrite,
     )
+    return write_case(outputs, folder, WriteOptions(overwrite=overwrite))
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -243,12 +242,12 @@ def test_a_failure_leaves_nothing(
 def test_inputs_are_never_replaced(tmp_path: Path, checkpoint: Checkpoint) -> None:
     volume = write_scan(tmp_path / "scan_labels.nii.gz")
     with pytest.raises(AddmError, match=r"scan_labels\.nii\.gz is an input"):
-        check_outputs(tmp_path, "scan", overwrite=True, volume=volume)
+        check_outputs(tmp_path, "scan", overwrite=True, inputs=CaseInputs(volume).files)
     with pytest.raises(AddmError, match=r"scan_labels\.nii\.gz is an input"):
-        check_outputs(tmp_path, "scan", True, keep=[None, tmp_path / "scan_labels.nii.gz"])
+        check_outputs(tmp_path, "scan", True, [tmp_path / "scan_labels.nii.gz"])
     (tmp_path / "linked").symlink_to(tmp_path)
     with pytest.raises(AddmError, match="is an input"):
-        check_outputs(tmp_path / "linked", "scan", overwrite=True, volume=volume)
+        check_outputs(tmp_path / "linked", "scan", True, CaseInputs(volume).files)
 
 
 def test_check_creates_nothing(tmp_path: Path) -> None:

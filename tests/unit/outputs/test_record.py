@@ -19,11 +19,13 @@ from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
+from napari_addm.findings.computed import computed_labels
 from napari_addm.findings.findings import measure_findings
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.images import read_volume
 from napari_addm.io.volume import Volume, volume_from_native
-from napari_addm.outputs.case import check_outputs, claim_outputs, computed_labels, save_detection
+from napari_addm.outputs.case import CaseInputs, CaseOutputs, WriteOptions, write_case
+from napari_addm.outputs.folder import check_outputs, claim_outputs
 from napari_addm.outputs.naming import case_paths, is_bids
 from napari_addm.outputs.record import read_record
 
@@ -65,14 +67,21 @@ def detection_of(volume: Volume, checkpoint: Checkpoint) -> Detection:
 
 
 def save(
-    folder: Path, volume: Volume, checkpoint: Checkpoint, edit: int = 0, **more: Any
+    folder: Path,
+    volume: Volume,
+    checkpoint: Checkpoint,
+    edit: int = 0,
+    overwrite: bool = False,
+    **more: Any,
 ) -> dict[str, Path]:
     detection = detection_of(volume, checkpoint)
-    labels = computed_labels(volume, detection, 0.5, 0.01)
+    labels = computed_labels(detection, 0.5, 0.01)
     labels[0, 0, :edit] = 7
     findings = measure_findings(labels, detection.anomaly.data, volume)
-    given = {"checkpoint": checkpoint, "threshold": 0.5, "minimum_ml": 0.01}
-    return save_detection(folder, volume, detection, labels, findings, **given, **more)
+    case = CaseOutputs(
+        CaseInputs(volume), detection, labels, findings, checkpoint, 0.5, 0.01, **more
+    )
+    return write_case(case, folder, WriteOptions(overwrite=overwrite))
 
 
 # --- names ----------------------------------------------------------------------------------
@@ -169,7 +178,7 @@ def test_labels_that_are_known_are_not_worked_out_again(
 ) -> None:
     volume = scan_at(tmp_path / "scan.nii.gz")
     detection = detection_of(volume, checkpoint)
-    computed = computed_labels(volume, detection, 0.5, 0.01)
+    computed = computed_labels(detection, 0.5, 0.01)
     unknown, known = (
         read_record(save(tmp_path / name, volume, checkpoint, edit=edit, **more)["record"]).labels
         for name, edit, more in (("a", 5, {}), ("b", 5, {"computed": computed}))
@@ -181,9 +190,8 @@ def test_labels_that_are_known_are_not_worked_out_again(
 
 def test_record_is_whole(tmp_path: Path, checkpoint: Checkpoint) -> None:
     volume = scan_at(tmp_path / "scan.nii.gz")
-    paths = save(tmp_path / "out", volume, checkpoint, edit=5, frame=3)
+    paths = save(tmp_path / "out", volume, checkpoint, edit=5)
     record = read_record(paths["record"])
-    assert record.input.frame == 3
     assert record.input.voxels_sha256 == voxels_sha256(volume.data)
     assert record.brain_mask.origin == "found"
     assert record.checkpoint.weights_sha256 == checkpoint.specification.weights_sha256
@@ -233,7 +241,7 @@ def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:
 
 HOLD = (
     "import sys, time\n"
-    "from napari_addm.outputs.case import claim_outputs\n"
+    "from napari_addm.outputs.folder import claim_outputs\n"
     "with claim_outputs(sys.argv[1], 'scan'):\n"
     "    print('held', flush=True)\n"
     "    time.sleep(60)\n"

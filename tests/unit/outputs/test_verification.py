@@ -15,11 +15,11 @@ from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import detect
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.findings.findings import measure_findings
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.images import read_labels, read_volume, write_volume
 from napari_addm.io.volume import Volume, volume_from_native
-from napari_addm.outputs.case import computed_labels, save_detection
+from napari_addm.outputs.case import CaseInputs, write_case
+from napari_addm.outputs.run_case import measure_case, plan_case
 
 AFFINE = nib.affines.from_matvec(np.diag([-4.0, 4.0, 5.0]), (82, -98, -72))
 SHAPE = (42, 50, 30)
@@ -249,17 +249,9 @@ def test_a_run_that_was_stopped(case: Path) -> None:
     results = [p.result for p in detect(scan, checkpoint, settings, cancelled=cancelled)]
     detection = [result for result in results if result is not None][-1]
     assert 0 < detection.done.sum() < len(detection.done)
-    labels = computed_labels(scan, detection, 0.05, 0.1)
-    written = save_detection(
-        case / "stopped",
-        scan,
-        detection,
-        labels,
-        measure_findings(labels, detection.anomaly.data, scan),
-        checkpoint=checkpoint,
-        threshold=0.05,
-        minimum_ml=0.1,
-    )
+    plan = plan_case(checkpoint.specification, settings, threshold=0.05, minimum_ml=0.1)
+    outputs = measure_case(CaseInputs(scan), detection, checkpoint, plan)
+    written = write_case(outputs, case / "stopped")
     done = addm("verify", written["record"], "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["verdict"] == "identical"

@@ -1,0 +1,151 @@
+"""The output folder: whether a case can be written to it, and by whom."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from napari_addm.errors import AddmError
+from napari_addm.io.files import folder_aside
+from napari_addm.outputs.naming import case_paths, check_dataset
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Make sure that a folder can be written to, whether it exists or not; nothing is created.
+
+    Raises
+    ------
+    AddmError
+        When it cannot.
+    """
+    folder = Path(folder)
+    try:
+        # Permissions, read-only disks and full ones show only when a file is really made.
+        with tempfile.TemporaryFile(dir=_existing_parent(folder)):
+            pass
+    except OSError as error:
+        raise AddmError(
+            f"{folder} cannot be written to ({error.strerror}): choose another output folder."
+        ) from error
+
+
+def _existing_parent(folder: Path) -> Path:
+    """Return the folder itself, or the first one above it that exists."""
+    return next((path for path in (folder, *folder.parents) if path.exists()), folder)
+
+
+def check_outputs(
+    folder: str | os.PathLike[str],
+    name: str,
+    overwrite: bool = False,
+    inputs: Iterable[Path] = (),
+) -> dict[str, Path]:
+    """Make sure, before any computation, that a case can be written; nothing is created.
+
+    Parameters
+    ----------
+    folder : path
+        Where the files will go; it need not exist.
+    name : str
+        How the files' names begin.
+    overwrite : bool
+        Whether files of an earlier run may be replaced.
+    inputs : iterable of Path
+        Files of the scan, the ground truth and the brain mask, which are never replaced.
+
+    Returns
+    -------
+    dict of str to Path
+        The paths; see `napari_addm.outputs.naming.case_paths`.
+
+    Raises
+    ------
+    AddmError
+        When the folder cannot be written to, a file exists, or an input would be replaced.
+    """
+    folder = Path(folder)
+    paths = case_paths(folder, name)
+    check_folder(folder)
+    check_dataset(folder, name)
+    kept = {path.resolve() for path in inputs}
+    for path in paths.values():
+        if path.resolve() in kept:
+            raise AddmError(f"{path} is an input of this run: choose another output folder.")
+        if path.is_dir():
+            raise AddmError(f"{path} is a folder: remove it, or choose another output folder.")
+        if path.exists() and not overwrite:
+            raise AddmError(
+                f"{path} exists already: use --overwrite to replace it, or choose another "
+                "output folder."
+            )
+    return paths
+
+
+@contextlib.contextmanager
+def claim_outputs(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
+    """Keep a case to one run at a time, across processes; may be nested in one thread.
+
+    The system releases the lock when the process ends, however it ends. The lock file, and
+    folders that were made for it, are removed afterwards, unless they hold other files.
+
+    Raises
+    ------
+    AddmError
+        When another run has the case, or the folder cannot be written to.
+    """
+    inner = case_paths(Path(folder), name)["record"].parent
+    made = [path for path in (inner, *inner.parents) if not path.exists()]
+    try:
+        inner.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(inner / f".{name}.lock", timeout=0, is_singleton=True)
+        lock.acquire()
+    except Timeout as error:
+        raise AddmError(
+            f"Another run is writing the files of {name} in {inner}: wait until it has finished, "
+            "or choose another output folder."
+        ) from error
+    except OSError as error:
+        raise _unwritable(inner, error) from error
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            # While the lock is held: a run that waits for it then sees that the file is gone.
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()
+        lock.release()
+        for empty in made:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+
+
+@contextlib.contextmanager
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """Make a hidden folder for files until all of them are written, and remove it then.
+
+    Raises
+    ------
+    AddmError
+        Instead of any error of the system: `folder` cannot be written to.
+    """
+    try:
+        with folder_aside(folder) as staging:
+            yield staging
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    except AddmError as error:
+        if isinstance(error.__cause__, OSError):  # it names the staging folder, which is unknown
+            raise _unwritable(folder, error.__cause__) from error
+        raise
+
+
+def _unwritable(folder: Path, error: OSError) -> AddmError:
+    return AddmError(
+        f"{folder} cannot be written to ({error.strerror or error}): choose another output "
+        "folder, or free some space."
+    )
