@@ -79,12 +79,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ModelSpecification,
         PreparationSpecification,
         ScoreSpecification,
-        UNetSpecification,
     )
+    from napari_addm.methods.network_specifications import UNetSpecification
     from napari_addm.methods.networks import build_network
 
     network = UNetSpecification(
-        pack=4,
+        unshuffle=4,
         channels=(8, 16),
         res_blocks=(1, 1),
         attention=(False, False),
@@ -92,6 +92,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         norm_groups=4,
     )
     specification = ModelSpecification(
+        method="addm",
         name="tiny",
         network=network,
         diffusion=DiffusionSpecification(length=1000, noise="coarse"),

@@ -31,7 +31,6 @@ from napari_addm.findings.computed import computed_findings
 from napari_addm.io.dicom import Series, pick_series, read_series
 from napari_addm.io.images import read_beside, read_volume
 from napari_addm.io.volume import Volume, stem
-from napari_addm.methods import get_method
 from napari_addm.metrics.metrics import evaluate
 from napari_addm.outputs.case import (
     CaseInputs,
@@ -41,6 +40,7 @@ from napari_addm.outputs.case import (
     write_case,
 )
 from napari_addm.outputs.folder import check_outputs, claim_outputs
+from napari_addm.registry import METHODS
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
         with watch.time("read"):
             inputs = read_case(request, series)
         with watch.time("import"):  # so that this time does not count as loading
-            get_method(specification.method)
+            METHODS[specification.method].load()
         with watch.time("load"):
             checkpoint = load_checkpoint(request.checkpoint)
         detection = yield from detect_case(inputs, checkpoint, plan.settings)

@@ -594,7 +594,7 @@ import sys
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
 from napari_addm.cohort.find import find_cohort
-from napari_addm.detection.pipeline import DetectionSettings
+from napari_addm.detection.settings import DetectionSettings
 source, output = sys.argv[1:]
 checkpoint = load_checkpoint(DEMO_CHECKPOINT)
 settings = BatchSettings(detection=DetectionSettings(draws=1), pictures=False)

@@ -484,7 +484,7 @@ from pathlib import Path
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort.find import find_cohort
-from napari_addm.detection.pipeline import DetectionSettings
+from napari_addm.detection.settings import DetectionSettings
 source, output, checkpoint, left = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 real = os.replace
 
