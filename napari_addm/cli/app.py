@@ -280,16 +280,10 @@ def detect(
 
 def _run_case(request: CaseRequest) -> CaseResult:
     """Run a case to its end, with a progress bar."""
-    from napari_addm.outputs.run_case import run_case
+    from napari_addm.outputs.run_case import finish, run_case
 
-    steps = run_case(request)
-    with contextlib.closing(steps), _progress_bar(request.scan.name) as on_progress:
-        while True:
-            try:
-                on_progress(next(steps))
-            except StopIteration as end:
-                result: CaseResult = end.value
-                return result
+    with _progress_bar(request.scan.name) as on_progress:
+        return finish(run_case(request), on_progress)
 
 
 def _case_summary(scan: Path, result: CaseResult) -> dict[str, Any]:
@@ -424,13 +418,12 @@ def _metrics_table(metrics: Metrics) -> Any:
 def verify(
     record: Annotated[Path, typer.Argument(help="The run record, ..._record.json.")],
     scan: Annotated[
-        Path | None, typer.Option("--input", help="The scan; looked for around the record.")
+        Path | None, typer.Option("--input", help="The scan, unless it lies beside the record.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="The .safetensors; looked for around the record.")
+        Path | None, typer.Option(help="The .safetensors, unless it lies beside the record.")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="The brain mask, if one was given.")] = None,
-    truth: Annotated[Path | None, typer.Option(help="The ground truth, if one was given.")] = None,
     device: Annotated[
         DeviceChoice | None, typer.Option(help="Another device than the recorded one.")
     ] = None,
@@ -451,7 +444,6 @@ def verify(
             scan=scan,
             model=model,
             mask=mask,
-            truth=truth,
             device=device,
             on_progress=on_progress,
         )

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from napari_addm.checkpoint.file import (
     DEMO_CHECKPOINT,
@@ -41,6 +42,8 @@ from napari_addm.outputs.case import (
 )
 from napari_addm.outputs.folder import check_outputs, claim_outputs
 from napari_addm.registry import METHODS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,21 @@ def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
         with watch.time("write"):
             paths = write_case(outputs, request.folder, request.write)
     return CaseResult(outputs, paths, {**watch.seconds, "total": watch.total})
+
+
+def finish(
+    steps: Generator[Progress, None, T], on_progress: Callable[[Progress], object] | None = None
+) -> T:
+    """Drive `run_case` or `detect_case` to its end, and return what it returns."""
+    with contextlib.closing(steps):
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if on_progress is not None:
+                on_progress(progress)
 
 
 def choose_series(request: CaseRequest) -> Series | None:
