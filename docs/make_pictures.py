@@ -28,7 +28,7 @@ from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 from skimage.io import imsave
 
-from napari_addm.io.images import read_labels
+from napari_addm.io.reading import read_labels
 from napari_addm.outputs.verification import verify
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget

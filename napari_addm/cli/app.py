@@ -26,7 +26,7 @@ import typer
 from napari_addm import __version__
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.io.text import format_duration
-from napari_addm.registry import METHODS, SAMPLERS, NoiseName, SamplerName
+from napari_addm.registry import FORMATS, METHODS, SAMPLERS, NoiseName, SamplerName
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -181,7 +181,7 @@ def _options(
 @_plain_errors
 def detect(
     scan: Annotated[
-        Path, typer.Argument(help="T1-weighted scan: NIfTI, MGZ, NRRD, or a DICOM folder.")
+        Path, typer.Argument(help=f"T1-weighted scan ({', '.join(FORMATS)}), or a DICOM folder.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
     checkpoint: CheckpointOption = None,

@@ -39,13 +39,13 @@ from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.hashing import file_sha256, sha256
-from napari_addm.io.images import names_labels, read_volume
+from napari_addm.io.names import is_second_half, names_labels, readable_suffixes, readable_titles
+from napari_addm.io.reading import read_volume
 from napari_addm.methods.base import Sampling, Shape, StepContext
 from napari_addm.methods.loading import load_network
 from napari_addm.methods.settings import TrainingSettings
 from napari_addm.registry import METHODS
 
-SCAN_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh")
 PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 LANDMARK_ENDS = (0.05, 0.95)
 LOG_EVERY = 50
@@ -88,13 +88,17 @@ def find_scans(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder; give the folder that holds the healthy scans.")
+    suffixes = readable_suffixes()
     scans = sorted(
         path
         for path in folder.rglob("*")
-        if path.name.endswith(SCAN_ENDINGS) and path.is_file() and not names_labels(path)
+        if path.name.lower().endswith(suffixes)
+        and path.is_file()
+        and not is_second_half(path)
+        and not names_labels(path)
     )
     if not scans:
-        raise InputError(f"{folder}: holds no NIfTI or MGZ scan; check the folder.")
+        raise InputError(f"{folder}: holds no {readable_titles()} scan; check the folder.")
     return scans
 
 

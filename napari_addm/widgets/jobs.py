@@ -27,7 +27,8 @@ from napari_addm.detection.quality import Quality, check_quality
 from napari_addm.detection.session import Session
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.images import read_beside, read_labels, resample_labels
+from napari_addm.io.reading import read_beside, read_labels
+from napari_addm.io.resampling import resample_labels
 from napari_addm.io.volume import GRID_OF_LAYER, Volume
 from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.layers import (

@@ -19,7 +19,8 @@ from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import Detection, run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.hashing import file_sha256, voxels_sha256
-from napari_addm.io.images import read_labels, read_volume, write_volume
+from napari_addm.io.reading import read_labels, read_volume
+from napari_addm.io.writing import write_volume
 from napari_addm.metrics.metrics import evaluate
 from napari_addm.outputs.record import RunRecord, read_record
 from napari_addm.outputs.verification import verify

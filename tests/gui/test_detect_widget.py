@@ -28,8 +28,9 @@ from napari_addm.checkpoint.specification import FalseAlarmSpecification
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import Decision
 from napari_addm.io.hashing import voxels_sha256
-from napari_addm.io.images import read_labels, read_volume, write_volume
+from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume
+from napari_addm.io.writing import write_volume
 from napari_addm.outputs.record import read_record
 from napari_addm.widgets import texts
 from napari_addm.widgets.contributions import write_image, write_labels

@@ -27,8 +27,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
 from napari_addm.detection.lanes import LANES
 from napari_addm.detection.session import Reconstructions
-from napari_addm.io.images import read_labels, write_volume
+from napari_addm.io.reading import read_labels
 from napari_addm.io.volume import Volume
+from napari_addm.io.writing import write_volume
 from napari_addm.methods.network_specifications import UNetSpecification
 from napari_addm.methods.networks import PackedUNet, build_network
 from napari_addm.outputs.folder import claim_outputs
@@ -95,7 +96,7 @@ import torch
 from napari.components import ViewerModel
 from napari.layers import Image
 from qtpy.QtWidgets import QApplication
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.methods.networks import PackedUNet
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer

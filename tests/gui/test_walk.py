@@ -21,7 +21,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_addm.io.demo import SAMPLE_DATA
-from napari_addm.io.images import read_labels, read_volume
+from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.outputs.verification import verify
 from napari_addm.widgets.commands import open_panel
 from napari_addm.widgets.jobs import Job

@@ -36,8 +36,8 @@ from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.run import BatchProgress, BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.images import write_volume
 from napari_addm.io.volume import volume_from_native
+from napari_addm.io.writing import write_volume
 
 PATIENT = "DOE^JANE"
 QUICK = BatchSettings(detection=DetectionSettings(draws=1), pictures=False)

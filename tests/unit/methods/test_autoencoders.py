@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.methods.base import Sampling, StepContext
 from napari_addm.methods.dense_vae.model import kl_divergence as code_divergence
 from napari_addm.methods.f_anogan import GanSpecification

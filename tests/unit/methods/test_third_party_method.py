@@ -13,7 +13,8 @@ from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import CheckpointError
-from napari_addm.io.images import read_volume, write_volume
+from napari_addm.io.reading import read_volume
+from napari_addm.io.writing import write_volume
 from napari_addm.registry import METHODS
 from napari_addm.widgets.model_card import card_lines
 

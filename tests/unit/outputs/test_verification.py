@@ -16,8 +16,9 @@ from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import detect
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.hashing import voxels_sha256
-from napari_addm.io.images import read_labels, read_volume, write_volume
+from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume, volume_from_native
+from napari_addm.io.writing import write_volume
 from napari_addm.outputs.case import CaseInputs, write_case
 from napari_addm.outputs.run_case import measure_case, plan_case
 

@@ -14,7 +14,7 @@ from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.methods.addm import AdversarialSettings
 from napari_addm.methods.addm.model import (
     adversarial_loss,
