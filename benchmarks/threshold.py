@@ -41,13 +41,14 @@ from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import Detection, run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import measure_findings
-from napari_addm.io.reading import read_volume
+from napari_addm.io.images import read_volume
 from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.state import Outcome
-from napari_addm.widgets.jobs import LayerData, place_scan
+from napari_addm.widgets.layer_registry import is_output
+from napari_addm.widgets.layer_volumes import LayerData, scan_volume
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.result_layers import ResultLayers, is_output
+from napari_addm.widgets.result_layers import ResultLayers
 
 FORMER_WAIT_S = 0.03
 # Letters and colour bar come after the layers; the threshold is written below them once it rests.
@@ -165,7 +166,7 @@ def show(
     """Hand the panel a result, as the end of a run does."""
     outcome = Outcome(
         layers=ResultLayers(
-            viewer, LayerData.of(layer), layer.unique_id, place_scan(LayerData.of(layer))
+            viewer, LayerData.of(layer), layer.unique_id, scan_volume(LayerData.of(layer))
         ),
         checkpoint=checkpoint,
         mask_path=None,
@@ -174,8 +175,7 @@ def show(
     )
     panel.outcome = outcome
     panel.findings.begin(checkpoint.specification, layer.unique_id)
-    for _ in outcome.layers.show(result, panel.threshold.value()):
-        pass
+    outcome.layers.show(result, panel.threshold.value())
     panel._mark()
     panel.findings.end(result)
     viewer.dims.set_current_step(0, layer.data.shape[0] // 2)

@@ -28,13 +28,13 @@ from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 from skimage.io import imsave
 
-from napari_addm.io.reading import read_labels
+from napari_addm.io.images import read_labels
 from napari_addm.outputs.verification import verify
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.forms import Section
-from napari_addm.widgets.viewing.linked_canvas import PLANES
+from napari_addm.widgets.viewing.planes import PLANES
 
 WINDOW = (1280, 800)
 PATIENCE_SECONDS = 3600
@@ -318,10 +318,6 @@ class Walk:
         self.unfold(texts.VIEW_SECTION, texts.FINDINGS_SECTION)
         self.heart.take_ms()
         views.three_planes.setChecked(True)
-        dock = views._docked.dock
-        assert dock is not None
-        canvases = dock.canvases
-        self.wait(lambda: all(canvas.complete for canvas in canvases))
         self.pause(0.5)
         self.report["longest_block_three_planes_ms"] = self.heart.take_ms()
         self.picture("three_planes")
@@ -357,7 +353,7 @@ class Walk:
         self.report["saved"] = sorted(path.name for path in folder.rglob("*") if path.is_file())
         (record,) = folder.rglob("*_record.json")
         scan = outcome.scan.source.path
-        self.report["verify"] = verify(record, scan=scan).verdict
+        self.report["verify"] = verify(record, scan=scan, truth=outcome.truth_path).verdict
         (labels,) = (p for p in folder.rglob("*.nii*") if "dseg" in p.name or "labels" in p.name)
         self.report["reopened_labels_equal"] = bool(np.array_equal(read_labels(labels).data, shown))
         before = len(self.viewer.layers)

@@ -21,7 +21,6 @@ from napari_addm.errors import AddmError
 if TYPE_CHECKING:
     from napari_addm.diffusion.noise import Noise
     from napari_addm.diffusion.sampling import Sampler
-    from napari_addm.methods.info import MethodInfo
 
 T = TypeVar("T")
 
@@ -160,7 +159,7 @@ def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else entry.module
 
 
-METHODS: Registry[MethodInfo] = Registry("methods", "METHOD", packages=True)
+METHODS: Registry[Any] = Registry("methods", "METHOD", packages=True)
 SCORES: Registry[Any] = Registry("detection.scores", "SCORE")
 NOISES: Registry[Noise] = Registry("diffusion.noises", "NOISE")
 SAMPLERS: Registry[Sampler] = Registry(

@@ -8,7 +8,7 @@ from napari.viewer import Viewer
 
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
-from napari_addm.widgets.result_layers import is_output
+from napari_addm.widgets.layer_registry import is_output
 
 # As napari's own menu entry calls the panel, so that both mean one and the same.
 PANEL = "Detect anomalies (ADDM)"

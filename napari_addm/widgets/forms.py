@@ -243,6 +243,15 @@ def may_replace(parent: QWidget, names: Iterable[str], folder: str | Path) -> bo
     return answer == QMessageBox.StandardButton.Yes
 
 
+def single_shot(parent: QObject | None, ms: int, call: Callable[[], object]) -> QTimer:
+    """Make a timer that calls once, so long after it was last started."""
+    timer = QTimer(parent)
+    timer.setSingleShot(True)
+    timer.setInterval(ms)
+    timer.timeout.connect(call)
+    return timer
+
+
 def lay_out_now(changed: QWidget) -> None:
     """Have everything that holds a widget laid out at once, so that it is drawn once.
 

@@ -15,13 +15,13 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QWidget
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT
 from napari_addm.errors import AddmError
-from napari_addm.io.names import readable_suffixes
+from napari_addm.io.images import READABLE
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import WARNING, button, column, message, say
-from napari_addm.widgets.jobs import (
-    Job,
+from napari_addm.widgets.jobs import Job
+from napari_addm.widgets.layer_volumes import (
     LayerData,
-    place_grid,
+    layer_grid,
     read_labels_layer,
     resample_onto,
 )
@@ -191,7 +191,7 @@ class LabelsChoice(QWidget):
         fits = True
         if layer is not None and scan is not None:
             with contextlib.suppress(AddmError):  # said when it is used
-                fits = place_grid(LayerData.of(layer)).same_grid(place_grid(LayerData.of(scan)))
+                fits = layer_grid(LayerData.of(layer)).same_grid(layer_grid(LayerData.of(scan)))
         words = ""
         if not fits and layer is not None and scan is not None:
             words = f"'{layer.name}' does not lie on the voxels of '{scan.name}'."
@@ -213,7 +213,7 @@ class LabelsChoice(QWidget):
         )
 
     def _on_open(self) -> None:
-        endings = " ".join(f"*{ending}" for ending in readable_suffixes())
+        endings = " ".join(f"*{ending}" for ending in READABLE)
         name, _ = QFileDialog.getOpenFileName(self, texts.OPEN_LABELS.tip, "", f"({endings})")
         if name:
             self.open(Path(name))

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, read_specification
 from napari_addm.checkpoint.specification import (
+    RANDOM_METHODS,
     ModelSpecification,
     ScoreKind,
 )
@@ -29,7 +30,7 @@ from napari_addm.detection.presets import PRESETS, with_preset
 from napari_addm.detection.scoring import SCORE_MEANINGS
 from napari_addm.detection.settings import DEVICES, PRECISIONS, DetectionSettings, resolve
 from napari_addm.errors import AddmError
-from napari_addm.registry import METHODS, SAMPLERS
+from napari_addm.registry import SAMPLERS
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import (
     ERROR,
@@ -284,7 +285,7 @@ class ModelSettings(QWidget):
         diffuses = default.level is not None
         for field in (self.level, self.level_slider, self.steps, self.sampler):
             field.setEnabled(diffuses)
-        draws = METHODS[specification.method].random
+        draws = specification.method in RANDOM_METHODS
         for field in (self.draws, self.seed):
             field.setEnabled(draws)
         self.draws.setMaximum(1000 if draws else 1)

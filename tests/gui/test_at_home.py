@@ -30,9 +30,9 @@ from napari_addm.io.volume import Volume
 from napari_addm.widgets import texts
 from napari_addm.widgets.commands import open_panel
 from napari_addm.widgets.detect_panel.panel import DetectWidget
+from napari_addm.widgets.layer_registry import is_output
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.result_layers import is_output
-from napari_addm.widgets.viewing.linked_canvas import PLANES
+from napari_addm.widgets.viewing.planes import PLANES
 
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
 MINUTE = 60_000

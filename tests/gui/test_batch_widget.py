@@ -33,14 +33,13 @@ from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.reading import read_labels, read_volume
-from napari_addm.io.writing import write_volume
+from napari_addm.io.images import read_labels, read_volume, write_volume
 from napari_addm.widgets import texts
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
 from napari_addm.widgets.cohort_panel.table import CasesTable
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.jobs import Job
-from napari_addm.widgets.viewing.linked_canvas import RADIOLOGICAL
+from napari_addm.widgets.viewing.planes import RADIOLOGICAL
 
 LESION = (25.0, -20.0, 15.0, 20.0)
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])

@@ -16,14 +16,13 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QApplication
 
 from napari_addm.findings.findings import Decision
-from napari_addm.io.reading import read_volume
-from napari_addm.io.writing import write_volume
+from napari_addm.io.images import read_volume, write_volume
 from napari_addm.widgets import texts
 from napari_addm.widgets.commands import save_results
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.jobs import Job
+from napari_addm.widgets.layer_registry import is_output
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.result_layers import is_output
 from napari_addm.widgets.titles import folder_of, is_generic
 
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
@@ -351,8 +350,8 @@ def test_nothing_acts_on_the_findings_of_another_scan(
         box.setChecked(True)
         assert not box.isChecked()
         assert visible(viewer) == shown
-    panel.views.export(tmp_path / "figure.png")
-    assert panel.views.note.text() == texts.NO_FIGURE
+    panel.views.figure.export(tmp_path / "figure.png")
+    assert panel.views.figure.note.text() == texts.NO_FIGURE
     panel.save(tmp_path / "out")
     qtbot.wait(100)
     assert not (tmp_path / "figure.png").exists()
@@ -749,9 +748,9 @@ def test_no_saved_file_names_the_folder(
         "napari_addm.widgets.detect_panel.view.caption_lines",
         lambda *args, **more: drawn.append(args[3]) or ("caption",),
     )
-    panel.views.figure_named.setChecked(True)
-    panel.views.export(tmp_path / "figure.png")
-    qtbot.waitUntil(lambda: "Saved" in panel.views.note.text(), timeout=MINUTE)
+    panel.views.figure.named.setChecked(True)
+    panel.views.figure.export(tmp_path / "figure.png")
+    qtbot.waitUntil(lambda: "Saved" in panel.views.figure.note.text(), timeout=MINUTE)
     assert drawn == ["t1"]
     with Picture.open(tmp_path / "figure.png") as picture:
         assert "P_one" not in str(picture.info)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from napari.components import ViewerModel
+from napari_addm.widgets.viewing.turns import PersonFirst, draw_first
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QPaintEvent, QWheelEvent
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
@@ -24,7 +25,6 @@ from napari_addm.detection.settings import DetectionSettings
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.jobs import start_job
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.viewing.turns import PersonFirst, draw_first
 
 
 @pytest.fixture(autouse=True)

@@ -24,24 +24,22 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication, QDockWidget, QLabel
 
 from napari_addm.checkpoint.file import load_checkpoint, read_specification, save_checkpoint
-from napari_addm.checkpoint.specification import FalseAlarmSpecification
+from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import Decision
 from napari_addm.io.hashing import voxels_sha256
-from napari_addm.io.reading import read_labels, read_volume
+from napari_addm.io.images import read_labels, read_volume, write_volume
 from napari_addm.io.volume import Volume
-from napari_addm.io.writing import write_volume
 from napari_addm.outputs.record import read_record
 from napari_addm.widgets import texts
 from napari_addm.widgets.contributions import write_image, write_labels
 from napari_addm.widgets.detect_panel import panel as module
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.jobs import Job
+from napari_addm.widgets.layer_registry import is_output
 from napari_addm.widgets.layers import METADATA_KEY, layer_to_volume, volume_to_layer
 from napari_addm.widgets.model_card import card_lines
-from napari_addm.widgets.result_layers import is_output
-from napari_addm.widgets.viewing.linked_canvas import RADIOLOGICAL
-from napari_addm.widgets.viewing.overlays import COLOR_BAR_PARTS
+from napari_addm.widgets.viewing.planes import RADIOLOGICAL
 
 LESION = (25.0, -20.0, 15.0, 20.0)
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
@@ -213,23 +211,6 @@ def test_whole_volume(viewer, panel, qtbot, scan):
     import torch
 
     assert ("cuda" in offered) == torch.cuda.is_available()
-
-
-def test_the_map_s_color_bar_comes_part_by_part(viewer, panel, qtbot, scan):
-    """All its programs at once would take a tenth of a second and more."""
-    add(viewer, scan)
-    parts: list[int] = []
-
-    def watch(event) -> None:
-        if event.value.name.endswith("anomaly map"):
-            event.value.colorbar.events.parts.connect(parts.append)
-
-    viewer.layers.events.inserted.connect(watch)
-    run(qtbot, panel)
-    bar = output(viewer, "anomaly map").colorbar
-    qtbot.waitUntil(lambda: bar.box, timeout=5000)
-    assert bar.visible
-    assert parts == list(range(1 + COLOR_BAR_PARTS))
 
 
 def test_findings_of_another_scan_than_the_chosen_one_say_so(model, alone, qtbot, scan, tmp_path):
@@ -565,7 +546,7 @@ def test_all_jobs_end_with_the_panel(qtbot):
 
     def long(name):
         for _ in range(3000):
-            yield module.Stage("Working")
+            yield module.Status("Working")
             time.sleep(0.01)
         ended.append(name)  # by itself
 
@@ -614,10 +595,10 @@ def test_wrong_layers_are_refused_in_words(model, alone, qtbot, scan, data, opti
 
 def test_a_bug_is_never_swallowed(model, alone, qtbot, scan, monkeypatch):
     def broken(request):
-        yield module.Stage("Reading the scan")
+        yield module.Status("Reading the scan")
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(module, "work", broken)
+    monkeypatch.setattr(module, "run_steps", broken)
     add(model, scan)
     run(qtbot, alone)
     assert "This is a bug" in alone.error.text()
@@ -633,7 +614,7 @@ def test_a_run_that_never_began_says_nothing_of_the_one_before(
     cancelled = Event()
 
     def stopped(request):
-        yield module.Stage("Reading the scan")
+        yield module.Status("Reading the scan")
         if how == "fails":
             raise AddmError("layer 'head' holds no number in any voxel: choose another.")
         cancelled.wait(60)
@@ -642,7 +623,7 @@ def test_a_run_that_never_began_says_nothing_of_the_one_before(
     alone.this_slice.setChecked(True)
     run(qtbot, alone)
     shown = alone.outcome.detection
-    monkeypatch.setattr(module, "work", stopped)
+    monkeypatch.setattr(module, "run_steps", stopped)
     alone.run()
     if how == "is cancelled":
         alone.cancel()
@@ -959,16 +940,19 @@ def test_a_method_without_noise_offers_no_noise(
 ):
     loaded = load_checkpoint(tiny_checkpoint)
     before = loaded.specification
-    specification = before.replace(
-        method="denoising_ae",
-        diffusion=None,
-        detection=before.detection.replace(level=None, steps=1, draws=1),
+    specification = ModelSpecification.model_validate(
+        before.model_dump()
+        | {
+            "method": "denoising_ae",
+            "diffusion": None,
+            "detection": before.detection.model_dump() | {"level": None, "steps": 1, "draws": 1},
+        }
     )
     path = save_checkpoint(tmp_path / "dae.safetensors", specification, loaded.weights)
     prepared(alone, path)
     for field in (alone.level, alone.steps, alone.sampler, alone.eta, alone.draws, alone.seed):
         assert not field.isEnabled()
-    assert "Denoising AE" in alone.card.text()
+    assert "denoising autoencoder" in alone.card.text()
     add(model, scan)
     run(qtbot, alone)
     assert alone.error.text() == ""
@@ -1125,7 +1109,7 @@ def test_a_voxel_is_found_in_layers_of_other_readers(model, alone, qtbot, scan, 
     alone.this_slice.setChecked(True)
     model.dims.set_current_step(0, 12)
     run(qtbot, alone)
-    placed = alone.outcome.layers.placed
+    placed = alone.outcome.layers.volume
     index = (20, 7, 11)
     alone.outcome.layers.go_to(index)
     there = tuple(int(n) for n in np.round(layer.world_to_data(model.dims.point)))
@@ -1145,8 +1129,10 @@ def test_a_figure_is_of_the_slice_on_screen_whatever_is_open(model, alone, qtbot
     assert alone.error.text() == ""
 
     def figure(name: str) -> np.ndarray:
-        alone.views.export(tmp_path / name)
-        qtbot.waitUntil(lambda: alone.views.note.text() == f"Saved as {name}", timeout=MINUTE)
+        alone.views.figure.export(tmp_path / name)
+        qtbot.waitUntil(
+            lambda: alone.views.figure.note.text() == f"Saved as {name}", timeout=MINUTE
+        )
         with Picture.open(tmp_path / name) as picture:
             return np.asarray(picture)
 
@@ -1159,8 +1145,8 @@ def test_a_figure_is_of_the_slice_on_screen_whatever_is_open(model, alone, qtbot
     model.dims.set_current_step(0, 9)  # only the results are left, of three axes
     assert_array_equal(figure("closed.png"), pictures[0])
     model.layers.clear()
-    alone.views.export(tmp_path / "nothing.png")
-    assert alone.views.note.text() == texts.NO_SLICE
+    alone.views.figure.export(tmp_path / "nothing.png")
+    assert alone.views.figure.note.text() == texts.NO_SLICE
     assert not (tmp_path / "nothing.png").exists()
 
 

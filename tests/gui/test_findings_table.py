@@ -20,7 +20,7 @@ from napari_addm.detection.midline import Midline
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.findings.findings import Decision
-from napari_addm.io.reading import read_volume
+from napari_addm.io.images import read_volume
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array
 from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.detect_panel.findings_table import (
@@ -35,9 +35,11 @@ from napari_addm.widgets.detect_panel.findings_table import (
 )
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.state import Outcome
-from napari_addm.widgets.jobs import LayerData, place_scan
+from napari_addm.widgets.finding_colors import finding_colors
+from napari_addm.widgets.layer_registry import is_output
+from napari_addm.widgets.layer_volumes import LayerData, scan_volume
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.result_layers import ResultLayers, finding_colors, is_output
+from napari_addm.widgets.result_layers import ResultLayers
 
 # In the world: x, y, z (mm), radius (mm), height.
 HILLS = (
@@ -352,7 +354,7 @@ def test_ten_thousands_of_findings(checkpoint, qtbot):
 def reviewed(viewer, layer: Image, checkpoint: Checkpoint) -> DetectWidget:
     """The panel with a result on a layer, as at the end of a run."""
     panel = DetectWidget(viewer)
-    placed = place_scan(LayerData.of(layer))
+    placed = scan_volume(LayerData.of(layer))
     panel.outcome = Outcome(
         layers=ResultLayers(viewer, LayerData.of(layer), layer.unique_id, placed),
         checkpoint=replace(checkpoint, weights={}),
@@ -362,8 +364,7 @@ def reviewed(viewer, layer: Image, checkpoint: Checkpoint) -> DetectWidget:
     panel.saving.outcome = panel.outcome
     panel.outcome.detection = detection_of(placed.volume, checkpoint)
     panel.findings.begin(checkpoint.specification, "scan")
-    for _ in panel.outcome.layers.show(panel.outcome.detection, 0.1):
-        pass
+    panel.outcome.layers.show(panel.outcome.detection, 0.1)
     panel.threshold.setMaximum(3.0)
     panel.threshold.setValue(0.1)
     panel.minimum.setValue(0.0)
@@ -417,14 +418,14 @@ def test_a_finding_gone_to_in_3d_is_there_in_2d(checkpoint, marker, qtbot):
     table = panel.findings.table
     table.pick(2)
     before = viewer.dims.point
-    panel.views.show_3d()
+    panel.views.planes.show_3d()
     centre = viewer.scene.camera.center
-    panel.views.toggle_3d()
+    panel.views.planes.toggle_3d()
     assert viewer.dims.point == before
-    panel.views.show_3d()
+    panel.views.planes.show_3d()
     table.pick(1)
     assert viewer.scene.camera.center == centre
-    panel.views.toggle_3d()
+    panel.views.planes.toggle_3d()
     index = np.round(layer.world_to_data(viewer.dims.point)).astype(int)
     assert labels_of(viewer).data[tuple(index)] == 1
 

@@ -17,13 +17,13 @@ from scipy.spatial.transform import Rotation
 
 import napari_addm
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.reading import read_labels, read_volume
+from napari_addm.io.images import read_labels, read_volume
 from napari_addm.io.volume import Volume, volume_from_array
 from napari_addm.outputs.record import read_record
 from napari_addm.outputs.verification import verify
 from napari_addm.widgets import contributions
 from napari_addm.widgets.detect_panel.panel import DetectWidget
-from napari_addm.widgets.jobs import LayerData, place, place_labels, resample_onto
+from napari_addm.widgets.layer_volumes import LayerData, labels_volume, layer_volume, resample_onto
 from napari_addm.widgets.layers import (
     layer_geometry,
     layer_to_volume,
@@ -255,7 +255,7 @@ def test_a_volume_without_a_file_is_called_as_its_layer(tmp_path: Path) -> None:
 
     assert layer_to_volume(plain).name == "plain"
     assert layer_to_volume(ours).name == "made here"
-    assert place(LayerData.of(ours)).in_layer_order
+    assert layer_volume(LayerData.of(ours)).in_layer_order
     assert layer_to_volume(of_file).name == "scan"
     of_file.translate = of_file.translate + 5  # no longer what the file holds
     assert layer_to_volume(of_file).name == "renamed"
@@ -291,12 +291,12 @@ def test_what_is_left_out_is_said_wherever_the_labels_are_resampled_to(
     )
     where = labels.data_to_world((shape[0] // 2, 0, 0))
     labels.translate = labels.translate + where - labels.data_to_world((0, 0, 0))
-    placed = place(LayerData.of(scan))
+    placed = layer_volume(LayerData.of(scan))
     assert placed.in_layer_order == (order == "ours")
 
     (item,) = resample_onto(LayerData.of(labels), LayerData.of(scan))
 
-    volume = place_labels(LayerData.of(Layer.create(*item)), placed.volume)
+    volume = labels_volume(LayerData.of(Layer.create(*item)), placed.volume)
     kept = np.count_nonzero(volume.data)
     total = np.prod(shape)
     part = f"{(total - kept) * volume.voxel_ml:.3g} of its {total * volume.voxel_ml:.3g} mL"
@@ -308,7 +308,7 @@ def test_labels_of_several_frames_are_refused() -> None:
     labels = Labels(np.ones((2, *SHAPE), np.uint8), name="film")
 
     with pytest.raises(InputError, match="layer 'film' has 4 axes: choose labels of one frame"):
-        place_labels(LayerData.of(labels), scan)
+        labels_volume(LayerData.of(labels), scan)
 
 
 def test_writer_needs_no_metadata() -> None:

@@ -20,8 +20,8 @@ from napari_addm.methods.networks import PackedUNet
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.jobs import Job
+from napari_addm.widgets.layer_registry import is_output
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.result_layers import is_output
 
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
 SHAPE = (33, 39, 29)
@@ -243,26 +243,6 @@ def test_a_cancelled_run_goes_on(viewer, panel, qtbot, scan, calls):
     finish(panel, qtbot)
     assert calls == []  # another score needs no network
     assert_array_equal(output(viewer, "anomaly map"), expected.anomaly.data)
-
-
-def test_a_layer_that_a_dropped_preview_made_is_shown_by_the_run(viewer, panel, qtbot):
-    hidden: list[bool] = []
-
-    def inserted(event) -> None:
-        if event.value.name.endswith("anomaly map"):
-            hidden.append(event.value.visible)
-            panel.follow.hold(True)  # before it is revealed, as a run that begins does
-
-    viewer.layers.events.inserted.connect(inserted)
-    panel.follow.box.setChecked(True)
-    qtbot.waitUntil(lambda: bool(hidden) and not panel.follow.working, timeout=MINUTE)
-    assert hidden == [False]
-    (layer,) = [one for one in viewer.layers if one.name.endswith("anomaly map")]
-    assert not layer.visible
-    panel.run()
-    finish(panel, qtbot)
-    assert layer in viewer.layers
-    assert layer.visible
 
 
 def test_other_settings_are_previewed_anew(viewer, panel, qtbot, calls):

@@ -27,17 +27,16 @@ from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import Decision
-from napari_addm.io.reading import read_volume
+from napari_addm.io.images import read_volume, write_volume
 from napari_addm.io.volume import Volume
-from napari_addm.io.writing import write_volume
 from napari_addm.outputs.record import read_record
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
 from napari_addm.widgets.contributions import read_layers, write_image, write_labels
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.jobs import Job
+from napari_addm.widgets.layer_registry import TITLES, is_output
 from napari_addm.widgets.layers import layer_to_volume, volume_to_layer
-from napari_addm.widgets.result_layers import TITLES, is_output
-from napari_addm.widgets.viewing.linked_canvas import LETTER
+from napari_addm.widgets.viewing.canvas_tools import LETTER
 
 LESION = (25.0, -20.0, 15.0, 20.0)
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
@@ -189,8 +188,8 @@ def test_results_follow_a_scan_that_is_moved(model, panel, qtbot, scan, tmp_path
     finish(qtbot, panel)
     assert "press Run again" in panel.error.text()
     assert not (tmp_path / "out").exists()
-    panel.views.export(tmp_path / "figure.png")
-    assert "press Run again" in panel.views.note.text()
+    panel.views.figure.export(tmp_path / "figure.png")
+    assert "press Run again" in panel.views.figure.note.text()
 
 
 def test_a_scan_that_is_moved_back_has_its_results_again(
@@ -463,7 +462,7 @@ def test_letters_and_canvases_follow_a_scan_that_is_moved(
 
     qtbot.waitUntil(lambda: len(letters()) == 4, timeout=MINUTE)
     panel.views.three_planes.setChecked(True)
-    canvases = panel.views._docked.dock.canvases
+    canvases = panel.views.canvases.dock.canvases
     qtbot.waitUntil(lambda: all(canvas.complete for canvas in canvases), timeout=MINUTE)
     layer.scale = 2 * layer.scale
     layer.translate = layer.translate + np.array([30.0, 0, 0])
@@ -679,7 +678,8 @@ def test_a_map_that_is_converted_to_labels_harms_nothing(model, panel, qtbot, sc
     kept = copy.data.copy()
     model.layers.remove(original)
     panel.views.toggle_maps()
-    panel.views._show_bar()
+    panel.views.bar_check.setChecked(False)
+    panel.views.bar_check.setChecked(True)
     panel.threshold.setValue(0.02)
     qtbot.wait(300)
     run(qtbot, panel)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from itertools import permutations, product
+from collections.abc import Iterator
 from pathlib import Path
 
+import napari
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -25,18 +25,12 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.view import Views
 from napari_addm.widgets.jobs import start_job
+from napari_addm.widgets.layer_registry import remember_output
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.result_layers import remember_output
 from napari_addm.widgets.viewing import blink
-from napari_addm.widgets.viewing.linked_canvas import (
-    LETTER,
-    PLANES,
-    Crosshair,
-    EdgeLetters,
-    edge_letters,
-    stand_upright,
-    unwrapped,
-)
+from napari_addm.widgets.viewing.canvas_tools import LETTER
+from napari_addm.widgets.viewing.connections import unwrapped
+from napari_addm.widgets.viewing.planes import PLANES
 
 SHAPE = (30, 40, 36)  # R, A, S
 SPACING = 4.0
@@ -109,19 +103,50 @@ def green(picture: np.ndarray) -> np.ndarray:
     return np.argwhere((picture[..., 1] > 200) & (picture[..., 0] < 60) & (picture[..., 2] < 60))
 
 
-@pytest.fixture
-def viewer(make_napari_viewer_proxy, monkeypatch):
-    monkeypatch.setenv("NAPARI_ENSURE_PLUGIN_MAIN_THREAD", "1")
-    made = make_napari_viewer_proxy(show=True)
+@pytest.fixture(scope="module")
+def window(qapp) -> Iterator[napari.Viewer]:
+    """One viewer for all tests of this file."""
+    made = napari.Viewer()
     made.window.resize(1200, 780)
-    return made
+    yield made
+    made.close()
+
+
+def state(viewer) -> tuple[object, ...]:
+    """What the section may change in a viewer, apart from its layers."""
+    return (
+        set(viewer.canvas.overlays),
+        set(viewer.scene.overlays),
+        dict(viewer.keymap),
+        list(viewer.mouse_drag_callbacks),
+        viewer.canvas.overlay_tiling.top_right,
+        {dock.windowTitle() for dock in docks(viewer)},
+    )
+
+
+def docks(viewer) -> list[QDockWidget]:
+    return viewer.window._qt_window.findChildren(QDockWidget)
 
 
 @pytest.fixture
-def views(viewer) -> Views:
+def viewer(window, qtbot) -> Iterator[napari.Viewer]:
+    """The viewer without layers. Each test has to leave it as it was."""
+    before = state(window)
+    yield window
+    window.layers.clear()
+    window.dims.ndisplay = 2
+    window.dims.order = tuple(range(window.dims.ndim))
+    qtbot.waitUntil(lambda: state(window) == before)
+
+
+@pytest.fixture
+def views(viewer, qtbot) -> Iterator[Views]:
     section = Views(viewer, start_job)
-    viewer.window.add_dock_widget(section, name="views")
-    return section
+    dock = viewer.window.add_dock_widget(section, name="views")
+    yield section
+    viewer.window.remove_dock_widget(dock)
+    with qtbot.waitSignal(section.destroyed):
+        section.deleteLater()
 
 
 @pytest.fixture
@@ -180,7 +205,7 @@ def test_letters_say_what_is_shown(viewer, views, qtbot) -> None:
     assert letters()["top_center"] == "I"
     views.show_plane("Axial")
     assert letters() == axial
-    views.show_3d()
+    views.planes.show_3d()
     assert letters() == {}
     views.show_plane("Axial")
     # a layer that does not say how it lies: nothing is claimed
@@ -191,79 +216,19 @@ def test_letters_say_what_is_shown(viewer, views, qtbot) -> None:
     assert letters() == {}
 
 
-ORIENTATIONS = [
-    "".join(codes) for axes in permutations(("RL", "AP", "SI")) for codes in product(*axes)
-]
-
-
-def turned(volume: Volume, degrees: float) -> Volume:
-    """The same voxels, in a patient who lay askew: the world turned about all three axes."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    about = (
-        np.array([[1, 0, 0], [0, c, -s], [0, s, c]]),
-        np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]),
-        np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]),
-    )
-    turn = np.eye(4)
-    turn[:3, :3] = about[0] @ about[1] @ about[2]
-    native = volume.to_native()
-    return volume_from_native(native, turn @ volume.source.affine)
-
-
-@pytest.mark.parametrize("degrees", [0.0, 12.0])
-@pytest.mark.parametrize("codes", ORIENTATIONS)
-def test_letters_and_cross_agree_with_the_voxels(codes: str, degrees: float) -> None:
-    """The block in the patient's left, anterior, superior corner lies towards L, A and S."""
-    volume = brain(codes)
-    model = ViewerModel()
-    letters = EdgeLetters(model)
-    layer = add(model, volume if degrees == 0 else turned(volume, degrees))
-    stand_upright(model)
-    block = layer.data_to_world(np.argwhere(layer.data > 200).mean(axis=0))
-    low, high = layer.extent.world
-    away = np.asarray(block) - (low + high) / 2
-    cross = Crosshair(model, model)
-    model.dims.point = block
-    for plane in PLANES:
-        model.dims.order = PLANES[plane]
-        orientation = [str(axis) for axis in model.scene.camera.orientation]
-        rows, columns = model.dims.displayed
-        above = (away[rows] > 0) == (orientation[1] == "up")
-        left = (away[columns] > 0) == (orientation[2] == "left")
-        text = {
-            name.removeprefix(LETTER): overlay.text
-            for name, overlay in model.canvas.overlays.items()
-            if name.startswith(LETTER)
-        }
-        assert text["top_center" if above else "bottom_center"] == "SAL"[rows], plane
-        assert text["middle_left" if left else "middle_right"] == "SAL"[columns], plane
-        assert text["middle_left"] == ("A" if plane == "Sagittal" else "R")
-        assert_allclose(model.scene.overlays["addm_crosshair"].position, block, atol=SPACING)
-    cross.close()
-    letters.close()
-
-
-def test_there_are_48_orientations() -> None:
-    assert len(set(ORIENTATIONS)) == 48
-
-
-def test_letters_of_the_default_camera() -> None:
-    assert edge_letters((1, 2), ("towards", "down", "right"))["middle_left"] == "L"
-
-
 def test_3d_is_not_mirrored(viewer, views, qtbot) -> None:
     """From the front: the patient's left on the right; superior up. And back to the same place."""
     add(viewer, brain(), colormap="green")
     views.show_plane("Coronal")
     viewer.dims.point = CORNER[::-1]
-    views.show_3d()
+    views.planes.show_3d()
     qtbot.wait(100)
     assert viewer.dims.ndisplay == 3
     picture = viewer.screenshot(flash=False)[..., :3].astype(int)
     at = green(picture).mean(axis=0) / picture.shape[:2]
     assert at[0] < 0.5
     assert at[1] > 0.5
-    views.toggle_3d()
+    views.planes.toggle_3d()
     assert viewer.dims.ndisplay == 2
     assert_allclose(viewer.dims.point, CORNER[::-1], atol=SPACING)
 
@@ -271,14 +236,14 @@ def test_3d_is_not_mirrored(viewer, views, qtbot) -> None:
 def test_slices_are_compared_in_2d_only(viewer, views, qtbot) -> None:
     add_results(viewer, add(viewer, brain()))
     for field in (views.side_by_side, views.swipe_check, views.three_planes):
-        views.show_3d()
+        views.planes.show_3d()
         field.setChecked(True)
         assert viewer.dims.ndisplay == 2
         assert field.isChecked()
         viewer.dims.ndisplay = 3  # as napari's own button does
         assert field.isChecked() == (field is views.three_planes)
         field.setChecked(False)
-    assert views._docked.dock is None
+    assert views.canvases.dock is None
 
 
 # --- three planes ---------------------------------------------------------------------------------
@@ -290,12 +255,11 @@ def test_three_planes_are_one(viewer, views, qtbot) -> None:
     views.show_plane("Axial")
     qtbot.waitUntil(lambda: anomaly.colorbar.visible, timeout=5000)
     camera = viewer.scene.camera
-    before = camera.center, camera.zoom, set(viewer.canvas.overlays), set(viewer.scene.overlays)
+    before = camera.center, camera.zoom
     order = [layer.name for layer in viewer.layers]
 
     views.three_planes.setChecked(True)
-    coronal, sagittal = views._docked.dock.canvases
-    qtbot.waitUntil(lambda: coronal.complete and sagittal.complete, timeout=20000)
+    coronal, sagittal = views.canvases.dock.canvases
     qtbot.wait(250)
     models = [coronal.model, sagittal.model]
     assert [model.dims.order for model in models] == [PLANES["Coronal"], PLANES["Sagittal"]]
@@ -371,13 +335,8 @@ def test_three_planes_are_one(viewer, views, qtbot) -> None:
     assert not get_linked_layers(scan, anomaly, findings)
     assert_allclose(camera.center, before[0])
     assert camera.zoom == pytest.approx(before[1])
-    assert set(viewer.canvas.overlays) == before[2]
-    assert set(viewer.scene.overlays) == before[3]
-    assert not [c for c in viewer.mouse_drag_callbacks if "napari_addm" in c.__module__]
     window = views.window()
     assert isinstance(window, QMainWindow)
-    names = [dock.windowTitle() for dock in window.findChildren(QDockWidget)]
-    assert texts.THREE_PLANES.label not in names
     corner = Qt.Corner.BottomRightCorner
     assert window.corner(corner) == Qt.DockWidgetArea.BottomDockWidgetArea
     # and nothing follows any more
@@ -390,13 +349,13 @@ def test_a_person_closes_the_planes(viewer, views, qtbot) -> None:
     scan = add(viewer, brain())
     views.three_planes.setChecked(True)
     qtbot.wait(150)
-    dock = views._docked.dock.parentWidget()
+    dock = views.canvases.dock.parentWidget()
     dock.destroyOnClose()
     qtbot.waitUntil(lambda: not views.three_planes.isChecked(), timeout=5000)
     assert not get_linked_layers(scan)
     assert "addm_crosshair" not in viewer.scene.overlays
     views.three_planes.setChecked(True)
-    assert views._docked.dock is not None
+    assert views.canvases.dock is not None
     views.three_planes.setChecked(False)
 
 
@@ -410,8 +369,7 @@ def test_side_by_side(viewer, views, qtbot) -> None:
     views.show_plane("Axial")
     looks = shown(viewer)
     views.side_by_side.setChecked(True)
-    (canvas,) = views._docked.dock.canvases
-    qtbot.waitUntil(lambda: canvas.complete, timeout=20000)
+    (canvas,) = views.canvases.dock.canvases
     qtbot.wait(250)
     assert shown(viewer) == looks
     assert shown(canvas.model) == {**looks, "scan": False, "rec": True}
@@ -430,15 +388,13 @@ def test_side_by_side(viewer, views, qtbot) -> None:
     # one at a time
     views.three_planes.setChecked(True)
     assert not views.side_by_side.isChecked()
-    assert len(views._docked.dock.canvases) == 2
+    assert len(views.canvases.dock.canvases) == 2
     views.three_planes.setChecked(False)
     assert shown(viewer) == looks
     qtbot.wait(100)  # canvases go with the next passes of the event loop
 
 
-def test_blink_leaves_visibility_as_it_was(viewer, views, qtbot, monkeypatch) -> None:
-    monkeypatch.setattr(blink, "BLINK_MS", 20)
-    views._blink._timer.setInterval(20)
+def test_blink_leaves_visibility_as_it_was(viewer, views, qtbot) -> None:
     scan = add(viewer, brain())
     assert not views.blink_button.isEnabled()
     rec, _, _ = add_results(viewer, scan)
@@ -503,34 +459,17 @@ def test_the_bar_says_what_it_shows(alone, qtbot) -> None:
     model = alone._viewer
     scan = add(model, brain())
     _, anomaly, _ = add_results(model, scan)
-    drawn: list[tuple[str, bool]] = []
-
-    def note(event: object = None) -> None:
-        label = model.canvas.overlays["addm_bar_label"]
-        drawn.append((label.text, label.color is not None and label.color[-1] == 0.0))
-
-    def came(event: object) -> None:
-        model.canvas.overlays["addm_bar_label"].events.text.connect(note)
-
-    model.canvas.overlays.events.added.connect(came)
-    qtbot.waitUntil(lambda: anomaly.colorbar.visible and anomaly.colorbar.box, timeout=5000)
+    qtbot.waitUntil(lambda: anomaly.colorbar.visible)
     label = model.canvas.overlays["addm_bar_label"]
-    # each letter is drawn once where nobody sees it, and a few at a time
-    assert label.color is None
-    assert label.box
-    assert all(unseen for _, unseen in drawn[:-1])
-    letters = "".join(words for words, _ in drawn[:-1])
-    assert set(letters) >= set("anomaly score0123456789.")
-    assert max(len(words) for words, _ in drawn[:-1]) <= 4
     assert label.text == "anomaly score"
-    alone.set_threshold(0.4321)
-    qtbot.waitUntil(lambda: label.text == "anomaly score\nthreshold 0.432", timeout=5000)
+    alone.color_bar.set_threshold(0.4321)
+    qtbot.waitUntil(lambda: label.text == "anomaly score\nthreshold 0.432")
     alone.toggle_maps()
     assert not label.visible
     anomaly.visible = True
     assert label.visible
     alone.bar_check.setChecked(False)
-    qtbot.waitUntil(lambda: not anomaly.colorbar.visible, timeout=5000)
+    assert not anomaly.colorbar.visible
     assert "addm_bar_label" not in model.canvas.overlays
 
 
@@ -597,7 +536,7 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     press("side by side")
     assert views.side_by_side.isChecked()
     press("side by side")
-    assert views._docked.dock is None
+    assert views.canvases.dock is None
     assert {s.action for s in texts.SHORTCUTS} == {
         "next plane",
         "3d",
@@ -612,59 +551,45 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     }
 
 
-def test_a_taken_key_stays_with_its_owner(qtbot) -> None:
+def test_a_key_stays_with_its_owner(qtbot) -> None:
+    """A key that is taken, and one that somebody else takes while the section is open."""
+
+    def theirs(viewer: object) -> None:
+        pass
+
     model = ViewerModel()
-    theirs = model.bind_key("K", lambda viewer: None)
+    model.bind_key("K", theirs)
     section = Views(model, start_job)
-    qtbot.addWidget(section)
-    assert model.keymap[coerce_keybinding("K")] is not section._pressed["K"]
-    assert "K" not in section._keys
-    assert theirs is None
-    assert model.keymap[coerce_keybinding("J")] is section._pressed["J"]
+    assert model.keymap[coerce_keybinding("K")] is theirs
+    assert "K" not in [shortcut.key for shortcut in section.keys.bound]
+    model.bind_key("J", theirs, overwrite=True)
+    with qtbot.waitSignal(section.destroyed):
+        section.deleteLater()
+    kept = {coerce_keybinding(key): theirs for key in "KJ"}
+    assert {key: model.keymap[key] for key in model.keymap} == kept
 
 
 # --- the end --------------------------------------------------------------------------------------
 
 
-def test_closing_the_section_gives_the_viewer_back(viewer, qtbot) -> None:
+def test_closing_the_section_gives_the_layers_back(viewer, qtbot) -> None:
+    """The rest of the viewer is compared after each test."""
     scan = add(viewer, brain())
     rec, anomaly, _ = add_results(viewer, scan)
-    before = (
-        set(viewer.canvas.overlays),
-        dict(viewer.keymap),
-        viewer.canvas.overlay_tiling.top_right,
-        shown(viewer),
-    )
+    before = shown(viewer)
     section = Views(viewer, start_job)
     dock = viewer.window.add_dock_widget(section, name="views")
+    qtbot.waitUntil(lambda: anomaly.colorbar.visible)
     section.three_planes.setChecked(True)
     section.blink_button.setChecked(True)
-    qtbot.wait(50)
     viewer.window.remove_dock_widget(dock)
     section.deleteLater()
     del section
-    qtbot.waitUntil(lambda: shown(viewer) == before[3], timeout=5000)
-    qtbot.wait(500)
-    assert shown(viewer) == before[3]
-    assert set(viewer.canvas.overlays) == before[0]
-    assert dict(viewer.keymap) == before[1]
-    assert viewer.canvas.overlay_tiling.top_right == before[2]
+    qtbot.waitUntil(lambda: shown(viewer) == before)
+    qtbot.wait(400)
+    assert shown(viewer) == before
     assert not anomaly.colorbar.visible
     assert not get_linked_layers(scan, rec, anomaly)
-
-
-def test_closing_the_viewer_mid_blink_is_harmless(viewer, views, qtbot) -> None:
-    """And amid a further canvas that comes about. The fixture looks for what is left of them."""
-    scan = add(viewer, brain())
-    add_results(viewer, scan)
-    views.side_by_side.setChecked(True)
-    (canvas,) = views._docked.dock.canvases
-    views.blink_button.setChecked(True)
-    qtbot.waitUntil(lambda: canvas.qt_viewer is not None, timeout=20000)
-    assert views._blink.running
-    assert not canvas.complete
-    viewer.close()
-    qtbot.wait(50)  # what Qt was told to delete later
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -676,8 +601,8 @@ def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot, m
     panel = DetectWidget(model)
     qtbot.addWidget(panel)
     views = panel.views
-    views.export(tmp_path / "early.png")
-    assert views.note.text() == texts.NO_FIGURE
+    views.figure.export(tmp_path / "early.png")
+    assert views.figure.note.text() == texts.NO_FIGURE
     affine = np.array([[-6.0, 0, 0, 80], [0, 6.0, 0, -95], [0, 0, 6.0, -70], [0, 0, 0, 1]])
     add(model, make_brain(affine, (27, 32, 24)), "Doe John")
     panel.checkpoint_chooser.choose(tiny_checkpoint)
@@ -708,19 +633,18 @@ def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot, m
     model.dims.point = (0.0, -20.0, 0.0)
     sizes = []
     for choice in range(2):
-        views.figure_scope.setCurrentIndex(choice)
+        views.figure.scope.setCurrentIndex(choice)
         path = tmp_path / f"{choice}.png"
-        views.export(path)
-        until = time.monotonic() + 60
-        while not views.note.text().startswith("Saved") and time.monotonic() < until:
-            qtbot.wait(50)
-        assert views.note.text() == f"Saved as {choice}.png"
+        views.figure.export(path)
+        qtbot.waitUntil(
+            lambda saved=f"Saved as {choice}.png": views.figure.note.text() == saved, timeout=60_000
+        )
         with Picture.open(path) as picture:
             sizes.append(picture.size)
             assert "Doe" not in str(picture.info)
-        views.note.setText("")
+        views.figure.note.setText("")
     assert sizes[1][0] > sizes[0][0]
-    plane, index = views._slice_shown(panel.outcome)
+    plane, index = views.figure.slice_shown(panel.outcome)
     assert plane == "Coronal"
     assert index == round((-20 + 95) / 6)
     # what is there is replaced only if the person agrees, whatever is put after the name
@@ -737,19 +661,19 @@ def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot, m
         return QMessageBox.StandardButton.No
 
     monkeypatch.setattr(QMessageBox, "question", no)
-    views.figure_button.click()
+    views.figure.button.click()
     assert taken.read_bytes() == b"mine"
     assert len(asked) == 1
     assert "patient.v2.png" in asked[0]
     monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Yes)
-    views.figure_button.click()
-    qtbot.waitUntil(lambda: views.note.text() == "Saved as patient.v2.png", timeout=60_000)
+    views.figure.button.click()
+    qtbot.waitUntil(lambda: views.figure.note.text() == "Saved as patient.v2.png", timeout=60_000)
     assert taken.stat().st_size > 1000
     assert (tmp_path / "patient.png").read_bytes() == b"other"
     taken.unlink()
     (tmp_path / "patient.png").unlink()
     # a folder that is not there: said in the panel, and no half file
-    views.export(tmp_path / "not" / "there.png")
+    views.figure.export(tmp_path / "not" / "there.png")
     qtbot.waitUntil(lambda: panel.error.text() != "", timeout=60_000)
     assert "there.png" in panel.error.text()
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["0.png", "1.png"]

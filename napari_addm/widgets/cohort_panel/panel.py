@@ -36,7 +36,6 @@ from napari_addm.widgets.cohort_panel.saved_case import (
     CaseVersion,
     SavedCase,
     bring_up,
-    close_case,
     read_case,
     show_case,
 )
@@ -60,20 +59,14 @@ from napari_addm.widgets.forms import (
     number,
     row,
     say,
+    single_shot,
     when_gone,
     whole,
 )
-from napari_addm.widgets.jobs import (
-    Job,
-    Jobs,
-    Stage,
-    give_memory_back,
-    load_checkpoint_once,
-)
+from napari_addm.widgets.jobs import Job, Jobs, Status
+from napari_addm.widgets.loading import free_memory, import_libraries, load_checkpoint_once
 from napari_addm.widgets.model_settings import ModelSettings
 from napari_addm.widgets.status_bar import Notices
-from napari_addm.widgets.viewing.threads import import_libraries
-from napari_addm.widgets.viewing.turns import PersonFirst, Turns, later
 
 if TYPE_CHECKING:
     import napari
@@ -118,18 +111,14 @@ class BatchWidget(Panel):
         self._last: BatchProgress | None = None
         self._before: dict[str, tuple[State, CaseResult | None]] = {}  # the run, by case
         self._opening: tuple[str, Job] | None = None
-        self._showing: SavedCase | None = None
-        self._turns = Turns(self)  # for its layers, one by one
         self._reporting = False
         self._jobs = Jobs()
-        self._first = PersonFirst(viewer, self)
         self._start = self._jobs.start
-        self._typed = later(self, TYPED_MS, self.look)
+        self._typed = single_shot(self, TYPED_MS, self.look)
         self._build()
         self._connect()
         self._unwatch = preferences.watch(self._on_preferences)
         self._restore()
-        self._jobs.get_ready(self.notices.show_error)
         when_gone(self, _Farewell(self))
 
     # --- what it looks like ----------------------------------------------------------------------
@@ -484,8 +473,8 @@ class BatchWidget(Panel):
             say(self.status, "Cancelling ...")
             self._enable()
 
-    def _on_yielded(self, item: Stage | BatchProgress) -> None:
-        if isinstance(item, Stage):
+    def _on_yielded(self, item: Status | BatchProgress) -> None:
+        if isinstance(item, Status):
             say(self.status, item.words + " ...")
             return
         if self._last is None:  # the plan is written
@@ -618,9 +607,6 @@ class BatchWidget(Panel):
             if self._opening[0] == name:
                 return
             self._opening[1].quit()
-            if self._showing is not None:
-                close_case(self._viewer, self._showing.version)
-                self._showing = None
         say(self.error, "")
         self.details.hide()
         job = self._start(
@@ -645,21 +631,14 @@ class BatchWidget(Panel):
             self._opened("")
             self.notices.show_error(item.error)
         elif isinstance(item, SavedCase):
-            self._showing = item
-            self._turns.take(self._show(item))
+            self._show(item)
         elif bring_up(self._viewer, item):
             self._opening[1].quit()
             self._opened(f"{name} is open.")
 
-    def _show(self, saved: SavedCase) -> Iterator[None]:
-        """Show the layers of the case that is opened, until another one is."""
-        if self._showing is not saved:
-            return
-        for _ in show_case(self._viewer, saved):
-            yield
-            if self._showing is not saved:
-                return
-        self._showing = None
+    def _show(self, saved: SavedCase) -> None:
+        """Show the layers of the case that is opened."""
+        show_case(self._viewer, saved)
         self._opened(" ".join((f"{saved.version.case} is open.", *saved.notes)))
         if self.running and saved.notes:
             say(self.error, " ".join(saved.notes))
@@ -736,8 +715,7 @@ class _Farewell:
         panel = self._panel()
         if panel is not None:
             panel._unwatch()
-            panel._first.disconnect_viewer()
-        give_memory_back()
+        free_memory()
 
 
 def _beside(source: str) -> str:
@@ -809,14 +787,14 @@ class _Request:
     only: frozenset[str] | None
 
 
-def _work(request: _Request) -> Iterator[Stage | BatchProgress]:
+def _work(request: _Request) -> Iterator[Status | BatchProgress]:
     # A batch may take days: it takes no one's place in the pool, where cases are opened.
     pool = QThreadPool.globalInstance()
     assert pool is not None
     pool.releaseThread()
     try:
         # The first import of torch takes seconds.
-        yield Stage("Loading the checkpoint")
+        yield Status("Loading the checkpoint")
         import_libraries()
         checkpoint = load_checkpoint_once(request.checkpoint)
         steps = run_batch(

@@ -15,21 +15,16 @@ from napari.layers import Image, Labels, Layer
 from napari_addm.cohort.case import CohortCase
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.errors import AddmError
-from napari_addm.io.reading import read_labels, read_volume
-from napari_addm.io.resampling import resample_labels
+from napari_addm.io.images import read_labels, read_volume, resample_labels
 from napari_addm.io.volume import Volume
-from napari_addm.widgets.jobs import LayerData, Placed, layer_type
+from napari_addm.widgets.finding_colors import finding_colors
+from napari_addm.widgets.layer_registry import forget_output, is_changed, is_output
+from napari_addm.widgets.layer_volumes import LayerData, LayerVolume
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.result_layers import (
-    CORRECTED,
-    ResultLayers,
-    finding_colors,
-    forget_output,
-    is_changed,
-    is_output,
-)
+from napari_addm.widgets.result_layers import CORRECTED, ResultLayers, voxel_type
 from napari_addm.widgets.viewing.chosen_scan import fit, look_at
-from napari_addm.widgets.viewing.linked_canvas import stand_upright, unwrapped
+from napari_addm.widgets.viewing.connections import unwrapped
+from napari_addm.widgets.viewing.planes import stand_upright
 from napari_addm.widgets.viewing.visibility import belongs_to, give_back, put_away
 
 if TYPE_CHECKING:
@@ -143,11 +138,11 @@ def read_case(
         for key, role in MAPS.items():
             wanted = key != "uncertainty" or _name(paths[key], output) in written
             if wanted and (found := _beside(paths[key], WORDS[key], scan, notes)) is not None:
-                maps[role] = np.ascontiguousarray(found.data, layer_type(role))
+                maps[role] = np.ascontiguousarray(found.data, voxel_type(role))
             yield version  # a chance to stop
         found = _beside(paths["labels"], "anomalies", scan, notes)
         if found is not None:
-            labels = np.ascontiguousarray(found.data, layer_type("labels"))
+            labels = np.ascontiguousarray(found.data, voxel_type("labels"))
     truth = None
     if case.truth is not None:
         try:
@@ -224,29 +219,20 @@ def bring_up(viewer: napari.viewer.Viewer, version: CaseVersion) -> bool:
     return True
 
 
-def show_case(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[None]:
-    """Add the layers of a case, and go to its largest finding; a generator for the GUI's thread.
-
-    Let the event loop turn between its steps: napari and OpenGL take their time for each layer.
-    """
+def show_case(viewer: napari.viewer.Viewer, saved: SavedCase) -> None:
+    """Add the layers of a case, and go to its largest finding."""
     if bring_up(viewer, saved.version):
         return
-    yield
     stand_upright(viewer)
-    yield
-    layers = _layers(viewer, saved)
-    many = 1 + len(saved.maps) + sum(part is not None for part in (saved.labels, saved.truth))
-    scan: Layer | None = None
+    layers = _add_layers(viewer, saved)
     for layer in layers:
         truth = saved.truth if isinstance(layer, Labels) and not is_output(layer) else None
         kept = None if truth is None else truth.data.copy()
-        _cases[unwrapped(layer)] = _CaseLayer(saved.version, many, kept)
-        scan = scan or layer
-        yield
-    if scan is not None and scan in viewer.layers:
-        viewer.layers.selection.active = scan
-        point = scan.data_to_world(saved.place)
-        viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), point)
+        _cases[unwrapped(layer)] = _CaseLayer(saved.version, len(layers), kept)
+    scan = layers[0]
+    viewer.layers.selection.active = scan
+    point = scan.data_to_world(saved.place)
+    viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), point)
 
 
 def close_case(viewer: napari.viewer.Viewer, version: CaseVersion) -> None:
@@ -267,31 +253,28 @@ def _close(viewer: napari.viewer.Viewer, layer: Layer) -> None:
         viewer.layers.remove(layer)
 
 
-def _layers(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[Layer]:
-    """Each layer of a case, once it is in the viewer, and again once it is shown."""
+def _add_layers(viewer: napari.viewer.Viewer, saved: SavedCase) -> list[Layer]:
+    """Add the layers of a case; gives them, the scan first."""
     data, arguments, _ = volume_to_layer(saved.scan, name=saved.version.case)
     scan = viewer.add_layer(Image(data, **arguments))
     fit(viewer, scan)
-    yield scan
-    placed = Placed(saved.scan, in_layer_order=True)
-    results = ResultLayers(viewer, LayerData.of(scan), scan.unique_id, placed)
+    layers = [scan]
+    volume = LayerVolume(saved.scan, in_layer_order=True)
+    results = ResultLayers(viewer, LayerData.of(scan), scan.unique_id, volume)
     parts = saved.maps if saved.labels is None else {**saved.maps, "labels": saved.labels}
     for role, part in parts.items():
         results.make(role, saved.threshold, part)
         if role == "labels":
             results.color_labels(finding_colors(None, (), int(part.max())))
-        layer = results.layer(role)
-        assert layer is not None
-        yield layer
-        results.reveal(role)
-        yield layer
+        layers.append(results.layer(role))
     if saved.truth is not None:
         name = f"{saved.version.case} ground truth"
         data, arguments, _ = volume_to_layer(saved.truth, "labels", name=name)
         truth = Labels(data, **arguments)
         truth.contour = 1  # what is below stays to be seen
         belongs_to(truth, scan.unique_id)
-        yield viewer.add_layer(truth)
+        layers.append(viewer.add_layer(truth))
+    return layers
 
 
 def _place_to_look(labels: np.ndarray | None, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -31,8 +31,16 @@ from napari_addm.cohort.case import CaseResult, CohortCase
 from napari_addm.cohort.inspect import InspectedCase
 from napari_addm.detection.quality import LABELS
 from napari_addm.widgets import texts
-from napari_addm.widgets.forms import ERROR, SMALL, WARNING, column, heading, message, say
-from napari_addm.widgets.viewing.turns import later
+from napari_addm.widgets.forms import (
+    ERROR,
+    SMALL,
+    WARNING,
+    column,
+    heading,
+    message,
+    say,
+    single_shot,
+)
 
 COLUMNS = tuple(texts.COHORT_COLUMNS)
 # The widest that each has to show.
@@ -372,7 +380,7 @@ class CasesTable(QWidget):
         body.addLayout(top)
         body.addWidget(self.view, 1)
         body.addWidget(self.details)
-        self._settled = later(self, SETTLE_MS, self.settle)
+        self._settled = single_shot(self, SETTLE_MS, self.settle)
         self.words.textChanged.connect(self._on_filter)
         self.kind.currentIndexChanged.connect(self._on_filter)
         self.model.modelAboutToBeReset.connect(self._before_reset)

@@ -16,8 +16,16 @@ from napari_addm.review.decisions import Decided
 from napari_addm.review.marking import LabelledFindings, is_calibrated
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.findings_table import FindingsTable
-from napari_addm.widgets.forms import button, column, form, message, number, row, say
-from napari_addm.widgets.viewing.turns import later
+from napari_addm.widgets.forms import (
+    button,
+    column,
+    form,
+    message,
+    number,
+    row,
+    say,
+    single_shot,
+)
 
 # Promises that the threshold can be set by, mL of false alarm in a healthy brain.
 PROMISES_ML = (0.1, 1.0, 5.0)
@@ -52,7 +60,7 @@ class FindingsReview(QWidget):
         self.reviewed: ModelSpecification | None = None
         self._detection: Detection | None = None
         self._marked: LabelledFindings | None = None
-        self._live = later(self, 0, self.moved)
+        self._live = single_shot(self, 0, self.moved)
 
         self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self.threshold.setDecimals(3)

@@ -15,9 +15,9 @@ from napari_addm.errors import AddmError
 from napari_addm.io.text import format_duration
 from napari_addm.io.volume import Volume
 from napari_addm.widgets import texts
-from napari_addm.widgets.forms import column, message, say
-from napari_addm.widgets.jobs import Begun, Found, Job, Request, Reveal, Room, work
-from napari_addm.widgets.viewing.turns import later
+from napari_addm.widgets.detect_panel.run import ResultReady, RunRequest, RunStarted, run_steps
+from napari_addm.widgets.forms import column, message, say, single_shot
+from napari_addm.widgets.jobs import Job
 
 if TYPE_CHECKING:
     import napari
@@ -43,13 +43,13 @@ class FollowSlice(QWidget):
     start : callable
         As :func:`napari_addm.widgets.jobs.start_job`.
     ask : callable
-        Gives the `Request` for the slice at `position`, or None when there is
+        Gives the `RunRequest` for the slice at `position`, or None when there is
         nothing to do.
 
     Attributes
     ----------
-    shown : Signal(Request, Begun, object)
-        A preview has a `Found`, or is about to and needs `Room`.
+    shown : Signal(RunRequest, RunStarted, ResultReady)
+        A preview has a result.
     failed : Signal(object)
         An exception that is a bug; what a person can mend is said here.
     box : QCheckBox
@@ -69,21 +69,21 @@ class FollowSlice(QWidget):
         self,
         viewer: napari.viewer.Viewer,
         start: Callable[..., Job],
-        ask: Callable[[], Request | None],
+        ask: Callable[[], RunRequest | None],
     ) -> None:
         super().__init__()
         self._viewer = viewer
         self._start = start
         self._ask = ask
         self._job: Job | None = None
-        self._request: Request | None = None
+        self._request: RunRequest | None = None
         self._here: Hashable = None  # the newest that was asked for
         self._going: Hashable = None  # what the job was started for
-        self._begun: Begun | None = None
+        self._begun: RunStarted | None = None
         self._held = False
         self.point: tuple[float, ...] = ()
         self.position: tuple[float, ...] = ()
-        self._rest = later(self, REST_MS, self._look)
+        self._rest = single_shot(self, REST_MS, self._look)
         self.box = QCheckBox(texts.FOLLOW.label)
         self.box.setToolTip(texts.FOLLOW.tip)
         self.box.toggled.connect(self._on_toggled)
@@ -189,7 +189,7 @@ class FollowSlice(QWidget):
         if request is None:
             self._drop()
             return
-        here = (request.slices_aside, tuple(round(n) for n in request.position))
+        here = (request.without_slices, tuple(round(n) for n in request.position))
         if here == self._here:
             return
         self._drop()
@@ -197,13 +197,13 @@ class FollowSlice(QWidget):
         if self._job is None:
             self._go(request)
 
-    def _go(self, request: Request) -> None:
+    def _go(self, request: RunRequest) -> None:
         self._request = replace(request, reach_mm=REACH_MM)
         self._begun = None
         self._going = self._here
         self._job = self._start(
             "Follow slice",
-            work,
+            run_steps,
             self._request,
             yielded=self._on_yielded,
             errored=self._on_errored,
@@ -217,11 +217,11 @@ class FollowSlice(QWidget):
     def _on_yielded(self, item: Any) -> None:
         if self._stale:
             return
-        if isinstance(item, Begun):
+        if isinstance(item, RunStarted):
             self._begun = item
-        elif isinstance(item, (Room, Reveal, Found)):
+        elif isinstance(item, ResultReady):
             self.shown.emit(self._request, self._begun, item)
-            if isinstance(item, Found) and item.progress.pace is not None:
+            if item.progress.pace is not None:
                 self.say_pace(item.progress.pace)
 
     def say_pace(self, pace: Pace) -> None:

@@ -28,12 +28,14 @@ from napari_addm.review.saved_review import SavedReview, describe_resumed, match
 from napari_addm.widgets import preferences, texts
 from napari_addm.widgets.detect_panel.findings import FindingsReview
 from napari_addm.widgets.detect_panel.follow import FollowSlice, Patchwork
+from napari_addm.widgets.detect_panel.run import ResultReady, RunRequest, RunStarted, run_steps
 from napari_addm.widgets.detect_panel.save import Saving
 from napari_addm.widgets.detect_panel.scan import ScanInputs
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.detect_panel.truth import TruthAgreement
 from napari_addm.widgets.detect_panel.view import Views
 from napari_addm.widgets.detect_panel.welcome import Welcome
+from napari_addm.widgets.finding_colors import finding_colors
 from napari_addm.widgets.forms import (
     WARNING,
     Column,
@@ -45,24 +47,16 @@ from napari_addm.widgets.forms import (
     lay_out_now,
     message,
     say,
+    single_shot,
     when_gone,
 )
-from napari_addm.widgets.jobs import (
-    Begun,
-    Found,
-    Job,
-    Jobs,
-    LayerData,
-    Request,
-    Reveal,
-    Room,
-    Stage,
-    give_memory_back,
-    work,
-)
+from napari_addm.widgets.jobs import Job, Jobs, Status
+from napari_addm.widgets.layer_registry import is_output, scan_of
+from napari_addm.widgets.layer_volumes import LayerData
 from napari_addm.widgets.layers import METADATA_KEY
+from napari_addm.widgets.loading import free_memory
 from napari_addm.widgets.model_settings import ModelSettings
-from napari_addm.widgets.result_layers import ResultLayers, finding_colors, is_output, scan_of
+from napari_addm.widgets.result_layers import ResultLayers
 from napari_addm.widgets.status_bar import Notices
 from napari_addm.widgets.titles import title_of, without_folder
 from napari_addm.widgets.viewing.chosen_scan import (
@@ -72,8 +66,8 @@ from napari_addm.widgets.viewing.chosen_scan import (
     owners_of,
     scan_behind,
 )
-from napari_addm.widgets.viewing.linked_canvas import LayerWatch, unwrapped
-from napari_addm.widgets.viewing.turns import PersonFirst, Turns, draw_first, later
+from napari_addm.widgets.viewing.connections import LayerWatch, unwrapped
+from napari_addm.widgets.viewing.planes import stand_upright
 from napari_addm.widgets.viewing.visibility import note_beside, put_away
 
 if TYPE_CHECKING:
@@ -122,11 +116,11 @@ class DetectWidget(Panel):
         self._viewer = viewer
         self.outcome: Outcome | None = None
         self._job: Job | None = None
-        self._request: Request | None = None
+        self._request: RunRequest | None = None
         self._shown_for: Hashable = None  # what the outcome was asked for
         self._patchwork: Patchwork | None = None
         self._begun = False  # to show the run; until then the outcome is an earlier run's
-        self._arrived: Begun | None = None
+        self._arrived: RunStarted | None = None
         self._cancelled = False
         self._in_view: Hashable = None  # the scan that was chosen last
         self._switching = False  # to another scan
@@ -147,10 +141,7 @@ class DetectWidget(Panel):
         self.saving = Saving(self._start_aside)
         self.session = Session()
         self.follow = FollowSlice(viewer, self._start, self._ask_preview)
-        self._first = PersonFirst(viewer, self)
-        # a layer, or the findings, at a time: together they would hold the window up for too long
-        self._turns = Turns(self)
-        self._moved = later(self, 0, self._on_moved)
+        self._moved = single_shot(self, 0, self._on_moved)
         self._misfit = ""  # what was last said of it
         self._build()
         self._name_fields()
@@ -158,7 +149,6 @@ class DetectWidget(Panel):
         self._connect()
         self._unwatch = preferences.watch(self._on_preferences)
         self._restore()
-        self._jobs.get_ready(self.notices.show_error)
         self._on_layers()
         self._on_scan()
         if any(is_output(layer) for layer in viewer.layers):
@@ -268,7 +258,6 @@ class DetectWidget(Panel):
         self.model.checkpoint_changed.connect(self._on_checkpoint)
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
-        self.findings.moved.connect(draw_first)
         self.findings.moved.connect(self._mark)
         self.findings.table.decided.connect(self._on_decided)
         self.findings.table.picked.connect(self._on_picked)
@@ -417,7 +406,7 @@ class DetectWidget(Panel):
                 self.follow.box.setChecked(False)
         if scan is not None:
             if METADATA_KEY in scan.metadata:
-                self.views.stand_upright()
+                stand_upright(self._viewer)
             self._bring_into_view(scan)
         self._say_whose()
         self._measure()
@@ -456,7 +445,7 @@ class DetectWidget(Panel):
     def _grid(self) -> Hashable:
         """What a voxel's number in the outcome's volume means."""
         assert self.outcome is not None
-        return self.outcome.scan.shape, self.outcome.layers.placed.order
+        return self.outcome.scan.shape, self.outcome.layers.volume.order
 
     def _on_moved(self) -> None:
         """Layers were moved, or have other voxels: say what no longer fits, and offer the rest."""
@@ -553,7 +542,7 @@ class DetectWidget(Panel):
         self._aside = self._start(*args, **options)
         return self._aside
 
-    def _ask(self, preview: bool = False) -> Request | None:
+    def _ask(self, preview: bool = False) -> RunRequest | None:
         """What scan, settings and position stand for; None when a run is not possible."""
         scan = self.inputs.scan
         if scan is None or self.model.specification is None:
@@ -570,7 +559,7 @@ class DetectWidget(Panel):
             index = origin + np.array(point[-ndim:]) @ turn
             return tuple(index[-3:].tolist())  # a frame before them has no say
 
-        return Request(
+        return RunRequest(
             scan=LayerData.of(scan),
             checkpoint=self.model.checkpoint,
             settings=self.model.settings,
@@ -601,7 +590,7 @@ class DetectWidget(Panel):
         self.notices.begin()
         self._job = self._start(
             "Detect anomalies",
-            work,
+            run_steps,
             self._request,
             yielded=self._on_yielded,
             errored=self.notices.show_error,
@@ -617,21 +606,15 @@ class DetectWidget(Panel):
             self.cancel_button.setEnabled(False)
             say(self.status, "Cancelling ...")
 
-    def _on_yielded(self, item: Stage | Begun | Room | Reveal | Progress | Found) -> None:
-        if isinstance(item, Stage):
+    def _on_yielded(self, item: Status | RunStarted | Progress | ResultReady) -> None:
+        if isinstance(item, Status):
             if not self._cancelled:
                 self._tell(item.words + " ...")
-        elif isinstance(item, Begun):
+        elif isinstance(item, RunStarted):
             self.model.offer_devices(item.devices)
             self._arrived = item
-        elif isinstance(item, Room):
+        elif isinstance(item, ResultReady):
             self._begin_run()
-            assert self.outcome is not None
-            self.outcome.layers.make(item.role, self.threshold.value(), item.data)
-        elif isinstance(item, Reveal):
-            assert self.outcome is not None
-            self.outcome.layers.reveal(item.role)
-        elif isinstance(item, Found):
             self._on_progress(item.progress)
             self._on_found(item)
         else:
@@ -647,11 +630,10 @@ class DetectWidget(Panel):
             self._begin_outcome(self._request, self._arrived)
             self._arrived = None  # which holds the scan
 
-    def _begin_outcome(self, request: Request, begun: Begun) -> None:
+    def _begin_outcome(self, request: RunRequest, begun: RunStarted) -> None:
         """From now on another scan, or other settings, are shown."""
-        self._turns.finish()
         self.findings.table.take_note()
-        self._shown_for = request.slices_aside
+        self._shown_for = request.without_slices
         self.outcome = Outcome(
             layers=ResultLayers(self._viewer, request.scan, request.scan_id, begun.scan),
             checkpoint=begun.checkpoint,
@@ -683,7 +665,7 @@ class DetectWidget(Panel):
         if not self._cancelled:
             self._tell(words)
 
-    def _on_found(self, found: Found) -> None:
+    def _on_found(self, found: ResultReady) -> None:
         assert self.outcome is not None
         assert found.progress.result is not None
         self.outcome.detection, self.outcome.marker = found.progress.result, found.marker
@@ -696,15 +678,10 @@ class DetectWidget(Panel):
         """Show the result, which differs in some slices from what is shown, and its findings."""
         assert self.outcome is not None
         assert self.outcome.detection is not None
-        self._turns.take(
-            self.outcome.layers.show(self.outcome.detection, self.threshold.value(), changed)
-        )
-        self._turns.call(self._mark)
+        self.outcome.layers.show(self.outcome.detection, self.threshold.value(), changed)
+        self._mark()
 
     def _on_finished(self) -> None:
-        self._turns.call(self._end)
-
-    def _end(self) -> None:
         """The run is over, and what it gave is shown."""
         self._job = None
         self._request = None
@@ -743,7 +720,7 @@ class DetectWidget(Panel):
 
     # --- previews --------------------------------------------------------------------------------
 
-    def _ask_preview(self) -> Request | None:
+    def _ask_preview(self) -> RunRequest | None:
         """What to preview; None when a run has done the slice already."""
         request, outcome = self._ask(preview=True), self.outcome
         if (
@@ -751,27 +728,21 @@ class DetectWidget(Panel):
             and outcome is not None
             and outcome.detection is not None
             and not outcome.preview
-            and request.slices_aside == self._shown_for
-            and outcome.detection.done[outcome.layers.placed.slice_at(request.position)]
+            and request.without_slices == self._shown_for
+            and outcome.detection.done[outcome.layers.volume.slice_at(request.position)]
         ):
             return None
         return request
 
-    def _on_preview(self, request: Request, begun: Begun, item: Room | Reveal | Found) -> None:
+    def _on_preview(self, request: RunRequest, begun: RunStarted, item: ResultReady) -> None:
         ids = [layer.unique_id for layer in self._viewer.layers]
         if self.running or request.scan_id not in ids:
             return
-        if self.outcome is None or request.slices_aside != self._shown_for:
+        if self.outcome is None or request.without_slices != self._shown_for:
             self.model.offer_devices(begun.devices)
             self._begin_outcome(request, begun)
             self._patchwork = None
         assert self.outcome is not None
-        if isinstance(item, Room):
-            self.outcome.layers.make(item.role, self.threshold.value(), item.data)
-            return
-        if isinstance(item, Reveal):
-            self.outcome.layers.reveal(item.role)
-            return
         result = item.progress.result
         assert result is not None
         if self._patchwork is None:
@@ -799,7 +770,7 @@ class DetectWidget(Panel):
         if not self.running and (kept := self._corrections_kept(outcome)):
             say(self.status, kept)
         self.agreement.show_marked(outcome)
-        self.views.set_threshold(marked.threshold)
+        self.views.color_bar.set_threshold(marked.threshold)
         self._show_sections()
         lay_out_now(self.findings)
 
@@ -892,6 +863,5 @@ class _Farewell:
             panel._viewer.layers.selection.events.active.disconnect(panel._on_active)
             panel._unwatch()
             panel.follow.disconnect_viewer()
-            panel._first.disconnect_viewer()
             panel.session.clear()
-        give_memory_back()
+        free_memory()

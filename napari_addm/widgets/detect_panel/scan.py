@@ -13,8 +13,9 @@ from qtpy.QtWidgets import QWidget
 from napari_addm.errors import AddmError
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import WARNING, button, column, form, message, row, say
-from napari_addm.widgets.jobs import Job, LayerData, place_grid
+from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layer_combos import LabelsChoice, LayerChooser, layer_of
+from napari_addm.widgets.layer_volumes import LayerData, layer_grid
 from napari_addm.widgets.layers import METADATA_KEY, FramesGeometry, spatial_part
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class ScanInputs(QWidget):
             picture = LayerData.of(scan)
             frames = np.ndim(picture.data) > 3 and not scan.rgb
             try:
-                place_grid(picture)
+                layer_grid(picture)
             except AddmError as error:
                 words = str(error)
         say(self.message, words)

@@ -79,7 +79,7 @@ class Outcome:
     @property
     def scan(self) -> Volume:
         """The scan."""
-        return self.layers.placed.volume
+        return self.layers.volume.volume
 
     @property
     def misfit(self) -> str:

@@ -18,11 +18,16 @@ from napari_addm.review.agreement import Agreement
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.agreement_view import AgreementView
 from napari_addm.widgets.detect_panel.state import Outcome
-from napari_addm.widgets.forms import column, form, row, say, when_gone
-from napari_addm.widgets.jobs import Job, LayerData, file_of, labels_notes, place_labels
+from napari_addm.widgets.forms import column, form, row, say, single_shot, when_gone
+from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layer_combos import LabelsChoice
+from napari_addm.widgets.layer_volumes import (
+    LayerData,
+    labels_file,
+    labels_notes,
+    labels_volume,
+)
 from napari_addm.widgets.layers import GEOMETRY
-from napari_addm.widgets.viewing.turns import later
 
 if TYPE_CHECKING:
     import napari
@@ -72,8 +77,8 @@ class TruthAgreement(QWidget):
         self._comparing = 0  # jobs
         self._watched: Layer | None = None
         self._seen: tuple[Any, ...] = ()  # which slices were shown last
-        self._settled = later(self, SETTLED_MS, self._show)
-        self._drawn = later(self, DRAWN_MS, self._compare_again)
+        self._settled = single_shot(self, SETTLED_MS, self._show)
+        self._drawn = single_shot(self, DRAWN_MS, self._compare_again)
 
         self.truth = LabelsChoice(viewer, "None", start)
         self.truth.changed.connect(self._watch)
@@ -302,7 +307,7 @@ def _compare(
 ) -> Iterator[Compared | Refused]:
     """Compare with a layer, unless it shows the truth that is known already."""
     try:
-        labels = place_labels(layer, outcome.scan)
+        labels = labels_volume(layer, outcome.scan)
         truth = labels.data != 0  # a copy: a person may be drawing
         if known is not None and np.array_equal(truth, known):
             return
@@ -314,6 +319,6 @@ def _compare(
         outcome,
         layer,
         agreement,
-        file_of(labels.with_data(truth), "ground truth", outcome.scan),
+        labels_file(labels.with_data(truth), "ground truth", outcome.scan),
         labels_notes("ground truth", labels, outcome.scan),
     )

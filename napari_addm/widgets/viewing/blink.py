@@ -1,4 +1,4 @@
-"""Scan and reconstruction one after the other, or on the two sides of a border."""
+"""Scan and reconstruction in turn, or on the two sides of a border."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from napari.experimental import link_layers, unlink_layers
 from napari.layers import Image, Layer
 from qtpy.QtCore import QTimer
 
-from napari_addm.widgets.result_layers import output_of, remember_output, role_of
-from napari_addm.widgets.viewing.linked_canvas import Connections, unwrapped
+from napari_addm.widgets.layer_registry import output_of, remember_output, role_of
+from napari_addm.widgets.viewing.connections import Connections, unwrapped
 from napari_addm.widgets.viewing.overlays import white_words
 from napari_addm.widgets.viewing.visibility import is_put_away
 
@@ -23,10 +23,10 @@ SCAN, RECONSTRUCTION = "scan", "reconstruction"
 
 
 def find_pair(viewer: napari.viewer.Viewer) -> tuple[Image, Image] | None:
-    """A scan and its reconstruction, if both are among the layers.
+    """Find a scan and its reconstruction among the layers.
 
-    With several, the one that the active layer belongs to, else the topmost. What is put away
-    while another scan is in view is none.
+    Of several pairs take that of the active layer, else the topmost. A scan that is put away
+    does not count.
     """
     by_id = {layer.unique_id: layer for layer in viewer.layers}
     found = []
@@ -105,7 +105,7 @@ class Blink:
     def _show(self, reconstruction: bool) -> None:
         assert self._pair is not None
         scan, redrawn = self._pair
-        # the one that comes first, so that the canvas is never empty between them
+        # show one before the other is hidden, so that the canvas is never empty
         if reconstruction:
             redrawn.visible, scan.visible = True, False
         else:
@@ -142,7 +142,7 @@ class Swipe:
         Parameters
         ----------
         border : float
-            Where it is, as a share of the scan's width from the left of the screen.
+            Share of the scan's width, from the left of the screen.
         """
         pair = find_pair(self._viewer)
         if pair is None or self._viewer.dims.ndisplay != 2:
@@ -194,7 +194,7 @@ class Swipe:
         count = redrawn.data.shape[axis]
         mirrored = str(self._viewer.scene.camera.orientation[2]) == "left"
         share = 1 - self._border if mirrored else self._border
-        # Always the part with the low indices: it begins where the reconstruction begins.
+        # The part with the low indices: it begins where the reconstruction begins.
         width = int(np.clip(round(share * count), 0, count))
         self.layer.visible = width > 0 and dims.ndisplay == 2
         part = [slice(None)] * redrawn.ndim

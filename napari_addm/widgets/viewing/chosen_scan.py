@@ -1,4 +1,4 @@
-"""Whose a layer is, and one scan at a time in view."""
+"""Which scan a layer belongs to, and one scan at a time in view."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 from napari.layers import Image, Layer
 
+from napari_addm.widgets.layer_registry import is_output, scan_of
 from napari_addm.widgets.layers import COMPUTED_KEY
-from napari_addm.widgets.result_layers import is_output, scan_of
 from napari_addm.widgets.titles import path_of
-from napari_addm.widgets.viewing.linked_canvas import unwrapped
+from napari_addm.widgets.viewing.connections import unwrapped
 from napari_addm.widgets.viewing.visibility import (
     beside,
     give_back,
@@ -24,20 +24,20 @@ from napari_addm.widgets.viewing.visibility import (
 if TYPE_CHECKING:
     import napari
 
-# So much of the smaller of two scans lies in the other where both show the same place.
+# Two scans show the same place if this share of the smaller one lies in the other.
 SAME_PLACE = 0.5
-# A person has zoomed in who sees less of a slice.
+# A person who sees a smaller share of a slice has zoomed in.
 ZOOMED_IN = 0.6
-# The next scan is cut off where so much less of it is seen.
+# The next scan is cut off if less than this share as much of it is seen.
 CUT_OFF = 0.9
-# So much of the canvas is filled by what is fitted to it, as by napari.
+# Share of the canvas that a fitted scan fills, as in napari.
 FILLED = 0.95
 
 
 def may_be_scan(layer: Any) -> TypeGuard[Image]:
-    """Whether a layer is taken for a scan: a grey image of three axes or more.
+    """Whether a layer may be a scan: a grey image of three axes or more.
 
-    Neither a result is one, nor a person's copy of a result.
+    A result is no scan, and neither is a person's copy of one.
     """
     return isinstance(layer, Image) and not (
         is_output(layer) or COMPUTED_KEY in layer.metadata or layer.rgb or layer.ndim < 3
@@ -45,11 +45,11 @@ def may_be_scan(layer: Any) -> TypeGuard[Image]:
 
 
 def owners_of(layer: Layer, layers: Iterable[Layer]) -> set[Hashable]:
-    """`unique_id` of the scans that a layer belongs to; empty where that is not known.
+    """Give the `unique_id` of each scan that a layer belongs to; empty when that is not known.
 
-    A scan is its own. A result belongs to its scan, labels to those that they were chosen or made
-    for. Of other layers the file tells: it lies in the folder of its scan, and begins as that one.
-    Where it does not tell, a layer belongs to the scan that was in view when it came.
+    A scan belongs to itself, a result to its scan, and labels to the scans that they were chosen
+    or made for. Any other layer belongs to the scan in its file's folder with the most similar
+    name. Without such a file, it belongs to the scan that was in view when it was added.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def owners_of(layer: Layer, layers: Iterable[Layer]) -> set[Hashable]:
 
 
 def _by_file(layer: Layer, scans: list[Image]) -> set[Hashable]:
-    """The scans of a file's folder whose names begin most as its own does."""
+    """Find the scans in the folder of a layer's file whose names share the longest beginning."""
     path = path_of(layer)
     if path is None:
         return set()
@@ -85,21 +85,21 @@ def _by_file(layer: Layer, scans: list[Image]) -> set[Hashable]:
 
 
 def _alike(one: str, other: str) -> int:
-    """How many letters two names begin with alike."""
+    """Count the letters that two names share at their beginning."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def is_of_another(layer: Layer, scan_id: Hashable, layers: Iterable[Layer]) -> bool:
-    """Whether a layer belongs to other scans than the one of a `unique_id`."""
+    """Whether a layer belongs only to other scans than the one of a `unique_id`."""
     owners = owners_of(layer, layers)
     return bool(owners) and scan_id not in owners
 
 
 def scan_behind(layer: Layer | None, layers: Iterable[Layer]) -> Hashable | None:
-    """`unique_id` of the scan that a person means who selects a layer; None for no scan.
+    """Give the `unique_id` of the scan that is meant by selecting a layer; None for no scan.
 
-    That is the scan itself, the scan of a result, or that of a layer which is put away.
+    That is the scan itself, the scan of a result, or the scan of a layer that is put away.
     """
     if layer is None:
         return None
@@ -109,18 +109,18 @@ def scan_behind(layer: Layer | None, layers: Iterable[Layer]) -> Hashable | None
 
 
 def bring_into_view(viewer: napari.viewer.Viewer, scan: Layer, before: Layer | None = None) -> None:
-    """Show a scan and what belongs to it, hide all other scans and what belongs to those.
+    """Show a scan and its layers, hide all other scans and their layers.
 
-    What is hidden here is shown again when its own scan is brought into view; what a person has
-    hidden stays so. Slice and camera stay where they are if the scan is to be seen there.
+    Layers hidden here are shown again with their own scan; layers that a person has hidden stay
+    hidden. Slice and camera stay where they are if the scan is visible there.
 
     Parameters
     ----------
     viewer : napari.viewer.Viewer
     scan : Layer
-        Of `viewer`.
+        A layer of `viewer`.
     before : Layer, optional
-        The scan that was in view; it may be closed since.
+        The scan that was in view; it may be closed by now.
     """
     layers = list(viewer.layers)
     for layer in layers:
@@ -136,7 +136,7 @@ def bring_into_view(viewer: napari.viewer.Viewer, scan: Layer, before: Layer | N
 
 
 def look_at(viewer: napari.viewer.Viewer, scan: Layer, before: Layer | None = None) -> None:
-    """Go to the middle of a scan, and fit it to the canvas, unless it is in sight already."""
+    """Go to the middle of a scan, and fit it to the canvas, unless it is visible already."""
     box = _box(viewer, scan)
     dims = viewer.dims
     if box is None or dims.ndim < box.shape[1]:
@@ -155,17 +155,17 @@ def look_at(viewer: napari.viewer.Viewer, scan: Layer, before: Layer | None = No
     else:
         seen = _seen(viewer, other[:, shown])
         if seen < ZOOMED_IN or _seen(viewer, box[:, shown]) > CUT_OFF * seen:
-            return  # a person who has zoomed in goes on looking there
+            return  # the person has zoomed in, and can go on looking there
     fit(viewer, scan)
 
 
 def fit(viewer: napari.viewer.Viewer, scan: Layer) -> None:
-    """Fit a scan to the canvas, however far the layers reach that are not in view."""
+    """Fit a scan to the canvas, however far hidden layers reach."""
     box, dims, camera = _box(viewer, scan), viewer.dims, viewer.scene.camera
     if box is None or dims.ndim == box.shape[1]:
         viewer.reset_view(layers=[unwrapped(scan)], reset_camera_angle=False)
         return
-    viewer.reset_view(reset_camera_angle=False)  # which cannot be told fewer axes than it shows
+    viewer.reset_view(reset_camera_angle=False)  # it takes no layer with fewer axes
     low, high = box[:, [axis - (dims.ndim - box.shape[1]) for axis in dims.displayed]]
     middle = ((low + high) / 2).tolist()
     camera.center = (*camera.center[: -len(middle)], *middle)
@@ -174,21 +174,21 @@ def fit(viewer: napari.viewer.Viewer, scan: Layer) -> None:
 
 
 def _box(viewer: napari.viewer.Viewer, layer: Layer) -> np.ndarray | None:
-    """The lowest and the highest place of a layer along its last three axes."""
+    """Give the lowest and the highest corner of a layer along its last three axes."""
     box = np.asarray(viewer.layers.get_extent([unwrapped(layer)]).world)[:, -3:]
     return box if np.isfinite(box).all() else None
 
 
 def _seen(viewer: napari.viewer.Viewer, box: np.ndarray) -> float:
-    """The share of a slice that is within the canvas."""
+    """Compute the share of a slice that is within the canvas."""
     camera = viewer.scene.camera
     reach = np.array(viewer.canvas.size) / camera.zoom / 2
-    centre = np.array(camera.center[-2:])
-    return _overlap(np.stack([centre - reach, centre + reach]), box, box)
+    center = np.array(camera.center[-2:])
+    return _overlap(np.stack([center - reach, center + reach]), box, box)
 
 
 def _overlap(one: np.ndarray, other: np.ndarray, of: np.ndarray | None = None) -> float:
-    """The share of a box, or of the smaller of the two, in which two boxes overlap."""
+    """Compute the share of a box, or of the smaller one, in which two boxes overlap."""
     if one.shape != other.shape:  # a picture beside a scan
         return 0.0
     sides = np.minimum(one[1], other[1]) - np.maximum(one[0], other[0])

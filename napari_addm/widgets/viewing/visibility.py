@@ -1,8 +1,7 @@
-"""Layers that are hidden while another scan is looked at, and the way back.
+"""Layers that are hidden while another scan is in view, and to which scans layers belong.
 
-What a person had hidden stays hidden. It is noted of the layers themselves, not in their metadata,
-which napari copies into duplicates: panels need not know each other, a panel that is opened anew
-knows what an earlier one has done, and a copy is a layer of its own.
+This is kept by layer, not in metadata, which napari copies into duplicates. All panels share it,
+so a panel that is opened later knows what an earlier one has done.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from weakref import WeakKeyDictionary
 
 from napari.layers import Layer
 
-from napari_addm.widgets.viewing.linked_canvas import unwrapped
+from napari_addm.widgets.viewing.connections import unwrapped
 
-# Whether a layer that is put away is to be seen again.
+# Whether a layer that is put away was visible.
 _put_away: WeakKeyDictionary[Layer, bool] = WeakKeyDictionary()
-# `unique_id` of each scan that a layer of labels was chosen or made for.
+# `unique_id` of each scan that a labels layer was chosen or made for.
 _made_for: WeakKeyDictionary[Layer, set[Hashable]] = WeakKeyDictionary()
-# That of the scan that was looked at when a layer came.
+# `unique_id` of the scan that was in view when a layer was added.
 _beside: WeakKeyDictionary[Layer, Hashable] = WeakKeyDictionary()
 
 
@@ -27,16 +26,9 @@ def is_put_away(layer: Layer) -> bool:
     return unwrapped(layer) in _put_away
 
 
-def put_away(layer: Layer, visible: bool | None = None) -> None:
-    """Hide a layer until its scan is looked at again.
-
-    Parameters
-    ----------
-    layer : Layer
-    visible : bool, optional
-        Whether it is to be seen then; as it is seen now.
-    """
-    seen = bool(layer.visible) if visible is None else visible
+def put_away(layer: Layer) -> None:
+    """Hide a layer until its scan is in view again. It is then as visible as it is now."""
+    seen = bool(layer.visible)
     if seen or not is_put_away(layer):  # a person may have shown it meanwhile
         _put_away[unwrapped(layer)] = seen
     if layer.visible:
@@ -44,26 +36,26 @@ def put_away(layer: Layer, visible: bool | None = None) -> None:
 
 
 def give_back(layer: Layer) -> None:
-    """Show a layer that was put away, if it was seen before."""
+    """Show a layer that was put away, if it was visible before."""
     if _put_away.pop(unwrapped(layer), False):
         layer.visible = True
 
 
 def belongs_to(layer: Layer, scan_id: Hashable) -> None:
-    """Note that a layer was chosen or made for the scan of a `unique_id`."""
+    """Remember that a layer was chosen or made for the scan of a `unique_id`."""
     _made_for.setdefault(unwrapped(layer), set()).add(scan_id)
 
 
 def scans_of(layer: Layer) -> set[Hashable]:
-    """`unique_id` of the scans that a layer was chosen or made for."""
+    """Give the `unique_id` of each scan that a layer was chosen or made for."""
     return set(_made_for.get(unwrapped(layer), ()))
 
 
 def note_beside(layer: Layer, scan_id: Hashable) -> None:
-    """Note which scan was looked at when a layer came, once."""
+    """Remember, once, which scan was in view when a layer was added."""
     _beside.setdefault(unwrapped(layer), scan_id)
 
 
 def beside(layer: Layer) -> Hashable | None:
-    """`unique_id` of the scan that was looked at when a layer came, if that was noted."""
+    """Give the `unique_id` of the scan that was in view when a layer was added, if known."""
     return _beside.get(unwrapped(layer))

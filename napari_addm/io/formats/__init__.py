@@ -1,1 +1,0 @@
-"""File formats of scans: one file each, whose ``FORMAT`` says all about it."""

@@ -1,0 +1,238 @@
+"""The Adversarial Denoising Diffusion Model (Yu, Oh and Yang, 2023, arXiv:2312.04382).
+
+A DDPM whose denoiser also has to deceive a discriminator that tells its
+one-step samples of x_{t-1} from noised real images of the same level (eq. 5).
+With ``weight = 0`` it is the plain DDPM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torch.optim import Optimizer
+
+from napari_addm.diffusion.schedules import LinearSchedule
+from napari_addm.methods.base import (
+    AdversarialSettings,
+    Learner,
+    Step,
+    TrainingSettings,
+    fresh_noise,
+    random_levels,
+)
+from napari_addm.methods.ddpm import DdpmLearner, DdpmMethod, paper_diffusion, small_diffusion
+from napari_addm.methods.networks import channels_last
+from napari_addm.registry import NOISES
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+Discriminator = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class DenoisingSample:
+    """One training batch after the denoiser has seen it.
+
+    Attributes
+    ----------
+    l2 : Tensor, scalar
+        Mean squared error of the predicted noise (eq. 4, simplified).
+    fake, real : Tensor, shape (B, C, H, W), or None
+        What the discriminator has to tell apart; ``fake`` carries the
+        gradient to the denoiser. None if the adversarial weight is 0.
+    """
+
+    l2: Tensor
+    fake: Tensor | None
+    real: Tensor | None
+
+
+def denoise(
+    denoiser: Denoiser,
+    schedule: LinearSchedule,
+    clean: Tensor,
+    levels: Tensor,
+    draw_noise: Callable[[], Tensor],
+    settings: AdversarialSettings,
+) -> DenoisingSample:
+    """Noise a batch, predict the noise, and take one ancestral step back.
+
+    Parameters
+    ----------
+    denoiser : callable
+        (x_t, t) to the predicted noise.
+    clean : Tensor of float32, shape (B, C, H, W)
+    levels : Tensor of int, shape (B,)
+        t in 1..T.
+    draw_noise : callable
+        A fresh noise of the shape of ``clean``, unit variance, at each call.
+    """
+    noise = draw_noise()
+    noisy = schedule.add_noise(clean, noise, levels)
+    predicted = denoiser(noisy, levels).float()
+    l2 = (predicted - noise).square().mean()
+    if settings.weight == 0:
+        return DenoisingSample(l2, None, None)
+
+    # No clamping of x0-hat here: it would cut the gradient.
+    clean_hat = schedule.clean_from_noise(noisy, predicted, levels)
+    if settings.judged == "clean":
+        fake, real = clean_hat, clean
+    else:
+        mean, variance = schedule.posterior(clean_hat, noisy, levels, levels - 1)
+        fake = mean + variance.sqrt() * draw_noise()
+        if settings.real == "posterior":
+            mean, variance = schedule.posterior(clean, noisy, levels, levels - 1)
+            real = mean + variance.sqrt() * draw_noise()
+        else:
+            # level 0 is the clean image itself, as the last step requires
+            real = schedule.add_noise(clean, draw_noise(), levels - 1)
+    if settings.conditioned:
+        fake, real = torch.cat([fake, noisy], dim=1), torch.cat([real, noisy], dim=1)
+    return DenoisingSample(l2, fake, real)
+
+
+def adversarial_loss(
+    discriminator: Discriminator, fake: Tensor, settings: AdversarialSettings
+) -> Tensor:
+    """The denoiser's adversarial loss, without its weight; scalar."""
+    logits = discriminator(fake).float()
+    if settings.loss == "non_saturating":
+        return softplus(-logits).mean()
+    return -softplus(logits).mean()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The discriminator's loss and how often it is right on real and on fake."""
+
+    loss: Tensor
+    accuracy_real: Tensor
+    accuracy_fake: Tensor
+
+
+def discriminator_loss(
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    settings: AdversarialSettings,
+) -> Judgement:
+    """Minus ``E log D(real) + E log(1 - D(fake))``, plus the R1 penalty if asked for."""
+    real, fake = real.detach(), fake.detach()
+    if settings.r1:
+        real.requires_grad_(True)
+    on_real = discriminator(real).float()
+    on_fake = discriminator(fake).float()
+    loss = softplus(-on_real).mean() + softplus(on_fake).mean()
+    if settings.r1:
+        (gradient,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
+        loss = loss + settings.r1 / 2.0 * gradient.square().flatten(1).sum(dim=1).mean()
+    return Judgement(loss, (on_real > 0).float().mean(), (on_fake <= 0).float().mean())
+
+
+class PatchCritic(nn.Module):
+    """MONAI's patch discriminator; maps (B, C, H, W) to one logit per patch.
+
+    Group norm instead of its default batch norm, because batches are small.
+    """
+
+    def __init__(self, in_channels: int, channels: int = 32, layers: int = 3) -> None:
+        super().__init__()
+        from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
+
+        self.network = PatchDiscriminator(
+            spatial_dims=2,
+            channels=channels,
+            in_channels=in_channels,
+            num_layers_d=layers,
+            norm=("GROUP", {"num_groups": 8}),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        image = image.contiguous(memory_format=torch.channels_last)
+        # it returns every layer's features, the logits last
+        logits: Tensor = self.network(image)[-1]
+        return logits
+
+
+def build_discriminator(settings: AdversarialSettings) -> nn.Module:
+    """An untrained discriminator for one-channel images."""
+    critic = PatchCritic(in_channels=2 if settings.conditioned else 1)
+    return channels_last(critic)
+
+
+class AddmLearner(DdpmLearner):
+    """The denoiser and the discriminator, in turn."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__(settings)
+        self.adversarial = settings.adversarial.weight > 0
+        if self.adversarial:
+            self.discriminator = build_discriminator(settings.adversarial)
+
+    def optimizers(self) -> list[Optimizer]:
+        """Adam for the denoiser, and for the discriminator if there is one."""
+        parts = [self.network, *([self.discriminator] if self.adversarial else [])]
+        return [torch.optim.Adam(p.parameters(), lr=self.settings.learning_rate) for p in parts]
+
+    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+        """One step of the denoiser, one of the discriminator."""
+        settings = self.settings.adversarial
+        levels = random_levels(len(clean), self.settings.highest_level, step.generator)
+        sample = denoise(
+            self.network,
+            self.schedule,
+            clean,
+            levels.to(clean.device),
+            partial(fresh_noise, NOISES[self.noise].draw, clean, step.generator),
+            settings,
+        )
+        logged = {"l2": sample.l2}
+        if sample.fake is None or sample.real is None:
+            step.update(sample.l2)
+            return logged
+        self.discriminator.requires_grad_(False)
+        adversarial = adversarial_loss(self.discriminator, sample.fake, settings)
+        self.discriminator.requires_grad_(True)
+        logged["adversarial"] = adversarial
+        weighted = settings.weight * adversarial
+        if step.gradient_norm is not None:
+            logged["gradient_norm/l2"] = step.gradient_norm(sample.l2)
+            logged["gradient_norm/adversarial"] = step.gradient_norm(weighted)
+        step.update(sample.l2 + weighted)
+        judgement = discriminator_loss(self.discriminator, sample.real, sample.fake, settings)
+        step.update(judgement.loss, optimizer=1)
+        logged["discriminator/loss"] = judgement.loss
+        logged["discriminator/accuracy_real"] = judgement.accuracy_real
+        logged["discriminator/accuracy_fake"] = judgement.accuracy_fake
+        return logged
+
+
+class AddmMethod(DdpmMethod):
+    """The method of this package."""
+
+    name = "addm"
+    title = "ADDM"
+    source = "Yu, Oh and Yang, arXiv:2312.04382, 2023"
+
+    def presets(self, length: int) -> dict[str, TrainingSettings]:
+        """``"small"``, and ``"paper"``: the published configuration.
+
+        The paper's is 256 x 256, batch 4, 3000 epochs, Gaussian noise, lambda .05. Its network
+        is AnoDDPM's, which the paper follows where it says nothing.
+        """
+        return {
+            "small": small_diffusion(self.name, length),
+            "paper": paper_diffusion(self.name, length, "gaussian"),
+        }
+
+    def learner(self, settings: TrainingSettings) -> Learner:
+        """Denoiser and discriminator."""
+        return AddmLearner(settings)
+
+
+METHOD = AddmMethod()

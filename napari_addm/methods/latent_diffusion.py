@@ -1,0 +1,377 @@
+"""Latent diffusion (Pinaya et al., MICCAI, 2022).
+
+A diffusion model learns the latents of a VQ-VAE. Where its steps disagree with a scan's
+latents more than with healthy ones, the latents are painted anew from their surroundings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import torch
+from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from napari_addm.checkpoint.specification import (
+    DiffusionSpecification,
+    LatentUNetSpecification,
+    ModelSpecification,
+    NetworkSpecification,
+    ScoreSpecification,
+    UNetSpecification,
+    VqVaeSpecification,
+)
+from napari_addm.diffusion.noise import Shape
+from napari_addm.diffusion.schedules import LinearSchedule
+from napari_addm.methods.base import (
+    SMALL_GRID,
+    DrawNoise,
+    Learner,
+    Method,
+    Reconstruction,
+    Sampling,
+    Step,
+    TrainingSettings,
+    fresh_noise,
+    random_levels,
+    uncalibrated,
+)
+from napari_addm.methods.ddpm import VALIDATION_SHARES
+from napari_addm.methods.networks import channels_last
+from napari_addm.methods.vqvae import (
+    TwoStageLearner,
+    build_vqvae,
+    codebook,
+    decode,
+    encode,
+    frozen,
+)
+from napari_addm.registry import NOISES, SAMPLERS
+
+DIVERGENCE_RANGE = (0.4, 0.6)
+"""Where in the chain the divergence is measured, as shares of its length."""
+
+DIVERGENCE_LEVELS = 9
+"""How many levels stand for all of that range."""
+
+HEALTHY_SHARE = 0.975
+"""Share of the healthy latents at a place that the mask is to leave alone."""
+
+MEASURING = 0.9
+"""From this share of the training on, healthy divergences are gathered."""
+
+REMEMBERED = 512
+"""Slices whose divergences are kept, the newest."""
+
+
+class LatentDiffusion(nn.Module):
+    """A frozen VQ-VAE, and the U-Net that predicts the noise in its latents.
+
+    Latents are quantised, and scaled to mean 0 and variance 1 per channel, float32
+    (B, C, h, w). ``forward`` maps noisy ones and levels (B,) to the noise.
+
+    Attributes
+    ----------
+    mean, deviation : Tensor of float32, shape (C, 1, 1)
+        Of the VQ-VAE's latents.
+    healthy : Tensor of float32, shape (1, h, w)
+        The divergence that :data:`HEALTHY_SHARE` of the healthy latents stay below;
+        0, which asks for every latent to be painted, until it has been measured.
+    """
+
+    def __init__(self, specification: LatentUNetSpecification, size: tuple[int, int]) -> None:
+        super().__init__()
+        vqvae, unet = specification.vqvae, specification.unet
+        self.vqvae = frozen(build_vqvae(vqvae))
+        self.unet = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=vqvae.embedding_size,
+            out_channels=vqvae.embedding_size,
+            channels=unet.channels,
+            num_res_blocks=unet.res_blocks,
+            attention_levels=unet.attention,
+            num_head_channels=unet.head_channels,
+            norm_num_groups=unet.norm_groups,
+        )
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.healthy: Tensor
+        height, width = (n // vqvae.divisor for n in size)
+        self.register_buffer("mean", torch.zeros(vqvae.embedding_size, 1, 1))
+        self.register_buffer("deviation", torch.ones(vqvae.embedding_size, 1, 1))
+        self.register_buffer("healthy", torch.zeros(1, height, width))
+
+    def forward(self, noisy: Tensor, levels: Tensor) -> Tensor:
+        predicted: Tensor = self.unet(
+            noisy.contiguous(memory_format=torch.channels_last), timesteps=levels
+        )
+        return predicted.float()
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Scaled latents of images (B, 1, H, W)."""
+        latents = codebook(self.vqvae).embed(encode(self.vqvae, image))
+        return (latents - self.mean) / self.deviation
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 1, H, W) of scaled latents, which are quantised once more."""
+        codes = codebook(self.vqvae).quantize(latents * self.deviation + self.mean)[2]
+        return decode(self.vqvae, codes)
+
+
+def divergence_levels(length: int) -> list[int]:
+    """The levels at which the divergence is measured, in a chain of ``length``."""
+    low, high = DIVERGENCE_RANGE
+    span = (high - low) / (DIVERGENCE_LEVELS - 1)
+    return [round((low + n * span) * length) for n in range(DIVERGENCE_LEVELS)]
+
+
+def divergence(
+    denoiser: Callable[[Tensor, Tensor], Tensor],
+    schedule: LinearSchedule,
+    latents: Tensor,
+    noise: Tensor,
+    level: int,
+) -> Tensor:
+    """KL divergence of the model's step from the true one, per latent place.
+
+    Both steps to ``level - 1`` are Gaussians of one variance, so that it is the squared
+    distance of their means over twice the variance: q(x_{t-1} | x_t, x_0) knows the
+    latents, the model's has x0-hat in their place.
+
+    Parameters
+    ----------
+    latents, noise : Tensor, shape (B, C, h, w)
+
+    Returns
+    -------
+    Tensor of float32, shape (B, 1, h, w)
+        In nats, mean over the channels.
+    """
+    noisy = schedule.add_noise(latents, noise, level)
+    predicted = denoiser(noisy, torch.full((len(noisy),), level, device=noisy.device))
+    expected = schedule.clean_from_noise(noisy, predicted, level)
+    true_mean, variance = schedule.posterior(latents, noisy, level, level - 1)
+    model_mean, _ = schedule.posterior(expected, noisy, level, level - 1)
+    squared = (true_mean - model_mean).square() / (2.0 * variance)
+    return squared.mean(dim=1, keepdim=True)
+
+
+def inpaint(
+    denoiser: Callable[[Tensor, Tensor], Tensor],
+    schedule: LinearSchedule,
+    latents: Tensor,
+    mask: Tensor,
+    sampling: Sampling,
+    noise: Callable[[int], Tensor],
+) -> Iterator[Tensor]:
+    """Paint the masked latents from their surroundings.
+
+    After every step what is not masked becomes the scan's own again, noised to where
+    the step has come.
+
+    Parameters
+    ----------
+    latents : Tensor of float32, shape (B, C, h, w)
+    mask : Tensor of bool, shape (B, 1, h, w)
+    noise : callable
+        ``noise(0)`` noises the latents; ``noise(n)`` is fresh for the n-th step.
+
+    Yields
+    ------
+    Tensor of float32, shape (B, C, h, w)
+        After every step; the last are the painted latents.
+    """
+    sampler = SAMPLERS[sampling.sampler]
+    first = noise(0)
+    state = schedule.add_noise(latents, first, sampling.levels[0])
+    for n, levels in enumerate(pairwise(sampling.levels), start=1):
+
+        def fresh(_: int, n: int = n) -> Tensor:
+            return noise(n)
+
+        (painted,) = sampler.sample(
+            denoiser, state, levels, schedule, eta=sampling.eta, noise=fresh
+        )
+        # The same noise all the way: what is kept then runs along one path, as DDIM's does.
+        state = torch.where(mask, painted, schedule.add_noise(latents, first, levels[1]))
+        yield state
+
+
+class LatentDiffusionLearner(TwoStageLearner):
+    """The VQ-VAE, then the U-Net, and at the end what divergence healthy latents leave."""
+
+    network: LatentDiffusion
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        assert isinstance(settings.network, LatentUNetSpecification)
+        assert settings.diffusion is not None
+        network = channels_last(LatentDiffusion(settings.network, settings.size))
+        super().__init__(settings, settings.network.vqvae, network)
+        self.noise = settings.diffusion.noise
+        self.schedule = LinearSchedule(settings.diffusion.length)
+        self.divergences: Tensor
+        self.gathered: Tensor
+        # In the trainer's state, so that a resumed training goes on with them.
+        self.register_buffer("divergences", torch.zeros(REMEMBERED, *network.healthy.shape))
+        self.register_buffer("gathered", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def follow(self, latents: Tensor) -> None:
+        """Let mean and deviation of the latents follow, too."""
+        weight = self.following()
+        spread, mean = torch.std_mean(latents, dim=(0, 2, 3))
+        self.network.mean.lerp_(mean[:, None, None], weight)
+        # A channel of which all codes agree must not divide by 0.
+        self.network.deviation.lerp_(spread.clamp_min(1e-3)[:, None, None], weight)
+        super().follow(latents)
+
+    def second(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+        """Mean squared error of the predicted noise at random levels."""
+        with torch.no_grad():
+            latents = self.network.encode(clean)
+        levels = random_levels(len(clean), self.settings.highest_level, step.generator)
+        loss = self._error(self.network, latents, levels.to(clean.device), step.generator)
+        step.update(loss)
+        if step.share >= MEASURING:
+            self._measure(latents, step.generator)
+        else:
+            self.gathered.zero_()  # of a training that was thought to end, and now goes on
+        return {"l2": loss}
+
+    @torch.no_grad()
+    def _measure(self, latents: Tensor, generator: torch.Generator) -> None:
+        """Gather the divergences of a batch, and take the percentile of all so far.
+
+        With the weights that learn: the moving average diverges a little less, so that
+        detection masks somewhat fewer healthy latents than the percentile says.
+        """
+        found = torch.zeros_like(latents[:, :1])
+        levels = divergence_levels(self.schedule.timesteps)
+        for level in levels:
+            noise = fresh_noise(NOISES[self.noise].draw, latents, generator)
+            found += divergence(self.network, self.schedule, latents, noise, level) / len(levels)
+        for one in found:
+            self.divergences[int(self.gathered) % REMEMBERED] = one
+            self.gathered += 1
+        known = self.divergences[: min(int(self.gathered), REMEMBERED)]
+        self.network.healthy.copy_(known.quantile(HEALTHY_SHARE, dim=0))
+
+    def validation_loss(
+        self, network: nn.Module, clean: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The sum of both stages' errors, in either; the second's from low to high levels."""
+        assert isinstance(network, LatentDiffusion)
+        latents = network.encode(clean)
+        total = (network.decode(latents) - clean).abs().mean()
+        for share in VALIDATION_SHARES:
+            level = max(1, round(share * self.settings.highest_level))
+            levels = torch.full((len(clean),), level, device=clean.device)
+            error = self._error(network, latents, levels, generator)
+            total = total + error / len(VALIDATION_SHARES)
+        return total
+
+    def _error(
+        self, network: LatentDiffusion, latents: Tensor, levels: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        noise = fresh_noise(NOISES[self.noise].draw, latents, generator)
+        noisy = self.schedule.add_noise(latents, noise, levels)
+        return (network(noisy, levels) - noise).square().mean()
+
+
+class LatentDiffusionMethod(Method):
+    """What diverges in the latents, painted anew."""
+
+    name = "latent_diffusion"
+    title = "Latent diffusion"
+    source = "Pinaya et al., MICCAI 2022"
+
+    def presets(self, length: int) -> dict[str, TrainingSettings]:
+        """``"small"``: latents of 28 x 24."""
+        return {
+            "small": TrainingSettings(
+                preset="small",
+                method=self.name,
+                **SMALL_GRID,
+                network=LatentUNetSpecification(
+                    vqvae=VqVaeSpecification(
+                        channels=(32, 64), res_layers=1, embeddings=256, embedding_size=4
+                    ),
+                    unet=UNetSpecification(
+                        pack=1,
+                        channels=(64, 96, 128),
+                        res_blocks=(1, 1, 1),
+                        attention=(False, False, True),
+                        head_channels=32,
+                        norm_groups=32,
+                    ),
+                ),
+                # latents have no smooth fields that white noise would spare
+                diffusion=DiffusionSpecification(length=length, noise="gaussian"),
+                detection=uncalibrated(
+                    ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0),
+                    length // 2,
+                    steps=min(20, length // 2),
+                ),
+                highest_level=length,
+                epochs=300,
+                slices_per_volume=10,
+                batch_size=16,
+                learning_rate=5e-4,
+                ema=0.999,
+                augment=True,
+            )
+        }
+
+    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
+        """VQ-VAE and U-Net."""
+        assert isinstance(network, LatentUNetSpecification)
+        return channels_last(LatentDiffusion(network, size))
+
+    def learner(self, settings: TrainingSettings) -> Learner:
+        """Both, one after the other."""
+        return LatentDiffusionLearner(settings)
+
+    def calls(self, specification: ModelSpecification, sampling: Sampling) -> int:
+        """The levels of the divergence, and the sampling steps."""
+        return DIVERGENCE_LEVELS + super().calls(specification, sampling)
+
+    def reconstruct(
+        self,
+        network: nn.Module,
+        specification: ModelSpecification,
+        clean: Tensor,
+        sampling: Sampling,
+        noise: DrawNoise,
+    ) -> Iterator[Reconstruction]:
+        """Find where the latents diverge, and paint them there."""
+        assert isinstance(network, LatentDiffusion)
+        assert specification.diffusion is not None
+        schedule = LinearSchedule(specification.diffusion.length)
+        with torch.no_grad():
+            latents = network.encode(clean)
+            unchanged = Reconstruction(network.decode(latents), torch.zeros_like(clean))
+        shape: Shape = (latents.shape[1], latents.shape[2], latents.shape[3])
+
+        found = torch.zeros_like(latents[:, :1])
+        for level in divergence_levels(schedule.timesteps):
+            with torch.no_grad():
+                # numbered beyond the steps of any chain, whose noise has to be another
+                drawn = noise(schedule.timesteps + level, shape)
+                found += divergence(network, schedule, latents, drawn, level)
+            yield unchanged
+        mask = found / DIVERGENCE_LEVELS > network.healthy
+
+        def for_step(step: int) -> Tensor:
+            return noise(step, shape)
+
+        chain = inpaint(network, schedule, latents, mask, sampling, for_step)
+        weight = interpolate(mask.float(), clean.shape[2:], mode="bilinear")
+        for painted in chain:
+            with torch.no_grad():
+                image = network.decode(painted)
+            yield Reconstruction(image, weight)
+
+
+METHOD = LatentDiffusionMethod()

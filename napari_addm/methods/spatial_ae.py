@@ -1,0 +1,181 @@
+"""A convolutional autoencoder with a spatial code (Baur et al., Medical Image Analysis, 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from monai.networks.blocks.convolutions import Convolution
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss
+from torch.optim import Optimizer
+
+from napari_addm.checkpoint.specification import (
+    AutoencoderSpecification,
+    ModelSpecification,
+    NetworkSpecification,
+    ScoreSpecification,
+)
+from napari_addm.methods.base import (
+    SMALL_GRID,
+    DrawNoise,
+    Learner,
+    Method,
+    Reconstruction,
+    Sampling,
+    Step,
+    TrainingSettings,
+    at_precision,
+    uncalibrated,
+)
+from napari_addm.methods.networks import channels_last
+
+CHANNELS = (32, 64, 128, 128)
+BETAS = (0.5, 0.999)
+
+SMALL: dict[str, Any] = {
+    "preset": "small",
+    **SMALL_GRID,
+    "detection": uncalibrated(
+        ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0)
+    ),
+    "epochs": 300,
+    "slices_per_volume": 10,
+    "batch_size": 16,
+    "learning_rate": 1e-3,
+    "ema": 0.99,
+    "augment": True,
+}
+"""What the small presets of the autoencoders share."""
+
+PAPER: dict[str, Any] = {
+    "preset": "paper",
+    "spacing_mm": (1.0, 1.5, 1.5),
+    "size": (128, 128),
+    "detection": uncalibrated(
+        ScoreSpecification(kind="absolute", smoothing_mm=0.0, erosion_mm=4.0)
+    ),
+    # they stop early on the validation loss; here the budget of the training decides
+    "epochs": 100,
+    "slices_per_volume": 100,
+    "batch_size": 8,
+    "learning_rate": 1e-4,
+    "decay": 1.0,
+    "ema": 0.99,
+}
+"""What the published configurations of the autoencoders share."""
+
+
+def _act(name: str) -> Any:
+    # .3 is the default slope of Keras, which the published code is written in
+    return ("LEAKYRELU", {"negative_slope": 0.3}) if name == "leaky" else name
+
+
+def encoder(channels: tuple[int, ...]) -> nn.Sequential:
+    """Strided 5 x 5 convolutions, each of which halves the image; (B, 1, H, W) to the code."""
+    return nn.Sequential(
+        *(
+            Convolution(2, a, b, 2, 5, "NA", act=_act("leaky"), norm="BATCH")
+            for a, b in pairwise((1, *channels))
+        )
+    )
+
+
+def decoder(channels: tuple[int, ...]) -> nn.Sequential:
+    """The encoder's mirror: transposed convolutions, then a 1 x 1 to the image."""
+    widths = (channels[-1], *reversed(channels[:-1]), channels[0])
+    return nn.Sequential(
+        nn.BatchNorm2d(channels[-1]),
+        nn.ReLU(),
+        *(
+            Convolution(2, a, b, 2, 5, "NA", act=_act("leaky"), norm="BATCH", is_transposed=True)
+            for a, b in pairwise(widths)
+        ),
+        nn.Conv2d(channels[0], 1, 1),
+    )
+
+
+class SpatialAutoencoder(nn.Module):
+    """Maps an image (B, 1, H, W) to its reconstruction, through a code of H / 16 x W / 16."""
+
+    def __init__(self, specification: AutoencoderSpecification) -> None:
+        super().__init__()
+        self.encoder = encoder(specification.channels)
+        self.dropout = nn.Dropout(specification.dropout)
+        self.decoder = decoder(specification.channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        image = image.contiguous(memory_format=torch.channels_last)
+        reconstruction: Tensor = self.decoder(self.dropout(self.encoder(image)))
+        return reconstruction
+
+
+def build_autoencoder(network: NetworkSpecification) -> SpatialAutoencoder:
+    """An untrained network."""
+    assert isinstance(network, AutoencoderSpecification)
+    return channels_last(SpatialAutoencoder(network))
+
+
+class SpatialAeLearner(Learner):
+    """The autoencoder that learns to give back what it was given."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__(settings)
+        self.network = build_autoencoder(settings.network)
+
+    def optimizers(self) -> list[Optimizer]:
+        """Adam with the published momentum."""
+        rate = self.settings.learning_rate
+        return [torch.optim.Adam(self.network.parameters(), lr=rate, betas=BETAS)]
+
+    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+        """Mean absolute error of the reconstruction."""
+        loss = l1_loss(self.network(clean).float(), clean)
+        step.update(loss)
+        return {"l1": loss}
+
+    def validation_loss(
+        self, network: nn.Module, clean: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The same error, without dropout."""
+        return l1_loss(network(clean).float(), clean)
+
+
+class SpatialAeMethod(Method):
+    """One pass through a narrow code that keeps places."""
+
+    name = "spatial_ae"
+    title = "AE (spatial)"
+    source = "Baur et al., Medical Image Analysis 2021"
+
+    def presets(self, length: int) -> dict[str, TrainingSettings]:
+        """``"small"``, and ``"paper"``: the published sizes, 128 x 128 and batch 8."""
+        network = AutoencoderSpecification(channels=CHANNELS, dropout=0.2)
+        return {
+            part["preset"]: TrainingSettings(method=self.name, network=network, **part)
+            for part in (SMALL, PAPER)
+        }
+
+    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
+        """The autoencoder, which takes any size that it can halve."""
+        return build_autoencoder(network)
+
+    def learner(self, settings: TrainingSettings) -> Learner:
+        """The autoencoder alone."""
+        return SpatialAeLearner(settings)
+
+    def reconstruct(
+        self,
+        network: nn.Module,
+        specification: ModelSpecification,
+        clean: Tensor,
+        sampling: Sampling,
+        noise: DrawNoise,
+    ) -> Iterator[Reconstruction]:
+        """The scan, encoded and decoded."""
+        yield Reconstruction(at_precision(network)(clean).clamp(-1.0, 1.0))
+
+
+METHOD = SpatialAeMethod()

@@ -1,0 +1,159 @@
+"""The color bar of the anomaly map, its label, and the key that hides maps."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from napari.components.overlays import TextOverlay
+from napari.layers import Image, Layer
+
+from napari_addm.widgets import texts
+from napari_addm.widgets.forms import single_shot
+from napari_addm.widgets.layer_registry import is_output, role_of, scan_of
+from napari_addm.widgets.result_layers import ResultLayers
+from napari_addm.widgets.viewing.connections import Connections
+from napari_addm.widgets.viewing.visibility import is_put_away
+
+if TYPE_CHECKING:
+    import napari
+    from qtpy.QtCore import QObject
+
+MAP_ROLES = ("anomaly", "uncertainty", "labels")
+BAR_LABEL = "addm_bar_label"
+BAR_LOOK: dict[str, Any] = {"size": (14, 110), "font_size": 8}
+# Layers and threshold have to rest for so long before bar and label follow.
+REST_MS = 100
+
+
+def of_hidden_scan(viewer: napari.viewer.Viewer, layer: Layer) -> bool:
+    """Whether a result belongs to a scan that is not in view."""
+    scans = {each.unique_id: each for each in viewer.layers}
+    return is_put_away(scans.get(scan_of(layer), layer))
+
+
+class ColorBar:
+    """Shows the color bar of an anomaly map, with the threshold beside it.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    owner : QObject
+        Its timer ends with it.
+
+    Attributes
+    ----------
+    result : ResultLayers or None
+        Only its map has a bar. Without it all maps of the scan in view have one.
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer, owner: QObject) -> None:
+        self._viewer = viewer
+        self.result: ResultLayers | None = None
+        self._wanted = True
+        self._threshold: float | None = None
+        self._watched: WeakSet[Layer] = WeakSet()  # maps with visibility that the label follows
+        self._connections = Connections()
+        self._tiling_before = viewer.canvas.overlay_tiling.top_right
+        viewer.canvas.overlay_tiling.top_right = "vertical"  # the bar below its label
+        self._soon = single_shot(owner, REST_MS, self._update)
+        for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
+            self._connections.add(event, self.update_soon)
+        self.update_soon()
+
+    def show(self, wanted: bool) -> None:
+        """Show or hide bar and label."""
+        self._wanted = wanted
+        self._update()
+
+    def set_threshold(self, threshold: float | None) -> None:
+        """Name the threshold beside the bar; None: no threshold."""
+        self._threshold = threshold
+        self._soon.start()
+
+    def update_soon(self, event: Any = None) -> None:
+        """Follow the layers once they rest."""
+        self._soon.start()
+
+    @property
+    def _maps(self) -> list[Layer]:
+        return [layer for layer in self._viewer.layers if role_of(layer) == "anomaly"]
+
+    @property
+    def _shown(self) -> list[Layer]:
+        """The maps that have a bar."""
+        if self.result is not None:
+            own = self.result.layer("anomaly")
+            return [layer for layer in self._maps if layer is own]
+        return [layer for layer in self._maps if not of_hidden_scan(self._viewer, layer)]
+
+    def _update(self) -> None:
+        """Show bar and label of the map, if there is one, else remove them."""
+        shown = self._shown if self._wanted else []
+        for layer in self._maps:
+            if layer.colorbar.visible != (layer in shown):
+                layer.colorbar.update(BAR_LOOK)
+                layer.colorbar.visible = layer in shown
+        overlays = self._viewer.canvas.overlays
+        if not shown:
+            overlays.pop(BAR_LABEL, None)
+            return
+        if BAR_LABEL not in overlays:
+            overlays[BAR_LABEL] = TextOverlay(position="top_right", font_size=8, box=True)
+        words = texts.COLOUR_BAR_LABEL
+        threshold = self._threshold
+        overlays[BAR_LABEL].text = (
+            words if threshold is None else f"{words}\nthreshold {threshold:.3g}"
+        )
+        for layer in shown:
+            if layer not in self._watched:
+                self._watched.add(layer)
+                self._connections.add(layer.events.visible, self._on_visible)
+        self._on_visible()
+
+    def _on_visible(self, event: Any = None) -> None:
+        """Hide the label with the map: napari does so with the bar."""
+        label = self._viewer.canvas.overlays.get(BAR_LABEL)
+        if label is not None:
+            label.visible = any(layer.visible for layer in self._shown)
+
+    def close(self) -> None:
+        """Give the viewer back as it was."""
+        self._connections.close()
+        with contextlib.suppress(RuntimeError):  # Qt's side may be gone already
+            self._soon.stop()
+        self._viewer.canvas.overlays.pop(BAR_LABEL, None)
+        self._viewer.canvas.overlay_tiling.top_right = self._tiling_before
+        for layer in self._viewer.layers:
+            if isinstance(layer, Image) and is_output(layer):
+                layer.colorbar.visible = False
+
+
+class MapToggle:
+    """Hides maps and outlines, and shows again those that were visible.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    """
+
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        self._viewer = viewer
+        self._hidden: list[Layer] = []
+
+    def __call__(self) -> None:
+        """Hide them, or show them again."""
+        maps = [
+            layer
+            for layer in self._viewer.layers
+            if role_of(layer) in MAP_ROLES and not of_hidden_scan(self._viewer, layer)
+        ]
+        shown = [layer for layer in maps if layer.visible]
+        if shown:
+            self._hidden = shown
+        again = [layer for layer in self._hidden if layer in maps] or [
+            layer for layer in maps if role_of(layer) != "uncertainty"
+        ]
+        for layer in shown or again:
+            layer.visible = not shown
