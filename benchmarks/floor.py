@@ -30,8 +30,8 @@ from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkp
 from napari_addm.detection.lanes import network_threads
 from napari_addm.detection.pipeline import BATCH_SIZES, Detection, free_memory, run
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.images import read_volume
-from napari_addm.methods import load_network
+from napari_addm.io.reading import read_volume
+from napari_addm.methods.loading import load_network
 from napari_addm.outputs.case import CaseInputs, write_case
 from napari_addm.outputs.run_case import measure_case, plan_case
 

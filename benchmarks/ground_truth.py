@@ -22,7 +22,7 @@ import numpy as np
 from qtpy.QtCore import QEventLoop, QTimer
 from scipy import ndimage
 
-from napari_addm.io.images import read_labels
+from napari_addm.io.reading import read_labels
 from napari_addm.io.volume import volume_from_native
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer

@@ -24,7 +24,7 @@ import numpy as np
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer
 

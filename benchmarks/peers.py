@@ -53,7 +53,7 @@ from ways import (
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings, resolve
-from napari_addm.methods import load_network
+from napari_addm.methods.loading import load_network
 from napari_addm.metrics.metrics import rank
 
 PARTS = ("agreement", "quality", "time", "whole")

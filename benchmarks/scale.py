@@ -31,9 +31,9 @@ from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkp
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.preparation import find_brain, prepare
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
-from napari_addm.methods import load_network
+from napari_addm.methods.loading import load_network
 
 DEMO_SCAN = DEMO_CHECKPOINT.parent / "demo_T1w.nii.gz"
 PARTS = ("time", "memory")

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    from napari_addm.io.images import read_volume
+    from napari_addm.io.reading import read_volume
 
     middle = options.slice if options.slice is not None else read_volume(options.scan).shape[0] // 2
     rows = {

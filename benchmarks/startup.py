@@ -23,7 +23,7 @@ DEMO_SCAN = DEMO_CHECKPOINT.parent / "demo_T1w.nii.gz"
 
 OPEN = """
 import sys
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 read_volume(sys.argv[1])
 assert "torch" not in sys.modules, "reading a scan imported torch"
 """
@@ -33,7 +33,7 @@ import json, sys, time
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 volume = read_volume(sys.argv[1])
 checkpoint = load_checkpoint(DEMO_CHECKPOINT)
 middle = volume.shape[0] // 2

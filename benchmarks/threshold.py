@@ -41,7 +41,7 @@ from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import Detection, run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import measure_findings
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.state import Outcome

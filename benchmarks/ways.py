@@ -38,9 +38,10 @@ from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.samplers.ddpm import ddpm
 from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.diffusion.schedules import LinearSchedule
-from napari_addm.methods import get_method, load_network
 from napari_addm.methods.base import Sampling, at_precision
+from napari_addm.methods.loading import load_network
 from napari_addm.metrics.metrics import rank
+from napari_addm.registry import METHODS
 from napari_addm.training.labelled_scans import Case, find_cases, read_split
 
 Noise = Callable[[int], Tensor]
@@ -234,7 +235,7 @@ def ours(
 ) -> Loop:
     """What a detection calls for every batch."""
     network = network or load_network(checkpoint).to(getattr(torch, dtype))
-    method = get_method(checkpoint.specification.method)
+    method = METHODS[checkpoint.specification.method].load()
     sampling = Sampling(tuple(sampling_levels(level, steps)), sampler)  # type: ignore[arg-type]
 
     def loop(clean: Tensor, noise: Noise) -> Tensor:

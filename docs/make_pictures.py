@@ -28,7 +28,7 @@ from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 from skimage.io import imsave
 
-from napari_addm.io.images import read_labels
+from napari_addm.io.reading import read_labels
 from napari_addm.outputs.verification import verify
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
@@ -353,7 +353,7 @@ class Walk:
         self.report["saved"] = sorted(path.name for path in folder.rglob("*") if path.is_file())
         (record,) = folder.rglob("*_record.json")
         scan = outcome.scan.source.path
-        self.report["verify"] = verify(record, scan=scan, truth=outcome.truth_path).verdict
+        self.report["verify"] = verify(record, scan=scan).verdict
         (labels,) = (p for p in folder.rglob("*.nii*") if "dseg" in p.name or "labels" in p.name)
         self.report["reopened_labels_equal"] = bool(np.array_equal(read_labels(labels).data, shown))
         before = len(self.viewer.layers)

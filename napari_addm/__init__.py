@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from napari_addm.detection.settings import DetectionSettings
     from napari_addm.errors import AddmError
     from napari_addm.findings.findings import Finding, label_anomalies, measure_findings
-    from napari_addm.io.images import read_labels, read_volume, write_volume
+    from napari_addm.io.reading import read_labels, read_volume
     from napari_addm.io.volume import Volume, volume_from_array
+    from napari_addm.io.writing import write_volume
     from napari_addm.metrics.metrics import Metrics, evaluate
 
 __version__ = "0.1.0"
@@ -56,12 +57,12 @@ _HOME = {
     "label_anomalies": "findings.findings",
     "load_checkpoint": "checkpoint.file",
     "measure_findings": "findings.findings",
-    "read_labels": "io.images",
+    "read_labels": "io.reading",
     "read_specification": "checkpoint.file",
-    "read_volume": "io.images",
+    "read_volume": "io.reading",
     "run": "detection.pipeline",
     "volume_from_array": "io.volume",
-    "write_volume": "io.images",
+    "write_volume": "io.writing",
 }
 
 

@@ -21,6 +21,7 @@ from napari_addm.errors import AddmError
 if TYPE_CHECKING:
     from napari_addm.diffusion.noise import Noise
     from napari_addm.diffusion.sampling import Sampler
+    from napari_addm.methods.info import MethodInfo
 
 T = TypeVar("T")
 
@@ -159,7 +160,7 @@ def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else entry.module
 
 
-METHODS: Registry[Any] = Registry("methods", "METHOD", packages=True)
+METHODS: Registry[MethodInfo] = Registry("methods", "METHOD", packages=True)
 SCORES: Registry[Any] = Registry("detection.scores", "SCORE")
 NOISES: Registry[Noise] = Registry("diffusion.noises", "NOISE")
 SAMPLERS: Registry[Sampler] = Registry(

@@ -79,12 +79,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ModelSpecification,
         PreparationSpecification,
         ScoreSpecification,
-        UNetSpecification,
     )
+    from napari_addm.methods.network_specifications import UNetSpecification
     from napari_addm.methods.networks import build_network
 
     network = UNetSpecification(
-        pack=4,
+        unshuffle=4,
         channels=(8, 16),
         res_blocks=(1, 1),
         attention=(False, False),
@@ -92,6 +92,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         norm_groups=4,
     )
     specification = ModelSpecification(
+        method="addm",
         name="tiny",
         network=network,
         diffusion=DiffusionSpecification(length=1000, noise="coarse"),
@@ -175,3 +176,24 @@ def own_preferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(napari_settings, "_CFG_PATH", str(tmp_path / "settings" / "settings.yaml"))
     yield
     napari_settings._clear_plugin_settings_cache()
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a package of one file with entry points."""
+
+    def put(package, source, **entries):
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = [
+            f"[napari_addm.{group}]\n{name} = {package}:{target}\n"
+            for group, (name, target) in entries.items()
+        ]
+        (info / "entry_points.txt").write_text("\n".join(lines))
+        (tmp_path / f"{package}.py").write_text(source)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield put
+    for package in tmp_path.glob("*.py"):
+        sys.modules.pop(package.stem, None)

@@ -10,7 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,6 @@ from numpy.typing import NDArray
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, read_specification
 from napari_addm.checkpoint.specification import (
-    DIFFUSION_METHODS,
-    RANDOM_METHODS,
-    Method,
     ScoreKind,
     ScoreSpecification,
 )
@@ -40,6 +37,7 @@ from napari_addm.metrics.protocols import (
     threshold_by_dice,
 )
 from napari_addm.metrics.statistics import mean_interval, paired_difference
+from napari_addm.registry import METHODS
 from napari_addm.training.labelled_scans import Case, find_cases, read_split
 
 Protocol = Literal["strict", "anoddpm"]
@@ -101,28 +99,28 @@ class System:
 
     label: str
     title: str
-    method: Method | None
+    method: str | None
     length: int = 1000
     checkpoint: Path | None = None
 
 
-SYSTEMS: dict[str, System] = {
-    system.label: system
-    for system in (
-        System("intensity", "Intensity, no model", None),
-        System("spatial_ae", "AE (spatial)", "spatial_ae"),
-        System("dense_vae", "VAE (dense)", "dense_vae"),
-        System("f_anogan", "f-AnoGAN", "f_anogan"),
-        System("vqvae_transformer", "VQ-VAE + Transformer", "vqvae_transformer"),
-        System("latent_diffusion", "Latent diffusion (Pinaya)", "latent_diffusion"),
-        System("denoising_ae", "Denoising AE (Kascenas)", "denoising_ae"),
-        System("anoddpm", "AnoDDPM", "anoddpm"),
-        System("ddpm", "DDPM (lambda = 0)", "ddpm"),
-        System("addm_300", "ADDM, T = 300", "addm", 300),
-        System("addm_500", "ADDM, T = 500", "addm", 500),
-        System("addm_1000", "ADDM, T = 1000", "addm", 1000),
-    )
-}
+def known_systems() -> dict[str, System]:
+    """The rows that can be asked for: the scan's intensities, and every installed method."""
+    systems = [System("intensity", "Intensity, no model", None)]
+    for name, method in METHODS.items():
+        several = len(method.compared_timesteps) > 1
+        systems += [
+            System(
+                f"{name}_{timesteps}" if several else name,
+                f"{method.title}, T = {timesteps}" if several else method.title,
+                name,
+                timesteps,
+            )
+            for timesteps in method.compared_timesteps
+        ]
+    return {system.label: system for system in systems}
+
+
 REFERENCE = "addm_1000"
 """The system that the others are compared with."""
 
@@ -134,7 +132,7 @@ class BenchmarkSettings:
     Attributes
     ----------
     systems : tuple of str
-        Keys of :data:`SYSTEMS`.
+        Keys of :func:`known_systems`.
     checkpoints : tuple of Path
         Further rows: models that are trained already.
     protocols : tuple of str
@@ -155,7 +153,7 @@ class BenchmarkSettings:
     device, precision : str
     """
 
-    systems: tuple[str, ...] = tuple(SYSTEMS)
+    systems: tuple[str, ...] = field(default_factory=lambda: tuple(known_systems()))
     checkpoints: tuple[Path, ...] = ()
     protocols: tuple[Protocol, ...] = ("strict", "anoddpm")
     seeds: tuple[int, ...] = (0,)
@@ -258,15 +256,16 @@ class Benchmark:
     report: Callable[[str], None] = lambda line: None
 
     def __post_init__(self) -> None:
-        unknown = [s for s in self.settings.systems if s not in SYSTEMS]
+        known = known_systems()
+        unknown = [s for s in self.settings.systems if s not in known]
         if unknown:
             raise AddmError(
-                f"There is no system {', '.join(unknown)}; choose from {', '.join(SYSTEMS)}."
+                f"There is no system {', '.join(unknown)}; choose from {', '.join(known)}."
             )
         self.split_file = self.data / "split.json"
         self.split = read_split(self.split_file)
         self.cases = find_cases(self.data, self.split)
-        self.systems = [s for label, s in SYSTEMS.items() if label in self.settings.systems]
+        self.systems = [s for label, s in known.items() if label in self.settings.systems]
         for path in self.settings.checkpoints:
             specification = read_specification(path)
             label = f"checkpoint-{path.stem}"
@@ -329,7 +328,7 @@ class Benchmark:
         train(
             self.data / "healthy",
             self.model_path(system, seed),
-            replace(settings, seed=seed, epochs=1_000_000),
+            settings.replace(seed=seed, epochs=1_000_000),
             split=self.split_file,
             name=f"{system.title}, benchmark, seed {seed}",
             iterations=self.settings.iterations,
@@ -343,10 +342,10 @@ class Benchmark:
     def _detection_settings(self, checkpoint: Checkpoint, seed: int) -> DetectionSettings:
         specification = checkpoint.specification
         draws = None
-        if specification.method in RANDOM_METHODS and self.settings.draws is not None:
+        if METHODS[specification.method].random and self.settings.draws is not None:
             draws = min(self.settings.draws, specification.detection.draws)
         return DetectionSettings(
-            steps=self.settings.steps if specification.method in DIFFUSION_METHODS else None,
+            steps=self.settings.steps if METHODS[specification.method].noise_levels else None,
             draws=draws,
             seed=seed,
             device=self.settings.device,
@@ -589,7 +588,7 @@ class Benchmark:
             "methods": [m for s in self.systems for m in self._model(s, chosen.get(s.title))],
             "chosen_scores": chosen,
             "summary": list(summarise(cases, healthy, chosen)),
-            "comparisons": list(compare(cases, chosen, SYSTEMS[REFERENCE].title)),
+            "comparisons": list(compare(cases, chosen, known_systems()[REFERENCE].title)),
             "cases": cases,
             "healthy": healthy,
             "curves": curves,
@@ -614,8 +613,6 @@ class Benchmark:
             if checkpoint is None:
                 yield row | {"source": "the scan's own intensities", "score": score}
                 return
-            from napari_addm.methods import get_method
-
             specification = checkpoint.specification
             detection = specification.detection
             sampling = "one pass"
@@ -624,11 +621,11 @@ class Benchmark:
                     f"level {detection.level} of {specification.diffusion.length}, "
                     f"{self.settings.steps or detection.steps} {detection.sampler.upper()} step(s)"
                 )
-            if specification.method in RANDOM_METHODS:
+            if METHODS[specification.method].random:
                 draws = self._detection_settings(checkpoint, seed).draws or detection.draws
                 sampling += f", {draws} draw(s)"
             yield row | {
-                "source": get_method(specification.method).source,
+                "source": METHODS[specification.method].source,
                 "parameters": sum(t.numel() for t in checkpoint.weights.values()),
                 "iterations": specification.training.get("iterations"),
                 "seconds": specification.training.get("seconds"),

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from napari_addm.checkpoint.specification import (
-    NETWORK_KINDS,
     SCHEMA_VERSION,
     ModelSpecification,
+    parse_specification,
 )
 from napari_addm.errors import CheckpointError
 from napari_addm.io.files import replacing
@@ -77,7 +77,7 @@ def read_specification(path: str | os.PathLike[str]) -> ModelSpecification:
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read and check a checkpoint: specification, weights hash, finite values.
 
-    :func:`napari_addm.methods.load_network` checks whether the weights fit the network.
+    :func:`napari_addm.methods.loading.load_network` checks whether the weights fit the network.
 
     Raises
     ------
@@ -189,8 +189,7 @@ def _read(path: Path) -> tuple[ModelSpecification, int]:
             "update napari-addm",
         )
     try:
-        # Strict: a number in quotes is not a number.
-        specification = ModelSpecification.model_validate_json(text, strict=True)
+        specification = parse_specification(found)
     except ValidationError as error:
         raise _refusal(
             path,
@@ -203,9 +202,7 @@ def _read(path: Path) -> tuple[ModelSpecification, int]:
 def _list_problems(error: ValidationError, most: int = 5) -> str:
     problems = []
     for problem in error.errors(include_url=False, include_input=False)[:most]:
-        # pydantic names the kind of network too, which is no key of the file
-        loc = [part for part in problem["loc"] if part not in NETWORK_KINDS.values()]
-        where = _printable(".".join(map(str, loc)) or "the whole")
+        where = _printable(".".join(map(str, problem["loc"])) or "the whole")
         if problem["type"] == "extra_forbidden":
             problems.append(f"{where} is unknown")
         elif problem["type"] == "missing":

@@ -1,20 +1,33 @@
-"""The checkpoint: one safetensors file whose header says all that is needed to use it.
+"""The specification of a model: all that is needed to use a checkpoint, checked strictly.
 
-The header's ``specification`` entry is JSON for :class:`ModelSpecification`.
-Reading it imports no torch, and nothing in a checkpoint is ever executed.
+A checkpoint's header holds it as JSON. What a method needs to know of its network is declared in
+the method's folder.
 """
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
+from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
-from napari_addm.registry import NOISES, SAMPLERS, NoiseName, SamplerName
+from napari_addm.registry import METHODS, NOISES, SAMPLERS, NoiseName, SamplerName
 
 SCHEMA_VERSION = 1
+FIRST_METHOD = "addm"
+"""The method of the first checkpoints, whose headers name none."""
 
 ScoreKind = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
 SamplerKind = Annotated[SamplerName, BeforeValidator(SAMPLERS.check)]
@@ -24,12 +37,42 @@ Count = Annotated[int, Field(ge=1, le=2**31)]
 Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class Part(BaseModel):
+    """Part of a specification: immutable, without unknown keys, NaN or infinity."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        # Files may call a field by another name than the code.
+        serialize_by_alias=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with other values, checked as a whole.
+
+        Raises
+        ------
+        pydantic.ValidationError
+        """
+        return type(self)(**{**dict(self), **changes})
 
 
-class PreparationSpecification(_Part):
-    """How a scan becomes the slices that the network knows.
+class NetworkSpecification(Part):
+    """Shape of a network. A method declares its own subclass with its own ``kind``."""
+
+    kind: str
+
+    @property
+    def divisor(self) -> int:
+        """Number that height and width of a slice must be multiples of."""
+        raise NotImplementedError
+
+
+class PreparationSpecification(Part):
+    """How a scan becomes the slices that the network takes.
 
     Attributes
     ----------
@@ -67,201 +110,7 @@ class PreparationSpecification(_Part):
         return self
 
 
-Width = Annotated[int, Field(ge=4, le=2048)]
-Widths = Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class UNetSpecification(_Part):
-    """The U-Net that predicts the noise (MONAI's ``DiffusionModelUNet``).
-
-    Attributes
-    ----------
-    pack : int
-        The image is folded ``pack x pack`` pixels into channels
-        (pixel-unshuffle) before the network and unfolded after it.
-    channels, res_blocks, attention : tuple
-        One entry per resolution level, finest first.
-    """
-
-    kind: Literal["diffusion_unet"] = "diffusion_unet"
-    pack: Literal[1, 2, 4]
-    channels: Widths
-    res_blocks: tuple[Annotated[int, Field(ge=1, le=8)], ...] = Field(min_length=1, max_length=8)
-    attention: tuple[bool, ...] = Field(min_length=1, max_length=8)
-    head_channels: Count
-    norm_groups: Count
-
-    @property
-    def divisor(self) -> int:
-        """What height and width of a slice have to be multiples of."""
-        return self.pack * 2 ** (len(self.channels) - 1)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> UNetSpecification:
-        if not len(self.channels) == len(self.res_blocks) == len(self.attention):
-            raise ValueError("channels, res_blocks and attention differ in number")
-        if any(c % self.norm_groups for c in self.channels):
-            raise ValueError("every entry of channels must be a multiple of norm_groups")
-        for channels, attends in zip(self.channels, self.attention, strict=True):
-            if attends and channels % self.head_channels:
-                raise ValueError("channels with attention must be a multiple of head_channels")
-        return self
-
-
-class AutoencoderSpecification(_Part):
-    """A convolutional autoencoder that halves the image once per entry of ``channels``.
-
-    Attributes
-    ----------
-    channels : tuple
-        Finest first.
-    latent : int or None
-        Length of a dense code; None for a spatial one.
-    dropout : float
-        Share of the code that is dropped in training.
-    """
-
-    kind: Literal["autoencoder"] = "autoencoder"
-    channels: Widths
-    latent: Annotated[int, Field(ge=1, le=65536)] | None = None
-    dropout: Share = 0.0
-
-    @property
-    def divisor(self) -> int:
-        """What height and width of a slice have to be multiples of."""
-        return int(2 ** len(self.channels))
-
-
-class GanSpecification(_Part):
-    """Generator, critic and encoder of residual blocks, as f-AnoGAN needs them.
-
-    Attributes
-    ----------
-    channels : tuple
-        Finest first; each level halves the image.
-    latent : int
-        Length of the code.
-    pack : int
-        The image is folded ``pack x pack`` pixels into channels, as for the U-Net.
-    """
-
-    kind: Literal["gan"] = "gan"
-    channels: Widths
-    latent: Annotated[int, Field(ge=1, le=65536)]
-    pack: Literal[1, 2, 4]
-
-    @property
-    def divisor(self) -> int:
-        """What height and width of a slice have to be multiples of."""
-        return int(self.pack * 2 ** len(self.channels))
-
-
-class VqVaeSpecification(_Part):
-    """A vector-quantised autoencoder (MONAI's ``VQVAE``).
-
-    Attributes
-    ----------
-    channels : tuple
-        Finest first; each level halves the image.
-    res_layers : int
-        Residual blocks per level.
-    embeddings, embedding_size : int
-        Entries of the codebook, and the length of one.
-    """
-
-    channels: Widths
-    res_layers: Annotated[int, Field(ge=1, le=8)]
-    embeddings: Annotated[int, Field(ge=2, le=65536)]
-    embedding_size: Annotated[int, Field(ge=1, le=4096)]
-
-    @property
-    def divisor(self) -> int:
-        """What height and width of a slice have to be multiples of."""
-        return int(2 ** len(self.channels))
-
-
-class VqTransformerSpecification(_Part):
-    """A VQ-VAE and a transformer over its codes (MONAI's ``DecoderOnlyTransformer``)."""
-
-    kind: Literal["vqvae_transformer"] = "vqvae_transformer"
-    vqvae: VqVaeSpecification
-    width: Width
-    layers: Annotated[int, Field(ge=1, le=64)]
-    heads: Annotated[int, Field(ge=1, le=64)]
-
-    @property
-    def divisor(self) -> int:
-        """What height and width of a slice have to be multiples of."""
-        return self.vqvae.divisor
-
-    @model_validator(mode="after")
-    def _consistent(self) -> VqTransformerSpecification:
-        if self.width % self.heads:
-            raise ValueError("width must be a multiple of heads")
-        return self
-
-
-class LatentUNetSpecification(_Part):
-    """A VQ-VAE and a diffusion U-Net on its latents, which are not folded (``unet.pack`` 1)."""
-
-    kind: Literal["latent_unet"] = "latent_unet"
-    vqvae: VqVaeSpecification
-    unet: UNetSpecification
-
-    @property
-    def divisor(self) -> int:
-        """What height and width of a slice have to be multiples of."""
-        return self.vqvae.divisor * self.unet.divisor
-
-    @model_validator(mode="after")
-    def _consistent(self) -> LatentUNetSpecification:
-        if self.unet.pack != 1:
-            raise ValueError("unet.pack must be 1 on latents")
-        return self
-
-
-NetworkSpecification = Annotated[
-    UNetSpecification
-    | AutoencoderSpecification
-    | GanSpecification
-    | VqTransformerSpecification
-    | LatentUNetSpecification,
-    Field(discriminator="kind"),
-]
-
-Method = Literal[
-    "addm",
-    "ddpm",
-    "anoddpm",
-    "denoising_ae",
-    "spatial_ae",
-    "dense_vae",
-    "f_anogan",
-    "vqvae_transformer",
-    "latent_diffusion",
-]
-NETWORK_KINDS: dict[Method, str] = {
-    "addm": "diffusion_unet",
-    "ddpm": "diffusion_unet",
-    "anoddpm": "diffusion_unet",
-    "denoising_ae": "diffusion_unet",
-    "spatial_ae": "autoencoder",
-    "dense_vae": "autoencoder",
-    "f_anogan": "gan",
-    "vqvae_transformer": "vqvae_transformer",
-    "latent_diffusion": "latent_unet",
-}
-"""Every method and the kind of network that it needs."""
-
-DIFFUSION_METHODS: tuple[Method, ...] = ("addm", "ddpm", "anoddpm", "latent_diffusion")
-"""Methods with a noise level and sampling steps; the others reconstruct in one go."""
-
-RANDOM_METHODS: tuple[Method, ...] = (*DIFFUSION_METHODS, "vqvae_transformer")
-"""Methods whose noise draws differ."""
-
-
-class DiffusionSpecification(_Part):
+class DiffusionSpecification(Part):
     """The chain that the network was trained on.
 
     Attributes
@@ -278,13 +127,13 @@ class DiffusionSpecification(_Part):
     prediction: Literal["noise"] = "noise"
 
 
-class ScoreSpecification(_Part):
+class ScoreSpecification(Part):
     """From residual to anomaly map; see :mod:`napari_addm.detection.scoring`.
 
     Attributes
     ----------
     symmetry : bool
-        Whether what both halves of the brain show is discounted; see
+        Whether to discount scores that both halves of the brain have; see
         :mod:`napari_addm.detection.symmetry`.
     """
 
@@ -294,18 +143,18 @@ class ScoreSpecification(_Part):
     symmetry: bool = False
 
 
-class FalseAlarmSpecification(_Part):
-    """What a model finds in healthy brains, threshold by threshold.
+class FalseAlarmSpecification(Part):
+    """The volume that a model marks in healthy brains, by threshold.
 
     Attributes
     ----------
     thresholds, mean_ml : tuple of float
-        Rising thresholds, and the mean volume per brain of what is found above
-        each, in mL; it never rises.
+        Rising thresholds, and the mean volume per brain of findings above each,
+        in mL; it never rises.
     minimum_ml : float
-        Smallest finding that was counted, mL.
+        Smallest finding that counts, mL.
     subjects : int
-        Healthy brains that this was measured on, none of them trained on.
+        Number of healthy brains, none of them from the training.
     """
 
     thresholds: tuple[float, ...] = Field(min_length=1, max_length=1000)
@@ -336,7 +185,7 @@ class FalseAlarmSpecification(_Part):
         return self.mean_ml[place - 1] + share * (self.mean_ml[place] - self.mean_ml[place - 1])
 
     def threshold_for(self, expected_ml: float) -> float | None:
-        """The lowest measured threshold that keeps a promise: the inverse of `expected_ml`.
+        """The lowest threshold that keeps a promise: the inverse of `expected_ml`.
 
         Parameters
         ----------
@@ -357,7 +206,7 @@ class FalseAlarmSpecification(_Part):
         return None
 
     def in_words(self, threshold: float) -> str:
-        """The same for a person, such as ``about 2.5 mL``; bounds beyond the measured range."""
+        """`expected_ml` in words, such as ``about 2.5 mL``; a bound beyond the measured range."""
         expected = self.expected_ml(threshold)
         if threshold < self.thresholds[0]:
             return f"more than {expected:.0f} mL"
@@ -366,8 +215,8 @@ class FalseAlarmSpecification(_Part):
         return f"about {expected:.{0 if expected >= 10 else 1}f} mL"
 
 
-class DetectionSpecification(_Part):
-    """What ``detect`` uses unless it is told otherwise.
+class DetectionSpecification(Part):
+    """Defaults of ``detect``.
 
     Attributes
     ----------
@@ -390,26 +239,32 @@ class DetectionSpecification(_Part):
     false_alarms: FalseAlarmSpecification | None = None
 
 
-class ModelSpecification(_Part):
+class ModelSpecification(Part):
     """All that is needed to use a checkpoint, and to know where it comes from.
 
     Attributes
     ----------
+    method : str
+        Name in :data:`napari_addm.registry.METHODS`.
+    network : NetworkSpecification
+        Of the class that the method declares.
+    diffusion : DiffusionSpecification or None
+        None for methods without noise levels.
     training : dict
         The record of the training: preset, objective, seed, iterations,
         seconds, hardware, data and its hash, library versions.
     evaluation : dict
         Figures measured with this checkpoint, each with its data set.
     weights_sha256 : str
-        Over the bytes of the tensors, in the file's order.
+        Hash over the bytes of the tensors, in the file's order.
     """
 
     schema_version: Literal[1] = 1
-    method: Method = "addm"
+    method: str
     name: Line
     description: Annotated[str, Field(max_length=20_000)] = ""
     licence: Line = "unspecified"
-    network: NetworkSpecification
+    network: SerializeAsAny[NetworkSpecification]
     diffusion: DiffusionSpecification | None = None
     preparation: PreparationSpecification
     detection: DetectionSpecification
@@ -417,11 +272,17 @@ class ModelSpecification(_Part):
     evaluation: dict[str, Any] = Field(default_factory=dict)
     weights_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
+    @field_validator("method")
+    @classmethod
+    def _installed(cls, method: str) -> str:
+        return METHODS.check(method)
+
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpecification:
-        if self.network.kind != NETWORK_KINDS[self.method]:
+        method = METHODS[self.method]
+        if not isinstance(self.network, method.network):
             raise ValueError(f"the method {self.method} does not work with a {self.network.kind}")
-        if self.method in DIFFUSION_METHODS:
+        if method.noise_levels:
             if self.diffusion is None or self.detection.level is None:
                 raise ValueError(f"the method {self.method} needs diffusion and detection.level")
             if self.detection.level > self.diffusion.length:
@@ -434,3 +295,34 @@ class ModelSpecification(_Part):
         if any(n % divisor for n in self.preparation.size):
             raise ValueError(f"preparation.size must be multiples of {divisor} for this network")
         return self
+
+
+def parse_specification(found: object) -> ModelSpecification:
+    """Check what a header holds against the specification of the method that it names.
+
+    Parameters
+    ----------
+    found : object
+        JSON, parsed.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If it is not valid. The check is strict: a number in quotes is not a number.
+    """
+    network = None
+    if isinstance(found, dict):
+        found = {"method": FIRST_METHOD, **found}
+        if found["method"] in METHODS:
+            network = METHODS[found["method"]].network
+    checked = _specification_of(network).model_validate_json(
+        json.dumps(found), strict=True, by_alias=True, by_name=False
+    )
+    return ModelSpecification(**dict(checked))
+
+
+@cache
+def _specification_of(network: type[NetworkSpecification] | None) -> type[ModelSpecification]:
+    """The specification of methods with one class of network; None for unknown ones."""
+    field: Any = (Any if network is None else network, ...)
+    return create_model("ModelSpecification", __base__=ModelSpecification, network=field)

@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, ParamSpec, TypeAlias
 
 import typer
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.io.text import format_duration
-from napari_addm.registry import SAMPLERS, NoiseName, SamplerName
+from napari_addm.registry import FORMATS, METHODS, SAMPLERS, NoiseName, SamplerName
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -34,29 +34,21 @@ if TYPE_CHECKING:
     from napari_addm.cohort.run import BatchProgress, BatchSettings
     from napari_addm.detection.pipeline import Progress
     from napari_addm.findings.findings import Finding
-    from napari_addm.methods.base import TrainingSettings
+    from napari_addm.methods.settings import TrainingSettings
     from napari_addm.metrics.metrics import Metrics
     from napari_addm.outputs.run_case import CaseRequest, CaseResult
+
+    MethodChoice: TypeAlias = str
+else:
+    MethodChoice = Literal[tuple(METHODS)]
 
 # The modules that define these choices are slow to import; a test holds the two together.
 ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps", "openvino"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16"]
-MethodChoice = Literal[
-    "addm",
-    "ddpm",
-    "anoddpm",
-    "denoising_ae",
-    "spatial_ae",
-    "dense_vae",
-    "f_anogan",
-    "vqvae_transformer",
-    "latent_diffusion",
-]
 ProtocolChoice = Literal["both", "strict", "anoddpm"]
-PresetChoice = Literal["small", "paper"]
 RunPresetChoice = Literal["preview", "standard", "thorough"]
-LengthChoice = Literal["300", "500", "1000"]
+TimestepsChoice = Literal["300", "500", "1000"]
 JudgedChoice = Literal["previous", "clean"]
 AdversarialChoice = Literal["saturating", "non_saturating"]
 TrainingPrecision = Literal["auto", "32", "bf16-mixed", "16-mixed"]
@@ -189,7 +181,7 @@ def _options(
 @_plain_errors
 def detect(
     scan: Annotated[
-        Path, typer.Argument(help="T1-weighted scan: NIfTI, MGZ, NRRD, or a DICOM folder.")
+        Path, typer.Argument(help=f"T1-weighted scan ({', '.join(FORMATS)}), or a DICOM folder.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")],
     checkpoint: CheckpointOption = None,
@@ -288,16 +280,10 @@ def detect(
 
 def _run_case(request: CaseRequest) -> CaseResult:
     """Run a case to its end, with a progress bar."""
-    from napari_addm.outputs.run_case import run_case
+    from napari_addm.outputs.run_case import finish, run_case
 
-    steps = run_case(request)
-    with contextlib.closing(steps), _progress_bar(request.scan.name) as on_progress:
-        while True:
-            try:
-                on_progress(next(steps))
-            except StopIteration as end:
-                result: CaseResult = end.value
-                return result
+    with _progress_bar(request.scan.name) as on_progress:
+        return finish(run_case(request), on_progress)
 
 
 def _case_summary(scan: Path, result: CaseResult) -> dict[str, Any]:
@@ -432,13 +418,12 @@ def _metrics_table(metrics: Metrics) -> Any:
 def verify(
     record: Annotated[Path, typer.Argument(help="The run record, ..._record.json.")],
     scan: Annotated[
-        Path | None, typer.Option("--input", help="The scan; looked for around the record.")
+        Path | None, typer.Option("--input", help="The scan, unless it lies beside the record.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="The .safetensors; looked for around the record.")
+        Path | None, typer.Option(help="The .safetensors, unless it lies beside the record.")
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="The brain mask, if one was given.")] = None,
-    truth: Annotated[Path | None, typer.Option(help="The ground truth, if one was given.")] = None,
     device: Annotated[
         DeviceChoice | None, typer.Option(help="Another device than the recorded one.")
     ] = None,
@@ -459,7 +444,6 @@ def verify(
             scan=scan,
             model=model,
             mask=mask,
-            truth=truth,
             device=device,
             on_progress=on_progress,
         )
@@ -737,12 +721,14 @@ def train(
         Path, typer.Argument(metavar="HEALTHY_DIR", help="Folder of healthy scans.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors to write.")],
-    method: Annotated[MethodChoice, typer.Option(help="What is trained.")] = "addm",
+    method: Annotated[MethodChoice, typer.Option(help="Method that is trained.")] = "addm",
     preset: Annotated[
-        PresetChoice,
+        str,
         typer.Option(help="small trains on a CPU; paper is the published configuration."),
     ] = "small",
-    timesteps: Annotated[LengthChoice, typer.Option(help="T, the length of the chain.")] = "1000",
+    timesteps: Annotated[
+        TimestepsChoice, typer.Option(help="T, the length of the chain.")
+    ] = "1000",
     split: Annotated[
         Path | None,
         typer.Option(help="JSON with the subjects in train and validation; a random tenth if not."),
@@ -822,7 +808,12 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            adversarial={"weight": weight, "judged": judged, "loss": adversarial_loss, "r1": r1},
+            options={
+                "weight": weight,
+                "discriminator_input": judged,
+                "loss": adversarial_loss,
+                "r1": r1,
+            },
             noise=noise,
             augment=augment,
             seed=seed,
@@ -890,7 +881,7 @@ def _training_settings(
     epochs: int | None,
     batch_size: int | None,
     learning_rate: float | None,
-    adversarial: dict[str, Any],
+    options: dict[str, Any],
     noise: NoiseName | None,
     augment: bool | None,
     seed: int,
@@ -902,20 +893,23 @@ def _training_settings(
         "learning_rate": learning_rate,
         "augment": augment,
     }
-    asked = {key: value for key, value in adversarial.items() if value is not None}
+    asked = {key: value for key, value in options.items() if value is not None}
     if asked:
-        if settings.method != "addm":
+        if (
+            settings.options is None
+            or not asked.keys() <= type(settings.options).model_fields.keys()
+        ):
             raise AddmError(
                 f"The method {settings.method} has no adversarial loss; leave out --lambda, "
                 "--judged, --adversarial-loss and --r1."
             )
-        changes["adversarial"] = replace(settings.adversarial, **asked)
+        changes["options"] = settings.options.replace(**asked)
     if noise is not None:
         if settings.diffusion is None:
             raise AddmError(f"The method {settings.method} has no noise to choose (--noise).")
         changes["diffusion"] = settings.diffusion.model_copy(update={"noise": noise})
     given = {key: value for key, value in changes.items() if value is not None}
-    return replace(settings, seed=seed, **given)
+    return settings.replace(seed=seed, **given)
 
 
 def _training_precision(precision: TrainingPrecision, accelerator: str) -> str:
@@ -1024,7 +1018,7 @@ def benchmark(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Training seeds, separated by commas.")] = "0",
     preset: Annotated[
-        PresetChoice, typer.Option(help="Size of what is trained; see napari-addm train.")
+        str, typer.Option(help="Size of what is trained; see napari-addm train.")
     ] = "small",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps of the strict protocol.")
@@ -1052,11 +1046,17 @@ def benchmark(
     Run it again to go on where it stopped: trainings, maps and figures that are
     there already are used. Needs the extra: pip install "napari-addm\\[benchmark]".
     """
-    from napari_addm.benchmark.run import SYSTEMS, Benchmark, BenchmarkSettings, write_results
+    from napari_addm.benchmark.run import (
+        Benchmark,
+        BenchmarkSettings,
+        known_systems,
+        write_results,
+    )
     from napari_addm.outputs.folder import check_folder
 
     check_folder(output)
-    chosen = tuple(SYSTEMS) if methods == "all" else _listed(methods)
+    systems = known_systems()
+    chosen = tuple(systems) if methods == "all" else _listed(methods)
     settings = BenchmarkSettings(
         systems=chosen,
         checkpoints=tuple(checkpoint or ()),
@@ -1076,7 +1076,7 @@ def benchmark(
     accelerator = {"cuda": "gpu"}.get(device, device)
     try:
         with _quiet_lightning(), _preparation_bar() as bar:
-            if any(SYSTEMS[label].method for label in chosen if label in SYSTEMS):
+            if any(systems[label].method for label in chosen if label in systems):
                 _import_training()
             run.train_missing(
                 accelerator=accelerator,
@@ -1194,7 +1194,7 @@ def info(
     path = model or DEMO_CHECKPOINT
     specification = read_specification(path)
     if check:
-        from napari_addm.methods import load_network
+        from napari_addm.methods.loading import load_network
 
         load_network(load_checkpoint(path))
     if as_json:

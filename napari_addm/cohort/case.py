@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from napari_addm.errors import AddmError
 from napari_addm.io.hashing import sha256
-from napari_addm.io.volume import stem
+from napari_addm.io.names import stem
 from napari_addm.outputs.naming import BIDS_ENDINGS, ENDINGS, case_paths
 
 Status = Literal["done", "failed", "skipped"]

@@ -20,8 +20,13 @@ from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.names import with_own_names, with_suffix
 from napari_addm.cohort.table import read_table
 from napari_addm.errors import InputError
-from napari_addm.io.images import READABLE, names_labels
-from napari_addm.io.volume import stem
+from napari_addm.io.names import (
+    is_second_half,
+    names_labels,
+    readable_suffixes,
+    readable_titles,
+    stem,
+)
 from napari_addm.outputs.naming import complete_bids, is_bids
 
 REPORT_SECONDS = 0.15
@@ -88,7 +93,7 @@ def search_cohort(
             reported = time.monotonic()
     if all(case.skip for case in cases):
         raise InputError(
-            f"{source} holds no scan: give a folder or a pattern of NIfTI, MGZ or NRRD files, a "
+            f"{source} holds no scan: give a folder or a pattern of {readable_titles()} files, a "
             "BIDS dataset, or a CSV with the column scan."
         )
     if _is_table(Path(source)):
@@ -220,12 +225,9 @@ def _fixed_parts(pattern: str) -> Iterator[str]:
 
 def _may_be_scan(path: Path) -> bool:
     name = path.name.lower()
-    if name.startswith(".") or not name.endswith(READABLE) or name.endswith(OUTPUT_ENDINGS):
+    if name.startswith(".") or name.endswith(OUTPUT_ENDINGS):
         return False
-    if name.endswith((".img", ".img.gz")):
-        base = path.name[: name.rindex(".img")]
-        return not any(path.with_name(base + other).exists() for other in (".hdr", ".hdr.gz"))
-    return True
+    return name.endswith(readable_suffixes()) and not is_second_half(path)
 
 
 def _plain_case(root: Path, name: str, input: PurePosixPath | None = None) -> CohortCase:

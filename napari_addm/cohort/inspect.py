@@ -16,7 +16,8 @@ from napari_addm.detection.quality import Flag, grid_flags
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.arrays import voxel_spacing
 from napari_addm.io.files import check_is_file
-from napari_addm.io.images import check_same_grid, read_grid
+from napari_addm.io.reading import read_grid
+from napari_addm.io.resampling import check_same_grid
 
 
 @dataclass(frozen=True)

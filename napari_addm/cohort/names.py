@@ -9,7 +9,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from napari_addm.cohort.case import CohortCase
 from napari_addm.cohort.files import OWN_TABLES
-from napari_addm.io.volume import stem
+from napari_addm.io.names import stem
 from napari_addm.outputs.naming import path_fault, readable, same_name_key
 
 

@@ -23,7 +23,7 @@ from napari_addm import __version__
 from napari_addm.errors import AddmError
 from napari_addm.io.files import folder_aside
 from napari_addm.io.hashing import sha256
-from napari_addm.methods import load_network
+from napari_addm.methods.loading import load_network
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.file import Checkpoint

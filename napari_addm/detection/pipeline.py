@@ -38,6 +38,7 @@ from napari_addm.detection.symmetry import beyond_symmetry
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.io.arrays import Grid
 from napari_addm.io.volume import Volume
+from napari_addm.registry import METHODS
 
 if TYPE_CHECKING:
     import torch
@@ -278,7 +279,6 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
     if _kept:
         free_memory()  # which takes a while, and holds other threads up
     network: nn.Module
-    kind = checkpoint.specification.network.kind
     if kept.device == "openvino":
         from napari_addm.detection.openvino_network import openvino_network
 
@@ -286,13 +286,13 @@ def _engine(checkpoint: Checkpoint, kept: Reconstructions) -> _Engine:
             checkpoint, kept.batch, kept.precision, beside=lanes_on(kept.device)
         )
     else:
-        from napari_addm.methods import load_network
+        from napari_addm.methods.loading import load_network
 
         dtype = getattr(torch, kept.precision)
         network = load_network(checkpoint).to(torch.device(kept.device), dtype)
         if kept.device == "cpu":
             make_courteous(network)
-        elif kept.device.startswith("cuda") and kind == "diffusion_unet":
+        elif kept.device.startswith("cuda") and METHODS[checkpoint.specification.method].openvino:
             from napari_addm.detection.graphed import GraphedNetwork
 
             network = GraphedNetwork(network)
@@ -597,7 +597,6 @@ def detect(
 
     from napari_addm.diffusion.noise import SliceNoise
     from napari_addm.diffusion.sampling import sampling_levels
-    from napari_addm.methods import get_method
     from napari_addm.methods.base import Sampling
 
     started = time.perf_counter()
@@ -613,8 +612,9 @@ def detect(
     assert settings.eta is not None
     draws = settings.draws
     device = choose_device(settings.device)
-    method = get_method(specification.method)
-    precision = settings.precision if method.reduced_precision else "float32"
+    info = METHODS[specification.method]
+    method = info.load()
+    precision = settings.precision if info.reduced_precision else "float32"
     dtype = choose_precision(precision, device)
 
     def elapsed() -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from napari_addm.checkpoint.specification import RANDOM_METHODS
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
+from napari_addm.registry import METHODS
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -56,7 +56,7 @@ def with_preset(
     if preset == "preview" and specification.diffusion is not None and default.level is not None:
         level = default.level if settings.level is None else settings.level
         values["steps"] = max(1, min(default.steps, level) // PREVIEW_STEPS)
-    if specification.method in RANDOM_METHODS:
+    if METHODS[specification.method].random:
         if preset == "preview":
             values["draws"] = 1
         elif preset == "thorough":

@@ -18,7 +18,7 @@ from napari_addm.detection.preparation import (
     IntensityMap,
 )
 from napari_addm.detection.settings import uses_calibrated_settings
-from napari_addm.io.images import THICK_SLICE_MM
+from napari_addm.io.checks import THICK_SLICE_MM
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -163,7 +163,7 @@ def check_quality(
 
 
 def grid_flags(volume: Volume) -> list[Flag]:
-    """What a scan's grid alone tells, as `napari_addm.io.images.read_grid` reads it."""
+    """What a scan's grid alone tells, as `napari_addm.io.reading.read_grid` reads it."""
     flags = []
     if max(volume.spacing) > THICK_SLICE_MM:
         text = f"voxels are {max(volume.spacing):.3g} mm apart, more than {THICK_SLICE_MM:g}"

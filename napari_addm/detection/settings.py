@@ -17,8 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from napari_addm.checkpoint.specification import RANDOM_METHODS, SamplerKind, ScoreKind
+from napari_addm.checkpoint.specification import SamplerKind, ScoreKind
 from napari_addm.errors import AddmError
+from napari_addm.registry import METHODS
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -266,12 +267,12 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
                 f"{settings.steps} sampling steps do not fit a noise level of {level}: 1..{level}."
             )
         defaults |= {"level": level, "steps": min(default.steps, level)}
-    if settings.draws is not None and settings.draws > 1 and method not in RANDOM_METHODS:
+    if settings.draws is not None and settings.draws > 1 and not METHODS[method].random:
         raise AddmError(
             f"The method {method} of this checkpoint draws no noise, so that every draw would be "
             "the same; use 1."
         )
-    if settings.device == "openvino" and specification.network.kind != "diffusion_unet":
+    if settings.device == "openvino" and not METHODS[method].openvino:
         raise AddmError(
             f"The method {method} of this checkpoint does not run on OpenVINO; choose another "
             "device."

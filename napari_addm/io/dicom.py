@@ -23,7 +23,7 @@ import numpy as np
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError, InputError, MissingExtraError
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def read_series(series: Series) -> Volume:
     Returns
     -------
     Volume
-        As `napari_addm.io.images.read_volume` gives it; its source names no file and
+        As `napari_addm.io.reading.read_volume` gives it; its source names no file and
         holds the images' paths in ``series``.
 
     Raises

@@ -13,6 +13,7 @@ import numpy as np
 from napari_addm.errors import AddmError
 from napari_addm.io.arrays import stored_dtype
 from napari_addm.io.files import check_is_file
+from napari_addm.io.names import other_half
 
 
 def sha256(*parts: bytes | memoryview) -> str:
@@ -51,23 +52,11 @@ def scan_sha256(path: Path) -> str:
         When it is a pipe or a device.
     """
     digest = hashlib.sha256()
-    for part in (path, *_other_halves(path)):
+    for part in (path, *filter(None, [other_half(path)])):
         check_is_file(part)
         with part.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
-
-
-def _other_halves(path: Path) -> list[Path]:
-    name = path.name.lower()
-    for one, other in ((".hdr", ".img"), (".img", ".hdr")):
-        for ending in (one, f"{one}.gz"):
-            if name.endswith(ending):
-                base = path.name[: -len(ending)]
-                halves = [path.with_name(base + other + gz) for gz in ("", ".gz")]
-                return [half for half in halves if half.exists()]
-    return []
 
 
 def files_sha256(paths: Iterable[Path]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 RESEARCH_USE_ONLY = "Research use only, not a medical device"
 # A spreadsheet takes a cell for a formula when it begins with one of these.
 FORMULA_SIGNS = frozenset("=+-@＝＋－＠")
@@ -34,3 +36,22 @@ def csv_cell(value: object) -> str | int | float:
     if text[:1] in {"\t", "\r", "\n"} or text.lstrip()[:1] in FORMULA_SIGNS:
         return f"'{text}"
     return text
+
+
+def format_shape(shape: Sequence[int]) -> str:
+    """Write numbers of voxels, such as ``176 x 256 x 256``."""
+    return " x ".join(map(str, shape))
+
+
+def format_size(count: float) -> str:
+    """Write a number of bytes with a fitting unit."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def format_amount(value: float) -> str:
+    """Write a number with three digits, or all digits before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

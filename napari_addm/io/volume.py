@@ -9,20 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from napari_addm.io.arrays import ALIGNED, Spacing, affine_is_sheared, displacement, voxel_spacing
-
-# Suffixes that are stripped together: the stem of "scan.nii.gz" is "scan".
-SUFFIXES = (
-    ".nii.gz",
-    ".nii",
-    ".mgz",
-    ".mgh",
-    ".hdr.gz",
-    ".img.gz",
-    ".hdr",
-    ".img",
-    ".nrrd",
-    ".nhdr",
-)
+from napari_addm.io.names import stem
 
 # Warnings of a volume whose left and right nobody vouches for.
 UNKNOWN_SIDES = "The file does not say how it lies in the world: left/right unknown."
@@ -248,14 +235,6 @@ def volume_from_array(
     s, a, r = data.shape
     source = Source(None, (r, a, s), affine[:, [2, 1, 0, 3]], None, (2, 1, 0), (False,) * 3)
     return Volume(data, affine, source, warnings)
-
-
-def stem(path: Path) -> str:
-    """File name without its imaging suffix: ``scan`` for ``scan.nii.gz``."""
-    for suffix in SUFFIXES:
-        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
 
 
 def _flip_index(flips: tuple[bool, bool, bool]) -> tuple[slice, ...]:

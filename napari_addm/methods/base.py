@@ -1,126 +1,24 @@
-"""What a method offers to training and to detection."""
+"""What a method computes: reconstructions for detection, and the objective of its training."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from napari_addm.checkpoint.specification import (
-    DetectionSpecification,
-    DiffusionSpecification,
     ModelSpecification,
     NetworkSpecification,
     SamplerKind,
-    ScoreSpecification,
 )
-from napari_addm.checkpoint.specification import Method as MethodName
+from napari_addm.methods.settings import TrainingSettings
 
 Shape = tuple[int, int, int]
-
-SMALL_GRID: dict[str, Any] = {"spacing_mm": (2.0, 1.75, 1.75), "size": (112, 96)}
-"""The model grid of the presets that train on a CPU."""
-
-
-@dataclass(frozen=True)
-class AdversarialSettings:
-    """The options of ADDM's adversarial part; the defaults are our reading of the paper.
-
-    Attributes
-    ----------
-    weight : float
-        lambda of eq. 5; 0 leaves the plain DDPM.
-    loss : str
-        ``"saturating"``: the denoiser minimises ``log(1 - D(fake))``, as eq. 5
-        is written. ``"non_saturating"``: it minimises ``-log D(fake)``.
-    judged : str
-        What the discriminator sees: ``"previous"``, the sample of x_{t-1}, or
-        ``"clean"``, the x0-hat. The gradient reaches the denoiser strongly
-        attenuated through x_{t-1} and undiminished through x0-hat.
-    real : str
-        The real x_{t-1}: ``"marginal"``, a fresh noising of x_0, or
-        ``"posterior"``, a sample of q(x_{t-1} | x_t, x_0).
-    conditioned : bool
-        Whether the discriminator also sees x_t.
-    r1 : float
-        Weight gamma of the R1 penalty on real samples; 0 leaves it out.
-    """
-
-    weight: float = 0.05
-    loss: Literal["saturating", "non_saturating"] = "saturating"
-    judged: Literal["previous", "clean"] = "previous"
-    real: Literal["marginal", "posterior"] = "marginal"
-    conditioned: bool = False
-    r1: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What is trained, and how.
-
-    Attributes
-    ----------
-    preset : str
-        The preset that these settings started from.
-    method : str
-        See :data:`napari_addm.methods.METHODS`.
-    spacing_mm, size : tuple
-        Model grid: (z, y, x) in mm, and (height, width) of a slice.
-    network, diffusion : specification
-        ``diffusion`` is None for methods without noise levels.
-    detection : DetectionSpecification
-        The checkpoint's defaults for :func:`napari_addm.detect`.
-    adversarial : AdversarialSettings
-        Used by the method ``addm`` alone.
-    highest_level : int
-        Noise levels are drawn from 1..highest_level in training.
-    epochs : int
-        An epoch draws ``slices_per_volume`` random slices from every volume.
-    learning_rate, decay, decay_epochs : float, float, int
-        Adam's rate, multiplied by ``decay`` every ``decay_epochs`` epochs.
-    ema : float
-        Decay per iteration of the moving average of the weights, which is what is
-        saved; smaller in the first iterations, or a short training would save its start.
-    clip : float
-        Largest gradient norm of each optimizer's weights.
-    augment : bool
-        Random geometry, contrast, bias field and sharpness.
-    seed : int
-    """
-
-    preset: str
-    method: MethodName
-    spacing_mm: tuple[float, float, float]
-    size: tuple[int, int]
-    network: NetworkSpecification
-    detection: DetectionSpecification
-    diffusion: DiffusionSpecification | None = None
-    adversarial: AdversarialSettings = field(default_factory=AdversarialSettings)
-    highest_level: int = 1000
-    epochs: int = 3000
-    slices_per_volume: int = 1
-    batch_size: int = 4
-    learning_rate: float = 1e-4
-    decay: float = 0.999
-    decay_epochs: int = 200
-    ema: float = 0.9999
-    clip: float = 1.0
-    augment: bool = False
-    seed: int = 0
-
-
-def uncalibrated(
-    score: ScoreSpecification, level: int | None = None, **detection: Any
-) -> DetectionSpecification:
-    """Detection defaults of a model that no threshold has been chosen for yet."""
-    return DetectionSpecification(
-        level=level, score=score, threshold=0.1, threshold_source="not calibrated", **detection
-    )
 
 
 # --- detection ------------------------------------------------------------------------------
@@ -153,15 +51,15 @@ class DrawNoise(Protocol):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Slices as a method would expect them in a healthy brain.
+    """Slices as a method expects them in a healthy brain.
 
     Attributes
     ----------
     image : Tensor of float32, shape (B, 1, H, W)
         Model values, -1..1.
     weight : Tensor of float32, shape (B, 1, H, W), or None
-        What the residual is multiplied by, for methods that also tell where a
-        lesion can be; None for 1 everywhere.
+        Factor of the residual, for methods that also find where a lesion can be;
+        None for 1 everywhere.
     """
 
     image: Tensor
@@ -171,37 +69,37 @@ class Reconstruction:
 # --- training -------------------------------------------------------------------------------
 
 
-class Update(Protocol):
-    """Minimises a loss: one step of one optimizer, gradients clipped."""
+class OptimizerStep(Protocol):
+    """Minimizes a loss: one step of one optimizer, with clipped gradients."""
 
     def __call__(self, loss: Tensor, optimizer: int = 0) -> None:
-        """``optimizer`` counts in the order of :meth:`Learner.optimizers`."""
+        """``optimizer`` counts in the order of :meth:`Objective.optimizers`."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a learner gets for one batch beside the images.
+class StepContext:
+    """What an objective gets for one batch besides the images.
 
     Attributes
     ----------
     generator : torch.Generator
         On the CPU; depends on seed and iteration alone.
-    share : float
-        Share of the training that is done, 0..1, for methods that train in stages.
-    update : Update
+    progress : float
+        Fraction of the training that is done, 0..1, for methods that train in stages.
+    optimizer_step : OptimizerStep
     gradient_norm : callable or None
-        Norm of a loss's gradient at the network's weights, without a step; given
-        once an epoch only, because it takes a backward pass of its own.
+        Norm of a loss's gradient at the network's weights, without a step. It takes a backward
+        pass of its own, so that only the first batch of an epoch gets it.
     """
 
     generator: torch.Generator
-    share: float
-    update: Update
+    progress: float
+    optimizer_step: OptimizerStep
     gradient_norm: Callable[[Tensor], Tensor] | None = None
 
 
-class Learner(nn.Module, ABC):
-    """What is trained: the network that is saved, and what helps to train it.
+class Objective(nn.Module, ABC):
+    """The network that is saved, what helps to train it, and the losses.
 
     Attributes
     ----------
@@ -220,7 +118,7 @@ class Learner(nn.Module, ABC):
         return [torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)]
 
     @abstractmethod
-    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """Learn from one batch.
 
         Parameters
@@ -231,7 +129,7 @@ class Learner(nn.Module, ABC):
         Returns
         -------
         dict of str to Tensor, scalar
-            What the log gets under ``train/``; names with a slash as they are.
+            What the log gets under ``train/``; names with a slash stay as they are.
         """
 
     @abstractmethod
@@ -245,41 +143,14 @@ class Learner(nn.Module, ABC):
 
 
 class Method(ABC):
-    """One system of the comparison.
-
-    Attributes
-    ----------
-    name : str
-        As in a checkpoint's header.
-    title : str
-        For tables.
-    source : str
-        Where it was published.
-    reduced_precision : bool
-        Whether its network may run in bfloat16 or float16.
-    """
-
-    name: ClassVar[MethodName]
-    title: ClassVar[str]
-    source: ClassVar[str]
-    reduced_precision: ClassVar[bool] = False
-
-    @abstractmethod
-    def presets(self, length: int) -> dict[str, TrainingSettings]:
-        """Settings to train with, by name; ``"small"`` trains on a CPU.
-
-        Parameters
-        ----------
-        length : int
-            T, for methods with noise levels.
-        """
+    """Implementation that a :class:`~napari_addm.methods.info.MethodInfo` names."""
 
     @abstractmethod
     def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
         """An untrained network for slices of ``size`` (height, width)."""
 
     @abstractmethod
-    def learner(self, settings: TrainingSettings) -> Learner:
+    def objective(self, settings: TrainingSettings) -> Objective:
         """A fresh network with all that trains it."""
 
     def calls(self, specification: ModelSpecification, sampling: Sampling) -> int:
@@ -300,7 +171,7 @@ class Method(ABC):
         Parameters
         ----------
         network : nn.Module
-            Of :meth:`build`, trained, in evaluation mode.
+            From :meth:`build`, trained, in evaluation mode.
         clean : Tensor of float32, shape (B, 1, H, W)
             The scan's slices, -1..1.
 
@@ -314,7 +185,7 @@ class Method(ABC):
 
 def at_precision(network: nn.Module) -> Callable[..., Tensor]:
     """A network that takes and gives float32 whatever the format of its weights."""
-    # a compiled network has none to be seen, and takes and gives float32
+    # A compiled network shows no parameters, and takes and gives float32.
     dtype = next((each.dtype for each in network.parameters()), torch.float32)
 
     def call(image: Tensor, *others: Tensor) -> Tensor:
@@ -324,8 +195,8 @@ def at_precision(network: nn.Module) -> Callable[..., Tensor]:
     return call
 
 
-def random_levels(count: int, highest: int, generator: torch.Generator) -> Tensor:
-    """Noise levels 1..highest, int64, shape (count,)."""
+def random_timesteps(count: int, highest: int, generator: torch.Generator) -> Tensor:
+    """Timesteps 1..highest, int64, shape (count,)."""
     return torch.randint(1, highest + 1, (count,), generator=generator)
 
 

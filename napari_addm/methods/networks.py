@@ -1,4 +1,4 @@
-"""Networks built from the model specification."""
+"""Networks that several methods share, built from their specifications."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 if TYPE_CHECKING:
-    from napari_addm.checkpoint.specification import UNetSpecification
+    from napari_addm.methods.network_specifications import UNetSpecification
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -28,12 +28,12 @@ class PackedUNet(nn.Module):
     """
 
     def __init__(self, specification: UNetSpecification) -> None:
-        # takes seconds, and who runs a converted network does not need it
+        # The import takes seconds, and a converted network does not need it.
         from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 
         super().__init__()
-        self.pack = specification.pack
-        folded = specification.pack**2
+        self.factor = specification.unshuffle
+        folded = self.factor**2
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
             in_channels=folded,
@@ -46,14 +46,14 @@ class PackedUNet(nn.Module):
         )
 
     def forward(self, image: Tensor, timesteps: Tensor) -> Tensor:
-        folded = pixel_unshuffle(image, self.pack).contiguous(memory_format=torch.channels_last)
-        return pixel_shuffle(self.unet(folded, timesteps), self.pack)
+        folded = pixel_unshuffle(image, self.factor).contiguous(memory_format=torch.channels_last)
+        return pixel_shuffle(self.unet(folded, timesteps), self.factor)
 
 
 class GroupNorm(nn.GroupNorm):
-    """The same, sooner done in bfloat16 on a CPU.
+    """Group norm that is faster in bfloat16 on a CPU.
 
-    On small channels-last maps torch takes the few channels of one group at a time, which was a
+    On small channels-last maps torch takes the few channels of one group at a time, which costs a
     fifth of a U-Net's time. Here the mean of each channel comes first, then that of each group's
     channels, in float32.
     """

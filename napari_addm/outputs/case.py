@@ -16,8 +16,8 @@ from napari_addm.errors import AddmError
 from napari_addm.findings.findings import Decisions, Finding, findings_csv
 from napari_addm.io.files import write_atomic
 from napari_addm.io.hashing import file_sha256, voxels_sha256
-from napari_addm.io.images import write_volume
 from napari_addm.io.volume import Volume
+from napari_addm.io.writing import write_volume
 from napari_addm.outputs.folder import check_outputs, claim_outputs, staging_folder
 from napari_addm.outputs.naming import dataset_files
 from napari_addm.outputs.record import FileEntry, RunRecord

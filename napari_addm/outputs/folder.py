@@ -135,13 +135,15 @@ def staging_folder(folder: Path) -> Iterator[Path]:
     """
     try:
         with folder_aside(folder) as staging:
-            yield staging
+            try:
+                yield staging
+            except AddmError as error:
+                # Nobody knows the staging folder, so no message should name it.
+                if isinstance(error.__cause__, OSError) and str(staging) in str(error):
+                    raise error.__cause__ from None
+                raise
     except OSError as error:
         raise _unwritable(folder, error) from error
-    except AddmError as error:
-        if isinstance(error.__cause__, OSError):  # it names the staging folder, which is unknown
-            raise _unwritable(folder, error.__cause__) from error
-        raise
 
 
 def _unwritable(folder: Path, error: OSError) -> AddmError:

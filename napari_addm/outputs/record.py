@@ -96,6 +96,21 @@ class RecordedSettings(DetectionSettings):
         """Add what the first records did not have, as it was then."""
         return {"context_mm": 0.0, "symmetry": False} | values
 
+    def to_detection(self) -> DetectionSettings:
+        """The settings to repeat the run with.
+
+        Raises
+        ------
+        AddmError
+            When a later version recorded settings that this one does not know.
+        """
+        if self.model_extra:
+            raise AddmError(
+                "The record has settings that this version does not know "
+                f"({', '.join(self.model_extra)}): use the version of napari-addm that it names."
+            )
+        return DetectionSettings(**self.model_dump(exclude={"erosion_mm"}))
+
 
 class GeometryEntry(_Entry):
     """The native grid: shape (i, j, k), voxel sizes in mm, index to world RAS+ mm, axis codes."""
@@ -311,10 +326,7 @@ def _labels_entry(outputs: CaseOutputs) -> LabelsEntry:
     if computed is None:
         computed = computed_labels(outputs.detection, outputs.threshold, outputs.minimum_ml)
     edited = 0 if computed is labels else edited_voxels(computed, labels)
-    # Where nobody edited them, the numbers may still differ: those of the file are recorded.
-    return LabelsEntry(
-        computed_voxels_sha256=voxels_sha256(computed if edited else labels), edited_voxels=edited
-    )
+    return LabelsEntry(computed_voxels_sha256=voxels_sha256(computed), edited_voxels=edited)
 
 
 def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from napari_addm.checkpoint.file import (
     DEMO_CHECKPOINT,
@@ -29,9 +30,9 @@ from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_findings
 from napari_addm.io.dicom import Series, pick_series, read_series
-from napari_addm.io.images import read_beside, read_volume
-from napari_addm.io.volume import Volume, stem
-from napari_addm.methods import get_method
+from napari_addm.io.names import stem
+from napari_addm.io.reading import read_beside, read_volume
+from napari_addm.io.volume import Volume
 from napari_addm.metrics.metrics import evaluate
 from napari_addm.outputs.case import (
     CaseInputs,
@@ -41,6 +42,9 @@ from napari_addm.outputs.case import (
     write_case,
 )
 from napari_addm.outputs.folder import check_outputs, claim_outputs
+from napari_addm.registry import METHODS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
         with watch.time("read"):
             inputs = read_case(request, series)
         with watch.time("import"):  # so that this time does not count as loading
-            get_method(specification.method)
+            METHODS[specification.method].load()
         with watch.time("load"):
             checkpoint = load_checkpoint(request.checkpoint)
         detection = yield from detect_case(inputs, checkpoint, plan.settings)
@@ -195,6 +199,21 @@ def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
         with watch.time("write"):
             paths = write_case(outputs, request.folder, request.write)
     return CaseResult(outputs, paths, {**watch.seconds, "total": watch.total})
+
+
+def finish(
+    steps: Generator[Progress, None, T], on_progress: Callable[[Progress], object] | None = None
+) -> T:
+    """Drive `run_case` or `detect_case` to its end, and return what it returns."""
+    with contextlib.closing(steps):
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if on_progress is not None:
+                on_progress(progress)
 
 
 def choose_series(request: CaseRequest) -> Series | None:

@@ -14,7 +14,7 @@ from napari_addm.detection.pipeline import Detection
 from napari_addm.errors import InputError
 from napari_addm.findings.findings import Decision
 from napari_addm.io.hashing import voxels_sha256
-from napari_addm.io.images import read_labels
+from napari_addm.io.reading import read_labels
 from napari_addm.io.volume import Volume
 from napari_addm.outputs.record import RunRecord, read_record
 from napari_addm.review.decisions import Decided

@@ -72,10 +72,8 @@ def calibrate(
             "healthy.calibration."
         )
     specification = checkpoint.specification
-    detection = specification.detection.model_copy(update={**changes, "false_alarms": None})
-    specification = ModelSpecification.model_validate(
-        specification.model_dump() | {"detection": detection.model_dump()}
-    )
+    detection = specification.detection.replace(**changes, false_alarms=None)
+    specification = specification.replace(detection=detection)
     detection = specification.detection
     checkpoint = replace(checkpoint, specification=specification)
 

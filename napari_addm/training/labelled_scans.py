@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from napari_addm.detection.preparation import find_brain, strip_skull
 from napari_addm.errors import InputError
 from napari_addm.io.hashing import sha256
-from napari_addm.io.images import check_same_grid, read_labels, read_volume
+from napari_addm.io.reading import read_labels, read_volume
+from napari_addm.io.resampling import check_same_grid
 from napari_addm.io.volume import Volume
 
 

@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,28 +31,28 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from napari_addm.checkpoint.file import Checkpoint, save_checkpoint
 from napari_addm.checkpoint.specification import (
-    DIFFUSION_METHODS,
     ModelSpecification,
     PreparationSpecification,
 )
-from napari_addm.checkpoint.specification import Method as MethodName
 from napari_addm.detection.preparation import find_brain, prepare, strip_skull
 from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.hashing import file_sha256, sha256
-from napari_addm.io.images import names_labels, read_volume
-from napari_addm.methods import get_method, load_network
-from napari_addm.methods.base import Sampling, Shape, Step, TrainingSettings
+from napari_addm.io.names import is_second_half, names_labels, readable_suffixes, readable_titles
+from napari_addm.io.reading import read_volume
+from napari_addm.methods.base import Sampling, Shape, StepContext
+from napari_addm.methods.loading import load_network
+from napari_addm.methods.settings import TrainingSettings
+from napari_addm.registry import METHODS
 
-SCAN_ENDINGS = (".nii", ".nii.gz", ".mgz", ".mgh")
 PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 LANDMARK_ENDS = (0.05, 0.95)
 LOG_EVERY = 50
 
 
 def preset_settings(
-    method: MethodName = "addm", preset: str = "small", length: int = 1000
+    method: str = "addm", preset: str = "small", length: int = 1000
 ) -> TrainingSettings:
     """What a method is trained with unless it is told otherwise.
 
@@ -66,7 +66,7 @@ def preset_settings(
     AddmError
         If the method has no such preset.
     """
-    presets = get_method(method).presets(length)
+    presets = METHODS[method].presets(length)
     if preset not in presets:
         raise AddmError(
             f"The method {method} has no preset {preset!r}; choose {', '.join(presets)}."
@@ -88,13 +88,17 @@ def find_scans(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: not a folder; give the folder that holds the healthy scans.")
+    suffixes = readable_suffixes()
     scans = sorted(
         path
         for path in folder.rglob("*")
-        if path.name.endswith(SCAN_ENDINGS) and path.is_file() and not names_labels(path)
+        if path.name.lower().endswith(suffixes)
+        and path.is_file()
+        and not is_second_half(path)
+        and not names_labels(path)
     )
     if not scans:
-        raise InputError(f"{folder}: holds no NIfTI or MGZ scan; check the folder.")
+        raise InputError(f"{folder}: holds no {readable_titles()} scan; check the folder.")
     return scans
 
 
@@ -389,10 +393,10 @@ class MethodModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.settings = settings
         self.share = share
-        self.method = get_method(settings.method)
-        self.learner = self.method.learner(settings)
+        self.method = METHODS[settings.method].load()
+        self.objective = self.method.objective(settings)
         self.average = AveragedModel(
-            self.learner.network, multi_avg_fn=warmed_average(settings.ema)
+            self.objective.network, multi_avg_fn=warmed_average(settings.ema)
         ).requires_grad_(False)
         self.average.eval()
         self.seconds: Tensor
@@ -401,7 +405,7 @@ class MethodModule(lightning.LightningModule):
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 
     def configure_optimizers(self) -> Any:
-        optimizers = self.learner.optimizers()
+        optimizers = self.objective.optimizers()
         schedulers = [
             torch.optim.lr_scheduler.StepLR(o, self.settings.decay_epochs, self.settings.decay)
             for o in optimizers
@@ -423,16 +427,16 @@ class MethodModule(lightning.LightningModule):
         clean = to_model_values(values, mask)
         optimizers: Any = self.optimizers()
         self.average.eval()
-        logged = self.learner.step(
+        logged = self.objective.step(
             clean,
-            Step(
+            StepContext(
                 generator,
                 self.share(iteration, float(self.seconds), self.current_epoch),
                 partial(self._update, optimizers if isinstance(optimizers, list) else [optimizers]),
                 self._gradient_norm if batch_index == 0 else None,
             ),
         )
-        self.average.update_parameters(self.learner.network)
+        self.average.update_parameters(self.objective.network)
         values_ = {k if "/" in k else f"train/{k}": v.detach() for k, v in logged.items()}
         self.log_dict(values_, prog_bar=False)
         name, value = next(iter(logged.items()))
@@ -453,7 +457,7 @@ class MethodModule(lightning.LightningModule):
         chosen.step()
 
     def _gradient_norm(self, loss: Tensor) -> Tensor:
-        parameters = [p for p in self.learner.network.parameters() if p.requires_grad]
+        parameters = [p for p in self.objective.network.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         return torch.stack([g.norm() for g in gradients if g is not None]).norm()
 
@@ -465,7 +469,7 @@ class MethodModule(lightning.LightningModule):
     def validation_step(self, batch: Tensor, batch_index: int) -> None:
         generator = torch.Generator().manual_seed(batch_index)
         clean = to_model_values((batch.float() - 1.0) / 254.0, batch > 0)
-        error = self.learner.validation_loss(self.average.module, clean, generator)
+        error = self.objective.validation_loss(self.average.module, clean, generator)
         self.log("validation/loss", error, prog_bar=True, on_epoch=True, batch_size=len(clean))
 
 
@@ -621,7 +625,7 @@ def train(
 
     state = run / "last.ckpt"
     origin = _origin(start_from, settings) if start_from is not None else {}
-    described = json.loads(json.dumps({**_plain(settings), **origin, "data_sha256": data.digest}))
+    described = json.loads(json.dumps({**settings.record(), **origin, "data_sha256": data.digest}))
     described.pop("epochs")
     record = run / "settings.json"
     if restart:
@@ -650,7 +654,7 @@ def train(
     module = MethodModule(settings, budget.share)
     if start_from is not None:
         trained = load_network(start_from).state_dict()
-        for network in (module.learner.network, module.average.module):
+        for network in (module.objective.network, module.average.module):
             network.load_state_dict(trained)
     training_images = data.images[~data.validation]
     sampler = SliceSampler(
@@ -753,24 +757,12 @@ class StopAfter(Callback):
         trainer.should_stop = trainer.strategy.reduce_boolean_decision(spent, all=False)
 
 
-def _plain(settings: TrainingSettings) -> dict[str, Any]:
-    plain = asdict(settings)
-    plain["network"] = settings.network.model_dump()
-    plain["diffusion"] = settings.diffusion.model_dump() if settings.diffusion else None
-    plain.pop("detection")  # what is done with the trained network is no part of its training
-    if settings.method != "addm":
-        plain.pop("adversarial")
-    if settings.method not in DIFFUSION_METHODS:
-        plain.pop("highest_level")
-    return plain
-
-
 def _specification(
     settings: TrainingSettings, data: TrainingData, train: int, validation: int
 ) -> ModelSpecification:
-    plain = _plain(settings)
+    plain = settings.record()
     for elsewhere in ("method", "network", "diffusion", "spacing_mm", "size"):
-        plain.pop(elsewhere)
+        plain.pop(elsewhere, None)
     return ModelSpecification(
         name="untitled",
         method=settings.method,

@@ -9,15 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from napari_addm.errors import InputError
-from napari_addm.io.images import (
-    READABLE,
-    Frames,
-    names_labels,
-    read_labels,
-    read_volume,
-    write_volume,
-)
-from napari_addm.io.volume import stem
+from napari_addm.io.names import names_labels, readable_suffixes, stem
+from napari_addm.io.reading import Frames, read_labels, read_volume
+from napari_addm.io.writing import write_volume
 from napari_addm.widgets.layers import (
     LayerKind,
     LayerTuple,
@@ -36,7 +30,7 @@ PathOrPaths = str | Sequence[str]
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
     """The reader for files whose names end like a brain scan's, else None."""
     paths = _paths(path)
-    if not paths or not all(p.name.lower().endswith(READABLE) for p in paths):
+    if not paths or not all(p.name.lower().endswith(readable_suffixes()) for p in paths):
         return None
     return read_layers
 

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QWidget
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT
 from napari_addm.errors import AddmError
-from napari_addm.io.images import READABLE
+from napari_addm.io.names import readable_suffixes
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import WARNING, button, column, message, say
 from napari_addm.widgets.jobs import Job
@@ -213,7 +213,7 @@ class LabelsChoice(QWidget):
         )
 
     def _on_open(self) -> None:
-        endings = " ".join(f"*{ending}" for ending in READABLE)
+        endings = " ".join(f"*{ending}" for ending in readable_suffixes())
         name, _ = QFileDialog.getOpenFileName(self, texts.OPEN_LABELS.tip, "", f"({endings})")
         if name:
             self.open(Path(name))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.images import read_beside, read_labels, resample_labels
+from napari_addm.io.reading import read_beside, read_labels
+from napari_addm.io.resampling import resample_labels
 from napari_addm.io.volume import GRID_OF_LAYER, Volume
 from napari_addm.widgets.layers import (
     COMPUTED_KEY,

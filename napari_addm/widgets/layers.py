@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_addm.errors import InputError
 from napari_addm.io.arrays import displacement, voxel_spacing
-from napari_addm.io.images import Frames
+from napari_addm.io.reading import Frames
 from napari_addm.io.volume import GRID_OF_LAYER, Source, Volume, volume_from_native
 
 if TYPE_CHECKING:

@@ -5,20 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from napari_addm.checkpoint.specification import Method, ModelSpecification
-
-METHOD_NAMES: dict[Method, str] = {
-    "addm": "ADDM",
-    "ddpm": "DDPM",
-    "anoddpm": "AnoDDPM",
-    "denoising_ae": "denoising autoencoder",
-    "spatial_ae": "spatial autoencoder",
-    "dense_vae": "dense VAE",
-    "f_anogan": "f-AnoGAN",
-    "vqvae_transformer": "VQ-VAE + transformer",
-    "latent_diffusion": "latent diffusion",
-}
-"""How a person calls the methods of a checkpoint's header."""
+from napari_addm.checkpoint.specification import ModelSpecification
+from napari_addm.registry import METHODS
 
 SHOWN = {
     "auprc": "AUPRC",
@@ -34,7 +22,7 @@ def card_lines(specification: ModelSpecification) -> list[str]:
     diffusion, detection = specification.diffusion, specification.detection
     chain = f", T = {diffusion.length}, {diffusion.noise} noise" if diffusion else ""
     lines = [
-        f"{specification.name}: {METHOD_NAMES[specification.method]}{chain}",
+        f"{specification.name}: {METHODS[specification.method].title}{chain}",
         _training(specification.training),
     ]
     lines += list(_figures(specification.evaluation)) or ["No figures measured."]

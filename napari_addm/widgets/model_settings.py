@@ -21,7 +21,6 @@ from qtpy.QtWidgets import (
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, read_specification
 from napari_addm.checkpoint.specification import (
-    RANDOM_METHODS,
     ModelSpecification,
     ScoreKind,
 )
@@ -30,7 +29,7 @@ from napari_addm.detection.presets import PRESETS, with_preset
 from napari_addm.detection.scoring import SCORE_MEANINGS
 from napari_addm.detection.settings import DEVICES, PRECISIONS, DetectionSettings, resolve
 from napari_addm.errors import AddmError
-from napari_addm.registry import SAMPLERS
+from napari_addm.registry import METHODS, SAMPLERS
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import (
     ERROR,
@@ -285,7 +284,7 @@ class ModelSettings(QWidget):
         diffuses = default.level is not None
         for field in (self.level, self.level_slider, self.steps, self.sampler):
             field.setEnabled(diffuses)
-        draws = specification.method in RANDOM_METHODS
+        draws = METHODS[specification.method].random
         for field in (self.draws, self.seed):
             field.setEnabled(draws)
         self.draws.setMaximum(1000 if draws else 1)

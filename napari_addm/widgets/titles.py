@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_addm.io.volume import stem
+from napari_addm.io.names import stem
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
 
 if TYPE_CHECKING:

@@ -33,7 +33,8 @@ from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.images import read_labels, read_volume, write_volume
+from napari_addm.io.reading import read_labels, read_volume
+from napari_addm.io.writing import write_volume
 from napari_addm.widgets import texts
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
 from napari_addm.widgets.cohort_panel.table import CasesTable

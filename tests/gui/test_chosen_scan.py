@@ -16,7 +16,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QApplication
 
 from napari_addm.findings.findings import Decision
-from napari_addm.io.images import read_volume, write_volume
+from napari_addm.io.reading import read_volume
+from napari_addm.io.writing import write_volume
 from napari_addm.widgets import texts
 from napari_addm.widgets.commands import save_results
 from napari_addm.widgets.detect_panel.panel import DetectWidget

@@ -24,12 +24,13 @@ from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication, QDockWidget, QLabel
 
 from napari_addm.checkpoint.file import load_checkpoint, read_specification, save_checkpoint
-from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
+from napari_addm.checkpoint.specification import FalseAlarmSpecification
 from napari_addm.errors import AddmError
 from napari_addm.findings.findings import Decision
 from napari_addm.io.hashing import voxels_sha256
-from napari_addm.io.images import read_labels, read_volume, write_volume
+from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume
+from napari_addm.io.writing import write_volume
 from napari_addm.outputs.record import read_record
 from napari_addm.widgets import texts
 from napari_addm.widgets.contributions import write_image, write_labels
@@ -940,19 +941,16 @@ def test_a_method_without_noise_offers_no_noise(
 ):
     loaded = load_checkpoint(tiny_checkpoint)
     before = loaded.specification
-    specification = ModelSpecification.model_validate(
-        before.model_dump()
-        | {
-            "method": "denoising_ae",
-            "diffusion": None,
-            "detection": before.detection.model_dump() | {"level": None, "steps": 1, "draws": 1},
-        }
+    specification = before.replace(
+        method="denoising_ae",
+        diffusion=None,
+        detection=before.detection.replace(level=None, steps=1, draws=1),
     )
     path = save_checkpoint(tmp_path / "dae.safetensors", specification, loaded.weights)
     prepared(alone, path)
     for field in (alone.level, alone.steps, alone.sampler, alone.eta, alone.draws, alone.seed):
         assert not field.isEnabled()
-    assert "denoising autoencoder" in alone.card.text()
+    assert "Denoising AE" in alone.card.text()
     add(model, scan)
     run(qtbot, alone)
     assert alone.error.text() == ""

@@ -20,7 +20,7 @@ from napari_addm.detection.midline import Midline
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.findings.findings import Decision
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array
 from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.detect_panel.findings_table import (

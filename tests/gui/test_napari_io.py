@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 import napari_addm
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.images import read_labels, read_volume
+from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume, volume_from_array
 from napari_addm.outputs.record import read_record
 from napari_addm.outputs.verification import verify

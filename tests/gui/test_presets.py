@@ -14,7 +14,7 @@ from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, save_checkp
 from napari_addm.cli import app as cli
 from napari_addm.detection.presets import PRESETS, with_preset
 from napari_addm.detection.settings import DetectionSettings, resolve
-from napari_addm.io.images import write_volume
+from napari_addm.io.writing import write_volume
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
 from napari_addm.widgets.model_settings import ModelSettings
 

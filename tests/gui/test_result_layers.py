@@ -27,8 +27,9 @@ from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.run import BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import Decision
-from napari_addm.io.images import read_volume, write_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
+from napari_addm.io.writing import write_volume
 from napari_addm.outputs.record import read_record
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
 from napari_addm.widgets.contributions import read_layers, write_image, write_labels

@@ -25,11 +25,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
-from napari_addm.checkpoint.specification import UNetSpecification
 from napari_addm.detection.lanes import LANES
 from napari_addm.detection.session import Reconstructions
-from napari_addm.io.images import read_labels, write_volume
+from napari_addm.io.reading import read_labels
 from napari_addm.io.volume import Volume
+from napari_addm.io.writing import write_volume
+from napari_addm.methods.network_specifications import UNetSpecification
 from napari_addm.methods.networks import PackedUNet, build_network
 from napari_addm.outputs.folder import claim_outputs
 from napari_addm.widgets import texts
@@ -95,7 +96,7 @@ import torch
 from napari.components import ViewerModel
 from napari.layers import Image
 from qtpy.QtWidgets import QApplication
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.methods.networks import PackedUNet
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layers import volume_to_layer
@@ -156,7 +157,7 @@ print(json.dumps({
 def wide_checkpoint(tiny_checkpoint, tmp_path) -> Path:
     """A network whose every layer takes .3 MB for each slice: 19 MB for 64 of them."""
     network = UNetSpecification(
-        pack=2,
+        unshuffle=2,
         channels=(32, 32),
         res_blocks=(1, 1),
         attention=(False, False),

@@ -28,8 +28,8 @@ from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.run import BatchProgress, BatchSettings, run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
-from napari_addm.io.images import write_volume
 from napari_addm.io.volume import volume_from_native
+from napari_addm.io.writing import write_volume
 
 pytestmark = pytest.mark.slow
 

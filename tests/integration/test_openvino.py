@@ -26,8 +26,8 @@ from napari_addm.detection import pipeline as detection
 from napari_addm.detection.pipeline import free_memory, run
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError, MissingExtraError
-from napari_addm.io.images import write_volume
 from napari_addm.io.volume import Volume
+from napari_addm.io.writing import write_volume
 
 openvino = pytest.importorskip("openvino")
 from napari_addm.detection import openvino_network as module  # noqa: E402
@@ -88,7 +88,7 @@ def test_the_maps_are_torchs(scan: Volume, checkpoint: Checkpoint, sampler: Any)
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-3), ("auto", 0.03)])
 def test_the_demo_case_comes_out_as_on_torch(precision: str, bound: float) -> None:
     from napari_addm.cli.app import SAMPLE_DATA
-    from napari_addm.io.images import read_volume
+    from napari_addm.io.reading import read_volume
 
     demo = read_volume(SAMPLE_DATA / "demo_T1w.nii.gz")
     checkpoint = load_checkpoint(DEMO_CHECKPOINT)

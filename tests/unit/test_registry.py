@@ -8,27 +8,6 @@ from napari_addm.errors import AddmError
 from napari_addm.registry import Registry
 
 
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Install a package of one file with entry points."""
-
-    def put(package, source, **entries):
-        info = tmp_path / f"{package}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        lines = [
-            f"[napari_addm.{group}]\n{name} = {package}:{target}\n"
-            for group, (name, target) in entries.items()
-        ]
-        (info / "entry_points.txt").write_text("\n".join(lines))
-        (tmp_path / f"{package}.py").write_text(source)
-
-    monkeypatch.syspath_prepend(tmp_path)
-    yield put
-    for package in tmp_path.glob("*.py"):
-        sys.modules.pop(package.stem, None)
-
-
 def test_names_are_files_and_their_parts_come_from_them():
     from napari_addm.io import demo
 

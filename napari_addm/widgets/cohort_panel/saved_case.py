@@ -15,7 +15,8 @@ from napari.layers import Image, Labels, Layer
 from napari_addm.cohort.case import CohortCase
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.errors import AddmError
-from napari_addm.io.images import read_labels, read_volume, resample_labels
+from napari_addm.io.reading import read_labels, read_volume
+from napari_addm.io.resampling import resample_labels
 from napari_addm.io.volume import Volume
 from napari_addm.widgets.finding_colors import finding_colors
 from napari_addm.widgets.layer_registry import forget_output, is_changed, is_output

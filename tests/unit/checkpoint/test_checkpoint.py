@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,17 +25,19 @@ from napari_addm.checkpoint.specification import (
     ModelSpecification,
     PreparationSpecification,
     ScoreSpecification,
-    UNetSpecification,
 )
 from napari_addm.errors import CheckpointError
+from napari_addm.methods.network_specifications import UNetSpecification
+from napari_addm.registry import METHODS
 
 
 def specification(**changes):
     parts = {
+        "method": "addm",
         "name": "Tiny, for tests",
         "network": UNetSpecification(
-            pack=2, channels=(4, 8), res_blocks=(1, 1), attention=(False, True), head_channels=4,
-            norm_groups=4,
+            unshuffle=2, channels=(4, 8), res_blocks=(1, 1), attention=(False, True),
+            head_channels=4, norm_groups=4,
         ),
         "diffusion": DiffusionSpecification(length=300, noise="coarse"),
         "preparation": PreparationSpecification(
@@ -128,7 +131,7 @@ def test_saving_again_gives_the_same_bytes(good, tmp_path):
 
 
 def test_a_trained_network_comes_back(tmp_path):
-    from napari_addm.methods import load_network
+    from napari_addm.methods.loading import load_network
     from napari_addm.methods.networks import build_network
 
     model = specification()
@@ -516,7 +519,7 @@ def test_a_newer_specification_asks_for_an_update(good, version):
 
 
 def test_weights_that_do_not_fit_the_network_are_listed(tmp_path):
-    from napari_addm.methods import load_network
+    from napari_addm.methods.loading import load_network
     from napari_addm.methods.networks import build_network
 
     model = specification()
@@ -587,11 +590,46 @@ def test_false_alarms_have_to_fall_as_the_threshold_rises(thresholds, volumes):
 
 
 def test_a_method_comes_with_what_it_needs(tiny_checkpoint):
-    known = load_checkpoint(tiny_checkpoint).specification.model_dump()
+    known = read_specification(tiny_checkpoint)
     for change, words in (
         ({"method": "spatial_ae"}, "does not work with a diffusion_unet"),
         ({"diffusion": None}, "needs diffusion"),
         ({"method": "denoising_ae"}, "has neither diffusion"),
     ):
         with pytest.raises(ValueError, match=words):
-            ModelSpecification.model_validate(known | change)
+            known.replace(**change)
+
+
+HEADERS = json.loads(Path(__file__).with_name("headers.json").read_text())
+"""Specifications as the first published version wrote them: every method, every preset."""
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_of_every_method_stay_readable_and_are_written_alike(name, good):
+    header, data = take_apart(good)
+    header["__metadata__"]["specification"] = HEADERS[name]
+    found = read_specification(put_together(good, header, data))
+    assert f"{found.method} {found.training['preset']}" == name
+    assert type(found.network) is METHODS[found.method].network
+    assert found.model_dump_json() == HEADERS[name]
+
+
+def test_the_first_checkpoints_name_no_method(good):
+    def change(found):
+        del found["method"]
+
+    assert read_specification(with_specification(good, change)).method == "addm"
+
+
+def test_files_have_their_own_names_for_fields(good):
+    def change(found):
+        found["network"]["unshuffle"] = found["network"].pop("pack")
+
+    sentence = refusal(with_specification(good, change), read_specification)
+    assert "network.pack is missing" in sentence
+    assert "network.unshuffle is unknown" in sentence
+
+
+def test_a_network_of_another_method_is_refused(good):
+    sentence = refusal(with_specification(good, lambda found: found.update(method="f_anogan")))
+    assert "network.latent is missing" in sentence

@@ -15,9 +15,8 @@ from napari_addm.checkpoint import specification as checkpoint
 from napari_addm.cli import app as cli
 from napari_addm.detection import pipeline as detection
 from napari_addm.detection import session
-from napari_addm.io.images import write_volume
 from napari_addm.io.volume import volume_from_native
-from napari_addm.training import train as training
+from napari_addm.io.writing import write_volume
 
 LESION = (25.0, 0.0, 5.0, 14.0)
 # Native axes, voxel sizes and a rotation: as scanners store them, and one oblique thick-slice scan.
@@ -101,8 +100,6 @@ def test_choices_are_those_of_the_modules() -> None:
     assert get_args(cli.ScoreChoice) == get_args(checkpoint.ScoreKind)
     assert get_args(cli.DeviceChoice) == detection.DEVICES
     assert get_args(cli.PrecisionChoice) == detection.PRECISIONS
-    assert set(get_args(cli.PresetChoice)) == set(training.get_method("addm").presets(1000))
-    assert get_args(cli.MethodChoice) == get_args(checkpoint.Method)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.inspect import inspect_cohort
 from napari_addm.cohort.report import read_cohort
 from napari_addm.errors import InputError
-from napari_addm.io.images import write_volume
+from napari_addm.io.writing import write_volume
 from napari_addm.outputs.naming import path_fault, same_name_key
 
 GRID = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.graphed import GraphedNetwork
-from napari_addm.methods import load_network
+from napari_addm.methods.loading import load_network
 
 
 class Recorder:

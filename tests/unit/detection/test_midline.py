@@ -18,7 +18,7 @@ from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.session import Prepared
 from napari_addm.findings.findings import Findings, measure_findings
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array, volume_from_native
 
 SAMPLES = DEMO_CHECKPOINT.parent

@@ -254,7 +254,7 @@ def test_a_users_mask_bounds_the_slices(make_brain):
 @pytest.mark.slow
 def test_deepbet_finds_the_brain_of_a_whole_head(shared_data):
     pytest.importorskip("deepbet", reason="skull stripping is the extra strip")
-    from napari_addm.io.images import read_volume
+    from napari_addm.io.reading import read_volume
 
     volume = read_volume(shared_data / "wholehead" / "sub-10_T1w.nii.gz")
     assert find_brain(volume) is None

@@ -25,7 +25,7 @@ from napari_addm.findings.findings import (
     label_anomalies,
     measure_findings,
 )
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import GRID_OF_LAYER, UNKNOWN_SIDES, volume_from_array
 
 SPACING = (1.0, 1.0, 1.0)

@@ -21,19 +21,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
 
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io import images as io
 from napari_addm.io.files import open_atomic
-from napari_addm.io.images import (
-    Frames,
-    check_same_grid,
-    read_beside,
-    read_labels,
-    read_volume,
-    resample_labels,
-    resample_like,
-    write_volume,
-)
-from napari_addm.io.volume import stem, volume_from_array, volume_from_native
+from napari_addm.io.reading import Frames, read_beside, read_labels, read_volume
+from napari_addm.io.resampling import check_same_grid, resample_labels, resample_like
+from napari_addm.io.volume import volume_from_array, volume_from_native
+from napari_addm.io.writing import write_volume
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -327,19 +319,6 @@ def test_same_grid_looks_at_the_far_corner() -> None:
     assert not volume.same_grid(volume_from_array(volume.data, longer))
     assert not volume.same_grid(volume_from_array(volume.data[1:], volume.affine))
     assert volume.same_grid(volume_from_array(volume.data, volume.affine + 1e-6))
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("sub-01_T1w.nii.gz", "sub-01_T1w"),
-        ("a.b.MGZ", "a.b"),
-        ("v1.2.nii", "v1.2"),
-        (".nii.gz", ".nii"),
-    ],
-)
-def test_stem(name: str, expected: str) -> None:
-    assert stem(Path("/somewhere") / name) == expected
 
 
 # --- labels and resampling -----------------------------------------------------------------------
@@ -815,7 +794,7 @@ def missing(folder: Path) -> Path:
         (html, "web page"),
         (zipped_html, "web page"),
         (dicom, "DICOM"),
-        (noise, "no NIfTI, MGZ or NRRD"),
+        (noise, "is no MGZ, NIfTI or NRRD file"),
         (giant, "cannot hold them"),
         (giant_gz, "cannot hold them"),
         (giant_mgh, "cannot hold them"),
@@ -832,7 +811,7 @@ def missing(folder: Path) -> Path:
         (foreign_magic, "no NIfTI signature"),
         (newlines_changed, "no NIfTI signature"),
         (complex_voxels, "complex"),
-        (rgb, "colour"),
+        (rgb, "color"),
         (unknown_type, "unknown voxel type"),
         (all_nan, "all NaN"),
         (constant, "same value in every voxel"),
@@ -898,12 +877,6 @@ def test_a_damaged_header_is_refused_or_harmless(name: str, tmp_path: Path) -> N
         assert_array_equal(again.data, volume.data)
         assert again.same_grid(volume)
     assert 0 < refused < 100
-
-
-def test_huge_volume_is_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io, "HUGE_VOXELS", 1000)
-
-    assert "29.7 kB of memory" in " ".join(read_volume(save(tmp_path / "a.nii")).warnings)
 
 
 # --- oddities that are mended and recorded -------------------------------------------------------
@@ -1145,7 +1118,8 @@ def test_full_disk_leaves_no_partial_file(tmp_path: Path) -> None:
 import resource, signal
 from napari_addm.errors import AddmError
 from napari_addm.io.files import open_atomic
-from napari_addm.io.images import read_volume, write_volume
+from napari_addm.io.reading import read_volume
+from napari_addm.io.writing import write_volume
 volume = read_volume({str(path)!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))

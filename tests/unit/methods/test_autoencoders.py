@@ -1,6 +1,5 @@
 """The autoencoders and f-AnoGAN: their losses against formulas, and real, very short trainings."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,17 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import interpolate
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.checkpoint.specification import AutoencoderSpecification, GanSpecification
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.images import read_volume
-from napari_addm.methods import get_method, load_network
-from napari_addm.methods.base import Sampling, Step, TrainingSettings
-from napari_addm.methods.dense_vae import kl_divergence as code_divergence
-from napari_addm.methods.f_anogan import ENCODER_FROM, gradient_penalty
+from napari_addm.io.reading import read_volume
+from napari_addm.methods.base import Sampling, StepContext
+from napari_addm.methods.dense_vae.model import kl_divergence as code_divergence
+from napari_addm.methods.f_anogan import GanSpecification
+from napari_addm.methods.f_anogan.model import ENCODER_FROM, gradient_penalty
+from napari_addm.methods.loading import load_network
+from napari_addm.methods.network_specifications import AutoencoderSpecification
+from napari_addm.methods.settings import TrainingSettings
+from napari_addm.registry import METHODS
 
 training = pytest.importorskip(
     "napari_addm.training.train", reason="training needs Lightning, the extra train"
@@ -29,7 +31,7 @@ Callback = pytest.importorskip("lightning.pytorch.callbacks").Callback
 NETWORKS = {
     "spatial_ae": AutoencoderSpecification(channels=(8, 16), dropout=0.2),
     "dense_vae": AutoencoderSpecification(channels=(8, 16), latent=16, dropout=0.1),
-    "f_anogan": GanSpecification(channels=(8, 16), latent=16, pack=2),
+    "f_anogan": GanSpecification(channels=(8, 16), latent=16, unshuffle=2),
 }
 QUIET: dict[str, Any] = {"accelerator": "cpu", "precision": "32", "enable_progress_bar": False}
 
@@ -37,8 +39,7 @@ every_method = pytest.mark.parametrize("method", NETWORKS)
 
 
 def tiny_settings(method: Any) -> TrainingSettings:
-    return replace(
-        training.preset_settings(method),
+    return training.preset_settings(method).replace(
         spacing_mm=(6.0, 4.0, 4.0),
         size=(56, 48),
         network=NETWORKS[method],
@@ -83,7 +84,7 @@ class Updates:
 
     def step(self, clean: torch.Tensor, share: float) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(len(self.taken))
-        return self.learner.step(clean, Step(generator, share, self))
+        return self.learner.step(clean, StepContext(generator, share, self))
 
 
 def copied(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -140,7 +141,7 @@ def test_train_interrupt_resume_and_detect(method, cohort, tmp_path):
 
 @every_method
 def test_a_reconstruction_has_the_images_shape_and_range(method):
-    built = get_method(method)
+    built = METHODS[method].load()
     network = built.build(NETWORKS[method], (56, 48)).eval()
     specification: Any = None  # these methods need nothing of it
     clean = slices()
@@ -158,14 +159,14 @@ def test_the_presets_fit_their_own_slices(method, preset):
     settings = training.preset_settings(method, preset)
     assert not any(n % settings.network.divisor for n in settings.size)
     with torch.device("meta"):
-        network = get_method(method).build(settings.network, settings.size)
+        network = METHODS[method].load().build(settings.network, settings.size)
         image = torch.zeros(2, 1, *settings.size)
         assert network(image).shape == image.shape
 
 
 @every_method
 def test_bfloat16_training_gives_finite_losses_and_float32_weights(method):
-    learner = get_method(method).learner(tiny_settings(method))
+    learner = METHODS[method].load().objective(tiny_settings(method))
     updates = Updates(learner)
     for share in (0.0, 1.0):
         with torch.autocast("cpu", torch.bfloat16):
@@ -180,7 +181,7 @@ def test_bfloat16_training_gives_finite_losses_and_float32_weights(method):
 
 @pytest.mark.parametrize("method", ["spatial_ae", "dense_vae"])
 def test_dropout_works_in_training_and_not_in_detection(method):
-    network = get_method(method).build(NETWORKS[method], (56, 48))
+    network = METHODS[method].load().build(NETWORKS[method], (56, 48))
     clean = slices()
     assert not torch.equal(network.train()(clean), network(clean))
     assert torch.equal(network.eval()(clean), network(clean))
@@ -196,7 +197,7 @@ def test_the_divergence_is_that_of_two_gaussians():
 
 def test_the_vaes_loss_is_the_published_one_per_pixel():
     """Absolute error on 0..1 and divergence, summed per image, mean over images."""
-    learner = get_method("dense_vae").learner(tiny_settings("dense_vae"))
+    learner = METHODS["dense_vae"].load().objective(tiny_settings("dense_vae"))
     network, clean = learner.network.eval(), slices()
     mean, log_deviation = network.encode(clean)
     error = (network.decode(mean) - clean).abs().sum(dim=(1, 2, 3)) / 2
@@ -236,7 +237,7 @@ def test_the_penalty_looks_between_real_and_fake():
 
 
 def test_five_steps_of_the_critic_for_one_of_the_generator():
-    learner = get_method("f_anogan").learner(tiny_settings("f_anogan"))
+    learner = METHODS["f_anogan"].load().objective(tiny_settings("f_anogan"))
     updates = Updates(learner)
     for _ in range(10):
         updates.step(slices(), share=0.0)
@@ -245,7 +246,7 @@ def test_five_steps_of_the_critic_for_one_of_the_generator():
 
 def test_a_critic_learns_to_tell_and_moves_the_generator():
     torch.manual_seed(0)
-    learner = get_method("f_anogan").learner(tiny_settings("f_anogan"))
+    learner = METHODS["f_anogan"].load().objective(tiny_settings("f_anogan"))
     updates = Updates(learner)
     encoder, generator = copied(learner.network.encoder), copied(learner.network.generator)
     distances = [updates.step(slices(), 0.0)["distance"].item() for _ in range(30)]
@@ -256,7 +257,7 @@ def test_a_critic_learns_to_tell_and_moves_the_generator():
 
 def test_the_encoder_learns_with_generator_and_critic_frozen():
     torch.manual_seed(0)
-    learner = get_method("f_anogan").learner(tiny_settings("f_anogan"))
+    learner = METHODS["f_anogan"].load().objective(tiny_settings("f_anogan"))
     updates = Updates(learner)
     for _ in range(20):
         updates.step(slices(), share=ENCODER_FROM - 0.01)
@@ -274,11 +275,11 @@ def test_the_averaged_generator_is_the_one_that_the_encoder_learned_for():
     """The average that is saved lags behind the generator, which stands still at the end."""
     settings = tiny_settings("f_anogan")
     module = training.MethodModule(settings, lambda *spent: 0.0)
-    updates = Updates(module.learner)
+    updates = Updates(module.objective)
     for n in range(60):
         updates.step(slices(), share=n / 60)
-        module.average.update_parameters(module.learner.network)
-    averaged, live = module.average.module.generator, module.learner.network.generator.eval()
+        module.average.update_parameters(module.objective.network)
+    averaged, live = module.average.module.generator, module.objective.network.generator.eval()
     codes = torch.randn(8, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     with torch.no_grad():
         difference = (averaged(codes) - live(codes)).abs().mean()

@@ -1,6 +1,5 @@
 """The two methods on a VQ-VAE's latents: real, very short trainings, and cases by hand."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -10,21 +9,22 @@ import torch
 from pydantic import ValidationError
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.checkpoint.specification import (
-    DiffusionSpecification,
-    LatentUNetSpecification,
-    UNetSpecification,
-    VqTransformerSpecification,
-    VqVaeSpecification,
-)
+from napari_addm.checkpoint.specification import DiffusionSpecification
 from napari_addm.detection.pipeline import detect, run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.io.volume import Volume
-from napari_addm.methods import get_method, latent_diffusion, load_network, vqvae_transformer
-from napari_addm.methods.base import Sampling, TrainingSettings
-from napari_addm.methods.vqvae import build_vqvae, codebook, decode, encode, frozen, revive
+from napari_addm.methods._vqvae import build_vqvae, codebook, decode, encode, frozen, revive
+from napari_addm.methods.base import Sampling
+from napari_addm.methods.latent_diffusion import LatentUNetSpecification
+from napari_addm.methods.latent_diffusion import model as latent_diffusion
+from napari_addm.methods.loading import load_network
+from napari_addm.methods.network_specifications import UNetSpecification, VqVaeSpecification
+from napari_addm.methods.settings import TrainingSettings
+from napari_addm.methods.vqvae_transformer import VqTransformerSpecification
+from napari_addm.methods.vqvae_transformer import model as vqvae_transformer
+from napari_addm.registry import METHODS
 
 training = pytest.importorskip(
     "napari_addm.training.train", reason="training needs Lightning, the extra train"
@@ -45,7 +45,7 @@ def tiny_settings(method: str) -> TrainingSettings:
         diffusion = None
     else:
         unet = UNetSpecification(
-            pack=1,
+            unshuffle=1,
             channels=(8, 16),
             res_blocks=(1, 1),
             attention=(False, False),
@@ -54,8 +54,7 @@ def tiny_settings(method: str) -> TrainingSettings:
         )
         network = LatentUNetSpecification(vqvae=VQVAE, unet=unet)
         diffusion = DiffusionSpecification(length=1000, noise="gaussian")
-    return replace(
-        training.preset_settings(method),
+    return training.preset_settings(method).replace(
         spacing_mm=(9.0, 4.0, 4.0),
         size=(56, 48),
         network=network,
@@ -162,7 +161,7 @@ def test_both_stages_learn(trained, slices):
     method = checkpoint.specification.method
     network = load_network(checkpoint)
     torch.manual_seed(0)
-    untrained = get_method(method).learner(tiny_settings(method)).network
+    untrained = METHODS[method].load().objective(tiny_settings(method)).network
     with torch.no_grad():
         before, after = (
             (decode(n.vqvae, encode(n.vqvae, slices)) - slices).abs().mean()
@@ -234,7 +233,7 @@ def test_codes_that_are_not_used_move_to_where_latents_are():
 def test_a_specification_that_no_network_can_have_is_refused():
     with pytest.raises(ValidationError, match="multiple of heads"):
         VqTransformerSpecification(vqvae=VQVAE, width=18, layers=1, heads=4)
-    folded = tiny_settings("latent_diffusion").network.unet.model_copy(update={"pack": 2})
+    folded = tiny_settings("latent_diffusion").network.unet.model_copy(update={"unshuffle": 2})
     with pytest.raises(ValidationError, match="pack must be 1"):
         LatentUNetSpecification(vqvae=VQVAE, unet=folded.model_dump())
 
@@ -270,7 +269,7 @@ def test_a_run_stops_between_two_calls(trained, lesion_scan):
 def test_it_yields_as_often_as_announced(trained, slices):
     checkpoint = load_checkpoint(trained)
     specification = checkpoint.specification
-    method = get_method(specification.method)
+    method = METHODS[specification.method].load()
     levels = (500, 250, 0) if specification.diffusion else ()
     found = list(
         method.reconstruct(
@@ -330,7 +329,7 @@ def test_a_slice_of_likely_codes_stays_as_it_is(transformer, transformer_file, s
     assert likely.any()
     clean = slices[likely]
     specification = load_checkpoint(transformer_file).specification
-    *_, last = vqvae_transformer.METHOD.reconstruct(
+    *_, last = vqvae_transformer.VqTransformerMethod().reconstruct(
         transformer, specification, clean, Sampling(), noise_for(clean)
     )
     torch.testing.assert_close(
@@ -411,7 +410,7 @@ def test_where_latents_diverge_more_than_healthy_ones_they_are_painted(latent_fi
     # a threshold that every latent stays below, but for one place at which none does
     network.healthy.fill_(1e6)
     network.healthy[0, 3, 6] = 0
-    *_, last = latent_diffusion.METHOD.reconstruct(
+    *_, last = latent_diffusion.LatentDiffusionMethod().reconstruct(
         network, checkpoint.specification, slices, Sampling((500, 0)), noise_for(slices)
     )
     # 56 x 48 pixels have 14 x 12 latents: rows 12-15, columns 24-27, and half a latent around
@@ -423,7 +422,7 @@ def test_where_latents_diverge_more_than_healthy_ones_they_are_painted(latent_fi
     assert difference[..., place].max() > 0.01
     assert difference[..., 48:, :].max() == 0  # beyond what the decoder joins
     network.healthy.fill_(1e6)
-    *_, last = latent_diffusion.METHOD.reconstruct(
+    *_, last = latent_diffusion.LatentDiffusionMethod().reconstruct(
         network, checkpoint.specification, slices, Sampling((500, 0)), noise_for(slices)
     )
     torch.testing.assert_close(last.image, unchanged)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
-from napari_addm.methods import get_method, load_network
+from napari_addm.methods.loading import load_network
 from napari_addm.methods.networks import SMALL_MAP, GroupNorm
+from napari_addm.registry import METHODS
 
 SMALL = [(1, 8, 1, 2), (3, 24, 28, 24), (4, 32, 7, 6), (2, 6, 31, 33)]
 
@@ -85,8 +86,10 @@ def test_a_loaded_network_has_it_and_predicts_as_the_plain_one():
     """The plain one: as MONAI builds it."""
     checkpoint = load_checkpoint(DEMO_CHECKPOINT)
     specification = checkpoint.specification
-    plain = get_method(specification.method).build(
-        specification.network, specification.preparation.size
+    plain = (
+        METHODS[specification.method]
+        .load()
+        .build(specification.network, specification.preparation.size)
     )
     plain.load_state_dict({name: value.float() for name, value in checkpoint.weights.items()})
     plain.eval()

@@ -21,8 +21,9 @@ from napari_addm.findings.findings import (
     label_anomalies,
     measure_findings,
 )
-from napari_addm.io.images import read_volume, write_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume, volume_from_array, volume_from_native
+from napari_addm.io.writing import write_volume
 from napari_addm.metrics.metrics import evaluate
 from napari_addm.outputs import case as outputs
 from napari_addm.outputs.case import CaseInputs, CaseOutputs, GivenRegion, WriteOptions, write_case

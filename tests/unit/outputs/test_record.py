@@ -22,7 +22,7 @@ from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_labels
 from napari_addm.findings.findings import measure_findings
 from napari_addm.io.hashing import voxels_sha256
-from napari_addm.io.images import read_volume
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.outputs.case import CaseInputs, CaseOutputs, WriteOptions, write_case
 from napari_addm.outputs.folder import check_outputs, claim_outputs

@@ -16,8 +16,9 @@ from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import detect
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.hashing import voxels_sha256
-from napari_addm.io.images import read_labels, read_volume, write_volume
+from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume, volume_from_native
+from napari_addm.io.writing import write_volume
 from napari_addm.outputs.case import CaseInputs, write_case
 from napari_addm.outputs.run_case import measure_case, plan_case
 
@@ -94,7 +95,7 @@ def test_the_same(case: Path) -> None:
     code, found, errors = verify(case)
     assert (code, errors) == (0, "")
     assert found["verdict"] == "identical"
-    assert found["faults"] == found["differences"] == found["notes"] == []
+    assert found["problems"] == found["differences"] == found["notes"] == []
     assert found["environment"] == {}
     said = addm("verify", case / "out" / "scan_record.json")
     assert said.exit_code == 0
@@ -137,7 +138,7 @@ def test_another_scan(case: Path, spoil: str) -> None:
     nib.save(nib.Nifti1Image(data, affine), case / "scan.nii.gz")
     code, _, errors = verify(case)
     assert code == 1
-    words = "is another scan" if spoil == "voxels" else "puts them up to 2 mm elsewhere"
+    words = "has other voxels" if spoil == "voxels" else "puts them up to 2 mm elsewhere"
     assert words in errors
 
 
@@ -145,32 +146,29 @@ def test_another_model(case: Path) -> None:
     (case / "model.safetensors").unlink()
     code, _, errors = verify(case)
     assert code == 1
-    assert "the model model.safetensors (tiny) was not found" in errors
+    assert "the model model.safetensors was not found" in errors
     code, _, errors = verify(case, "--model", cli.SAMPLE_DATA / "demo_addm.safetensors")
     assert code == 1
     assert "is another model" in errors
 
 
-def test_changed_files_are_named_and_counted(case: Path) -> None:
+def test_changed_files_are_named(case: Path) -> None:
     path = case / "out" / "scan_anomaly.nii.gz"
     anomaly = read_volume(path)
-    data = anomaly.data.copy()
-    data[15, 20, 20:23] += 0.25
-    rewrite(path, anomaly.with_data(data))
+    rewrite(path, anomaly.with_data(anomaly.data + np.float32(0.25)))
     table = case / "out" / "scan_findings.csv"
     table.write_text(table.read_text() + "99\n")
     (case / "out" / "scan_recon.nii.gz").unlink()
     code, found, _ = verify(case)
     assert (code, found["verdict"]) == (1, "different")
-    faults = " ".join(found["faults"])
-    assert "scan_anomaly.nii.gz was changed since it was saved (3 voxels" in faults
-    assert "by up to 0.25); the run gives the recorded map again" in faults
-    assert "scan_findings.csv was changed" in faults
-    assert "scan_recon.nii.gz is missing" in faults
-    assert len(found["faults"]) == 3
+    changed, table_changed, missing = sorted(found["problems"], key=lambda text: "/" in text)
+    assert changed == "scan_anomaly.nii.gz was changed since it was saved."
+    assert table_changed == "scan_findings.csv was changed since it was saved."
+    assert "scan_recon.nii.gz" in missing
+    assert found["differences"] == []  # the run gives the recorded maps again
 
 
-def test_edits_after_saving_are_no_other_result(case: Path) -> None:
+def test_edits_after_saving_are_found(case: Path) -> None:
     path = case / "out" / "scan_labels.nii.gz"
     labels = read_labels(path)
     data = labels.data.copy()
@@ -178,9 +176,7 @@ def test_edits_after_saving_are_no_other_result(case: Path) -> None:
     rewrite(path, labels.with_data(data))
     code, found, _ = verify(case)
     assert code == 1
-    (fault,) = found["faults"]
-    assert "was edited after it was saved (7 voxels" in fault
-    assert "gives the recorded findings again" in fault
+    assert found["problems"] == ["scan_labels.nii.gz was changed since it was saved."]
 
 
 def test_within_the_tolerance(case: Path) -> None:
@@ -209,17 +205,6 @@ def test_another_seed_is_different(case: Path) -> None:
     code, found, _ = verify(case)
     assert code == 1
     assert {each["what"] for each in found["differences"]} >= {"anomaly", "uncertainty"}
-
-
-def test_metrics_and_truth(case: Path) -> None:
-    edit_record(case, lambda record: record["metrics"].update(dice=0.9))
-    code, found, _ = verify(case)
-    assert code == 1
-    assert any("The metric dice was 0.9" in fault for fault in found["faults"])
-    (case / "truth.nii.gz").unlink()
-    code, found, _ = verify(case)
-    assert code == 0
-    assert "the ground truth was not found" in found["notes"][0]
 
 
 def test_some_slices(case: Path, tmp_path: Path) -> None:

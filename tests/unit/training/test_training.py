@@ -1,7 +1,6 @@
 """Training: the objective against its formulas, and a real, very short training."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -10,19 +9,20 @@ import pytest
 import torch
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.checkpoint.specification import DiffusionSpecification, UNetSpecification
+from napari_addm.checkpoint.specification import DiffusionSpecification
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.images import read_volume
-from napari_addm.methods.addm import (
+from napari_addm.io.reading import read_volume
+from napari_addm.methods.addm import AdversarialSettings
+from napari_addm.methods.addm.model import (
     adversarial_loss,
     build_discriminator,
     denoise,
     discriminator_loss,
 )
-from napari_addm.methods.base import AdversarialSettings
+from napari_addm.methods.network_specifications import UNetSpecification
 
 training = pytest.importorskip(
     "napari_addm.training.train", reason="training needs Lightning, the extra train"
@@ -51,7 +51,12 @@ def batch():
 def test_the_l2_is_the_error_of_the_predicted_noise(batch):
     clean, levels, draw, drawn = batch
     sample = denoise(
-        lambda x, t: torch.zeros_like(x), SCHEDULE, clean, levels, draw, AdversarialSettings(0.0)
+        lambda x, t: torch.zeros_like(x),
+        SCHEDULE,
+        clean,
+        levels,
+        draw,
+        AdversarialSettings(weight=0.0),
     )
     assert sample.l2 == pytest.approx(drawn[0].square().mean().item())
     assert sample.fake is None
@@ -96,7 +101,7 @@ def test_the_x0_hat_option_judges_clean_images(batch):
         clean,
         levels,
         draw,
-        AdversarialSettings(judged="clean", conditioned=True),
+        AdversarialSettings(discriminator_input="clean", conditioned=True),
     )
     assert sample.fake.shape[1] == 2
     torch.testing.assert_close(sample.fake[:3, :1], clean[:3], atol=1e-3, rtol=1e-3)
@@ -110,14 +115,14 @@ def test_the_losses_are_those_of_the_papers_equation():
     d_real, d_fake = torch.sigmoid(torch.tensor(2.0)), torch.sigmoid(torch.tensor(-1.0))
     torch.testing.assert_close(adversarial_loss(identity, fake, saturating), torch.log(1 - d_fake))
     torch.testing.assert_close(
-        adversarial_loss(identity, fake, replace(saturating, loss="non_saturating")),
+        adversarial_loss(identity, fake, saturating.replace(loss="non_saturating")),
         -torch.log(d_fake),
     )
     judged = discriminator_loss(identity, real, fake, saturating)
     torch.testing.assert_close(judged.loss, -(torch.log(d_real) + torch.log(1 - d_fake)))
     assert judged.accuracy_real == 1
     assert judged.accuracy_fake == 1
-    with_r1 = discriminator_loss(identity, real, fake, replace(saturating, r1=2.0))
+    with_r1 = discriminator_loss(identity, real, fake, saturating.replace(r1=2.0))
     # the logit's gradient is 1 at each of 64 pixels
     torch.testing.assert_close(with_r1.loss, judged.loss + 64.0)
 
@@ -150,7 +155,7 @@ def test_the_papers_preset_is_what_the_paper_states():
         assert preset.batch_size == 4
         assert preset.epochs == 3000
         assert (preset.learning_rate, preset.decay, preset.decay_epochs) == (1e-4, 0.999, 200)
-        assert preset.adversarial.weight == 0.05
+        assert preset.options.weight == 0.05
         assert preset.diffusion.noise == "gaussian"
         assert preset.slices_per_volume == 1
         assert preset.detection.level == length // 4
@@ -227,12 +232,11 @@ def cohort(tmp_path_factory, make_brain) -> Path:
 
 
 def short_settings():
-    return replace(
-        training.preset_settings(),
+    return training.preset_settings().replace(
         spacing_mm=(6.0, 4.0, 4.0),
         size=(56, 48),
         network=UNetSpecification(
-            pack=4,
+            unshuffle=4,
             channels=(8, 16),
             res_blocks=(1, 1),
             attention=(False, True),
@@ -278,13 +282,13 @@ def test_train_interrupt_resume_and_detect(cohort, tmp_path):
 
     # other settings on the same state are refused, and named
     with pytest.raises(AddmError, match="seed"):
-        training.train(cohort, part, replace(settings, seed=6), iterations=12, **QUIET)
+        training.train(cohort, part, settings.replace(seed=6), iterations=12, **QUIET)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_training_lowers_the_loss_and_logs_the_adversary(cohort, tmp_path):
     output = tmp_path / "model.safetensors"
-    settings = replace(short_settings(), ema=0.5, learning_rate=2e-3)
+    settings = short_settings().replace(ema=0.5, learning_rate=2e-3)
     training.train(cohort, output, settings, iterations=150, validate_every=10, **QUIET)
     rows = training.read_log(output)
     losses = [float(row["validation/loss"]) for row in rows if row.get("validation/loss")]
@@ -302,20 +306,20 @@ def test_training_lowers_the_loss_and_logs_the_adversary(cohort, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_lambda_zero_trains_a_plain_ddpm(cohort, tmp_path):
-    settings = replace(short_settings(), adversarial=AdversarialSettings(weight=0.0))
+    settings = short_settings().replace(options=AdversarialSettings(weight=0.0))
     output = training.train(cohort, tmp_path / "ddpm.safetensors", settings, iterations=3, **QUIET)
     assert load_checkpoint(output).specification.training["adversarial"]["weight"] == 0
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_training_starts_from_another_models_weights(cohort, tmp_path):
-    settings = replace(short_settings(), ema=0.5, learning_rate=2e-3)
+    settings = short_settings().replace(ema=0.5, learning_rate=2e-3)
     options = {"validate_every": 1, **QUIET}
     first = training.train(cohort, tmp_path / "a.safetensors", settings, iterations=60, **options)
     learned = load_checkpoint(first)
 
     # With a rate of almost 0 the weights stay what they were (saved in half precision).
-    frozen = replace(settings, learning_rate=1e-12, augment=False)
+    frozen = settings.replace(learning_rate=1e-12, augment=False)
     tuned = load_checkpoint(
         training.train(
             cohort,
@@ -337,8 +341,7 @@ def test_a_training_starts_from_another_models_weights(cohort, tmp_path):
         training.train(
             cohort,
             tmp_path / "c.safetensors",
-            replace(
-                settings,
+            settings.replace(
                 network=settings.network.model_copy(update={"channels": (16, 16)}),
                 diffusion=DiffusionSpecification(length=500, noise="coarse"),
             ),

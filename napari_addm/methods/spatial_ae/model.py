@@ -1,4 +1,4 @@
-"""A convolutional autoencoder with a spatial code (Baur et al., Medical Image Analysis, 2021)."""
+"""The convolutional autoencoder with a spatial code."""
 
 from __future__ import annotations
 
@@ -12,64 +12,25 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint.specification import (
-    AutoencoderSpecification,
-    ModelSpecification,
-    NetworkSpecification,
-    ScoreSpecification,
-)
+from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
 from napari_addm.methods.base import (
-    SMALL_GRID,
     DrawNoise,
-    Learner,
     Method,
+    Objective,
     Reconstruction,
     Sampling,
-    Step,
-    TrainingSettings,
+    StepContext,
     at_precision,
-    uncalibrated,
 )
+from napari_addm.methods.network_specifications import AutoencoderSpecification
 from napari_addm.methods.networks import channels_last
+from napari_addm.methods.settings import TrainingSettings
 
-CHANNELS = (32, 64, 128, 128)
 BETAS = (0.5, 0.999)
-
-SMALL: dict[str, Any] = {
-    "preset": "small",
-    **SMALL_GRID,
-    "detection": uncalibrated(
-        ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0)
-    ),
-    "epochs": 300,
-    "slices_per_volume": 10,
-    "batch_size": 16,
-    "learning_rate": 1e-3,
-    "ema": 0.99,
-    "augment": True,
-}
-"""What the small presets of the autoencoders share."""
-
-PAPER: dict[str, Any] = {
-    "preset": "paper",
-    "spacing_mm": (1.0, 1.5, 1.5),
-    "size": (128, 128),
-    "detection": uncalibrated(
-        ScoreSpecification(kind="absolute", smoothing_mm=0.0, erosion_mm=4.0)
-    ),
-    # they stop early on the validation loss; here the budget of the training decides
-    "epochs": 100,
-    "slices_per_volume": 100,
-    "batch_size": 8,
-    "learning_rate": 1e-4,
-    "decay": 1.0,
-    "ema": 0.99,
-}
-"""What the published configurations of the autoencoders share."""
 
 
 def _act(name: str) -> Any:
-    # .3 is the default slope of Keras, which the published code is written in
+    # 0.3 is the default slope of Keras, which the published code uses.
     return ("LEAKYRELU", {"negative_slope": 0.3}) if name == "leaky" else name
 
 
@@ -118,8 +79,8 @@ def build_autoencoder(network: NetworkSpecification) -> SpatialAutoencoder:
     return channels_last(SpatialAutoencoder(network))
 
 
-class SpatialAeLearner(Learner):
-    """The autoencoder that learns to give back what it was given."""
+class SpatialAeObjective(Objective):
+    """The autoencoder, which learns to reproduce its input."""
 
     def __init__(self, settings: TrainingSettings) -> None:
         super().__init__(settings)
@@ -130,10 +91,10 @@ class SpatialAeLearner(Learner):
         rate = self.settings.learning_rate
         return [torch.optim.Adam(self.network.parameters(), lr=rate, betas=BETAS)]
 
-    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """Mean absolute error of the reconstruction."""
         loss = l1_loss(self.network(clean).float(), clean)
-        step.update(loss)
+        context.optimizer_step(loss)
         return {"l1": loss}
 
     def validation_loss(
@@ -144,27 +105,15 @@ class SpatialAeLearner(Learner):
 
 
 class SpatialAeMethod(Method):
-    """One pass through a narrow code that keeps places."""
-
-    name = "spatial_ae"
-    title = "AE (spatial)"
-    source = "Baur et al., Medical Image Analysis 2021"
-
-    def presets(self, length: int) -> dict[str, TrainingSettings]:
-        """``"small"``, and ``"paper"``: the published sizes, 128 x 128 and batch 8."""
-        network = AutoencoderSpecification(channels=CHANNELS, dropout=0.2)
-        return {
-            part["preset"]: TrainingSettings(method=self.name, network=network, **part)
-            for part in (SMALL, PAPER)
-        }
+    """One pass through a narrow code that keeps positions."""
 
     def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
         """The autoencoder, which takes any size that it can halve."""
         return build_autoencoder(network)
 
-    def learner(self, settings: TrainingSettings) -> Learner:
+    def objective(self, settings: TrainingSettings) -> Objective:
         """The autoencoder alone."""
-        return SpatialAeLearner(settings)
+        return SpatialAeObjective(settings)
 
     def reconstruct(
         self,
@@ -176,6 +125,3 @@ class SpatialAeMethod(Method):
     ) -> Iterator[Reconstruction]:
         """The scan, encoded and decoded."""
         yield Reconstruction(at_precision(network)(clean).clamp(-1.0, 1.0))
-
-
-METHOD = SpatialAeMethod()

@@ -1,4 +1,4 @@
-"""A variational autoencoder with a dense code (Baur et al., Medical Image Analysis, 2021)."""
+"""The variational autoencoder with a dense code."""
 
 from __future__ import annotations
 
@@ -9,26 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint.specification import (
-    AutoencoderSpecification,
-    ModelSpecification,
-    NetworkSpecification,
-)
+from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
 from napari_addm.methods.base import (
     DrawNoise,
-    Learner,
     Method,
+    Objective,
     Reconstruction,
     Sampling,
-    Step,
-    TrainingSettings,
+    StepContext,
     at_precision,
 )
+from napari_addm.methods.network_specifications import AutoencoderSpecification
 from napari_addm.methods.networks import channels_last
-from napari_addm.methods.spatial_ae import BETAS, CHANNELS, PAPER, SMALL, decoder, encoder
+from napari_addm.methods.settings import TrainingSettings
+from napari_addm.methods.spatial_ae.model import BETAS, decoder, encoder
 
 SQUEEZE = 8
-"""The 1 x 1 convolution before the dense layers leaves one channel of so many."""
+"""Factor by which the 1 x 1 convolution before the dense layers reduces the channels."""
 
 
 class DenseVae(nn.Module):
@@ -80,8 +77,8 @@ def build_vae(network: NetworkSpecification, size: tuple[int, int]) -> DenseVae:
     return channels_last(DenseVae(network, size))
 
 
-class DenseVaeLearner(Learner):
-    """The autoencoder, held to the standard normal."""
+class DenseVaeObjective(Objective):
+    """The autoencoder, with a code close to the standard normal."""
 
     network: DenseVae
 
@@ -94,20 +91,20 @@ class DenseVaeLearner(Learner):
         rate = self.settings.learning_rate
         return [torch.optim.Adam(self.network.parameters(), lr=rate, betas=BETAS)]
 
-    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """Absolute error of a code's sample, and the code's divergence from the prior."""
         mean, log_deviation = (part.float() for part in self.network.encode(clean))
-        noise = torch.randn(mean.shape, generator=step.generator).to(mean.device)
+        noise = torch.randn(mean.shape, generator=context.generator).to(mean.device)
         decoded = self.network.decode(mean + noise * log_deviation.exp())
         l1, kl = _per_pixel(clean, decoded, mean, log_deviation)
         loss = l1 + kl
-        step.update(loss)
+        context.optimizer_step(loss)
         return {"loss": loss, "l1": l1, "kl": kl}
 
     def validation_loss(
         self, network: nn.Module, clean: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The same with the mean in place of a sample."""
+        """The same with the mean instead of a sample."""
         assert isinstance(network, DenseVae)
         mean, log_deviation = (part.float() for part in network.encode(clean))
         l1, kl = _per_pixel(clean, network.decode(mean), mean, log_deviation)
@@ -126,27 +123,15 @@ def _per_pixel(
 
 
 class DenseVaeMethod(Method):
-    """One pass through a code without places."""
-
-    name = "dense_vae"
-    title = "VAE (dense)"
-    source = "Baur et al., Medical Image Analysis 2021"
-
-    def presets(self, length: int) -> dict[str, TrainingSettings]:
-        """``"small"``, and ``"paper"``: the published sizes, 128 x 128 and batch 8."""
-        network = AutoencoderSpecification(channels=CHANNELS, latent=128, dropout=0.1)
-        return {
-            part["preset"]: TrainingSettings(method=self.name, network=network, **part)
-            for part in (SMALL, PAPER)
-        }
+    """One pass through a code without positions."""
 
     def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
-        """The autoencoder, whose dense layers fit one size."""
+        """The autoencoder; its dense layers fit one size."""
         return build_vae(network, size)
 
-    def learner(self, settings: TrainingSettings) -> Learner:
+    def objective(self, settings: TrainingSettings) -> Objective:
         """The autoencoder alone."""
-        return DenseVaeLearner(settings)
+        return DenseVaeObjective(settings)
 
     def reconstruct(
         self,
@@ -158,6 +143,3 @@ class DenseVaeMethod(Method):
     ) -> Iterator[Reconstruction]:
         """The scan, decoded from the mean of its code."""
         yield Reconstruction(at_precision(network)(clean).clamp(-1.0, 1.0))
-
-
-METHOD = DenseVaeMethod()

@@ -1,7 +1,6 @@
-"""A denoising autoencoder with coarse noise (Kascenas et al., Medical Image Analysis, 2023).
+"""The denoising autoencoder learns to remove coarse noise of one strength from a slice.
 
-It learns to take coarse noise of one strength off a slice. A scan goes through it as it
-is, without noise: what looks like the noise, such as a lesion, is taken off.
+A scan goes through it without noise: it removes what looks like noise, such as a lesion.
 """
 
 from __future__ import annotations
@@ -11,34 +10,27 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from napari_addm.checkpoint.specification import (
-    ModelSpecification,
-    NetworkSpecification,
-    ScoreSpecification,
-    UNetSpecification,
-)
+from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
 from napari_addm.diffusion.noise import Shape
 from napari_addm.methods.base import (
-    SMALL_GRID,
     DrawNoise,
-    Learner,
     Method,
+    Objective,
     Reconstruction,
     Sampling,
-    Step,
-    TrainingSettings,
+    StepContext,
     at_precision,
     fresh_noise,
-    uncalibrated,
 )
-from napari_addm.methods.ddpm import SMALL_UNET
+from napari_addm.methods.network_specifications import UNetSpecification
 from napari_addm.methods.networks import build_network
+from napari_addm.methods.settings import TrainingSettings
 
 NOISE_CELLS = 8
-"""Coarseness: one knot of the noise for so many pixels, as 16 x 16 knots on 128 x 128 pixels."""
+"""Pixels between two knots of the noise, as in 16 x 16 knots on 128 x 128 pixels."""
 
 NOISE_DEVIATION = 0.4
-"""Standard deviation of the noise on images of -1..1; .2 on images of 0..1."""
+"""Standard deviation of the noise on images of -1..1; 0.2 on images of 0..1."""
 
 
 def kascenas_noise(shape: Shape, generator: torch.Generator) -> Tensor:
@@ -65,23 +57,23 @@ def kascenas_noise(shape: Shape, generator: torch.Generator) -> Tensor:
 
 
 def _without_time(network: nn.Module, image: Tensor) -> Tensor:
-    """The same U-Net as the diffusion models', always told the same level."""
+    """Call the U-Net of the diffusion models, always with the same level."""
     level = torch.zeros(len(image), dtype=torch.int64, device=image.device)
     return at_precision(network)(image, level)
 
 
-class DenoisingLearner(Learner):
-    """The U-Net that takes noise off."""
+class DenoisingObjective(Objective):
+    """The U-Net that removes noise."""
 
     def __init__(self, settings: TrainingSettings) -> None:
         super().__init__(settings)
         assert isinstance(settings.network, UNetSpecification)
         self.network = build_network(settings.network)
 
-    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """Mean squared error of the restored image inside the brain."""
-        loss = self._error(self.network, clean, step.generator)
-        step.update(loss)
+        loss = self._error(self.network, clean, context.generator)
+        context.optimizer_step(loss)
         return {"l2": loss}
 
     def validation_loss(
@@ -100,39 +92,14 @@ class DenoisingLearner(Learner):
 class DenoisingMethod(Method):
     """One pass, no noise added."""
 
-    name = "denoising_ae"
-    title = "Denoising AE (coarse)"
-    source = "Kascenas et al., Medical Image Analysis 2023"
-    reduced_precision = True
-
-    def presets(self, length: int) -> dict[str, TrainingSettings]:
-        """``"small"``, with the U-Net of the diffusion models."""
-        return {
-            "small": TrainingSettings(
-                preset="small",
-                method=self.name,
-                **SMALL_GRID,
-                network=SMALL_UNET,
-                detection=uncalibrated(
-                    ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0)
-                ),
-                epochs=300,
-                slices_per_volume=10,
-                batch_size=16,
-                learning_rate=3e-4,
-                ema=0.999,
-                augment=True,
-            )
-        }
-
     def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
         """The U-Net."""
         assert isinstance(network, UNetSpecification)
         return build_network(network)
 
-    def learner(self, settings: TrainingSettings) -> Learner:
+    def objective(self, settings: TrainingSettings) -> Objective:
         """The U-Net alone."""
-        return DenoisingLearner(settings)
+        return DenoisingObjective(settings)
 
     def reconstruct(
         self,
@@ -144,6 +111,3 @@ class DenoisingMethod(Method):
     ) -> Iterator[Reconstruction]:
         """The scan as it is, through the network."""
         yield Reconstruction(_without_time(network, clean))
-
-
-METHOD = DenoisingMethod()

@@ -1,7 +1,7 @@
-"""The Adversarial Denoising Diffusion Model (Yu, Oh and Yang, 2023, arXiv:2312.04382).
+"""ADDM: a DDPM with a denoiser that also has to deceive a discriminator (eq. 5).
 
-A DDPM whose denoiser also has to deceive a discriminator that tells its
-one-step samples of x_{t-1} from noised real images of the same level (eq. 5).
+The discriminator distinguishes one-step samples of x_{t-1} from noised real images of the
+same level.
 With ``weight = 0`` it is the plain DDPM.
 """
 
@@ -17,16 +17,11 @@ from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
 from napari_addm.diffusion.schedules import LinearSchedule
-from napari_addm.methods.base import (
-    AdversarialSettings,
-    Learner,
-    Step,
-    TrainingSettings,
-    fresh_noise,
-    random_levels,
-)
-from napari_addm.methods.ddpm import DdpmLearner, DdpmMethod, paper_diffusion, small_diffusion
+from napari_addm.methods.addm import AdversarialSettings
+from napari_addm.methods.base import Objective, StepContext, fresh_noise, random_timesteps
+from napari_addm.methods.ddpm.model import DdpmMethod, DdpmObjective
 from napari_addm.methods.networks import channels_last
+from napari_addm.methods.settings import TrainingSettings
 from napari_addm.registry import NOISES
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -42,8 +37,8 @@ class DenoisingSample:
     l2 : Tensor, scalar
         Mean squared error of the predicted noise (eq. 4, simplified).
     fake, real : Tensor, shape (B, C, H, W), or None
-        What the discriminator has to tell apart; ``fake`` carries the
-        gradient to the denoiser. None if the adversarial weight is 0.
+        The discriminator's inputs; ``fake`` carries the gradient to the denoiser. None if
+        the adversarial weight is 0.
     """
 
     l2: Tensor
@@ -80,16 +75,16 @@ def denoise(
 
     # No clamping of x0-hat here: it would cut the gradient.
     clean_hat = schedule.clean_from_noise(noisy, predicted, levels)
-    if settings.judged == "clean":
+    if settings.discriminator_input == "clean":
         fake, real = clean_hat, clean
     else:
         mean, variance = schedule.posterior(clean_hat, noisy, levels, levels - 1)
         fake = mean + variance.sqrt() * draw_noise()
-        if settings.real == "posterior":
+        if settings.real_sample == "posterior":
             mean, variance = schedule.posterior(clean, noisy, levels, levels - 1)
             real = mean + variance.sqrt() * draw_noise()
         else:
-            # level 0 is the clean image itself, as the last step requires
+            # Level 0 is the clean image itself, as the last step requires.
             real = schedule.add_noise(clean, draw_noise(), levels - 1)
     if settings.conditioned:
         fake, real = torch.cat([fake, noisy], dim=1), torch.cat([real, noisy], dim=1)
@@ -154,7 +149,7 @@ class PatchCritic(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         image = image.contiguous(memory_format=torch.channels_last)
-        # it returns every layer's features, the logits last
+        # The network returns every layer's features, the logits last.
         logits: Tensor = self.network(image)[-1]
         return logits
 
@@ -165,47 +160,49 @@ def build_discriminator(settings: AdversarialSettings) -> nn.Module:
     return channels_last(critic)
 
 
-class AddmLearner(DdpmLearner):
+class AddmObjective(DdpmObjective):
     """The denoiser and the discriminator, in turn."""
 
     def __init__(self, settings: TrainingSettings) -> None:
         super().__init__(settings)
-        self.adversarial = settings.adversarial.weight > 0
+        assert isinstance(settings.options, AdversarialSettings)
+        self.options = settings.options
+        self.adversarial = self.options.weight > 0
         if self.adversarial:
-            self.discriminator = build_discriminator(settings.adversarial)
+            self.discriminator = build_discriminator(self.options)
 
     def optimizers(self) -> list[Optimizer]:
         """Adam for the denoiser, and for the discriminator if there is one."""
         parts = [self.network, *([self.discriminator] if self.adversarial else [])]
         return [torch.optim.Adam(p.parameters(), lr=self.settings.learning_rate) for p in parts]
 
-    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """One step of the denoiser, one of the discriminator."""
-        settings = self.settings.adversarial
-        levels = random_levels(len(clean), self.settings.highest_level, step.generator)
+        settings = self.options
+        levels = random_timesteps(len(clean), self.max_timestep, context.generator)
         sample = denoise(
             self.network,
             self.schedule,
             clean,
             levels.to(clean.device),
-            partial(fresh_noise, NOISES[self.noise].draw, clean, step.generator),
+            partial(fresh_noise, NOISES[self.noise].draw, clean, context.generator),
             settings,
         )
         logged = {"l2": sample.l2}
         if sample.fake is None or sample.real is None:
-            step.update(sample.l2)
+            context.optimizer_step(sample.l2)
             return logged
         self.discriminator.requires_grad_(False)
         adversarial = adversarial_loss(self.discriminator, sample.fake, settings)
         self.discriminator.requires_grad_(True)
         logged["adversarial"] = adversarial
         weighted = settings.weight * adversarial
-        if step.gradient_norm is not None:
-            logged["gradient_norm/l2"] = step.gradient_norm(sample.l2)
-            logged["gradient_norm/adversarial"] = step.gradient_norm(weighted)
-        step.update(sample.l2 + weighted)
+        if context.gradient_norm is not None:
+            logged["gradient_norm/l2"] = context.gradient_norm(sample.l2)
+            logged["gradient_norm/adversarial"] = context.gradient_norm(weighted)
+        context.optimizer_step(sample.l2 + weighted)
         judgement = discriminator_loss(self.discriminator, sample.real, sample.fake, settings)
-        step.update(judgement.loss, optimizer=1)
+        context.optimizer_step(judgement.loss, optimizer=1)
         logged["discriminator/loss"] = judgement.loss
         logged["discriminator/accuracy_real"] = judgement.accuracy_real
         logged["discriminator/accuracy_fake"] = judgement.accuracy_fake
@@ -213,26 +210,8 @@ class AddmLearner(DdpmLearner):
 
 
 class AddmMethod(DdpmMethod):
-    """The method of this package."""
+    """The denoiser detects as in the plain DDPM; the adversary is needed in training only."""
 
-    name = "addm"
-    title = "ADDM"
-    source = "Yu, Oh and Yang, arXiv:2312.04382, 2023"
-
-    def presets(self, length: int) -> dict[str, TrainingSettings]:
-        """``"small"``, and ``"paper"``: the published configuration.
-
-        The paper's is 256 x 256, batch 4, 3000 epochs, Gaussian noise, lambda .05. Its network
-        is AnoDDPM's, which the paper follows where it says nothing.
-        """
-        return {
-            "small": small_diffusion(self.name, length),
-            "paper": paper_diffusion(self.name, length, "gaussian"),
-        }
-
-    def learner(self, settings: TrainingSettings) -> Learner:
+    def objective(self, settings: TrainingSettings) -> Objective:
         """Denoiser and discriminator."""
-        return AddmLearner(settings)
-
-
-METHOD = AddmMethod()
+        return AddmObjective(settings)

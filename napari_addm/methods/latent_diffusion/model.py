@@ -1,4 +1,4 @@
-"""Latent diffusion (Pinaya et al., MICCAI, 2022).
+"""Diffusion in the latents of a VQ-VAE.
 
 A diffusion model learns the latents of a VQ-VAE. Where its steps disagree with a scan's
 latents more than with healthy ones, the latents are painted anew from their surroundings.
@@ -14,62 +14,53 @@ from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from napari_addm.checkpoint.specification import (
-    DiffusionSpecification,
-    LatentUNetSpecification,
-    ModelSpecification,
-    NetworkSpecification,
-    ScoreSpecification,
-    UNetSpecification,
-    VqVaeSpecification,
-)
+from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
 from napari_addm.diffusion.noise import Shape
 from napari_addm.diffusion.schedules import LinearSchedule
-from napari_addm.methods.base import (
-    SMALL_GRID,
-    DrawNoise,
-    Learner,
-    Method,
-    Reconstruction,
-    Sampling,
-    Step,
-    TrainingSettings,
-    fresh_noise,
-    random_levels,
-    uncalibrated,
-)
-from napari_addm.methods.ddpm import VALIDATION_SHARES
-from napari_addm.methods.networks import channels_last
-from napari_addm.methods.vqvae import (
-    TwoStageLearner,
+from napari_addm.methods._vqvae import (
+    TwoStageObjective,
     build_vqvae,
     codebook,
     decode,
     encode,
     frozen,
 )
+from napari_addm.methods.base import (
+    DrawNoise,
+    Method,
+    Objective,
+    Reconstruction,
+    Sampling,
+    StepContext,
+    fresh_noise,
+    random_timesteps,
+)
+from napari_addm.methods.ddpm.model import VALIDATION_FRACTIONS
+from napari_addm.methods.latent_diffusion import LatentUNetSpecification
+from napari_addm.methods.networks import channels_last
+from napari_addm.methods.settings import TrainingSettings
 from napari_addm.registry import NOISES, SAMPLERS
 
 DIVERGENCE_RANGE = (0.4, 0.6)
-"""Where in the chain the divergence is measured, as shares of its length."""
+"""Where in the chain the divergence is measured, as fractions of its length."""
 
 DIVERGENCE_LEVELS = 9
-"""How many levels stand for all of that range."""
+"""Number of levels that represent that range."""
 
-HEALTHY_SHARE = 0.975
-"""Share of the healthy latents at a place that the mask is to leave alone."""
+HEALTHY_FRACTION = 0.975
+"""Fraction of the healthy latents at a position that the mask leaves alone."""
 
 MEASURING = 0.9
-"""From this share of the training on, healthy divergences are gathered."""
+"""Fraction of the training after which healthy divergences are gathered."""
 
 REMEMBERED = 512
-"""Slices whose divergences are kept, the newest."""
+"""Number of slices with divergences that are kept, the newest."""
 
 
 class LatentDiffusion(nn.Module):
     """A frozen VQ-VAE, and the U-Net that predicts the noise in its latents.
 
-    Latents are quantised, and scaled to mean 0 and variance 1 per channel, float32
+    Latents are quantized, and scaled to mean 0 and variance 1 per channel, float32
     (B, C, h, w). ``forward`` maps noisy ones and levels (B,) to the noise.
 
     Attributes
@@ -77,7 +68,7 @@ class LatentDiffusion(nn.Module):
     mean, deviation : Tensor of float32, shape (C, 1, 1)
         Of the VQ-VAE's latents.
     healthy : Tensor of float32, shape (1, h, w)
-        The divergence that :data:`HEALTHY_SHARE` of the healthy latents stay below;
+        The divergence that :data:`HEALTHY_FRACTION` of the healthy latents stay below;
         0, which asks for every latent to be painted, until it has been measured.
     """
 
@@ -115,7 +106,7 @@ class LatentDiffusion(nn.Module):
         return (latents - self.mean) / self.deviation
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (B, 1, H, W) of scaled latents, which are quantised once more."""
+        """Images (B, 1, H, W) of scaled latents, which are quantized once more."""
         codes = codebook(self.vqvae).quantize(latents * self.deviation + self.mean)[2]
         return decode(self.vqvae, codes)
 
@@ -199,7 +190,7 @@ def inpaint(
         yield state
 
 
-class LatentDiffusionLearner(TwoStageLearner):
+class LatentDiffusionObjective(TwoStageObjective):
     """The VQ-VAE, then the U-Net, and at the end what divergence healthy latents leave."""
 
     network: LatentDiffusion
@@ -209,6 +200,8 @@ class LatentDiffusionLearner(TwoStageLearner):
         assert settings.diffusion is not None
         network = channels_last(LatentDiffusion(settings.network, settings.size))
         super().__init__(settings, settings.network.vqvae, network)
+        assert settings.max_timestep is not None
+        self.max_timestep = settings.max_timestep
         self.noise = settings.diffusion.noise
         self.schedule = LinearSchedule(settings.diffusion.length)
         self.divergences: Tensor
@@ -227,17 +220,17 @@ class LatentDiffusionLearner(TwoStageLearner):
         self.network.deviation.lerp_(spread.clamp_min(1e-3)[:, None, None], weight)
         super().follow(latents)
 
-    def second(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def second(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """Mean squared error of the predicted noise at random levels."""
         with torch.no_grad():
             latents = self.network.encode(clean)
-        levels = random_levels(len(clean), self.settings.highest_level, step.generator)
-        loss = self._error(self.network, latents, levels.to(clean.device), step.generator)
-        step.update(loss)
-        if step.share >= MEASURING:
-            self._measure(latents, step.generator)
+        levels = random_timesteps(len(clean), self.max_timestep, context.generator)
+        loss = self._error(self.network, latents, levels.to(clean.device), context.generator)
+        context.optimizer_step(loss)
+        if context.progress >= MEASURING:
+            self._measure(latents, context.generator)
         else:
-            self.gathered.zero_()  # of a training that was thought to end, and now goes on
+            self.gathered.zero_()  # of a training that has got a larger budget
         return {"l2": loss}
 
     @torch.no_grad()
@@ -256,7 +249,7 @@ class LatentDiffusionLearner(TwoStageLearner):
             self.divergences[int(self.gathered) % REMEMBERED] = one
             self.gathered += 1
         known = self.divergences[: min(int(self.gathered), REMEMBERED)]
-        self.network.healthy.copy_(known.quantile(HEALTHY_SHARE, dim=0))
+        self.network.healthy.copy_(known.quantile(HEALTHY_FRACTION, dim=0))
 
     def validation_loss(
         self, network: nn.Module, clean: Tensor, generator: torch.Generator
@@ -265,11 +258,11 @@ class LatentDiffusionLearner(TwoStageLearner):
         assert isinstance(network, LatentDiffusion)
         latents = network.encode(clean)
         total = (network.decode(latents) - clean).abs().mean()
-        for share in VALIDATION_SHARES:
-            level = max(1, round(share * self.settings.highest_level))
+        for fraction in VALIDATION_FRACTIONS:
+            level = max(1, round(fraction * self.max_timestep))
             levels = torch.full((len(clean),), level, device=clean.device)
             error = self._error(network, latents, levels, generator)
-            total = total + error / len(VALIDATION_SHARES)
+            total = total + error / len(VALIDATION_FRACTIONS)
         return total
 
     def _error(
@@ -281,57 +274,16 @@ class LatentDiffusionLearner(TwoStageLearner):
 
 
 class LatentDiffusionMethod(Method):
-    """What diverges in the latents, painted anew."""
-
-    name = "latent_diffusion"
-    title = "Latent diffusion"
-    source = "Pinaya et al., MICCAI 2022"
-
-    def presets(self, length: int) -> dict[str, TrainingSettings]:
-        """``"small"``: latents of 28 x 24."""
-        return {
-            "small": TrainingSettings(
-                preset="small",
-                method=self.name,
-                **SMALL_GRID,
-                network=LatentUNetSpecification(
-                    vqvae=VqVaeSpecification(
-                        channels=(32, 64), res_layers=1, embeddings=256, embedding_size=4
-                    ),
-                    unet=UNetSpecification(
-                        pack=1,
-                        channels=(64, 96, 128),
-                        res_blocks=(1, 1, 1),
-                        attention=(False, False, True),
-                        head_channels=32,
-                        norm_groups=32,
-                    ),
-                ),
-                # latents have no smooth fields that white noise would spare
-                diffusion=DiffusionSpecification(length=length, noise="gaussian"),
-                detection=uncalibrated(
-                    ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0),
-                    length // 2,
-                    steps=min(20, length // 2),
-                ),
-                highest_level=length,
-                epochs=300,
-                slices_per_volume=10,
-                batch_size=16,
-                learning_rate=5e-4,
-                ema=0.999,
-                augment=True,
-            )
-        }
+    """Latents that diverge, painted anew."""
 
     def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
         """VQ-VAE and U-Net."""
         assert isinstance(network, LatentUNetSpecification)
         return channels_last(LatentDiffusion(network, size))
 
-    def learner(self, settings: TrainingSettings) -> Learner:
+    def objective(self, settings: TrainingSettings) -> Objective:
         """Both, one after the other."""
-        return LatentDiffusionLearner(settings)
+        return LatentDiffusionObjective(settings)
 
     def calls(self, specification: ModelSpecification, sampling: Sampling) -> int:
         """The levels of the divergence, and the sampling steps."""
@@ -357,7 +309,7 @@ class LatentDiffusionMethod(Method):
         found = torch.zeros_like(latents[:, :1])
         for level in divergence_levels(schedule.timesteps):
             with torch.no_grad():
-                # numbered beyond the steps of any chain, whose noise has to be another
+                # Numbers beyond the steps of any chain, because its noise has to differ.
                 drawn = noise(schedule.timesteps + level, shape)
                 found += divergence(network, schedule, latents, drawn, level)
             yield unchanged
@@ -372,6 +324,3 @@ class LatentDiffusionMethod(Method):
             with torch.no_grad():
                 image = network.decode(painted)
             yield Reconstruction(image, weight)
-
-
-METHOD = LatentDiffusionMethod()

@@ -1,4 +1,4 @@
-"""f-AnoGAN (Schlegl et al., Medical Image Analysis, 2019): a GAN, then an encoder for it.
+"""The two stages of f-AnoGAN.
 
 First a Wasserstein GAN with gradient penalty learns to draw healthy slices from random
 codes. Then generator and critic are frozen, and an encoder learns for each slice the code
@@ -21,25 +21,19 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, mse_loss
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint.specification import (
-    GanSpecification,
-    ModelSpecification,
-    NetworkSpecification,
-    ScoreSpecification,
-)
+from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
 from napari_addm.methods.base import (
-    SMALL_GRID,
     DrawNoise,
-    Learner,
     Method,
+    Objective,
     Reconstruction,
     Sampling,
-    Step,
-    TrainingSettings,
+    StepContext,
     at_precision,
-    uncalibrated,
 )
+from napari_addm.methods.f_anogan import GanSpecification
 from napari_addm.methods.networks import channels_last
+from napari_addm.methods.settings import TrainingSettings
 
 CRITIC_STEPS = 5
 """Steps of the critic for one of the generator."""
@@ -50,14 +44,14 @@ KAPPA = 1.0
 
 BETAS = (0.0, 0.9)
 ENCODER_RATE = 0.5
-"""The encoder's learning rate as a share of the GAN's: 5e-5 of 1e-4."""
+"""The encoder's learning rate as a fraction of the GAN's: 5e-5 of 1e-4."""
 
 ENCODER_FROM = 0.6
-"""Share of the training after which the GAN is frozen and the encoder learns."""
+"""Fraction of the training after which the GAN is frozen and the encoder learns."""
 
 Norm = Callable[[int], nn.Module]
-# over channels and places of each image: batch norm would mix the images whose gradients the
-# penalty looks at one by one
+# Over channels and positions of each image: batch norm would mix images, but the penalty looks
+# at the gradient of each image alone.
 LAYER_NORM: Norm = partial(nn.GroupNorm, 1)
 BATCH_NORM: Norm = nn.BatchNorm2d
 
@@ -71,7 +65,7 @@ def _shrink(image: Tensor) -> Tensor:
 
 
 class UpBlock(nn.Module):
-    """A residual block, normalised before each convolution, that doubles the image."""
+    """A residual block, normalized before each convolution, that doubles the image."""
 
     def __init__(self, before: int, after: int, norm: Norm) -> None:
         super().__init__()
@@ -83,12 +77,12 @@ class UpBlock(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         inner = self.conv1(_enlarge(self.norm1(image).relu()))
         inner = self.conv2(self.norm2(inner).relu())
-        # a 1 x 1 convolution and nearest-neighbour enlargement commute; this order is cheaper
+        # A 1 x 1 convolution and nearest-neighbor enlargement commute; this order is cheaper.
         return inner + _enlarge(self.shortcut(image))
 
 
 class DownBlock(nn.Module):
-    """A residual block, normalised before each convolution, that halves the image."""
+    """A residual block, normalized before each convolution, that halves the image."""
 
     def __init__(self, before: int, after: int, norm: Norm) -> None:
         super().__init__()
@@ -113,13 +107,13 @@ class Generator(nn.Module):
 
     def __init__(self, specification: GanSpecification, size: tuple[int, int]) -> None:
         super().__init__()
-        channels, pack = specification.channels, specification.pack
+        channels, factor = specification.channels, specification.unshuffle
         shape = _coarsest(specification, size)
         widths = (channels[-1], *reversed(channels))
-        unfolded = nn.Conv2d(channels[0], pack**2, 3, padding=1)
+        unfolded = nn.Conv2d(channels[0], factor**2, 3, padding=1)
         with torch.no_grad():
-            # all pixels of a fold alike, or the untrained images were a checkerboard, which a
-            # short training does not get rid of (Aitken et al., arXiv:1707.02937)
+            # Equal weights for all pixels of a block prevent a checkerboard, which a short
+            # training would not remove (Aitken et al., arXiv:1707.02937).
             for parameter in unfolded.parameters():
                 parameter.copy_(parameter[:1].clone().expand_as(parameter))
         self.layers = nn.Sequential(
@@ -129,7 +123,7 @@ class Generator(nn.Module):
             BATCH_NORM(channels[0]),
             nn.ReLU(),
             unfolded,
-            nn.PixelShuffle(pack),
+            nn.PixelShuffle(factor),
             nn.Tanh(),
         )
 
@@ -139,11 +133,11 @@ class Generator(nn.Module):
 
 
 def _trunk(specification: GanSpecification, norm: Norm) -> nn.Sequential:
-    """What critic and encoder share in form: an image (B, 1, H, W) to features (B, N)."""
-    channels, pack = specification.channels, specification.pack
+    """Layers of critic and encoder: an image (B, 1, H, W) to features (B, N)."""
+    channels, factor = specification.channels, specification.unshuffle
     return nn.Sequential(
-        nn.PixelUnshuffle(pack),
-        nn.Conv2d(pack**2, channels[0], 3, padding=1),
+        nn.PixelUnshuffle(factor),
+        nn.Conv2d(factor**2, channels[0], 3, padding=1),
         *(DownBlock(a, b, norm) for a, b in pairwise((*channels, channels[-1]))),
         nn.Flatten(),
     )
@@ -182,7 +176,7 @@ class FAnogan(nn.Module):
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor
 ) -> Tensor:
-    """How far the critic's slope is from 1 between real and fake (Gulrajani et al., 2017).
+    """Deviation of the critic's slope from 1 between real and fake (Gulrajani et al., 2017).
 
     Parameters
     ----------
@@ -197,7 +191,7 @@ def gradient_penalty(
     Tensor of float32, scalar
         Mean of ``(slope - 1)^2``, without its weight.
     """
-    # float32 whatever the training's precision: this is the gradient of a gradient
+    # float32 at every training precision: this is the gradient of a gradient.
     with torch.autocast(real.device.type, enabled=False):
         real, fake = real.detach().float(), fake.detach().float()
         between = (real + share * (fake - real)).requires_grad_(True)
@@ -212,7 +206,7 @@ def build_gan(network: NetworkSpecification, size: tuple[int, int]) -> FAnogan:
     return channels_last(FAnogan(network, size))
 
 
-class FAnoganLearner(Learner):
+class FAnoganObjective(Objective):
     """Generator and critic against each other, then the encoder alone.
 
     A training that is continued with a larger budget goes back to the GAN until its share
@@ -239,51 +233,53 @@ class FAnoganLearner(Learner):
             torch.optim.RMSprop(self.network.encoder.parameters(), lr=ENCODER_RATE * rate),
         ]
 
-    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """One step of the critic and, after every fifth, one of the generator; or the encoder's.
 
         The moving average that is saved follows the generator with a delay. It catches up
         while the encoder learns, because the generator then stands still.
         """
-        generating = step.share < ENCODER_FROM
+        generating = context.progress < ENCODER_FROM
         self.network.generator.train(generating)
         self.network.generator.requires_grad_(generating)
         self.critic.requires_grad_(generating)
-        return self._gan_step(clean, step) if generating else self._encoder_step(clean, step)
+        return self._gan_step(clean, context) if generating else self._encoder_step(clean, context)
 
-    def _gan_step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def _gan_step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         generator = self.network.generator
         with torch.no_grad():
-            fake = generator(self._codes(clean, step))
-        share = torch.rand(len(clean), 1, 1, 1, generator=step.generator).to(clean.device)
+            fake = generator(self._codes(clean, context))
+        share = torch.rand(len(clean), 1, 1, 1, generator=context.generator).to(clean.device)
         distance = self._mean_score(clean) - self._mean_score(fake)
         penalty = gradient_penalty(self.critic, clean, fake, share)
         loss = PENALTY * penalty - distance
-        step.update(loss, optimizer=1)
+        context.optimizer_step(loss, optimizer=1)
         logged = {"critic": loss, "distance": distance, "penalty": penalty}
         self.critic_steps += 1
         if self.critic_steps % CRITIC_STEPS == 0:
             self.critic.requires_grad_(False)
-            step.update(-self._mean_score(generator(self._codes(clean, step))), optimizer=0)
+            context.optimizer_step(
+                -self._mean_score(generator(self._codes(clean, context))), optimizer=0
+            )
         return logged
 
-    def _codes(self, like: Tensor, step: Step) -> Tensor:
-        return torch.randn(len(like), self.latent, generator=step.generator).to(like.device)
+    def _codes(self, like: Tensor, context: StepContext) -> Tensor:
+        return torch.randn(len(like), self.latent, generator=context.generator).to(like.device)
 
     def _mean_score(self, images: Tensor) -> Tensor:
         scores: Tensor = self.critic(images)
         return scores.float().mean()
 
-    def _encoder_step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def _encoder_step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         image, features = self._errors(self.network, clean)
         loss = image + KAPPA * features
-        step.update(loss, optimizer=2)
+        context.optimizer_step(loss, optimizer=2)
         return {"encoder": loss, "l2": image, "features": features}
 
     def validation_loss(
         self, network: nn.Module, clean: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The encoder's loss; high for as long as only the GAN learns."""
+        """The encoder's loss; high while only the GAN learns."""
         image, features = self._errors(network, clean)
         return image + KAPPA * features
 
@@ -297,58 +293,15 @@ class FAnoganLearner(Learner):
 
 
 class FAnoganMethod(Method):
-    """One pass: the code of a slice, and the healthy slice that is drawn from it."""
-
-    name = "f_anogan"
-    title = "f-AnoGAN"
-    source = "Schlegl et al., Medical Image Analysis 2019"
-
-    def presets(self, length: int) -> dict[str, TrainingSettings]:
-        """``"small"``, and ``"paper"``: the published network, 64 x 64 and batch 64."""
-        return {
-            "small": TrainingSettings(
-                preset="small",
-                method=self.name,
-                **SMALL_GRID,
-                network=GanSpecification(channels=(32, 64), latent=128, pack=4),
-                detection=uncalibrated(
-                    ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0)
-                ),
-                epochs=300,
-                slices_per_volume=10,
-                batch_size=8,
-                learning_rate=5e-4,
-                ema=0.99,
-                # as published, the gradients are not clipped: the penalty bounds them
-                clip=1e6,
-                augment=True,
-            ),
-            "paper": TrainingSettings(
-                preset="paper",
-                method=self.name,
-                spacing_mm=(1.0, 3.0, 3.0),
-                size=(64, 64),
-                network=GanSpecification(channels=(64, 128, 256, 512), latent=128, pack=1),
-                detection=uncalibrated(
-                    ScoreSpecification(kind="absolute", smoothing_mm=0.0, erosion_mm=4.0)
-                ),
-                epochs=3000,
-                slices_per_volume=100,
-                batch_size=64,
-                learning_rate=1e-4,
-                decay=1.0,
-                ema=0.99,
-                clip=1e6,
-            ),
-        }
+    """One pass: encode a slice, and generate the healthy slice of that code."""
 
     def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
-        """Encoder and generator, whose dense layers fit one size."""
+        """Encoder and generator; their dense layers fit one size."""
         return build_gan(network, size)
 
-    def learner(self, settings: TrainingSettings) -> Learner:
+    def objective(self, settings: TrainingSettings) -> Objective:
         """Encoder, generator and critic."""
-        return FAnoganLearner(settings)
+        return FAnoganObjective(settings)
 
     def reconstruct(
         self,
@@ -360,6 +313,3 @@ class FAnoganMethod(Method):
     ) -> Iterator[Reconstruction]:
         """The scan, drawn anew by the generator from the encoder's code."""
         yield Reconstruction(at_precision(network)(clean))
-
-
-METHOD = FAnoganMethod()

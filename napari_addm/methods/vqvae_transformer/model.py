@@ -1,6 +1,6 @@
-"""VQ-VAE and transformer (Pinaya et al., Medical Image Analysis, 2022).
+"""A VQ-VAE, and a transformer over its codes.
 
-A transformer learns how likely every code of a healthy slice is after those before it, in
+The transformer learns how likely every code of a healthy slice is after those before it, in
 raster order. In a scan, codes that are unlikely are drawn anew, and what has changed in
 the decoded image is the anomaly.
 """
@@ -14,26 +14,19 @@ from monai.networks.nets.transformer import DecoderOnlyTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from napari_addm.checkpoint.specification import (
-    ModelSpecification,
-    NetworkSpecification,
-    ScoreSpecification,
-    VqTransformerSpecification,
-    VqVaeSpecification,
-)
+from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
+from napari_addm.methods._vqvae import TwoStageObjective, build_vqvae, decode, encode, frozen
 from napari_addm.methods.base import (
-    SMALL_GRID,
     DrawNoise,
-    Learner,
     Method,
+    Objective,
     Reconstruction,
     Sampling,
-    Step,
-    TrainingSettings,
-    uncalibrated,
+    StepContext,
 )
 from napari_addm.methods.networks import channels_last
-from napari_addm.methods.vqvae import TwoStageLearner, build_vqvae, decode, encode, frozen
+from napari_addm.methods.settings import TrainingSettings
+from napari_addm.methods.vqvae_transformer import VqTransformerSpecification
 
 UNLIKELY = 0.005
 """Codes less likely than this are drawn anew."""
@@ -120,7 +113,7 @@ def resample(
         yield codes
 
 
-class VqTransformerLearner(TwoStageLearner):
+class VqTransformerObjective(TwoStageObjective):
     """The VQ-VAE, then the transformer."""
 
     network: VqTransformer
@@ -130,10 +123,10 @@ class VqTransformerLearner(TwoStageLearner):
         network = channels_last(VqTransformer(settings.network, settings.size))
         super().__init__(settings, settings.network.vqvae, network)
 
-    def second(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def second(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """Mean negative log likelihood of the codes, in nats."""
         loss = self._surprise(self.network, clean)
-        step.update(loss)
+        context.optimizer_step(loss)
         return {"surprise": loss}
 
     def validation_loss(
@@ -153,46 +146,14 @@ class VqTransformerLearner(TwoStageLearner):
 class VqTransformerMethod(Method):
     """Unlikely codes drawn anew."""
 
-    name = "vqvae_transformer"
-    title = "VQ-VAE + transformer"
-    source = "Pinaya et al., Medical Image Analysis 2022"
-
-    def presets(self, length: int) -> dict[str, TrainingSettings]:
-        """``"small"``: 14 x 12 codes per slice, so that one sequence is short."""
-        return {
-            "small": TrainingSettings(
-                preset="small",
-                method=self.name,
-                **SMALL_GRID,
-                network=VqTransformerSpecification(
-                    vqvae=VqVaeSpecification(
-                        channels=(32, 64, 128), res_layers=1, embeddings=256, embedding_size=32
-                    ),
-                    width=128,
-                    layers=6,
-                    heads=4,
-                ),
-                detection=uncalibrated(
-                    ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0),
-                    draws=4,
-                ),
-                epochs=300,
-                slices_per_volume=10,
-                batch_size=16,
-                learning_rate=1e-3,
-                ema=0.999,
-                augment=True,
-            )
-        }
-
     def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
         """VQ-VAE and transformer."""
         assert isinstance(network, VqTransformerSpecification)
         return channels_last(VqTransformer(network, size))
 
-    def learner(self, settings: TrainingSettings) -> Learner:
+    def objective(self, settings: TrainingSettings) -> Objective:
         """Both, one after the other."""
-        return VqTransformerLearner(settings)
+        return VqTransformerObjective(settings)
 
     def calls(self, specification: ModelSpecification, sampling: Sampling) -> int:
         """The likelihoods, every code in turn, and the decoder."""
@@ -209,8 +170,8 @@ class VqTransformerMethod(Method):
     ) -> Iterator[Reconstruction]:
         """Draw unlikely codes anew.
 
-        Codes that stay yield as well: so the number of yields is known beforehand, and
-        the time left can be told.
+        Codes that stay yield as well, so that the number of yields is known beforehand and
+        the remaining time can be estimated.
         """
         assert isinstance(network, VqTransformer)
         with torch.no_grad():
@@ -229,6 +190,3 @@ class VqTransformerMethod(Method):
             changed = unlikely.reshape(grid.shape)[:, None].float()
             weight = interpolate(changed, clean.shape[2:], mode="bilinear")
         yield Reconstruction(healed, weight)
-
-
-METHOD = VqTransformerMethod()

@@ -1,4 +1,4 @@
-"""The vector-quantised autoencoder that two methods build on, and their training in two stages."""
+"""The vector-quantized autoencoder that two methods build on, and their training in two stages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from monai.networks.nets.vqvae import VQVAE
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from napari_addm.checkpoint.specification import VqVaeSpecification
-from napari_addm.methods.base import Learner, Step, TrainingSettings
+from napari_addm.methods.base import Objective, StepContext
+from napari_addm.methods.network_specifications import VqVaeSpecification
 from napari_addm.methods.networks import channels_last
+from napari_addm.methods.settings import TrainingSettings
 
 FIRST_STAGE = 0.5
-"""Share of the training that the VQ-VAE gets; what works on its codes gets the rest."""
+"""Fraction of the training that the VQ-VAE gets; the network on its codes gets the rest."""
 
 DEAD = 0.1
-"""A code used less often than this share of the mean is given another place."""
+"""A code that is used less often than this fraction of the mean gets another place."""
 
 
 def build_vqvae(specification: VqVaeSpecification) -> VQVAE:
@@ -55,7 +56,7 @@ def frozen(vqvae: VQVAE) -> VQVAE:
 
 
 def codebook(vqvae: VQVAE) -> EMAQuantizer:
-    """The quantiser proper, below MONAI's wrapper."""
+    """The quantizer proper, below MONAI's wrapper."""
     return vqvae.quantizer.quantizer
 
 
@@ -63,7 +64,7 @@ def encode(vqvae: VQVAE, image: Tensor) -> Tensor:
     """Codes of images, int64, shape (B, h, w).
 
     Always in float32, or training under autocast would learn other codes than
-    detection meets; and past the quantiser's own ``forward``, which moves the codebook.
+    detection meets; and past the quantizer's own ``forward``, which moves the codebook.
     """
     with torch.autocast(image.device.type, enabled=False):
         codes: Tensor = codebook(vqvae).quantize(vqvae.encode(image.float()))[2]
@@ -86,7 +87,7 @@ def revive(quantizer: EMAQuantizer, latents: Tensor, generator: torch.Generator)
     Parameters
     ----------
     latents : Tensor of float32, shape (B, C, h, w)
-        Not yet quantised.
+        Not yet quantized.
     generator : torch.Generator
         On the CPU.
     """
@@ -107,7 +108,7 @@ def revive(quantizer: EMAQuantizer, latents: Tensor, generator: torch.Generator)
     quantizer.ema_w[dead] = found * usual
 
 
-class TwoStageLearner(Learner):
+class TwoStageObjective(Objective):
     """First the VQ-VAE; then, with that frozen, a network on its codes.
 
     Parameters
@@ -136,27 +137,27 @@ class TwoStageLearner(Learner):
         self.register_buffer("iterations", torch.zeros((), dtype=torch.int64))
 
     def optimizers(self) -> list[Optimizer]:
-        """Adam over both stages; it leaves the weights alone that a loss does not reach."""
+        """Adam over both stages; it leaves weights alone that a loss does not reach."""
         learning = [p for p in self.vqvae.parameters() if p.requires_grad]
         both = [*learning, *self.network.parameters()]
         return [Adam(both, lr=self.settings.learning_rate)]
 
-    def step(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
-        """The VQ-VAE up to its share of the training, then the second stage."""
-        if step.share < FIRST_STAGE:
-            return self.first(clean, step)
-        return self.second(clean, step)
+    def step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
+        """The VQ-VAE up to its fraction of the training, then the second stage."""
+        if context.progress < FIRST_STAGE:
+            return self.first(clean, context)
+        return self.second(clean, context)
 
-    def first(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def first(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """Mean absolute error of the decoded image, and commitment to the codes."""
         latents = self.vqvae.encode(clean).float()
         # MONAI switches autocast off on CUDA alone; codes in bfloat16 would be coarse ones.
         with torch.autocast(clean.device.type, enabled=False):
-            revive(codebook(self.vqvae), latents.detach(), step.generator)
-            commitment, quantised = self.vqvae.quantizer(latents)
-        error = (self.vqvae.decode(quantised).float() - clean).abs().mean()
-        step.update(error + commitment)
-        self.follow(quantised.detach())
+            revive(codebook(self.vqvae), latents.detach(), context.generator)
+            commitment, quantized = self.vqvae.quantizer(latents)
+        error = (self.vqvae.decode(quantized).float() - clean).abs().mean()
+        context.optimizer_step(error + commitment)
+        self.follow(quantized.detach())
         perplexity = self.vqvae.quantizer.perplexity
         return {"l1": error, "commitment": commitment, "perplexity": perplexity}
 
@@ -167,7 +168,7 @@ class TwoStageLearner(Learner):
         Parameters
         ----------
         latents : Tensor, shape (B, C, h, w)
-            The batch's, quantised.
+            The batch's, quantized.
         """
         weight = self.following()
         learnt = self.vqvae.state_dict()
@@ -180,5 +181,5 @@ class TwoStageLearner(Learner):
         return max(1.0 - self.settings.ema, 9.0 / (10.0 + int(self.iterations)))
 
     @abstractmethod
-    def second(self, clean: Tensor, step: Step) -> dict[str, Tensor]:
+    def second(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
         """One batch of the second stage."""

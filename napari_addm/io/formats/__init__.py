@@ -1,0 +1,1 @@
+"""File formats of scans: one file each, whose ``FORMAT`` says all about it."""

@@ -1,0 +1,106 @@
+"""File names of scans: their suffixes, their two halves, and what their words say."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_addm.errors import AddmError, InputError
+from napari_addm.registry import FORMATS
+
+if TYPE_CHECKING:
+    from napari_addm.io.format import Format
+
+# Words that name a label file in BIDS, nnU-Net, BraTS, FreeSurfer and our own outputs, and words
+# that name a scan. Where a file name has several, the last one decides.
+LABEL_WORDS = {
+    *("annotation", "aparc", "aseg", "brainmask", "dseg", "label", "labels", "lesion", "lesions"),
+    *("mask", "roi", "seg", "segmentation", "truth"),
+}
+SCAN_WORDS = {
+    *("anomaly", "flair", "pd", "recon", "t1", "t1c", "t1ce", "t1gd", "t1w", "t2", "t2w"),
+    "uncertainty",
+}
+# Headers of NRRD that name another file for their voxels: refused, but known by name.
+OTHER_SUFFIXES = (".nhdr",)
+
+
+def installed_formats() -> Iterator[Format]:
+    """Yield the file formats, the built-in ones first; warn of one that cannot be loaded."""
+    for name in FORMATS:
+        try:
+            yield FORMATS[name]
+        except AddmError as error:
+            warnings.warn(str(error), stacklevel=2)
+
+
+def readable_suffixes() -> tuple[str, ...]:
+    """Return how names of readable files end, in lower case."""
+    return tuple(suffix for each in installed_formats() for suffix in each.suffixes)
+
+
+def readable_titles() -> str:
+    """Return the names of the formats in words, such as ``MGZ, NIfTI or NRRD``."""
+    *titles, last = (each.title for each in installed_formats())
+    return f"{', '.join(titles)} or {last}"
+
+
+def stem(path: Path) -> str:
+    """Return a file name without its imaging suffix: ``scan`` for ``scan.nii.gz``."""
+    suffix = find_suffix(path, (*readable_suffixes(), *OTHER_SUFFIXES))
+    return path.name[: -len(suffix)] if suffix and len(path.name) > len(suffix) else path.stem
+
+
+def find_suffix(path: Path, suffixes: tuple[str, ...]) -> str | None:
+    """Return the longest of some suffixes with which a file name ends."""
+    name = path.name.lower()
+    return max((each for each in suffixes if name.endswith(each)), key=len, default=None)
+
+
+def header_file(path: Path) -> Path:
+    """Return the file of a scan's header: another one where `path` holds voxels alone.
+
+    Raises
+    ------
+    InputError
+        When that other half is missing.
+    """
+    for each in installed_formats():
+        suffix = find_suffix(path, each.voxel_suffixes)
+        if suffix is None:
+            continue
+        header = other_half(path)
+        if header is None:
+            missing = path.name[: -len(suffix)] + each.header_suffixes[0]
+            raise InputError(f"{path} lacks its other half {missing}: put both in one folder.")
+        return header
+    return path
+
+
+def other_half(path: Path) -> Path | None:
+    """Return the other file of a scan that is stored as two; None where there is none."""
+    for each in installed_formats():
+        halves = (each.header_suffixes, each.voxel_suffixes)
+        for own, others in (halves, halves[::-1]):
+            suffix = find_suffix(path, own)
+            if suffix is not None:
+                base = path.name[: -len(suffix)]
+                beside = (path.with_name(base + other) for other in others)
+                return next((half for half in beside if half.exists()), None)
+    return None
+
+
+def is_second_half(path: Path) -> bool:
+    """Return whether a file holds the voxels of a header that lies beside it."""
+    is_voxels = any(find_suffix(path, each.voxel_suffixes) for each in installed_formats())
+    return is_voxels and other_half(path) is not None
+
+
+def names_labels(path: Path) -> bool:
+    """Return whether a file's name says that it holds labels, such as a mask, and no scan."""
+    words = re.split(r"[^a-z0-9]+", stem(path).lower())
+    telling = [word for word in words if word in LABEL_WORDS | SCAN_WORDS]
+    return bool(telling) and telling[-1] in LABEL_WORDS

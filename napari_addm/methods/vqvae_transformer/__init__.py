@@ -1,0 +1,66 @@
+"""VQ-VAE and transformer (Pinaya et al., Medical Image Analysis, 2022)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from napari_addm.checkpoint.specification import NetworkSpecification, ScoreSpecification
+from napari_addm.methods.info import MethodInfo
+from napari_addm.methods.network_specifications import VqVaeSpecification, Width
+from napari_addm.methods.settings import SMALL_GRID, TrainingSettings, uncalibrated
+
+
+class VqTransformerSpecification(NetworkSpecification):
+    """A VQ-VAE and a transformer over its codes (MONAI's ``DecoderOnlyTransformer``)."""
+
+    kind: Literal["vqvae_transformer"] = "vqvae_transformer"
+    vqvae: VqVaeSpecification
+    width: Width
+    layers: Annotated[int, Field(ge=1, le=64)]
+    heads: Annotated[int, Field(ge=1, le=64)]
+
+    @property
+    def divisor(self) -> int:
+        return self.vqvae.divisor
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VqTransformerSpecification:
+        if self.width % self.heads:
+            raise ValueError("width must be a multiple of heads")
+        return self
+
+
+def presets(timesteps: int) -> dict[str, TrainingSettings]:
+    """``"small"``: 14 x 12 codes per slice, so that one sequence is short."""
+    vqvae = VqVaeSpecification(
+        channels=(32, 64, 128), res_layers=1, embeddings=256, embedding_size=32
+    )
+    return {
+        "small": TrainingSettings(
+            preset="small",
+            method="vqvae_transformer",
+            **SMALL_GRID,
+            network=VqTransformerSpecification(vqvae=vqvae, width=128, layers=6, heads=4),
+            detection=uncalibrated(
+                ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0), draws=4
+            ),
+            epochs=300,
+            slices_per_volume=10,
+            batch_size=16,
+            learning_rate=1e-3,
+            ema=0.999,
+            augment=True,
+        )
+    }
+
+
+METHOD = MethodInfo(
+    title="VQ-VAE + Transformer",
+    source="Pinaya et al., Medical Image Analysis 2022",
+    network=VqTransformerSpecification,
+    presets=presets,
+    implementation="napari_addm.methods.vqvae_transformer.model:VqTransformerMethod",
+    random=True,
+)

@@ -1,0 +1,143 @@
+"""A method is one folder: another package adds one, and everything follows by itself."""
+
+import importlib
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_addm.benchmark.run import known_systems
+from napari_addm.checkpoint.file import load_checkpoint, read_specification
+from napari_addm.cli import app as cli
+from napari_addm.detection.pipeline import run
+from napari_addm.detection.settings import DetectionSettings
+from napari_addm.errors import CheckpointError
+from napari_addm.io.reading import read_volume
+from napari_addm.io.writing import write_volume
+from napari_addm.registry import METHODS
+from napari_addm.widgets.model_card import card_lines
+
+training = pytest.importorskip(
+    "napari_addm.training.train", reason="training needs Lightning, the extra train"
+)
+
+DECLARATION = """
+from typing import ClassVar, Literal
+from napari_addm.checkpoint.specification import NetworkSpecification, ScoreSpecification
+from napari_addm.methods.info import MethodInfo
+from napari_addm.methods.settings import TrainingOptions, TrainingSettings, uncalibrated
+
+class BlurSpecification(NetworkSpecification):
+    kind: Literal["blur"] = "blur"
+    width: int
+    @property
+    def divisor(self): return 2
+
+class BlurOptions(TrainingOptions):
+    record_key: ClassVar[str] = "blurring"
+    exponent: float = 1.0
+
+def presets(timesteps):
+    score = ScoreSpecification(kind="absolute", smoothing_mm=8.0, erosion_mm=4.0)
+    return {"small": TrainingSettings(
+        preset="small", method="blur", spacing_mm=(9.0, 4.0, 4.0), size=(56, 48),
+        network=BlurSpecification(width=3), detection=uncalibrated(score),
+        options=BlurOptions(), epochs=1, slices_per_volume=4,
+    )}
+
+METHOD = MethodInfo(
+    title="Learned blur", source="Somebody 2026", network=BlurSpecification, presets=presets,
+    implementation="blur_method.model:Blur", options=BlurOptions,
+)
+"""
+MODEL = """
+import torch
+from napari_addm.methods.base import Method, Objective, Reconstruction
+
+class BlurObjective(Objective):
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.network = Blur().build(settings.network, settings.size)
+    def step(self, clean, context):
+        loss = self.validation_loss(self.network, clean, context.generator)
+        context.optimizer_step(loss)
+        return {"error": loss}
+    def validation_loss(self, network, clean, generator):
+        return (network(clean) - clean).abs().pow(self.settings.options.exponent).mean()
+
+class Blur(Method):
+    def build(self, network, size):
+        return torch.nn.Conv2d(1, 1, network.width, padding="same")
+    def objective(self, settings):
+        return BlurObjective(settings)
+    def reconstruct(self, network, specification, clean, sampling, noise):
+        yield Reconstruction(network(clean))
+"""
+
+
+@pytest.fixture
+def blur(tmp_path, monkeypatch):
+    """Install a package with one method, as its folder."""
+    site = tmp_path / "site"
+    (site / "blur_method").mkdir(parents=True)
+    (site / "blur_method" / "__init__.py").write_text(DECLARATION)
+    (site / "blur_method" / "model.py").write_text(MODEL)
+    info = site / "blur_method-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: blur-method\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[napari_addm.methods]\nblur = blur_method:METHOD\n")
+    monkeypatch.syspath_prepend(site)
+    yield
+    for module in [name for name in sys.modules if name.partition(".")[0] == "blur_method"]:
+        del sys.modules[module]
+
+
+@pytest.fixture
+def scans(tmp_path, make_brain):
+    affine = np.diag([3.0, 3.0, 6.0, 1.0])
+    affine[:3, 3] = [-80, -95, -70]
+    folder = tmp_path / "healthy"
+    folder.mkdir()
+    for n in range(2):
+        write_volume(folder / f"sub-{n}.nii.gz", make_brain(affine, (54, 64, 24)))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_method_in_one_folder_trains_detects_and_is_listed_everywhere(blur, scans, tmp_path):
+    assert list(METHODS)[-1] == "blur"
+    assert known_systems()["blur"].title == "Learned blur"
+    help_text = CliRunner().invoke(
+        importlib.reload(cli).app, ["train", "--help"], env={"COLUMNS": "300"}
+    )
+    assert "blur" in help_text.output
+
+    output = training.train(
+        scans,
+        tmp_path / "blur.safetensors",
+        training.preset_settings("blur"),
+        iterations=1,
+        accelerator="cpu",
+        precision="32",
+        enable_progress_bar=False,
+    )
+    specification = read_specification(output)
+    assert specification.network.width == 3
+    assert specification.training["blurring"] == {"exponent": 1.0}
+    assert "highest_level" not in specification.training
+    assert any("Learned blur" in line for line in card_lines(specification))
+
+    scan = read_volume(scans / "sub-0.nii.gz")
+    result = run(scan, load_checkpoint(output), DetectionSettings(device="cpu"))
+    assert result.done.all()
+    assert np.isfinite(result.anomaly.data).all()
+
+
+def test_a_checkpoint_of_a_method_that_is_not_installed_names_it(tiny_checkpoint, tmp_path):
+    content = tiny_checkpoint.read_bytes()
+    other = tmp_path / "other.safetensors"
+    # As many letters, so that the header's length stays.
+    other.write_bytes(content.replace(b'\\"method\\":\\"addm\\"', b'\\"method\\":\\"blur\\"', 1))
+    with pytest.raises(CheckpointError, match="There is no method 'blur'; this installation has"):
+        read_specification(other)
