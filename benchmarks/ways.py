@@ -31,8 +31,9 @@ from torch import Tensor, nn
 
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.detection.preparation import prepare
-from napari_addm.detection.scoring import residuals, smoothed_mean
+from napari_addm.detection.scoring import voxel_scores
 from napari_addm.detection.session import Prepared
+from napari_addm.detection.smoothing import smooth_and_average
 from napari_addm.detection.symmetry import beyond_symmetry
 from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.samplers.ddpm import ddpm
@@ -173,9 +174,9 @@ class Bench:
         """The checkpoint's score of reconstructions (draws, D, H, W), on the scan's grid."""
         score = self.checkpoint.specification.detection.score
         spacing = prepared.slices.spacing_mm
-        values = residuals(score.kind, prepared.scan, drawn, prepared.mask, spacing)
+        values = voxel_scores(score.kind, prepared.scan, drawn, prepared.mask, spacing)
         inner = prepared.inner(score.erosion_mm)
-        map_, _ = smoothed_mean(values, inner, score.smoothing_mm, spacing)
+        map_, _ = smooth_and_average(values, inner, score.smoothing_mm, spacing)
         if score.symmetry:
             map_ = beyond_symmetry(map_, inner, prepared.mirror_plane)
         (native,) = prepared.slices.to_native(map_)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 from napari_addm.errors import AddmError
 
 if TYPE_CHECKING:
+    from napari_addm.detection.scoring import Score
     from napari_addm.diffusion.noise import Noise
     from napari_addm.diffusion.sampling import Sampler
     from napari_addm.methods.info import MethodInfo
@@ -161,7 +162,7 @@ def _package(entry: EntryPoint) -> str:
 
 
 METHODS: Registry[MethodInfo] = Registry("methods", "METHOD", packages=True)
-SCORES: Registry[Any] = Registry("detection.scores", "SCORE")
+SCORES: Registry[Score] = Registry("detection.scores", "SCORE")
 NOISES: Registry[Noise] = Registry("diffusion.noises", "NOISE")
 SAMPLERS: Registry[Sampler] = Registry(
     "diffusion.samplers", "SAMPLER", spelling={"dpm_solver": "dpm++"}
@@ -172,6 +173,8 @@ FORMATS: Registry[Any] = Registry("io.formats", "FORMAT")
 if TYPE_CHECKING:
     NoiseName: TypeAlias = str
     SamplerName: TypeAlias = str
+    ScoreName: TypeAlias = str
 else:  # the installed names, for the command line, the panel and pydantic
     NoiseName = Literal[tuple(NOISES)]
     SamplerName = Literal[tuple(SAMPLERS)]
+    ScoreName = Literal[tuple(SCORES)]

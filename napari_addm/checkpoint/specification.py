@@ -23,13 +23,21 @@ from pydantic import (
     model_validator,
 )
 
-from napari_addm.registry import METHODS, NOISES, SAMPLERS, NoiseName, SamplerName
+from napari_addm.registry import (
+    METHODS,
+    NOISES,
+    SAMPLERS,
+    SCORES,
+    NoiseName,
+    SamplerName,
+    ScoreName,
+)
 
 SCHEMA_VERSION = 1
 FIRST_METHOD = "addm"
 """The method of the first checkpoints, whose headers name none."""
 
-ScoreKind = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
+ScoreKind = Annotated[ScoreName, BeforeValidator(SCORES.check)]
 SamplerKind = Annotated[SamplerName, BeforeValidator(SAMPLERS.check)]
 NoiseKind = Annotated[NoiseName, BeforeValidator(NOISES.check)]
 Millimetres = Annotated[float, Field(ge=0.1, le=20)]
@@ -128,7 +136,7 @@ class DiffusionSpecification(Part):
 
 
 class ScoreSpecification(Part):
-    """From residual to anomaly map; see :mod:`napari_addm.detection.scoring`.
+    """How residuals become an anomaly map; see :mod:`napari_addm.detection.scoring`.
 
     Attributes
     ----------

@@ -26,7 +26,7 @@ import typer
 from napari_addm import __version__
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.io.text import format_duration
-from napari_addm.registry import FORMATS, METHODS, SAMPLERS, NoiseName, SamplerName
+from napari_addm.registry import FORMATS, METHODS, SAMPLERS, NoiseName, SamplerName, ScoreName
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -43,7 +43,6 @@ else:
     MethodChoice = Literal[tuple(METHODS)]
 
 # The modules that define these choices are slow to import; a test holds the two together.
-ScoreChoice = Literal["signed", "darker", "brighter", "absolute", "squared", "ssim", "structure"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps", "openvino"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16"]
 ProtocolChoice = Literal["both", "strict", "anoddpm"]
@@ -73,7 +72,7 @@ DrawsOption = Annotated[
     int | None, typer.Option(help="Noise draws to average; 2 or more give an uncertainty map.")
 ]
 ScoreOption = Annotated[
-    ScoreChoice | None, typer.Option(help="How scan and reconstruction are compared.")
+    ScoreName | None, typer.Option(help="How scan and reconstruction are compared.")
 ]
 SmoothingOption = Annotated[
     float | None, typer.Option(help="Standard deviation of the score's smoothing, mm.")
@@ -1127,7 +1126,7 @@ def calibrate(
     level: Annotated[int | None, typer.Option(help="New default noise level.")] = None,
     steps: Annotated[int | None, typer.Option(help="New default sampling steps.")] = None,
     draws: Annotated[int | None, typer.Option(help="New default noise draws.")] = None,
-    score: Annotated[ScoreChoice | None, typer.Option(help="New default score.")] = None,
+    score: Annotated[ScoreName | None, typer.Option(help="New default score.")] = None,
     smoothing: Annotated[float | None, typer.Option(help="New default smoothing, mm.")] = None,
     erosion: Annotated[
         float | None, typer.Option(help="New default distance from the brain's edge, mm.")

@@ -31,9 +31,10 @@ from napari_addm.detection.courtesy import make_courteous
 from napari_addm.detection.lanes import Lanes, lanes_on, torch_threads
 from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.preparation import Slices
-from napari_addm.detection.scoring import residuals, smoothed_mean
+from napari_addm.detection.scoring import voxel_scores
 from napari_addm.detection.session import Prepared, Reconstructions, Session
 from napari_addm.detection.settings import CONTEXT_MM, DetectionSettings, resolve
+from napari_addm.detection.smoothing import smooth_and_average
 from napari_addm.detection.symmetry import beyond_symmetry
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.io.arrays import Grid
@@ -463,7 +464,7 @@ class _State:
         near = slice(max(new.start - context, 0), new.stop + context)
         rows = slice(new.start - near.start, new.stop - near.start)
         there = slices.on_grid(self.finished)[near, None, None]
-        self.values[:, new] = residuals(
+        self.values[:, new] = voxel_scores(
             self.score.kind,
             prepared.scan[near],
             self.drawn[:, near],
@@ -476,7 +477,7 @@ class _State:
         there[rows] = True
         inner = prepared.inner(self.score.erosion_mm)[near] & there
         inner[rows] &= slices.on_grid(self.finished)[new, None, None]
-        anomaly, uncertainty = smoothed_mean(
+        anomaly, uncertainty = smooth_and_average(
             self.values[:, near], inner, self.score.smoothing_mm, slices.spacing_mm, rows
         )
         self.smoothed[new] = anomaly

@@ -18,9 +18,9 @@ import psutil
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_addm.detection.banded import multiply_along
+from napari_addm.detection.erosion import depth_inside
 from napari_addm.detection.parallel import beside, one_blas_thread
-from napari_addm.detection.scoring import depth_inside
+from napari_addm.detection.smoothing import multiply_along
 from napari_addm.errors import InputError, MissingExtraError
 from napari_addm.io.arrays import Box, bounding_box, voxel_spacing
 

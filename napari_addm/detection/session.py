@@ -69,7 +69,7 @@ class Prepared:
         self.mask = self.slices.on_grid(self.slices.masks)
 
     def inner(self, millimetres: float) -> NDArray[np.bool_]:
-        """The mask, eroded; see :func:`napari_addm.detection.scoring.erode`."""
+        """The mask, eroded; see :func:`napari_addm.detection.erosion.erode`."""
         return self.slices.depth_mm > max(millimetres, 0.0)
 
     @cached_property

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_addm.detection.scoring import MaskedMean, erode, smooth
+from napari_addm.detection.erosion import erode
+from napari_addm.detection.smoothing import NormalizedConvolution
 from napari_addm.io.volume import Volume
 
 
@@ -38,9 +39,10 @@ def intensity_baselines(
     inner = erode(brain_mask, erosion_mm, volume.spacing)
     low, median, high = np.percentile(volume.data[brain_mask], (0.5, 50, 99.5))
     scale = max(float(high - low), 1e-6)
-    window = MaskedMean(brain_mask, 4.0, volume.spacing)
+    window = NormalizedConvolution(brain_mask, 4.0, volume.spacing)
     relative = np.asarray((volume.data - median) / scale, np.float32)
     variance = window(relative**2) - window(relative) ** 2
+    smooth = NormalizedConvolution(inner, smoothing_mm, volume.spacing)
     maps = {}
     for name, map_ in (
         ("dark", -relative),
@@ -49,5 +51,5 @@ def intensity_baselines(
     ):
         plain = np.where(inner, map_ - map_[inner].min(), 0).astype(np.float32)
         maps[name] = plain
-        maps[f"{name}, smoothed"] = smooth(plain, inner, smoothing_mm, volume.spacing)
+        maps[f"{name}, smoothed"] = smooth(plain)
     return maps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
@@ -22,14 +21,12 @@ from qtpy.QtWidgets import (
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, read_specification
 from napari_addm.checkpoint.specification import (
     ModelSpecification,
-    ScoreKind,
 )
 from napari_addm.detection.pipeline import has_openvino
 from napari_addm.detection.presets import PRESETS, with_preset
-from napari_addm.detection.scoring import SCORE_MEANINGS
 from napari_addm.detection.settings import DEVICES, PRECISIONS, DetectionSettings, resolve
 from napari_addm.errors import AddmError
-from napari_addm.registry import METHODS, SAMPLERS
+from napari_addm.registry import METHODS, SAMPLERS, SCORES
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import (
     ERROR,
@@ -162,10 +159,10 @@ class ModelSettings(QWidget):
             row(fields, texts.SCOPE, self.this_slice, self.whole_volume)
 
         self.score = QComboBox()
-        for kind in get_args(ScoreKind):
+        for kind, score in SCORES.items():
             self.score.addItem(kind, kind)
             self.score.setItemData(
-                self.score.count() - 1, SCORE_MEANINGS[kind], Qt.ItemDataRole.ToolTipRole
+                self.score.count() - 1, score.description, Qt.ItemDataRole.ToolTipRole
             )
         self.smoothing = number(100, 0.5, " mm")
         self.symmetry = QCheckBox(texts.SYMMETRY.label)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from support import invoke
 
-from napari_addm.checkpoint import specification as checkpoint
 from napari_addm.cli import app as cli
 from napari_addm.detection import pipeline as detection
 from napari_addm.detection import session
@@ -97,7 +96,6 @@ def test_module_and_version() -> None:
 
 def test_choices_are_those_of_the_modules() -> None:
     """They stand twice, because the modules are slow to import."""
-    assert get_args(cli.ScoreChoice) == get_args(checkpoint.ScoreKind)
     assert get_args(cli.DeviceChoice) == detection.DEVICES
     assert get_args(cli.PrecisionChoice) == detection.PRECISIONS
 

@@ -1,0 +1,1 @@
+"""Scores of scan and reconstruction, one per file; a file defines ``SCORE``."""
