@@ -122,7 +122,7 @@ def timing(
     slices = bench.prepared(bench.cases[-1]).slices
     middle = len(slices.images) // 2
     clean = torch.from_numpy(slices.images[middle : middle + BATCH])[:, None]
-    rows = [int(index) for index in slices.indices[middle : middle + BATCH]]
+    rows = [int(index) for index in slices.slice_index[middle : middle + BATCH]]
     seconds: dict[str, list[float]] = {key: [] for key in ways}
     for repeat in range(repeats):
         for key, way in ways.items():

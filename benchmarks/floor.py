@@ -5,7 +5,7 @@
 In one process that has the model loaded and has just done another case, as a batch has: reading,
 preparation, network, scoring, findings and files. The floor is the network called as often as the
 volume needs, on the same batch, one call after another with all threads, with nothing around it;
-the lanes are the same calls side by side, as a run has them; the plain floor, on torch, is the
+the workers make the same calls at a time, as a run has them; the plain floor, on torch, is the
 first with the network as its method builds it, with torch's own group norms. Run and floors come in
 turn, because a machine's pace changes, and each is the median of its rounds. CPU seconds are those
 of all threads; on a machine that others use they say more than the clock does, with
@@ -27,15 +27,21 @@ from plain_network import plain_network
 from torch import nn
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection.lanes import network_threads
-from napari_addm.detection.pipeline import BATCH_SIZES, Detection, free_memory, run
+from napari_addm.detection.devices import (
+    BATCH_SIZES,
+    WORKERS,
+    count_threads,
+    free_memory,
+    network_workers,
+)
+from napari_addm.detection.pipeline import Detection, run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.reading import read_volume
 from napari_addm.methods.loading import load_network
 from napari_addm.outputs.case import CaseInputs, write_case
 from napari_addm.outputs.run_case import measure_case, plan_case
 
-FLOORS = ("floor", "lanes", "plain")
+FLOORS = ("floor", "workers", "plain")
 
 
 class Watch:
@@ -132,14 +138,15 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
     assert detection.settings.draws is not None
     batch = detection.settings.batch_size or BATCH_SIZES[detection.device]
     dtype = getattr(torch, detection.precision)
-    pool, lanes = network_threads(detection.device)
+    workers, threads = min(WORKERS, count_threads()), count_threads()
     one: torch.nn.Module
     several: torch.nn.Module
     if detection.device == "openvino":
         from napari_addm.detection.openvino_network import openvino_network
 
-        one, dtype = openvino_network(checkpoint, batch, detection.precision), torch.float32
-        several = openvino_network(checkpoint, batch, detection.precision, beside=lanes)
+        one = openvino_network(checkpoint, batch, detection.precision, 1, threads)
+        dtype = torch.float32
+        several = openvino_network(checkpoint, batch, detection.precision, workers, threads)
     else:
         one = several = load_network(checkpoint).to(detection.device, dtype)
         plain = plain_network(checkpoint).to(detection.device, dtype)
@@ -164,8 +171,8 @@ def bare_calls(checkpoint: Checkpoint, detection: Detection) -> dict[str, float]
             torch.cuda.synchronize()
         return {f"{prefix}_{kind}": seconds for kind, seconds in watch.read().items()}
 
-    with pool:
-        found = measure("floor", one, map) | measure("lanes", several, pool.map)
+    with network_workers(detection.device, threads) as (pool, _):
+        found = measure("floor", one, map) | measure("workers", several, pool.map)
         if detection.device != "openvino":
             found |= measure("plain", plain, map)
         return found | {"calls": calls}

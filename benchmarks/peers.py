@@ -257,7 +257,7 @@ def some_slices(bench: Bench, count: int) -> tuple[Tensor, Callable[[int], Tenso
     middle = len(slices.images) // 2
     rows = slice(middle, middle + count)
     clean = torch.from_numpy(slices.images[rows])[:, None]
-    return clean, bench.noises([(int(index), 0) for index in slices.indices[rows]])
+    return clean, bench.noises([(int(index), 0) for index in slices.slice_index[rows]])
 
 
 def agreement(bench: Bench, folder: Path | None) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_addm.detection.preparation import find_brain
+from napari_addm.detection.brain_mask import find_brain
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.metrics.intensity_baselines import intensity_baselines
 from napari_addm.metrics.metrics import rank

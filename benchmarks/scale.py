@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from ways import clock, machine, write
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.detection.brain_mask import find_brain
 from napari_addm.detection.pipeline import run
-from napari_addm.detection.preparation import find_brain, prepare
+from napari_addm.detection.preparation import prepare
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume

@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.detection.preparation import prepare
 from napari_addm.detection.scoring import voxel_scores
-from napari_addm.detection.session import Prepared
+from napari_addm.detection.session import PreparedScan
 from napari_addm.detection.smoothing import smooth_and_average
-from napari_addm.detection.symmetry import beyond_symmetry
+from napari_addm.detection.symmetry import subtract_mirror_score
 from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.samplers.ddpm import ddpm
 from napari_addm.diffusion.sampling import sampling_levels
@@ -100,7 +100,7 @@ class Bench:
     checkpoint: Checkpoint
     cases: Sequence[Case]
     keep: Path | None = None
-    _prepared: dict[str, Prepared] = field(default_factory=dict)
+    _prepared: dict[str, PreparedScan] = field(default_factory=dict)
 
     @cached_property
     def schedule(self) -> LinearSchedule:
@@ -108,11 +108,11 @@ class Bench:
         assert self.checkpoint.specification.diffusion is not None
         return LinearSchedule(self.checkpoint.specification.diffusion.length)
 
-    def prepared(self, case: Case) -> Prepared:
+    def prepared(self, case: Case) -> PreparedScan:
         """A case on the model grid."""
         if case.name not in self._prepared:
             slices = prepare(case.volume, self.checkpoint.specification.preparation, case.brain)
-            self._prepared[case.name] = Prepared(case.name, slices)
+            self._prepared[case.name] = PreparedScan(slices, case.name)
         return self._prepared[case.name]
 
     def noises(self, pairs: Sequence[tuple[int, int]], seed: int = 0) -> Noise:
@@ -144,7 +144,7 @@ class Bench:
         start = sum(len(part) for part in done)
         for first in range(start, len(slices.images), batch):
             images = torch.from_numpy(slices.images[first : first + batch])[:, None]
-            rows = slices.indices[first : first + batch]
+            rows = slices.slice_index[first : first + batch]
             found = way.loop(images, self.noises([(int(row), draw) for row in rows]))
             done.append(found[:, 0].float().numpy())
             if path is not None:
@@ -160,7 +160,7 @@ class Bench:
             prepared = self.prepared(case)
             drawn = np.stack(
                 [
-                    prepared.slices.on_grid(
+                    prepared.slices.to_model_volume(
                         (self.reconstruct(way, case, draw, batch) + 1.0) / np.float32(2.0)
                     )
                     for draw in range(way.draws)
@@ -170,7 +170,7 @@ class Bench:
             rows.append({"case": case.name, "auprc": found.auprc, "best_dice": found.best_dice})
         return rows
 
-    def anomaly(self, prepared: Prepared, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
+    def anomaly(self, prepared: PreparedScan, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
         """The checkpoint's score of reconstructions (draws, D, H, W), on the scan's grid."""
         score = self.checkpoint.specification.detection.score
         spacing = prepared.slices.spacing_mm
@@ -178,7 +178,7 @@ class Bench:
         inner = prepared.inner(score.erosion_mm)
         map_, _ = smooth_and_average(values, inner, score.smoothing_mm, spacing)
         if score.symmetry:
-            map_ = beyond_symmetry(map_, inner, prepared.mirror_plane)
+            map_ = subtract_mirror_score(map_, inner, prepared.mirror_plane)
         (native,) = prepared.slices.to_native(map_)
         return native
 

@@ -916,7 +916,7 @@ def _training_precision(precision: TrainingPrecision, accelerator: str) -> str:
         return precision
     import torch
 
-    from napari_addm.detection.pipeline import choose_device, choose_precision
+    from napari_addm.detection.devices import choose_device, choose_precision
 
     device = choose_device("cuda" if accelerator == "gpu" else accelerator)
     return "bf16-mixed" if choose_precision("auto", device) == torch.bfloat16 else "32"

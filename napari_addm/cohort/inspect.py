@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from napari_addm.cohort.case import CaseResult, CohortCase
 from napari_addm.cohort.folder import CohortFolder
-from napari_addm.detection.quality import Flag, grid_flags
+from napari_addm.detection.quality import QualityFlag, grid_flags
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.arrays import voxel_spacing
 from napari_addm.io.files import check_is_file
@@ -31,7 +31,7 @@ class InspectedCase:
         Voxels (i, j, k), as the file has them; None where the header cannot be read.
     spacing : tuple of float or None
         Along the same axes, mm.
-    flags : tuple of Flag
+    flags : tuple of QualityFlag
         Quality flags that the header raises; a run may raise more.
     problem : str
         Why it will fail, as far as headers tell; empty for most.
@@ -44,7 +44,7 @@ class InspectedCase:
     case: CohortCase
     shape: tuple[int, ...] | None = None
     spacing: tuple[float, ...] | None = None
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[QualityFlag, ...] = ()
     problem: str = ""
     earlier: CaseResult | None = None
     planned: bool = False

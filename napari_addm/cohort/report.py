@@ -27,7 +27,7 @@ from napari_addm.cohort.files import REPORTS, file_beginning, inside, not_ours, 
 from napari_addm.cohort.folder import CohortFolder, PlannedCase
 from napari_addm.cohort.manifest import check_manifest, manifest_path, write_manifest
 from napari_addm.cohort.state import CaseState
-from napari_addm.detection.quality import LABELS
+from napari_addm.detection.quality import FLAG_TITLES
 from napari_addm.errors import InputError
 from napari_addm.io.files import write_atomic
 from napari_addm.io.hashing import json_sha256, scan_sha256
@@ -294,7 +294,7 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
         summary=summary,
         intervals=[(_measure(name), interval) for name, interval in intervals.items()],
         flagged=[entry for entry in cohort.entries if entry.result.qc],
-        flag_labels=LABELS,
+        flag_labels=FLAG_TITLES,
         flag_counts=Counter(key for entry in cohort.entries for key in entry.result.qc),
         histogram=_histogram(
             [e.result.anomaly_ml for e in cohort.of("done") if e.result.anomaly_ml is not None]

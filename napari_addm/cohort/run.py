@@ -39,7 +39,7 @@ from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.manifest import check_manifest, manifest_path, write_manifest
 from napari_addm.cohort.state import CaseState, LaterRun
 from napari_addm.detection.pipeline import Detection, Progress, detect
-from napari_addm.detection.preparation import Slices, prepare
+from napari_addm.detection.preparation import ModelSlices, prepare
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.files import check_is_file
@@ -137,7 +137,7 @@ class Prepared:
     key: str
     origin: dict[str, str]
     inputs: CaseInputs
-    slices: Slices
+    slices: ModelSlices
     seconds: float
 
 

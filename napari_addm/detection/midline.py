@@ -1,6 +1,6 @@
-"""Which side of the brain a place lies on: the plane between its halves, in world mm.
+"""The midline: the plane between the halves of a brain, and the side on which a place lies.
 
-The world's origin says nothing about sides: many files have it in a corner of the grid.
+The world's origin does not give the side: many files have it in a corner of the grid.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MidlineSource = Literal["symmetry", "mask"]
 SIDES: tuple[Side, ...] = ("left", "midline", "right")
 
 MIDLINE_SHARE = 0.25
-"""Something lies on the midline where each half of the brain holds at least this share of it."""
+"""A finding is on the midline if each half of the brain holds at least this share of it."""
 
 SIDES_FROM_MASK = (
     "Left and right of this brain are too different to find its plane of symmetry: the sides of "
@@ -37,9 +37,9 @@ class Midline:
     normal : tuple of float
         Unit vector (x, y, z) in world RAS+, towards the patient's right.
     offset_mm : float
-        Of the plane from the world's origin, along the normal.
+        Distance of the plane from the world's origin, along the normal.
     source : {"symmetry", "mask"}
-        The scan's plane of symmetry, or the middle of its brain mask, which is less exact.
+        The scan's plane of symmetry, or that of its brain mask, which is less exact.
     """
 
     normal: tuple[float, float, float]
@@ -47,19 +47,19 @@ class Midline:
     source: MidlineSource
 
     def distance_to_right(self, points_mm: ArrayLike) -> NDArray[np.float64]:
-        """Distance of points (..., 3) in world RAS+ mm; negative on the patient's left."""
+        """Return the distance of points (..., 3) in world RAS+ mm; negative on the left."""
         return np.asarray(points_mm, np.float64) @ np.array(self.normal) - self.offset_mm
 
 
 def describe_side(side: Side | None, from_midline_mm: float | None, source: str | None) -> str:
-    """Word a side for a person.
+    """Describe a side in words.
 
     Parameters
     ----------
     side : {"left", "right", "midline"} or None
     from_midline_mm : float or None
     source : {"symmetry", "mask"} or None
-        Of the midline.
+        Source of the midline.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def describe_side(side: Side | None, from_midline_mm: float | None, source: str 
 
 
 def abbreviate_side(side: Side | None, from_midline_mm: float | None, source: str | None) -> str:
-    """Word a side in the cell of a table: ``"right, 31 mm"``, or ``"≈ right, 31 mm"`` if estimated.
+    """Describe a side in a table's cell: ``"right, 31 mm"``, or ``"≈ right, 31 mm"`` if estimated.
 
     Parameters as for `describe_side`.
     """

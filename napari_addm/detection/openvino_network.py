@@ -62,7 +62,7 @@ class OpenVinoNetwork(nn.Module):
 
 
 def openvino_network(
-    checkpoint: Checkpoint, batch: int, precision: str, *, beside: int = 1
+    checkpoint: Checkpoint, batch: int, precision: str, workers: int = 1, threads: int = 1
 ) -> OpenVinoNetwork:
     """The trained network of a checkpoint, compiled by OpenVINO for this processor.
 
@@ -76,8 +76,9 @@ def openvino_network(
         Slices in every call.
     precision : str
         ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-    beside : int
-        How many calls may run side by side; each has its share of the threads, also alone.
+    workers : int
+        Calls at a time; each has its share of the threads, also alone.
+    threads : int
 
     Raises
     ------
@@ -101,11 +102,10 @@ def openvino_network(
     options = {
         "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
-        # who limits torch, as the workers of a cluster do, means this too
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": beside,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": workers,
     }
-    network = OpenVinoNetwork(core.compile_model(model, "CPU", options), beside)
+    network = OpenVinoNetwork(core.compile_model(model, "CPU", options), workers)
     # The first call of a process sets OpenVINO's side of numpy up. Two first calls at once can stop
     # each other for good: one has the interpreter's lock and waits for that, the other the reverse.
     with _first_call:

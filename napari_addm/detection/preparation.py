@@ -1,8 +1,8 @@
-"""From a volume to the slices that a network knows, and back.
+"""Preparation: from a volume to the slices that a network knows, and back.
 
-:func:`prepare` finds the brain mask, resamples to the checkpoint's axial model
-grid and applies its intensity rule. :class:`Slices` carries the exact inverse
-of that geometry, so no caller ever resamples anything.
+:func:`prepare` finds the brain mask, resamples to the checkpoint's axial model grid and applies its
+intensity rule. :class:`ModelSlices` holds the exact inverse of that geometry, so that no caller
+resamples anything.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import cc3d
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_addm.detection.brain_mask import choose_brain_mask
 from napari_addm.detection.erosion import depth_inside
-from napari_addm.detection.parallel import beside, one_blas_thread
+from napari_addm.detection.parallel import one_blas_thread, parallel_map
 from napari_addm.detection.smoothing import multiply_along
-from napari_addm.errors import InputError, MissingExtraError
+from napari_addm.errors import InputError
 from napari_addm.io.arrays import Box, bounding_box, voxel_spacing
 
 if TYPE_CHECKING:
@@ -33,30 +33,25 @@ if TYPE_CHECKING:
 Affine = NDArray[np.float64]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-PLAUSIBLE_BRAIN_ML = (500.0, 2200.0)
-"""Smallest and largest brain mask that passes without a warning, in mL."""
-
 SMALLEST_SLICE_CM2 = 1.0
-"""Model slices with less brain than this are skipped."""
+"""Least brain of a model slice; others are skipped."""
 
 LEAST_DEPTH_CONTRAST = 0.05
-"""Brain 10 to 25 mm deep is brighter than its outer 6 mm by .14 to .31 of the intensity range in
-the T1 scans that this was measured on, and darker by as much once their contrast is inverted."""
+"""Least contrast of a T1 scan, as a share of the intensity range. In T1 scans the brain 10 to 25 mm
+deep is brighter than its outer 6 mm by 0.14 to 0.31; with inverted contrast it is darker."""
 
 BYTES_PER_VOXEL = 4 * 8
-"""What a detection holds at its peak: maps, masks and their copies."""
+"""Peak memory of a detection: maps, masks and their copies."""
 
 NOT_T1 = (
     "the deep brain is not brighter than its surface, as it is in a T1-weighted scan: the model "
     "knows only T1, so do not trust the map"
 )
 
-_BACKGROUND_SHARE = 0.9
-
 
 @dataclass(frozen=True)
-class IntensityMap:
-    """Monotone, piecewise-linear map between a scan's intensities and model values.
+class HistogramStandardization:
+    """Rising, piecewise-linear map of a scan's intensities to model values [1]_.
 
     Attributes
     ----------
@@ -64,24 +59,29 @@ class IntensityMap:
         The scan's percentiles inside the brain mask, in the scan's units.
     target : ndarray, shape (K,)
         The checkpoint's landmarks, in 0..1.
+
+    References
+    ----------
+    .. [1] Nyul and Udupa. On standardizing the MR image intensity scale. Magnetic Resonance in
+       Medicine, 1999.
     """
 
     source: NDArray[np.float64]
     target: NDArray[np.float64]
 
     def forward(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scan intensities to model values in 0..1 (clipped)."""
+        """Map scan intensities to model values, clipped to 0..1."""
         return np.clip(_interpolate(values, self.source, self.target), 0.0, 1.0)
 
     def inverse(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Model values in 0..1 to scan intensities."""
+        """Map model values in 0..1 to scan intensities."""
         return _interpolate(values, self.target, self.source)
 
 
 def _interpolate(
     values: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Linear interpolation that goes on straight beyond the first and last knot."""
+    """Interpolate linearly, with straight lines beyond the first and last knot."""
     first = (y[1] - y[0]) / (x[1] - x[0])
     last = (y[-1] - y[-2]) / (x[-1] - x[-2])
     wide = max(abs(float(x[0])), abs(float(x[-1])), 1.0) * 1e4
@@ -91,8 +91,8 @@ def _interpolate(
 
 
 @dataclass(frozen=True)
-class Slices:
-    """Axial slices on the model grid, with the way back to native space.
+class ModelSlices:
+    """Axial slices on the model grid, with the way back to the scan's own grid.
 
     Attributes
     ----------
@@ -100,8 +100,8 @@ class Slices:
         Model values in -1..1, air -1. Rows grow to anterior, columns to right.
     masks : ndarray of bool, shape (N, H, W)
         The brain.
-    indices : ndarray of int, shape (N,)
-        Each slice's place in the model grid's depth; slices without brain are left out.
+    slice_index : ndarray of int, shape (N,)
+        Position of each slice in the depth of the model grid; slices without brain are left out.
     depth : int
         Number of slices of the model grid.
     affine : ndarray, shape (4, 4)
@@ -110,19 +110,19 @@ class Slices:
         The scan that was prepared.
     brain_mask : ndarray of bool, shape (S, A, R)
         The brain on the scan's own grid.
-    intensity : IntensityMap
+    intensity : HistogramStandardization
     notes : tuple of str
-        The warnings that were there at once; see `warnings`.
+        Warnings of the preparation; see `warnings`.
     """
 
     images: NDArray[np.float32]
     masks: NDArray[np.bool_]
-    indices: NDArray[np.int64]
+    slice_index: NDArray[np.int64]
     depth: int
     affine: Affine
     volume: Volume
     brain_mask: NDArray[np.bool_]
-    intensity: IntensityMap
+    intensity: HistogramStandardization
     notes: tuple[str, ...] = ()
     _box: Box = field(repr=False, default=(slice(None), slice(None), slice(None)))
 
@@ -133,7 +133,7 @@ class Slices:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the results must know; worked out when it is asked for first."""
+        """Warnings for a reader of the results."""
         contrast = self.depth_contrast
         if contrast is not None and contrast < LEAST_DEPTH_CONTRAST:
             return (*self.notes, NOT_T1)
@@ -141,31 +141,30 @@ class Slices:
 
     @cached_property
     def depth_mm(self) -> NDArray[np.float64]:
-        """How deep in the brain each voxel of the model grid lies, shape (depth, H, W)."""
-        return depth_inside(self.on_grid(self.masks), self.spacing_mm)
+        """Depth of each voxel below the brain's surface, mm, shape (depth, H, W)."""
+        return depth_inside(self.to_model_volume(self.masks), self.spacing_mm)
 
     @cached_property
     def depth_contrast(self) -> float | None:
-        """How much brighter the deep brain is than its surface; positive in T1.
+        """Median model value (0..1) 10 to 25 mm deep minus that at most 6 mm deep; positive in T1.
 
-        Difference of the median model values (0..1) 10 to 25 mm deep and at most 6 mm deep;
         None if there is too little of either.
         """
-        depth = self.depth_mm[self.indices]
+        depth = self.depth_mm[self.slice_index]
         deep = self.images[(depth > 10.0) & (depth <= 25.0)]
         outer = self.images[(depth > 0.0) & (depth <= 6.0)]
         if min(deep.size, outer.size) < 1000:
             return None
         return float(np.median(deep) - np.median(outer)) / 2.0  # of a range from -1 to 1
 
-    def on_grid(self, slices: NDArray[Scalar], fill: float = 0.0) -> NDArray[Scalar]:
-        """Put N slices into the whole model grid, shape (depth, H, W)."""
+    def to_model_volume(self, slices: NDArray[Scalar], fill: float = 0.0) -> NDArray[Scalar]:
+        """Put N slices into the model grid, shape (depth, H, W)."""
         grid = np.full((self.depth, *slices.shape[1:]), fill, slices.dtype)
-        grid[self.indices] = slices
+        grid[self.slice_index] = slices
         return grid
 
-    def needed_for(self, native_slices: Sequence[int]) -> NDArray[np.int64]:
-        """Positions in ``images`` that the brain of some native slices depends on.
+    def model_slices_for(self, native_slices: Sequence[int]) -> NDArray[np.int64]:
+        """Return the positions in ``images`` on which the brain of some native slices depends.
 
         Parameters
         ----------
@@ -176,10 +175,10 @@ class Slices:
         for index in native_slices:
             first, last = self._reach[index]
             wanted[first : last + 1] = True
-        return np.flatnonzero(wanted[self.indices])
+        return np.flatnonzero(wanted[self.slice_index])
 
-    def complete_native(self, finished: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which native slices have all the model slices that they depend on.
+    def finished_native_slices(self, finished: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which native slices have all the model slices on which they depend.
 
         Parameters
         ----------
@@ -192,7 +191,7 @@ class Slices:
             Native slices without brain count as complete.
         """
         missing = np.zeros(self.depth + 1, int)
-        missing[self.indices + 1] = ~finished
+        missing[self.slice_index + 1] = ~finished
         missing = np.cumsum(missing)
         first, last = self._reach.T
         return missing[last + 1] - missing[first] == 0
@@ -200,7 +199,7 @@ class Slices:
     @property
     def reconstructed(self) -> NDArray[np.bool_]:
         """Which native slices show any of ``images``, shape (S,)."""
-        return ~self.complete_native(np.zeros(len(self.images), bool))
+        return ~self.finished_native_slices(np.zeros(len(self.images), bool))
 
     @cached_property
     def _reach(self) -> NDArray[np.int64]:
@@ -232,10 +231,10 @@ class Slices:
         valid: NDArray[np.bool_] | None = None,
         out: Sequence[NDArray[np.float32]] | None = None,
     ) -> Sequence[NDArray[np.float32]]:
-        """Bring maps from the model grid to the scan's own grid.
+        """Resample maps from the model grid to the scan's own grid.
 
-        Trilinear, normalised by the model's brain mask so that air does not
-        bleed in at the brain's edge; 0 outside the native brain mask.
+        Trilinear, and normalized by the model's brain mask so that air does not count at the
+        brain's edge; 0 outside the native brain mask.
 
         Parameters
         ----------
@@ -243,14 +242,14 @@ class Slices:
         native_slices : (start, stop), optional
             Only this range of the scan's slices; all of them by default.
         valid : ndarray of bool, shape (N,), optional
-            Slices of ``images`` that hold a value yet; all by default.
+            Which of ``images`` hold a value; all by default.
         out : sequence of ndarray, optional
-            Where to write: arrays of what is returned, 0 outside the brain.
+            Arrays to write to, 0 outside the brain.
 
         Returns
         -------
         sequence of ndarray of float32, shape (stop - start, A, R)
-            One for each of ``grids``.
+            One for each map.
         """
         first, last = native_slices or (0, self.brain_mask.shape[0])
         shape = last - first, *self.brain_mask.shape[1:]
@@ -261,26 +260,26 @@ class Slices:
         box = (slice(start, stop), *self._box[1:])
         place = (slice(start - first, stop - first), *self._box[1:])
         if valid is None or valid.all():
-            weight = self.on_grid(self.masks.astype(np.float32))
+            weight = self.to_model_volume(self.masks.astype(np.float32))
             gain = self.native_gain[start - self._box[0].start : stop - self._box[0].start]
         else:
-            weight = self.on_grid((self.masks & valid[:, None, None]).astype(np.float32))
+            weight = self.to_model_volume((self.masks & valid[:, None, None]).astype(np.float32))
             gain = self._gain(weight, box)
         to_model = np.linalg.inv(self.affine) @ self.volume.affine
 
         def fill(map_: NDArray[np.float32], grid: NDArray[np.float32]) -> None:
             np.multiply(_resample(grid * weight, to_model, box), gain, out=map_[place])
 
-        beside(fill, maps, grids)
+        parallel_map(fill, maps, grids)
         return maps
 
     @cached_property
     def native_gain(self) -> NDArray[np.float32]:
-        """What `to_native` divides by once all slices hold a value; around the scan's brain."""
-        return self._gain(self.on_grid(self.masks.astype(np.float32)), self._box)
+        """Factor of `to_native` in the box of the brain, once all slices hold a value."""
+        return self._gain(self.to_model_volume(self.masks.astype(np.float32)), self._box)
 
     def _gain(self, weight: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
-        """1 / the share of each sample that lies in the model's brain mask, 0 outside either."""
+        """Return 1 / the share of each sample in the model's brain mask; 0 outside either mask."""
         weights = _resample(weight, np.linalg.inv(self.affine) @ self.volume.affine, box)
         inside = self.brain_mask[box] & (weights > 1e-3)
         return np.divide(np.float32(1), weights, out=np.zeros_like(weights), where=inside)
@@ -289,10 +288,10 @@ class Slices:
 def _resample(
     data: NDArray[np.float32], matrix: Affine, box: Box, sigma: Sequence[float] = (0.0, 0.0, 0.0)
 ) -> NDArray[np.float32]:
-    """Trilinear samples of ``data`` at ``matrix @ index`` for every index of ``box``.
+    """Sample ``data`` linearly at ``matrix @ index`` for every index of ``box``.
 
-    Before, ``data`` is smoothed by a Gaussian, with a standard deviation for each of its axes in
-    voxels; .2 and less leave it alone.
+    A Gaussian smooths ``data`` before, with a standard deviation in voxels for each axis; 0.2 and
+    less leave it alone.
     """
     start = np.array([s.start for s in box], float)
     shape = tuple(s.stop - s.start for s in box)
@@ -307,18 +306,18 @@ def _resample(
             values, linear, offset, output_shape=shape, order=1, mode="grid-constant"
         )
         return samples
-    # Parallel grids: one product with a banded matrix along each axis, many times faster than
-    # scipy, and first along those that get shorter.
+    # Parallel grids: a product with a banded matrix along each axis is many times faster than
+    # scipy. The axes that get shorter come first.
     with one_blas_thread():
         for axis in sorted(range(3), key=lambda a: shape[a] / values.shape[a]):
             weights = _linear(values.shape[axis], shape[axis], diagonal[axis], offset[axis])
-            weights = _blur(weights, sigma[axis], 1)  # as good as the values, and smaller
+            weights = _blur(weights, sigma[axis], 1)  # the same as smoothing the values
             values = multiply_along(axis, weights, values)
     return values
 
 
 def _blur(values: NDArray[np.float32], sigma: float, axis: int) -> NDArray[np.float32]:
-    """Smooth along one axis, with nothing beyond its ends."""
+    """Smooth along one axis, with zeros beyond its ends."""
     if sigma <= 0.2:
         return values
     blurred: NDArray[np.float32] = ndimage.gaussian_filter1d(
@@ -328,9 +327,9 @@ def _blur(values: NDArray[np.float32], sigma: float, axis: int) -> NDArray[np.fl
 
 
 def _linear(size: int, count: int, scale: float, offset: float) -> NDArray[np.float32]:
-    """Linear interpolation at ``scale * n + offset`` as a matrix, shape (count, size).
+    """Return linear interpolation at ``scale * n + offset`` as a matrix, shape (count, size).
 
-    Beyond the ends it goes to 0 within one sample.
+    Beyond the ends it falls to 0 within one sample.
     """
     place = scale * np.arange(count) + offset
     lower = np.floor(place).astype(int)
@@ -341,145 +340,32 @@ def _linear(size: int, count: int, scale: float, offset: float) -> NDArray[np.fl
     return matrix
 
 
-def find_brain(volume: Volume) -> NDArray[np.bool_] | None:
-    """The brain mask of an already skull-stripped scan, else None.
-
-    A scan counts as stripped when nine tenths of its border have one and the
-    same value and what differs from that value is no larger than a brain.
-
-    Returns
-    -------
-    ndarray of bool, shape (S, A, R), or None
-    """
-    data = volume.data
-    border = np.concatenate(
-        [np.take(data, end, axis).ravel() for axis in range(3) for end in (0, -1)]
-    )
-    values, counts = np.unique(border, return_counts=True)
-    # A brain that was cropped tightly touches the border, so a share suffices.
-    background = values[counts.argmax()]
-    if counts.max() < _BACKGROUND_SHARE * border.size:
-        return None
-    head = data != background
-    if np.count_nonzero(head) * volume.voxel_ml > PLAUSIBLE_BRAIN_ML[1]:
-        return None
-    return _largest_solid(head)
-
-
-def _largest_solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part of a mask, its holes filled."""
-    if not mask.any():
-        return mask
-    box = bounding_box(mask)
-    # cc3d is several times as fast as scipy; as uint8 as in napari_addm.findings.findings
-    inside = np.ascontiguousarray(mask[box]).view(np.uint8)
-    parts, count = cc3d.connected_components(inside, connectivity=6, return_N=True)
-    if count > 1:
-        inside = (parts == 1 + np.bincount(parts.ravel())[1:].argmax()).view(np.uint8)
-    outside = np.pad(1 - inside, 1, constant_values=1)
-    parts = cc3d.connected_components(outside, connectivity=6)
-    solid = np.zeros_like(mask)
-    solid[box] = (parts != parts[0, 0, 0])[1:-1, 1:-1, 1:-1]
-    return solid
-
-
-def strip_skull(volume: Volume) -> NDArray[np.bool_]:
-    """The brain mask of a whole-head scan, by deepbet (the extra ``strip``).
-
-    Returns
-    -------
-    ndarray of bool, shape (S, A, R)
-
-    Raises
-    ------
-    MissingExtraError
-        If deepbet is not installed.
-
-    References
-    ----------
-    .. [1] Fisch et al. deepbet: Fast brain extraction of T1-weighted MRI. 2024.
-    """
-    try:
-        import nibabel as nib
-        from deepbet.bet import BrainExtraction
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{volume.name}: this scan shows the whole head, and skull stripping needs the "
-            'package deepbet; install it with pip install "napari-addm[strip]", or give a '
-            "brain mask."
-        ) from error
-    # deepbet reorients to R,A,S, which this order already is
-    image = nib.Nifti1Image(np.transpose(volume.data, (2, 1, 0)), volume.affine[:, [2, 1, 0, 3]])
-    try:
-        _, found, _ = BrainExtraction(no_gpu=True).run(image)
-    except AssertionError as error:  # its way to say that there is no brain
-        raise InputError(
-            f"{volume.name}: deepbet finds no brain; check that this is a T1-weighted scan of a "
-            "head, or give a brain mask."
-        ) from error
-    mask = np.asarray(found.dataobj) > 0
-    return np.transpose(mask, (2, 1, 0))
-
-
 def prepare(
     volume: Volume,
     specification: PreparationSpecification,
     brain_mask: NDArray[np.bool_] | None = None,
-) -> Slices:
-    """Bring a scan to the model grid and the model's intensities.
+) -> ModelSlices:
+    """Resample a scan to the model grid, with the model's intensities.
 
     Parameters
     ----------
     volume : Volume
     specification : PreparationSpecification
-        From the checkpoint.
+        Part of the checkpoint.
     brain_mask : ndarray of bool, shape (S, A, R), optional
-        On the scan's own grid. Without it the mask is the part that is not
-        background if the scan is already stripped, else deepbet's.
+        On the scan's own grid. By default the part that is not background if the scan is
+        skull-stripped already, else deepbet's.
 
     Raises
     ------
     InputError
-        If there is no brain to work on.
+        If there is no brain to work on, or too little memory.
     MissingExtraError
         If skull stripping is needed and deepbet is not installed.
     """
-    warnings = list(volume.warnings)
-    needed = volume.data.size * BYTES_PER_VOXEL
-    if needed > psutil.virtual_memory().available:
-        raise InputError(
-            f"{volume.name}: a scan of {volume.shape} voxels needs about {needed / 1e9:.0f} GB of "
-            "memory, more than is free; crop or resample it."
-        )
-    given = brain_mask is not None
-    if brain_mask is None:
-        brain_mask = find_brain(volume)
-        if brain_mask is None:
-            brain_mask = strip_skull(volume)
-            warnings.append("skull stripped with deepbet")
-        else:
-            warnings.append("taken as already skull-stripped, because its background is one value")
-    elif brain_mask.shape != volume.shape:
-        raise InputError(
-            f"{volume.name}: the brain mask has {brain_mask.shape} voxels, the scan "
-            f"{volume.shape}; resample the mask to the scan."
-        )
-    brain_mask = np.asarray(brain_mask, bool)
-    if not brain_mask.any():
-        fault = (
-            "that was given is empty; give another, or none"
-            if given
-            else "that was found is empty; check the scan, or give a brain mask"
-        )
-        raise InputError(f"{volume.name}: the brain mask {fault}.")
-    brain_ml = float(brain_mask.sum()) * volume.voxel_ml
-    low, high = PLAUSIBLE_BRAIN_ML
-    if not low <= brain_ml <= high:
-        warnings.append(
-            f"the brain mask holds {brain_ml:.0f} mL, a brain {low:.0f} to {high:.0f}: "
-            "check the mask before you trust the map"
-        )
-
+    _check_memory(volume)
+    brain_mask, mask_warnings = choose_brain_mask(volume, brain_mask)
+    warnings = [*volume.warnings, *mask_warnings]
     box = bounding_box(brain_mask)
     values = volume.data[box][brain_mask[box]]
     if np.ptp(values) == 0:
@@ -488,41 +374,78 @@ def prepare(
             "the mask."
         )
     affine, depth = _model_grid(volume, brain_mask, box, specification)
-    height, width = specification.size
+    shape = depth, *specification.size
     to_volume = np.linalg.inv(volume.affine) @ affine
-    with ThreadPoolExecutor(1) as aside:
-        sorting = aside.submit(np.percentile, values, specification.percentiles)
-        images, masks = _to_model(volume.data, brain_mask, box, to_volume, (depth, height, width))
-        percentiles = sorting.result()
-    # Equal percentiles (few grey levels) would make the map many-valued.
-    percentiles += np.arange(len(percentiles)) * 1e-6 * max(float(np.ptp(percentiles)), 1e-6)
-    intensity = IntensityMap(percentiles, np.asarray(specification.landmarks, float))
-    outside = 1.0 - masks.sum() * np.prod(specification.spacing_mm) / 1000.0 / brain_ml
-    if outside > 0.05:
-        warnings.append(
-            f"{outside:.0%} of the brain mask lies outside the model's field of "
-            f"{height * specification.spacing_mm[1]:.0f} x "
-            f"{width * specification.spacing_mm[2]:.0f} mm and has no map"
-        )
+    with ThreadPoolExecutor(1) as beside:
+        standardizing = beside.submit(_standardize, values, specification)
+        images, masks = _to_model(volume.data, brain_mask, box, to_volume, shape)
+        intensity = standardizing.result()
+    warnings += _warn_outside(masks, brain_mask, volume, specification)
     pixel_cm2 = specification.spacing_mm[1] * specification.spacing_mm[2] / 100.0
-    indices = np.flatnonzero(masks.sum(axis=(1, 2)) * pixel_cm2 >= SMALLEST_SLICE_CM2)
-    if not len(indices):
+    slice_index = np.flatnonzero(masks.sum(axis=(1, 2)) * pixel_cm2 >= SMALLEST_SLICE_CM2)
+    if not len(slice_index):
         raise InputError(
             f"{volume.name}: no slice holds {SMALLEST_SLICE_CM2:g} cm² of brain; check the "
             "voxel size in the header and the brain mask."
         )
-    images, masks = intensity.forward(images[indices]), masks[indices]
-    images = np.where(masks, 2.0 * images - 1.0, -1.0).astype(np.float32)
-    return Slices(
-        images, masks, indices, depth, affine, volume, brain_mask, intensity, tuple(warnings), box
+    masks = masks[slice_index]
+    model_values = intensity.forward(images[slice_index])
+    return ModelSlices(
+        images=np.where(masks, 2.0 * model_values - 1.0, -1.0).astype(np.float32),
+        masks=masks,
+        slice_index=slice_index,
+        depth=depth,
+        affine=affine,
+        volume=volume,
+        brain_mask=brain_mask,
+        intensity=intensity,
+        notes=tuple(warnings),
+        _box=box,
     )
+
+
+def _check_memory(volume: Volume) -> None:
+    needed = volume.data.size * BYTES_PER_VOXEL
+    if needed > psutil.virtual_memory().available:
+        raise InputError(
+            f"{volume.name}: a scan of {volume.shape} voxels needs about {needed / 1e9:.0f} GB of "
+            "memory, more than is free; crop or resample it."
+        )
+
+
+def _standardize(
+    values: NDArray[np.float32], specification: PreparationSpecification
+) -> HistogramStandardization:
+    """Map the percentiles of the brain's intensities to the model's landmarks."""
+    percentiles: Any = np.percentile(values, specification.percentiles)
+    # equal percentiles, as few gray levels give, would have several model values
+    percentiles += np.arange(len(percentiles)) * 1e-6 * max(float(np.ptp(percentiles)), 1e-6)
+    return HistogramStandardization(percentiles, np.asarray(specification.landmarks, float))
+
+
+def _warn_outside(
+    masks: NDArray[np.bool_],
+    brain_mask: NDArray[np.bool_],
+    volume: Volume,
+    specification: PreparationSpecification,
+) -> list[str]:
+    """Warn of brain beyond the model's field of view."""
+    brain_ml = float(brain_mask.sum()) * volume.voxel_ml
+    outside = 1.0 - masks.sum() * np.prod(specification.spacing_mm) / 1000.0 / brain_ml
+    if outside <= 0.05:
+        return []
+    height, width = np.multiply(specification.size, specification.spacing_mm[1:])
+    return [
+        f"{outside:.0%} of the brain mask lies outside the model's field of "
+        f"{height:.0f} x {width:.0f} mm and has no map"
+    ]
 
 
 def _model_grid(
     volume: Volume, mask: NDArray[np.bool_], box: Box, specification: PreparationSpecification
 ) -> tuple[Affine, int]:
-    """World-aligned axial grid centred on the brain: its affine and its depth."""
-    # What lies farthest out along any direction is an end of its row.
+    """Return a world-aligned axial grid around the brain: its affine and depth."""
+    # the outermost voxel in any direction is at an end of its row
     inside = mask[box]
     rows = np.argwhere(inside.any(axis=2))
     s, a = rows.T
@@ -534,11 +457,11 @@ def _model_grid(
     z, y, x = specification.spacing_mm
     height, width = specification.size
     depth = int(np.ceil((high[2] - low[2]) / z)) + 1
-    centre = (low + high) / 2.0
+    center = (low + high) / 2.0
     affine = np.eye(4)
     # index (z, y, x) -> world (x, y, z)
     affine[:3, :3] = [[0, 0, x], [0, y, 0], [z, 0, 0]]
-    affine[:3, 3] = centre - affine[:3, :3] @ [(depth - 1) / 2, (height - 1) / 2, (width - 1) / 2]
+    affine[:3, 3] = center - affine[:3, :3] @ [(depth - 1) / 2, (height - 1) / 2, (width - 1) / 2]
     return affine, depth
 
 
@@ -549,10 +472,10 @@ def _to_model(
     to_volume: Affine,
     shape: tuple[int, int, int],
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Average the brain's voxels onto the model grid; also the resampled mask."""
-    # One model voxel in native voxels, along each native axis.
+    """Average the brain's voxels onto the model grid, and resample the mask."""
+    # size of a model voxel in native voxels, along each native axis
     ratio = np.linalg.norm(to_volume[:3, :3], axis=1)
-    # A Gaussian whose width makes up the difference between the two voxel sizes.
+    # a Gaussian as wide as the difference between the two voxel sizes
     sigma = np.sqrt(np.maximum(ratio**2 - 1.0, 0.0)) / 2.355
     shift = np.eye(4)
     shift[:3, 3] = [-s.start for s in box]
@@ -562,5 +485,5 @@ def _to_model(
         return _resample(values, shift @ to_volume, (depth, height, width), sigma)
 
     brain = np.where(mask[box], data[box], 0).astype(np.float32)
-    total, share = beside(average, (brain, mask[box].astype(np.float32)))
+    total, share = parallel_map(average, (brain, mask[box].astype(np.float32)))
     return np.asarray(total / np.maximum(share, 1e-3), np.float32), share > 0.5

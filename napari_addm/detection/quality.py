@@ -1,7 +1,7 @@
-"""Quality control: what tells a scan from those that a model was trained on.
+"""Quality control: differences between a scan and those that a model was trained on.
 
-A flag is no refusal: the map is made, and whoever reads it is told. What a checkpoint has no
-figures for is not checked, and that is said, too.
+A flag does not stop a detection; it informs the reader of the map. Checks for which a checkpoint
+has no figures are listed as unchecked.
 """
 
 from __future__ import annotations
@@ -12,32 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_addm.detection.preparation import (
-    LEAST_DEPTH_CONTRAST,
-    PLAUSIBLE_BRAIN_ML,
-    IntensityMap,
-)
+from napari_addm.detection.brain_mask import PLAUSIBLE_BRAIN_ML
+from napari_addm.detection.preparation import LEAST_DEPTH_CONTRAST, HistogramStandardization
 from napari_addm.detection.settings import uses_calibrated_settings
 from napari_addm.io.checks import THICK_SLICE_MM
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
-    from napari_addm.detection.pipeline import Detection
-    from napari_addm.detection.preparation import Slices
+    from napari_addm.detection.maps import Detection
+    from napari_addm.detection.preparation import ModelSlices
     from napari_addm.io.volume import Volume
 
 MOST_HISTOGRAM_DISTANCE = 0.1
-"""Of `histogram_distance`; the demo checkpoint's own kind of scans (20 of ds002748) reach .087 and
-most stay below .06, the T1s of BraTS with their low contrast lie between .04 and .32."""
+"""Largest `histogram_distance` without a flag. 20 scans of ds002748, like those that the demo
+checkpoint was trained on, reach 0.087, most of them 0.06; the low-contrast T1 scans of BraTS have
+0.04 to 0.32."""
 
 RECONSTRUCTION_KEY = "healthy_reconstruction_error"
-"""Where `napari-addm calibrate` keeps the range of `reconstruction_error` in a checkpoint's
-``evaluation``: a mapping with ``low``, ``high`` and ``subjects``."""
+"""Key in a checkpoint's ``evaluation`` under which `napari-addm calibrate` stores the range of
+`reconstruction_error`: a mapping with ``low``, ``high`` and ``subjects``."""
 
 BEYOND_WARNINGS = ("intensities", "reconstruction")
-"""The flags of which no warning of reading and preparing a scan tells."""
+"""The flags without a warning from reading or preparing the scan."""
 
-LABELS = {
+FLAG_TITLES = {
     "brain_volume": "brain volume",
     "slice_thickness": "thick slices",
     "orientation": "left/right unknown",
@@ -45,23 +43,23 @@ LABELS = {
     "intensities": "intensities",
     "reconstruction": "reconstruction",
 }
-"""Every flag's key, and what it is called."""
+"""Title of every flag, by key."""
 
 
 @dataclass(frozen=True)
-class Flag:
-    """One way in which a scan differs from what the model knows.
+class QualityFlag:
+    """A difference between a scan and the training scans.
 
     Attributes
     ----------
     key : str
-        One of `LABELS`.
+        One of `FLAG_TITLES`.
     message : str
         One sentence.
     value : float or None
-        What was measured.
+        The measured figure.
     low, high : float or None
-        The range that would have passed.
+        The range that passes.
     """
 
     key: str
@@ -73,15 +71,15 @@ class Flag:
 
 @dataclass(frozen=True)
 class Quality:
-    """What `check_quality` found: flags, all figures, and what could not be checked."""
+    """Result of `check_quality`: flags, all figures, and the checks that were not possible."""
 
-    flags: tuple[Flag, ...]
+    flags: tuple[QualityFlag, ...]
     figures: dict[str, float]
     unchecked: tuple[str, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said beside a detection's own warnings."""
+        """Sentences to show beside a detection's own warnings."""
         return tuple(
             f"unlike the training scans: {flag.message}"
             for flag in self.flags
@@ -89,7 +87,7 @@ class Quality:
         )
 
     def record(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the result for JSON."""
         return {
             "flags": [asdict(flag) for flag in self.flags],
             "figures": {key: round(value, 6) for key, value in self.figures.items()},
@@ -98,25 +96,25 @@ class Quality:
 
 
 def check_quality(
-    slices: Slices, specification: ModelSpecification, detection: Detection | None = None
+    slices: ModelSlices, specification: ModelSpecification, detection: Detection | None = None
 ) -> Quality:
-    """Hold a prepared scan against what a model was trained on.
+    """Compare a prepared scan with the scans that a model was trained on.
 
     Parameters
     ----------
-    slices : Slices
+    slices : ModelSlices
         From `napari_addm.detection.preparation.prepare`.
     specification : ModelSpecification
-        Of the checkpoint it was prepared for.
+        Specification of the checkpoint.
     detection : Detection, optional
-        Of the whole scan; without it the reconstruction is not checked.
+        Result for the whole scan; without it the reconstruction is not checked.
 
     Returns
     -------
     Quality
     """
     volume = slices.volume
-    flags: list[Flag] = []
+    flags: list[QualityFlag] = []
     unchecked: list[str] = []
 
     brain_ml = float(slices.brain_mask.sum()) * volume.voxel_ml
@@ -124,7 +122,7 @@ def check_quality(
     figures = {"brain_ml": brain_ml, "slice_mm": max(volume.spacing)}
     if not low <= brain_ml <= high:
         text = f"the brain mask holds {brain_ml:.0f} mL, a brain {low:.0f} to {high:.0f}"
-        flags.append(Flag("brain_volume", text, brain_ml, low, high))
+        flags.append(QualityFlag("brain_volume", text, brain_ml, low, high))
     flags += grid_flags(volume)
 
     contrast = slices.depth_contrast
@@ -132,7 +130,7 @@ def check_quality(
         figures["depth_contrast"] = contrast
         if contrast < LEAST_DEPTH_CONTRAST:
             text = "the deep brain is not brighter than its surface, as it is in T1"
-            flags.append(Flag("contrast", text, contrast, LEAST_DEPTH_CONTRAST, None))
+            flags.append(QualityFlag("contrast", text, contrast, LEAST_DEPTH_CONTRAST, None))
     distance = histogram_distance(slices.intensity)
     if distance is not None:
         figures["histogram_distance"] = distance
@@ -141,7 +139,7 @@ def check_quality(
                 f"the intensities are distributed otherwise than in training: percentiles lie up "
                 f"to {distance:.0%} of the range beside them"
             )
-            flags.append(Flag("intensities", text, distance, None, MOST_HISTOGRAM_DISTANCE))
+            flags.append(QualityFlag("intensities", text, distance, None, MOST_HISTOGRAM_DISTANCE))
 
     known = calibrated_range(specification)
     if known is None:
@@ -158,31 +156,33 @@ def check_quality(
                 f"the brain at large is redrawn with an error of {error:.3f}, healthy brains with "
                 f"{known[0]:.3f} to {known[1]:.3f}"
             )
-            flags.append(Flag("reconstruction", text, error, *known))
+            flags.append(QualityFlag("reconstruction", text, error, *known))
     return Quality(tuple(flags), figures, tuple(unchecked))
 
 
-def grid_flags(volume: Volume) -> list[Flag]:
-    """What a scan's grid alone tells, as `napari_addm.io.reading.read_grid` reads it."""
+def grid_flags(volume: Volume) -> list[QualityFlag]:
+    """Check a scan's grid alone, as `napari_addm.io.reading.read_grid` reads it."""
     flags = []
     if max(volume.spacing) > THICK_SLICE_MM:
         text = f"voxels are {max(volume.spacing):.3g} mm apart, more than {THICK_SLICE_MM:g}"
-        flags.append(Flag("slice_thickness", text, max(volume.spacing), None, THICK_SLICE_MM))
+        flags.append(
+            QualityFlag("slice_thickness", text, max(volume.spacing), None, THICK_SLICE_MM)
+        )
     if not volume.sides_known:
-        flags.append(Flag("orientation", "the file does not say which side is left"))
+        flags.append(QualityFlag("orientation", "the file does not say which side is left"))
     return flags
 
 
-def histogram_distance(intensity: IntensityMap) -> float | None:
-    """How far a scan's percentiles lie from a model's landmarks, both from 0 to 1.
+def histogram_distance(intensity: HistogramStandardization) -> float | None:
+    """Return the largest distance of a scan's percentiles from a model's landmarks, both in 0..1.
 
-    The intensity rule maps the one onto the other, so their shape alone tells whether the scan
-    has the contrast of those that the model was trained on.
+    The intensity rule maps one onto the other, so that their spacing shows whether the scan has the
+    contrast of the training scans.
 
     Returns
     -------
     float or None
-        The largest distance; None for a rule with no landmark between the two ends.
+        None for a rule without a landmark between the two ends.
     """
     if len(intensity.source) < 3:
         return None
@@ -193,10 +193,10 @@ def _unit(knots: np.ndarray) -> np.ndarray:
     return (knots - knots[0]) / (knots[-1] - knots[0])
 
 
-def reconstruction_error(slices: Slices, detection: Detection) -> float:
-    """Median absolute difference of scan and reconstruction in the brain, in model values (0..1).
+def reconstruction_error(slices: ModelSlices, detection: Detection) -> float:
+    """Return the median absolute difference of scan and reconstruction in the brain, 0..1.
 
-    The median, so that a lesion that fills less than half of a brain does not count.
+    The median ignores lesions that fill less than half of the brain.
     """
     brain = slices.brain_mask
     scan = slices.intensity.forward(slices.volume.data[brain])
@@ -205,7 +205,7 @@ def reconstruction_error(slices: Slices, detection: Detection) -> float:
 
 
 def calibrated_range(specification: ModelSpecification) -> tuple[float, float] | None:
-    """The range of `reconstruction_error` in healthy brains, if the checkpoint has it."""
+    """Return the range of `reconstruction_error` in healthy brains, if the checkpoint has it."""
     known = specification.evaluation.get(RECONSTRUCTION_KEY)
     if not isinstance(known, dict):
         return None
@@ -216,13 +216,13 @@ def calibrated_range(specification: ModelSpecification) -> tuple[float, float] |
 
 
 def healthy_range(errors: Sequence[float]) -> dict[str, float | int]:
-    """What a checkpoint keeps of the errors of healthy brains.
+    """Summarize the errors of healthy brains for a checkpoint.
 
     Returns
     -------
     dict
-        ``low`` and ``high``: the extremes, widened by half of their distance to either side,
-        because a few brains do not show the whole range; ``subjects``.
+        ``low`` and ``high``, the extremes widened by half of their distance to either side because
+        a few brains do not show the whole range; ``subjects``.
     """
     low, high = min(errors), max(errors)
     margin = (high - low) / 2

@@ -1,8 +1,8 @@
-"""What one detection leaves for the next: prepared scans and finished reconstructions.
+"""A session: prepared scans and finished reconstructions that later detections reuse.
 
-A detection that was cancelled goes on where it stopped, one with another score needs no
-network, and a volume takes over the slices that were looked at before. Everything is known
-by its content, never by its name: another scan, checkpoint, noise level or seed finds nothing.
+A cancelled detection continues where it stopped, another score needs no network, and a volume
+reuses the slices that were shown before. Everything is found by its content, never by its name:
+another scan, checkpoint, noise level or seed finds nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm.detection.midline import Midline
-from napari_addm.detection.parallel import beside
-from napari_addm.detection.preparation import Slices, prepare
+from napari_addm.detection.parallel import parallel_map
+from napari_addm.detection.preparation import ModelSlices, prepare
 from napari_addm.detection.symmetry import MirrorPlane, find_midline, find_mirror_plane
 
 if TYPE_CHECKING:
@@ -30,62 +30,50 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 1 << 30
 PACES = 9
-"""How many calls of the network its speed is taken from."""
+"""Number of network calls from which the speed is estimated."""
 
 
 @dataclass(eq=False)
-class Prepared:
+class PreparedScan:
     """A scan on the model grid, and what scoring needs of it.
 
     Attributes
     ----------
+    slices : ModelSlices
     key : hashable
-        Of the scan's content, its brain mask and the way it was prepared; None for a scan that
-        no session looks for.
-    slices : Slices
+        Identifies the scan's content, its brain mask and its preparation; None outside a session.
     scan : ndarray of float32, shape (depth, H, W)
         Model values, 0..1.
     mask : ndarray of bool, shape (depth, H, W)
     """
 
-    key: Hashable
-    slices: Slices
+    slices: ModelSlices
+    key: Hashable = None
     scan: NDArray[np.float32] = field(init=False)
     mask: NDArray[np.bool_] = field(init=False)
 
-    @classmethod
-    def alone(
-        cls,
-        volume: Volume,
-        specification: PreparationSpecification,
-        brain_mask: NDArray[np.bool_] | None = None,
-        slices: Slices | None = None,
-    ) -> Prepared:
-        """As :meth:`Session.prepared`, for one detection only."""
-        return cls(None, slices or prepare(volume, specification, brain_mask))
-
     def __post_init__(self) -> None:
-        self.scan = self.slices.on_grid((self.slices.images + 1.0) / 2.0)
-        self.mask = self.slices.on_grid(self.slices.masks)
+        self.scan = self.slices.to_model_volume((self.slices.images + 1.0) / 2.0)
+        self.mask = self.slices.to_model_volume(self.slices.masks)
 
     def inner(self, millimetres: float) -> NDArray[np.bool_]:
-        """The mask, eroded; see :func:`napari_addm.detection.erosion.erode`."""
+        """Return the part of the brain that lies deeper than some mm below its surface."""
         return self.slices.depth_mm > max(millimetres, 0.0)
 
     @cached_property
     def mirror_plane(self) -> MirrorPlane | None:
-        """See :func:`napari_addm.detection.symmetry.find_mirror_plane`."""
+        """The plane of symmetry; None where left and right are too different."""
         return find_mirror_plane(self.scan, self.mask, self.slices.spacing_mm)
 
     @cached_property
     def midline(self) -> Midline | None:
-        """Between the halves of the brain; None also where the file does not say left and right."""
+        """The plane between the halves; None also where the file does not say left and right."""
         if not self.slices.volume.sides_known:
             return None
         return find_midline(self.mirror_plane, self.mask, self.slices.affine)
 
-    def get_ready(self, *, symmetry: bool, whole: bool) -> None:
-        """Work out what a result takes from the scan alone; it is kept."""
+    def prepare_scoring(self, *, symmetry: bool, whole: bool) -> None:
+        """Compute and keep what a result needs of the scan alone."""
         self.slices.depth_contrast  # noqa: B018  # and with it the depth, for `inner`
         if whole:
             self.slices.native_gain  # noqa: B018
@@ -95,8 +83,8 @@ class Prepared:
 
     @property
     def nbytes(self) -> int:
-        """Memory that is held, the scan's voxels among it."""
-        # with what the slices have worked out since they were made
+        """Bytes in memory, with the scan's voxels."""
+        # with the cached properties of the slices
         arrays = [each for each in vars(self.slices).values() if isinstance(each, np.ndarray)]
         held = (*arrays, self.slices.volume.data, self.scan, self.mask)
         return sum(int(array.nbytes) for array in held)
@@ -109,17 +97,17 @@ class Reconstructions:
     Attributes
     ----------
     device, precision : str
-        What the network runs on; changed when it had to give way.
+        What the network runs on; changed when memory runs out or a number format overflows.
     batch : int
-        Slices in a call of the network, each draw counting as one. Every call has just so many,
-        because float32 sums come out otherwise in the last digit in a batch of another size.
+        Slices per network call; each draw counts as one. Every call has the same number, because
+        the last digit of float32 sums depends on the size of the batch.
     images : ndarray of float32, shape (draws, N, H, W)
         Model values, -1..1.
     weights : ndarray of float32, shape (draws, N, H, W), or None
         See :class:`napari_addm.methods.base.Reconstruction`.
     finished : ndarray of bool, shape (draws, N)
     warnings : list of str
-        Why device, precision or batch were changed.
+        Why device, precision or batch was changed.
     """
 
     device: str
@@ -135,8 +123,8 @@ class Reconstructions:
         self.finished = np.zeros(self.images.shape[:2], bool)
         self._paces = deque(maxlen=PACES)
 
-    def hold(self, draws: int) -> None:
-        """Make room for so many draws."""
+    def ensure_draws(self, draws: int) -> None:
+        """Allocate memory for some draws, if there is less."""
         more = draws - len(self.images)
         if more > 0:
             shape = (more, *self.images.shape[1:])
@@ -145,17 +133,17 @@ class Reconstructions:
             if self.weights is not None:
                 self.weights = np.concatenate([self.weights, np.ones(shape, np.float32)])
 
-    def missing(self, order: Sequence[int], draws: int) -> list[tuple[int, int]]:
-        """What is not finished yet: (slice, draw), slice after slice in the order given."""
+    def pending(self, order: Sequence[int], draws: int) -> list[tuple[int, int]]:
+        """List the (slice, draw) that are not finished, slice by slice in the given order."""
         return [(n, d) for n in order for d in range(draws) if not self.finished[d, n]]
 
-    def put(
+    def store(
         self,
         pairs: Sequence[tuple[int, int]],
         images: NDArray[np.float32],
         weights: NDArray[np.float32] | None,
     ) -> None:
-        """Keep what came for some (slice, draw); arrays of shape (len(pairs), H, W)."""
+        """Store the images and weights of some (slice, draw), of shape (len(pairs), H, W)."""
         positions, draws = (list(part) for part in zip(*pairs, strict=True))
         self.images[draws, positions] = images
         if weights is not None:
@@ -164,44 +152,44 @@ class Reconstructions:
             self.weights[draws, positions] = weights
         self.finished[draws, positions] = True
 
-    def time(self, seconds: float) -> None:
-        """Note how long one call of the network took."""
+    def note_call(self, seconds: float) -> None:
+        """Note the time of one network call."""
         self._paces.append(seconds)
 
     @property
     def pace(self) -> float | None:
-        """Seconds of a call of the network: the median of the last ones."""
+        """Median seconds of the last network calls."""
         return median(self._paces) if self._paces else None
 
     @property
     def nbytes(self) -> int:
-        """Memory that is held."""
+        """Bytes in memory."""
         weights = 0 if self.weights is None else self.weights.nbytes
         return int(self.images.nbytes + weights + self.finished.nbytes)
 
 
-class _Held(Protocol):
+class _Cached(Protocol):
     @property
     def nbytes(self) -> int: ...
 
 
-Kept = TypeVar("Kept", Prepared, Reconstructions)
+Kept = TypeVar("Kept", PreparedScan, Reconstructions)
 
 
 class Session:
-    """Keeps what detections share, up to a limit; what was used longest ago goes first.
+    """A cache that detections share; the least recently used part is dropped first.
 
-    For one detection at a time, which may run in any thread.
+    It serves one detection at a time, in any thread.
 
     Parameters
     ----------
     limit_bytes : int
-        Memory to hold at most, unless what is in use needs more.
+        Upper limit of the memory, unless the current detection needs more.
     """
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
         self.limit_bytes = limit_bytes
-        self._kept: OrderedDict[Hashable, _Held] = OrderedDict()
+        self._cache: OrderedDict[Hashable, _Cached] = OrderedDict()
         self._lock = Lock()
 
     def prepared(
@@ -209,16 +197,16 @@ class Session:
         volume: Volume,
         specification: PreparationSpecification,
         brain_mask: NDArray[np.bool_] | None = None,
-        slices: Slices | None = None,
-    ) -> Prepared:
-        """As `prepare`, but only once for the same scan and mask.
+        slices: ModelSlices | None = None,
+    ) -> PreparedScan:
+        """Prepare a scan, once for the same scan and mask.
 
         Parameters
         ----------
         volume, specification, brain_mask
-            As there.
-        slices : Slices, optional
-            What it gave, where that was done beforehand; `brain_mask` is then not used.
+            As for :func:`napari_addm.detection.preparation.prepare`.
+        slices : ModelSlices, optional
+            Its result, if the scan is prepared already; `brain_mask` is then not used.
         """
         if slices is not None:
             brain_mask = slices.brain_mask
@@ -226,7 +214,7 @@ class Session:
         key = (
             _fingerprint(volume.data),
             volume.affine.tobytes(),
-            # results are written as the file was, so the same voxels of another file are another
+            # a result is written in the layout of its scan's file
             (source.path, source.shape, source.affine.tobytes(), source.axes, source.flips),
             volume.warnings,
             None if brain_mask is None else _fingerprint(brain_mask),
@@ -234,54 +222,54 @@ class Session:
         )
         return self._get(
             key,
-            lambda: Prepared(key, slices or prepare(volume, specification, brain_mask)),
+            lambda: PreparedScan(slices or prepare(volume, specification, brain_mask), key),
         )
 
     def reconstructions(
         self, key: Hashable, make: Callable[[], Reconstructions]
     ) -> Reconstructions:
-        """What is there for a key, or else what `make` gives.
+        """Return the reconstructions of a key, or store new ones.
 
         Parameters
         ----------
         key : hashable
-            Scan, checkpoint and every setting that a reconstruction depends on.
+            Scan, checkpoint and every setting on which a reconstruction depends.
         make : callable
         """
         return self._get(("reconstructions", key), make)
 
     @property
     def nbytes(self) -> int:
-        """Memory that is held."""
+        """Bytes in memory."""
         with self._lock:
-            return sum(kept.nbytes for kept in self._kept.values())
+            return sum(kept.nbytes for kept in self._cache.values())
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._kept.clear()
+            self._cache.clear()
 
     def _get(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
         with self._lock:
-            found = self._kept.get(key)
+            found = self._cache.get(key)
         if found is None:
             found = make()
         with self._lock:
-            self._kept[key] = found
-            self._kept.move_to_end(key)
-            held = sum(kept.nbytes for kept in self._kept.values())
-            # the last two are the scan and the reconstructions that are being worked on
-            while held > self.limit_bytes and len(self._kept) > 2:
-                _, oldest = self._kept.popitem(last=False)
+            self._cache[key] = found
+            self._cache.move_to_end(key)
+            held = sum(kept.nbytes for kept in self._cache.values())
+            # the last two are the scan and the reconstructions in use
+            while held > self.limit_bytes and len(self._cache) > 2:
+                _, oldest = self._cache.popitem(last=False)
                 held -= oldest.nbytes
         return found  # type: ignore[return-value]
 
 
 def _fingerprint(array: NDArray[np.generic]) -> bytes:
-    """Of the voxels' values, their type and their shape."""
+    """Identify an array by its values, type and shape."""
     voxels = np.ascontiguousarray(array).data.cast("B")
     half = len(voxels) // 2
-    halves = beside(_digest, (voxels[:half], voxels[half:]))
+    halves = parallel_map(_digest, (voxels[:half], voxels[half:]))
     return b"".join(halves) + f"{array.dtype.str} {array.shape}".encode()
 
 

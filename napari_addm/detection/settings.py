@@ -17,9 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from napari_addm.checkpoint.specification import SamplerKind, ScoreKind
 from napari_addm.errors import AddmError
-from napari_addm.registry import METHODS
+from napari_addm.registry import METHODS, SamplerName, ScoreName
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -102,7 +101,7 @@ class DetectionSettings(BaseModel):
         ge=1,
         le=100_000,
     )
-    sampler: SamplerKind | None = _option(
+    sampler: SamplerName | None = _option(
         None,
         "Sampler",
         "How the network's predictions lead back to a clean image. DPM++ is derived for Gaussian "
@@ -175,7 +174,7 @@ class DetectionSettings(BaseModel):
         ge=0.0,
         le=LARGEST_MM,
     )
-    score: ScoreKind | None = _option(
+    score: ScoreName | None = _option(
         None,
         "Score",
         "How scan and reconstruction are compared.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_addm.detection.parallel import beside, one_blas_thread
+from napari_addm.detection.parallel import one_blas_thread, parallel_map
 from napari_addm.io.arrays import Box, Grid, Mask, Spacing
 
 ROWS = 24
@@ -137,7 +137,7 @@ def smooth_and_average(
     """
     box = in_plane_box(inner)
     smooth = NormalizedConvolution(inner[box], sigma_mm, spacing_mm, rows)
-    maps = np.stack(list(beside(smooth, (drawn[box] for drawn in scores))))
+    maps = np.stack(list(parallel_map(smooth, (drawn[box] for drawn in scores))))
     shape = (len(maps[0]), *inner.shape[1:])
     anomaly = np.zeros(shape, np.float32)
     anomaly[box] = maps[0] if len(maps) == 1 else maps.mean(axis=0)

@@ -1,10 +1,9 @@
-"""What both halves of a brain show alike is not taken for a lesion.
+"""Symmetry: the plane between the halves of a brain, and scores without what both halves share.
 
-A network that has seen one scanner finds every brain of another one strange in the same
-places: the cerebellum, the temporal poles, the cortex at the skull. These errors are about
-as large on the left as on the right, and most lesions are not. So the score of the mirrored
-place is taken off, up to what is common in this very scan; beyond that it counts for
-nothing, so that a lesion that crosses the midline, or has a twin, stays.
+A network that knows one scanner gives high scores for other scanners in the same places: the
+cerebellum, the temporal poles, the cortex at the skull. These errors are about as large on the left
+as on the right; most lesions are not. So the score of the mirrored place is subtracted, up to a
+value that is common in this scan. A lesion that crosses the midline, or has a twin, stays.
 """
 
 from __future__ import annotations
@@ -17,35 +16,35 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from napari_addm.detection.midline import Midline, MidlineSource
-from napari_addm.detection.parallel import beside, one_blas_thread
+from napari_addm.detection.parallel import one_blas_thread, parallel_map
 from napari_addm.io.arrays import Box, Grid, Mask, Spacing, voxel_spacing
 
-# Chosen on the validation cases, in the middle of a plateau; see docs/benchmark.md.
+# chosen on the validation cases, in the middle of a plateau; see docs/benchmark.md
 SHARE = 0.75
-"""How much of the mirrored score is taken off."""
+"""Share of the mirrored score that is subtracted."""
 COMMON = 75.0
-"""Up to which percentile of the scan's scores a mirrored score is taken off."""
+"""Percentile of the scan's scores above which no more is subtracted."""
 LEAST_CORRELATION = 0.92
-"""Between a scan and its mirror image: whole brains have 0.94 and more (a cyst of 113 mL makes it
-0.92 to 0.93), halves 0.90 and less."""
+"""Least correlation of a scan with its mirror image. Whole brains have 0.94 and more (with a cyst
+of 113 mL 0.92 to 0.93), halves 0.90 and less."""
 
 LEAST_WIDTH = 0.65
-"""Width of a mask that holds both halves, as a share of its length or height: 34 whole brains of
-three sources have 0.71 to 0.92, halves cut out of them 0.42 to 0.63."""
+"""Least width of a mask with both halves, as a share of its length or height. 34 whole brains of
+three sources have 0.71 to 0.92, halves of them 0.42 to 0.63."""
 LEAST_WIDTH_MM = 82.0
-"""The same for a mask that is cut in length and height as well: whole brains have 106 to 132 mm
-between the first and the last percent of their voxels, halves 80 at most."""
+"""Least width of a mask that is cut in length and height as well. Whole brains have 106 to 132 mm
+between the first and the last percent of their voxels, halves at most 80."""
 SURE_CORRELATION = 0.96
-"""Between a scan and its mirror image, for a midline that needs no second witness: brains that
-lie turned by a quarter in their file have up to 0.95 across the wrong axis."""
+"""Correlation of a scan with its mirror image from which the mask is not consulted. Brains that are
+turned by 90 degrees in their file have up to 0.95 across the wrong axis."""
 LEAST_MASK_CORRELATION = 0.97
-"""Between a brain mask and its mirror image, as that witness: whole brains have 0.976 and more,
-across the wrong axis 0.963 at most, with a hole of 110 mL on one side 0.87."""
+"""Least correlation of a brain mask with its mirror image. Whole brains have 0.976 and more, across
+the wrong axis at most 0.963, with a hole of 110 mL on one side 0.87."""
 LARGEST_TILT = 0.58
-"""Sine of an angle between the midline and the grid. The search ends at 0.6: a plane there was not
-found, but stopped at."""
+"""Largest sine of the angle between midline and grid. The search ends at 0.6, so a plane close to
+that is no optimum."""
 
-SEARCH_MM = 5.5  # coarse enough to take no time, fine enough for a degree
+SEARCH_MM = 5.5  # fast, and exact to a degree
 BLUR_MM = 4.0
 FIRST_STEP = np.array([0.1, 0.1, 5.0])  # sines of two angles, and mm
 MOST_TURNED = 0.6  # sine of an angle
@@ -60,11 +59,11 @@ class MirrorPlane:
     normal : tuple of float
         Unit vector (z, y, x), in mm.
     offset_mm : float
-        Of the plane from the middle of the grid, along the normal.
+        Distance of the plane from the middle of the grid, along the normal.
     spacing_mm : tuple of float
-        (z, y, x), of the grid that it belongs to.
+        Voxel size (z, y, x) of its grid.
     correlation : float
-        Of the scan with its mirror image.
+        Correlation of the scan with its mirror image.
     """
 
     normal: tuple[float, float, float]
@@ -73,13 +72,13 @@ class MirrorPlane:
     correlation: float = 1.0
 
     def reflect(self, values: Grid, box: Box | None = None) -> Grid:
-        """The mirror image of a map, linearly interpolated; 0 beyond the grid.
+        """Return the mirror image of a map, linearly interpolated; 0 beyond the grid.
 
         Parameters
         ----------
         values : ndarray of float32, shape (D, H, W)
         box : tuple of slice, optional
-            Only this part of the mirror image; all of it by default.
+            Part of the mirror image; all of it by default.
 
         Returns
         -------
@@ -105,7 +104,7 @@ class MirrorPlane:
 
 
 def find_mirror_plane(scan: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlane | None:
-    """The plane that a brain is most like its own mirror image in.
+    """Find the plane in which a brain is most similar to its mirror image.
 
     Parameters
     ----------
@@ -124,7 +123,7 @@ def find_mirror_plane(scan: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlan
     return plane if plane is not None and plane.correlation >= LEAST_CORRELATION else None
 
 
-@one_blas_thread()  # or what else is at work would decide how its products are rounded
+@one_blas_thread()  # so that rounding does not depend on other work
 def best_mirror_plane(image: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPlane | None:
     """Find the plane with the highest correlation, however low that is.
 
@@ -153,11 +152,11 @@ def best_mirror_plane(image: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPla
     blurred = ndimage.gaussian_filter1d(masked, sigma[0], 0)[:: steps[0]]
     blurred = ndimage.gaussian_filter(blurred, sigma[1:], axes=(1, 2))
     coarse = blurred[:, :: steps[1], :: steps[2]]
-    # Its middle is not the grid's where a step leaves something over; mm.
+    # the middle of the coarse grid can differ from the middle of the grid; mm
     fine_middle = (np.array(image.shape) - 1) / 2 * spacing_mm
     shifted = (np.array(coarse.shape) - 1) / 2 * coarse_spacing - fine_middle
-    centre = np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1)))
-    start = centre * spacing_mm[2] - fine_middle[2] - shifted[2]
+    center = np.average(np.arange(mask.shape[2]), weights=mask.sum(axis=(0, 1)))
+    start = center * spacing_mm[2] - fine_middle[2] - shifted[2]
     flat = coarse.ravel() - coarse.mean()
     norm = np.linalg.norm(flat)
     if norm == 0:
@@ -193,7 +192,7 @@ def find_midline(
     Parameters
     ----------
     plane : MirrorPlane or None
-        Of the scan, from `find_mirror_plane`.
+        From `find_mirror_plane`.
     mask : ndarray of bool, shape (D, H, W)
         The brain, on the plane's grid; its axes grow to superior, anterior and right.
     affine : ndarray, shape (4, 4)
@@ -202,8 +201,8 @@ def find_midline(
     Returns
     -------
     Midline or None
-        From the mask's own plane of symmetry where the scan has none; None where the mask holds
-        half a brain, a part of it, or none.
+        The plane of symmetry of the mask where the scan has none; None where the mask holds half a
+        brain, a part of it, or none.
     """
     spacing = voxel_spacing(affine)
     source: MidlineSource = "symmetry"
@@ -226,7 +225,7 @@ def find_midline(
 def _holds_both_halves(
     mask: NDArray[np.bool_], normal: NDArray[np.float64], spacing: NDArray[np.float64]
 ) -> bool:
-    """Whether a mask is as wide as a brain; a single voxel aside does not make it so."""
+    """Tell whether a mask is as wide as a brain, apart from single voxels."""
     points = np.argwhere(mask[::2, ::2, ::2]) * (2 * spacing)
     if not len(points):
         return False
@@ -236,21 +235,21 @@ def _holds_both_halves(
     return width >= max(LEAST_WIDTH_MM, LEAST_WIDTH * max(height, length))
 
 
-def beyond_symmetry(
+def subtract_mirror_score(
     anomaly: Grid, inside: Mask, plane: MirrorPlane | None, rows: slice | None = None
 ) -> Grid:
-    """An anomaly map less what the mirrored place shows as well.
+    """Subtract from an anomaly map what the mirrored place shows as well.
 
     Parameters
     ----------
     anomaly : ndarray of float32, shape (D, H, W)
     inside : ndarray of bool, shape (D, H, W)
-        Where the map holds scores. A place whose mirror image lies elsewhere is
-        compared with the median.
+        Where the map holds scores. A place with its mirror image elsewhere is compared with the
+        median.
     plane : MirrorPlane or None
-        None compares every place with the median, so that the scale stays.
+        None compares every place with the median, which keeps the scale.
     rows : slice, optional
-        Work out only these slices, from all of them; D' of D.
+        Compute only these slices; D' of D.
 
     Returns
     -------
@@ -263,13 +262,13 @@ def beyond_symmetry(
     if not len(scores):
         return beyond
     median, common = np.percentile(scores, (50.0, COMMON))
-    # nothing is wanted beyond what the brain needs of each slice
+    # the box of the brain in the slices
     y, x = (np.flatnonzero(inside.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     box = rows, slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
     mirrored = np.full_like(anomaly[box], median)
     if plane is not None:
         maps = inside.astype(np.float32), np.where(inside, anomaly, 0).astype(np.float32)
-        share, reflected = beside(partial(plane.reflect, box=box), maps)
+        share, reflected = parallel_map(partial(plane.reflect, box=box), maps)
         known = share > 0.2
         mirrored[known] = reflected[known] / share[known]
     less = anomaly[box] - SHARE * np.clip(mirrored, 0.0, max(common, 0.0))

@@ -23,7 +23,7 @@ from napari_addm.checkpoint.file import (
 )
 from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.detection.pipeline import Detection, Progress, detect
-from napari_addm.detection.preparation import Slices
+from napari_addm.detection.preparation import ModelSlices
 from napari_addm.detection.presets import Preset, with_preset
 from napari_addm.detection.quality import check_quality
 from napari_addm.detection.settings import DetectionSettings, resolve
@@ -306,7 +306,7 @@ def detect_case(
     inputs: CaseInputs,
     checkpoint: Checkpoint,
     settings: DetectionSettings,
-    slices: Slices | None = None,
+    slices: ModelSlices | None = None,
 ) -> Generator[Progress, None, Detection]:
     """Detect anomalies; warnings of the inputs become warnings of the result.
 
@@ -315,7 +315,7 @@ def detect_case(
     inputs : CaseInputs
     checkpoint : Checkpoint
     settings : DetectionSettings
-    slices : Slices, optional
+    slices : ModelSlices, optional
         The prepared scan, where it is prepared already.
 
     Yields

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import Progress, choose_device
+from napari_addm.detection.devices import choose_device
+from napari_addm.detection.pipeline import Progress
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_labels, edited_voxels

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_addm.detection.preparation import find_brain, strip_skull
+from napari_addm.detection.brain_mask import find_brain, strip_skull
 from napari_addm.errors import InputError
 from napari_addm.io.hashing import sha256
 from napari_addm.io.reading import read_labels, read_volume

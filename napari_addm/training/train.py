@@ -34,7 +34,8 @@ from napari_addm.checkpoint.specification import (
     ModelSpecification,
     PreparationSpecification,
 )
-from napari_addm.detection.preparation import find_brain, prepare, strip_skull
+from napari_addm.detection.brain_mask import find_brain, strip_skull
+from napari_addm.detection.preparation import prepare
 from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.errors import AddmError, InputError

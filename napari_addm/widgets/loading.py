@@ -41,7 +41,7 @@ def _load_checkpoint(path: Path, modified: int, size: int) -> Checkpoint:
 def free_memory() -> None:
     """Forget the checkpoint and the network that are kept between runs."""
     if "torch" in sys.modules:
-        from napari_addm.detection import pipeline
+        from napari_addm.detection import devices
 
-        pipeline.free_memory()
+        devices.free_memory()
         _load_checkpoint.cache_clear()

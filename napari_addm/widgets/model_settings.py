@@ -22,7 +22,7 @@ from napari_addm.checkpoint.file import DEMO_CHECKPOINT, read_specification
 from napari_addm.checkpoint.specification import (
     ModelSpecification,
 )
-from napari_addm.detection.pipeline import has_openvino
+from napari_addm.detection.devices import has_openvino
 from napari_addm.detection.presets import PRESETS, with_preset
 from napari_addm.detection.settings import DEVICES, PRECISIONS, DetectionSettings, resolve
 from napari_addm.errors import AddmError

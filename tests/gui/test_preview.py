@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from torch.nn.modules.module import register_module_forward_hook
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.detection.lanes import LANES
+from napari_addm.detection.devices import WORKERS
 from napari_addm.detection.pipeline import Detection, run
 from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet
@@ -156,7 +156,7 @@ def test_a_newer_slice_drops_the_older_one_within_a_step(viewer, panel, qtbot, c
     calls.go.set()
     settle(panel, qtbot)
     # Eight slices of the model, in one step; the lane beside the one that stood went on a little.
-    lanes = min(LANES, torch.get_num_threads())
+    lanes = min(WORKERS, torch.get_num_threads())
     assert len(calls) <= 5 + 2 + 2 * (lanes - 1)
     shown = np.flatnonzero(output(viewer, "reconstruction").any(axis=(1, 2)))
     assert shown.min() == 22 - REACH
@@ -218,7 +218,7 @@ def test_a_cancelled_run_goes_on(viewer, panel, qtbot, scan, calls):
     before = len(calls)
     calls.go.set()
     finish(panel, qtbot)
-    assert before <= len(calls) < before + LANES  # it ended within the step of each lane
+    assert before <= len(calls) < before + WORKERS  # it ended within the step of each lane
     assert panel.status.text().startswith("Cancelled")
     viewer.dims.set_current_step(0, 8)  # batches are others now
     panel.run()
@@ -228,7 +228,7 @@ def test_a_cancelled_run_goes_on(viewer, panel, qtbot, scan, calls):
     calls.clear()
     expected = by_itself(panel, scan)
     # Only the steps of the batches under way were lost, two each.
-    assert 2 <= together - len(calls) <= 2 * LANES
+    assert 2 <= together - len(calls) <= 2 * WORKERS
     for title, map_ in {
         "anomaly map": expected.anomaly,
         "reconstruction": expected.reconstruction,

@@ -25,7 +25,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
-from napari_addm.detection.lanes import LANES
+from napari_addm.detection.devices import WORKERS
 from napari_addm.detection.session import Reconstructions
 from napari_addm.io.reading import read_labels
 from napari_addm.io.volume import Volume
@@ -366,7 +366,7 @@ def finished_slices(panel: DetectWidget) -> np.ndarray:
     """The slices of the scan that the panel's session holds all of, shape (S,)."""
     held = panel.session._kept.values()
     (kept,) = (each for each in held if isinstance(each, Reconstructions))
-    return panel.outcome.detection.slices.complete_native(kept.finished.all(axis=0))
+    return panel.outcome.detection.slices.finished_native_slices(kept.finished.all(axis=0))
 
 
 def assert_all_finished_is_shown(model, panel: DetectWidget) -> None:
@@ -390,14 +390,14 @@ def test_44_cancel_comes_within_one_step_and_keeps_what_is_done(
 ):
     """All that is finished is shown, however long ago the last partial result was."""
     monkeypatch.setattr(
-        "napari_addm.detection.pipeline.PARTIAL_INTERVAL", 1e9
+        "napari_addm.detection.pipeline.PARTIAL_SECONDS", 1e9
     )  # only the first comes
     add(model, scan)
     panel.batch_size.setValue(1)
     panel.steps.setValue(panel.steps.maximum())
     steps, slices = panel.steps.value(), 8
     assert steps > 3
-    lanes = min(LANES, torch.get_num_threads())
+    lanes = min(WORKERS, torch.get_num_threads())
     partial = 0
     for _ in range(2):  # a run that begins, and one that goes on
         calls = cancel_within(qtbot, panel, slices * steps + 1)
@@ -423,7 +423,7 @@ def test_44_a_run_that_would_go_on_shows_what_is_there_when_it_is_cancelled(
 
 
 def test_44_nothing_is_scored_for_a_scan_that_is_gone(model, panel, qtbot, scan, monkeypatch):
-    monkeypatch.setattr("napari_addm.detection.pipeline.PARTIAL_INTERVAL", 1e9)
+    monkeypatch.setattr("napari_addm.detection.pipeline.PARTIAL_SECONDS", 1e9)
     layer = add(model, scan)
     panel.batch_size.setValue(1)
     with held_within(20) as (calls, begun, go):
@@ -435,7 +435,7 @@ def test_44_nothing_is_scored_for_a_scan_that_is_gone(model, panel, qtbot, scan,
         model.layers.remove(layer)
         go.set()
         finish(qtbot, panel)
-    assert len(calls) <= 20 + 2 * (min(LANES, torch.get_num_threads()) - 1)
+    assert len(calls) <= 20 + 2 * (min(WORKERS, torch.get_num_threads()) - 1)
     assert panel.outcome.detection is before
     assert finished_slices(panel).sum() > before.done.sum()
 

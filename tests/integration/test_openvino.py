@@ -23,7 +23,8 @@ from napari_addm.checkpoint.file import (
     save_checkpoint,
 )
 from napari_addm.detection import pipeline as detection
-from napari_addm.detection.pipeline import free_memory, run
+from napari_addm.detection.devices import free_memory
+from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError, MissingExtraError
 from napari_addm.io.volume import Volume

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from napari_addm.detection.parallel import beside
+from napari_addm.detection.parallel import parallel_map
 from napari_addm.detection.scoring import Compute
 from napari_addm.detection.smoothing import NormalizedConvolution, in_plane_box
 from napari_addm.io.arrays import Grid, Mask, Spacing
@@ -43,7 +43,7 @@ def dissimilarity(
             window = NormalizedConvolution(inside, scale_mm, spacing_mm, rows)
             return prepare(window, masked_scan)
 
-        comparisons = beside(at_scale, scales_mm)
+        comparisons = parallel_map(at_scale, scales_mm)
 
         def similarity(reconstruction: Grid) -> Grid:
             masked = np.where(inside, reconstruction[box], np.float32(0))
@@ -54,7 +54,7 @@ def dissimilarity(
             return total
 
         scores = np.zeros_like(reconstructions[:, rows])
-        for score, similar in zip(scores, beside(similarity, reconstructions), strict=True):
+        for score, similar in zip(scores, parallel_map(similarity, reconstructions), strict=True):
             np.subtract(1.0, similar, out=score[box])
         return scores
 

@@ -29,7 +29,7 @@ from qtpy.QtWidgets import (
 
 from napari_addm.cohort.case import CaseResult, CohortCase
 from napari_addm.cohort.inspect import InspectedCase
-from napari_addm.detection.quality import LABELS
+from napari_addm.detection.quality import FLAG_TITLES
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import (
     ERROR,
@@ -149,7 +149,7 @@ class CaseRow:
         keys: Sequence[str] = [flag.key for flag in self.found.flags]
         if self.result is not None and self.result.status == "done":
             keys = self.result.qc
-        return [LABELS.get(key, key) for key in keys]
+        return [FLAG_TITLES.get(key, key) for key in keys]
 
     @property
     def unfinished(self) -> bool:

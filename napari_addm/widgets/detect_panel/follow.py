@@ -10,7 +10,8 @@ import numpy as np
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QCheckBox, QWidget
 
-from napari_addm.detection.pipeline import Detection, Pace
+from napari_addm.detection.pipeline import Detection
+from napari_addm.detection.reconstruction import Pace
 from napari_addm.errors import AddmError
 from napari_addm.io.text import format_duration
 from napari_addm.io.volume import Volume

@@ -672,7 +672,7 @@ class DetectWidget(Panel):
         self._whole = found.progress.stage == "finish"
         self.outcome.quality = found.quality
         self.outcome.agreement = None
-        self._show(found.progress.changed)
+        self._show(tuple(np.flatnonzero(found.progress.result.done).tolist()))
 
     def _show(self, changed: Sequence[int]) -> None:
         """Show the result, which differs in some slices from what is shown, and its findings."""

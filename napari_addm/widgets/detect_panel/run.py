@@ -8,7 +8,8 @@ from pathlib import Path
 from threading import Event
 
 from napari_addm.checkpoint.file import Checkpoint
-from napari_addm.detection.pipeline import Progress, detect, usable_devices
+from napari_addm.detection.devices import threads_beside_window, usable_devices
+from napari_addm.detection.pipeline import Progress, detect
 from napari_addm.detection.quality import Quality, check_quality
 from napari_addm.detection.session import Session
 from napari_addm.detection.settings import DetectionSettings
@@ -149,6 +150,7 @@ def run_steps(request: RunRequest) -> Iterator[Status | RunStarted | Progress | 
         first_slice=first_slice,
         session=request.session,
         cancelled=request.cancelled.is_set,
+        threads=threads_beside_window(),
     ):
         if progress.result is None:
             yield progress

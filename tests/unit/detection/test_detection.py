@@ -1,11 +1,12 @@
-"""The detection generator, on a real network, driven as its users drive it."""
+"""The detection generator on a real network, driven as its users drive it."""
 
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Barrier, Event
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,16 +15,16 @@ from threadpoolctl import threadpool_info
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.checkpoint.specification import ScoreSpecification
-from napari_addm.detection import pipeline as detection
-from napari_addm.detection.lanes import network_threads, torch_threads
-from napari_addm.detection.pipeline import detect, free_memory, run
-from napari_addm.detection.settings import DetectionSettings, resolve
+from napari_addm.detection.devices import free_memory
+from napari_addm.detection.maps import Detection
+from napari_addm.detection.pipeline import Progress, detect, run
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet
 
 EXACT = DetectionSettings(device="cpu", precision="float32")
-BLAS_THREADS = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+Forward = Callable[[PackedUNet, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +33,40 @@ def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def scan(make_brain) -> Volume:
-    affine = np.diag([-3.0, 3.0, 4.0, 1.0])
+def scan(make_brain: Callable[..., Volume]) -> Volume:
+    affine = np.diag([-5.0, 5.0, 6.0, 1.0])
     affine[:3, 3] = [80, -95, -70]
-    return make_brain(affine, (54, 64, 36), ((25.0, -20.0, 15.0, 14.0),))
+    return make_brain(affine, (33, 39, 24), ((25.0, -20.0, 15.0, 14.0),))
 
 
 @pytest.fixture(scope="module")
-def whole(scan, checkpoint):
+def whole(scan: Volume, checkpoint: Checkpoint) -> Detection:
     return run(scan, checkpoint, EXACT)
 
 
-def test_the_result_lies_on_the_scans_grid(scan, whole):
+@pytest.fixture
+def disturb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
+    """Replace what the network gives: ``disturb(function of (network, image, its answer))``."""
+    original = PackedUNet.forward
+
+    def install(change: Callable[..., torch.Tensor]) -> None:
+        def forward(self: PackedUNet, image: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            return change(image, lambda: original(self, image, timesteps))
+
+        monkeypatch.setattr(PackedUNet, "forward", forward)
+
+    return install
+
+
+def changed(checkpoint: Checkpoint, **score: Any) -> Checkpoint:
+    """The same network with another score as its default."""
+    default = checkpoint.specification.detection
+    default = default.model_copy(update={"score": default.score.model_copy(update=score)})
+    specification = checkpoint.specification.model_copy(update={"detection": default})
+    return replace(checkpoint, specification=specification)
+
+
+def test_the_result_lies_on_the_scans_grid(scan: Volume, whole: Detection) -> None:
     for volume in (whole.anomaly, whole.reconstruction, whole.brain_mask):
         assert volume.same_grid(scan)
         assert volume.source is scan.source
@@ -54,25 +77,24 @@ def test_the_result_lies_on_the_scans_grid(scan, whole):
     assert np.abs(whole.anomaly.data[brain]).max() > 0
     inside = whole.reconstruction.data[brain]
     assert scan.data[brain].min() * 0.5 < inside.min() < inside.max() < scan.data.max() * 1.5
+    assert set(whole.seconds) == {"prepare", "load", "network", "score"}
 
 
-def test_partial_results_lose_nothing_to_memory_that_comes_late(
-    scan, checkpoint, whole, monkeypatch
-):
-    """What is taken beside the network must not wipe out what the network has given by then."""
-    take = detection._State.take_memory
-
-    def late(state) -> None:
-        time.sleep(1.0)
-        take(state)
-
-    monkeypatch.setattr(detection._State, "take_memory", late)
-    *_, last = detect(scan, checkpoint, EXACT)
-    np.testing.assert_array_equal(last.result.anomaly.data, whole.anomaly.data)
-    np.testing.assert_array_equal(last.result.reconstruction.data, whole.reconstruction.data)
+def test_an_oblique_scan_gets_its_map_on_its_own_grid(
+    make_brain: Callable[..., Volume], checkpoint: Checkpoint
+) -> None:
+    linear = nib.eulerangles.euler2mat(0.2, -0.15, 0.3) @ np.diag([-5.0, -5.0, 6.0])
+    shape = (44, 50, 38)
+    affine = nib.affines.from_matvec(linear, -linear @ ((np.array(shape) - 1) / 2))
+    scan = make_brain(affine, shape)
+    result = run(scan, checkpoint, EXACT)
+    assert result.anomaly.same_grid(scan)
+    assert result.done.all()
+    some = result.reconstruction.data[result.brain_mask.data]
+    assert (some != 0).mean() > 0.99
 
 
-def test_every_call_of_the_network_is_reported(scan, checkpoint):
+def test_every_network_call_is_reported(scan: Volume, checkpoint: Checkpoint) -> None:
     progress = list(detect(scan, checkpoint, EXACT.replace(batch_size=6)))
     calls = [p.done for p in progress if p.stage == "reconstruct" and p.result is None]
     assert calls == list(range(1, progress[-1].total + 1))
@@ -83,239 +105,112 @@ def test_every_call_of_the_network_is_reported(scan, checkpoint):
     assert eta[-1] == 0
     fresh = [s for p in progress for s in p.slices]
     assert sorted(fresh) == list(range(scan.shape[0]))  # each slice once
-    assert progress[-1].result.seconds["network"] > 0
+    pace = progress[-1].pace
+    assert pace is not None
+    assert pace.per_slice > pace.volume == 0
 
 
-def test_slices_fill_outward_from_the_visible_one(scan, checkpoint):
-    brain = np.flatnonzero((scan.data > 0).any(axis=(1, 2)))
-    visible = int(brain[6])
-    for p in detect(scan, checkpoint, EXACT.replace(batch_size=4), first_slice=visible):
-        if p.result is not None:
-            assert visible in p.slices
-            assert p.result.done[visible]
-            assert not p.result.done.all()
-            break
-
-
-def test_finished_slices_of_a_cancelled_run_stay(scan, checkpoint):
-    """Smoothing looks at what is finished; the reconstruction itself does not change."""
-    generator = detect(scan, checkpoint, EXACT.replace(batch_size=4))
-    result = next(p.result for p in generator if p.result is not None)
-    generator.close()
-    rest = run(scan, checkpoint, EXACT)
-    done = result.done
+def test_partial_results_grow_from_the_visible_slice(
+    scan: Volume, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_addm.detection.pipeline.PARTIAL_SECONDS", 0.0)
+    monkeypatch.setattr("napari_addm.detection.pipeline.PARTIAL_SHARE", 1.0)
+    visible = int(np.flatnonzero((scan.data > 0).any(axis=(1, 2)))[5])
+    settings = EXACT.replace(batch_size=2)
+    progress = list(detect(scan, checkpoint, settings, first_slice=visible))
+    results = [(p.slices, p.result) for p in progress if p.result is not None]
+    assert len(results) > 2
+    before = np.zeros(scan.shape[0], bool)
+    for slices, result in results:
+        assert result.done[before].all()
+        assert np.flatnonzero(result.done & ~before).tolist() == list(slices)
+        assert not result.anomaly.data[~result.done].any()
+        before = result.done
+    first, last = results[0][1], results[-1][1]
+    shown = np.flatnonzero(first.done & (scan.data > 0).any(axis=(1, 2)))
+    assert 0 < len(shown) < 8
+    assert np.abs(shown - visible).min() <= 2
+    done = first.done
     np.testing.assert_allclose(
-        result.reconstruction.data[done], rest.reconstruction.data[done], rtol=1e-3, atol=1e-2
+        first.reconstruction.data[done], last.reconstruction.data[done], rtol=1e-3, atol=1e-2
     )
+    np.testing.assert_array_equal(last.anomaly.data, run(scan, checkpoint, settings).anomaly.data)
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_cancel_comes_within_one_step(scan, checkpoint, monkeypatch, threads, lanes):
-    threads(2)
-    monkeypatch.setattr("napari_addm.detection.lanes.LANES", lanes)
-    called = []
-    original = PackedUNet.forward
-
-    def counting(self, image, timesteps):
-        called.append(len(image))
-        return original(self, image, timesteps)
-
-    monkeypatch.setattr(PackedUNet, "forward", counting)
-    generator = detect(scan, checkpoint, EXACT)
-    while not called:
-        next(generator)
-    generator.close()
-    assert 1 <= len(called) <= lanes  # what was on its way, and no other
+def test_short_runs_and_single_slices_give_one_result(
+    scan: Volume, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_addm.detection.pipeline.PARTIAL_SECONDS", 3600.0)
+    assert len([p for p in detect(scan, checkpoint, EXACT) if p.result is not None]) == 1
+    monkeypatch.setattr("napari_addm.detection.pipeline.PARTIAL_SECONDS", 0.0)
+    one = EXACT.replace(slices=(12,), batch_size=1)
+    assert len([p for p in detect(scan, checkpoint, one) if p.result is not None]) == 1
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_calls_side_by_side_give_the_same_to_the_digit(
-    scan, checkpoint, monkeypatch, threads, precision
-):
-    """One lane and two, each with one thread."""
+def test_the_result_does_not_depend_on_how_many_batches_run_at_a_time(
+    scan: Volume, checkpoint: Checkpoint, precision: str
+) -> None:
+    """Two workers with one thread each, and one worker with one thread."""
     settings = EXACT.replace(precision=precision, draws=3, sampler="ddpm")
-    results = []
-    for lanes in (1, 2):
-        threads(lanes)
-        monkeypatch.setattr("napari_addm.detection.lanes.LANES", lanes)
-        results.append(run(scan, checkpoint, settings))
-    one, two = results
-    np.testing.assert_array_equal(one.anomaly.data, two.anomaly.data)
-    np.testing.assert_array_equal(one.reconstruction.data, two.reconstruction.data)
-    np.testing.assert_array_equal(one.uncertainty.data, two.uncertainty.data)
+    *_, two = detect(scan, checkpoint, settings, threads=2)
+    *_, one = detect(scan, checkpoint, settings, threads=1)
+    assert one.result is not None
+    assert two.result is not None
+    assert (one.result.threads, two.result.threads) == (1, 2)
+    for name in ("anomaly", "reconstruction", "uncertainty"):
+        a, b = getattr(one.result, name), getattr(two.result, name)
+        np.testing.assert_array_equal(a.data, b.data)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_threads_of_the_process_stay_as_they_were(scan, checkpoint, threads, count):
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_leaves_the_numbers_of_threads_alone(
+    scan: Volume, checkpoint: Checkpoint, threads: Callable[[int], None], count: int
+) -> None:
+    def blas_threads() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    before = blas_threads()
     threads(count)
-    inside = []
-
-    def note(progress):
-        inside.append(torch.get_num_threads())
-
-    run(scan, checkpoint, EXACT, on_progress=note)
+    inside: list[int] = []
+    run(scan, checkpoint, EXACT, on_progress=lambda _: inside.append(torch.get_num_threads()))
     assert set(inside) == {count}
-    with ThreadPoolExecutor(1) as pool:  # a thread that is new
+    with ThreadPoolExecutor(1) as pool:  # a new thread
         assert pool.submit(torch.get_num_threads).result() == count
-    blas = [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
-    assert blas == BLAS_THREADS
+    assert blas_threads() == before
 
 
-def test_a_thread_that_begins_while_lanes_start_counts_all_threads(threads):
-    """It would keep the share of a lane for good, if it took that for torch's number."""
-    threads(2)
-    counted, over = [], Event()
-
-    def count():
-        while not over.is_set():
-            with ThreadPoolExecutor(1) as fresh:
-                counted.append(fresh.submit(torch_threads).result())
-
-    with ThreadPoolExecutor(1) as beside:
-        counting = beside.submit(count)
-        try:
-            for _ in range(300):
-                network_threads("cpu")[0].shutdown()
-        finally:
-            over.set()
-        counting.result()
-    assert len(counted) > 100
-    assert set(counted) == {2}
-
-
-def test_calls_go_one_by_one_before_the_batch_is_halved(scan, checkpoint, monkeypatch, threads):
-    """Memory for one call is there, for two at once it is not."""
-    threads(2)
-    settings = EXACT.replace(batch_size=8)
-    undisturbed = run(scan, checkpoint, settings)
-    original, both = PackedUNet.forward, Barrier(2)
-    sizes, failed = [], []
-
-    def scarce(self, image, timesteps):
-        sizes.append(len(image))
-        if not failed:
-            both.wait(60)
-            failed.append(True)
-            raise torch.OutOfMemoryError("out of memory")
-        return original(self, image, timesteps)
-
-    monkeypatch.setattr(PackedUNet, "forward", scarce)
-    result = run(scan, checkpoint, settings)
-    assert len(set(sizes)) == 1
-    assert not any("out of memory" in warning for warning in result.warnings)
-    np.testing.assert_array_equal(result.anomaly.data, undisturbed.anomaly.data)
+def test_the_grad_mode_of_the_caller_is_left_alone(scan: Volume, checkpoint: Checkpoint) -> None:
+    for _ in detect(scan, checkpoint, EXACT):
+        assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++"])
-def test_the_result_does_not_depend_on_batches_or_order(scan, checkpoint, sampler):
+def test_the_result_does_not_depend_on_the_batch_size(
+    scan: Volume, checkpoint: Checkpoint, sampler: str
+) -> None:
     settings = EXACT.replace(sampler=sampler, eta=0.5, draws=2, seed=3)
     a = run(scan, checkpoint, settings.replace(batch_size=64))
     b = run(scan, checkpoint, settings.replace(batch_size=5))
     np.testing.assert_allclose(a.reconstruction.data, b.reconstruction.data, rtol=1e-4, atol=1e-2)
     np.testing.assert_allclose(a.anomaly.data, b.anomaly.data, atol=1e-5)
+    assert a.uncertainty is not None
+    assert b.uncertainty is not None
     np.testing.assert_allclose(a.uncertainty.data, b.uncertainty.data, atol=1e-5)
     assert a.uncertainty.data.max() > 0
 
 
-def test_one_slice_alone_is_reconstructed_as_within_the_volume(scan, checkpoint, whole):
-    index = scan.shape[0] // 2
-    alone = run(scan, checkpoint, EXACT.replace(slices=(index,)))
-    assert np.flatnonzero(alone.done).tolist() == [index]
-    np.testing.assert_allclose(
-        alone.reconstruction.data[index], whole.reconstruction.data[index], rtol=1e-4, atol=1e-2
-    )
-    other = np.arange(scan.shape[0]) != index
-    assert (alone.reconstruction.data[other] == 0).all()
-
-
-def test_one_slice_is_scored_with_its_neighbours(scan, checkpoint):
-    """As far as the Gaussian reaches, which is cut at three deviations: as within the volume."""
-    settings = EXACT.replace(score="absolute", smoothing_mm=5.0, symmetry=False)
-    index = scan.shape[0] // 2
-    there = run(scan, checkpoint, settings).anomaly.data[index]
-    one = settings.replace(slices=(index,))
-    alone = run(scan, checkpoint, one)
-    np.testing.assert_allclose(alone.anomaly.data[index], there, atol=1e-5)
-    assert np.flatnonzero(alone.done).tolist() == [index]
-    assert not np.delete(alone.anomaly.data, index, axis=0).any()
-    without = run(scan, checkpoint, replace(one, context_mm=0.0)).anomaly.data[index]
-    assert np.abs(without - there).max() > 0.01
-    with pytest.raises(AddmError, match="context of -1 mm"):
-        run(scan, checkpoint, replace(one, context_mm=-1.0))
-
-
-def test_a_slice_thinner_than_the_erosion_still_has_a_map(scan, checkpoint):
-    detection_ = checkpoint.specification.detection
-    score = detection_.score.model_copy(update={"erosion_mm": 10.0})  # slices are 6 mm apart
-    specification = checkpoint.specification.model_copy(
-        update={"detection": detection_.model_copy(update={"score": score})}
-    )
-    index = scan.shape[0] // 2
-    alone = run(
-        scan, replace(checkpoint, specification=specification), EXACT.replace(slices=(index,))
-    )
-    assert (alone.anomaly.data[index] != 0).sum() > 0.5 * (scan.data[index] > 0).sum()
-
-
-def test_the_same_run_gives_the_same_numbers_and_another_seed_others(scan, checkpoint, whole):
-    again = run(scan, checkpoint, EXACT)
-    np.testing.assert_array_equal(again.anomaly.data, whole.anomaly.data)
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
+    scan: Volume, checkpoint: Checkpoint, whole: Detection
+) -> None:
+    np.testing.assert_array_equal(run(scan, checkpoint, EXACT).anomaly.data, whole.anomaly.data)
     other = run(scan, checkpoint, EXACT.replace(seed=1))
     assert np.abs(other.anomaly.data - whole.anomaly.data).max() > 1e-3
 
 
-def test_an_oblique_scan_gets_its_map_on_its_own_grid(make_brain, checkpoint):
-    import nibabel as nib
-
-    linear = nib.eulerangles.euler2mat(0.2, -0.15, 0.3) @ np.diag([-3.0, -3.0, 4.0])
-    shape = (70, 80, 56)
-    affine = nib.affines.from_matvec(linear, -linear @ ((np.array(shape) - 1) / 2))
-    scan = make_brain(affine, shape)
-    result = run(scan, checkpoint, EXACT)
-    assert result.anomaly.same_grid(scan)
-    assert result.done.all()
-    some = result.reconstruction.data[result.brain_mask.data]
-    assert (some != 0).mean() > 0.99
-
-
-def test_half_the_batch_is_taken_when_memory_runs_out(scan, checkpoint, whole, monkeypatch):
-    original = PackedUNet.forward
-
-    def scarce(self, image, timesteps):
-        if len(image) > 3:
-            raise torch.OutOfMemoryError("out of memory")
-        return original(self, image, timesteps)
-
-    monkeypatch.setattr(PackedUNet, "forward", scarce)
-    result = run(scan, checkpoint, EXACT)
-    assert any("out of memory" in w for w in result.warnings)
-    np.testing.assert_allclose(result.anomaly.data, whole.anomaly.data, atol=1e-5)
-
-
-def test_no_memory_at_all_is_said_in_words(scan, checkpoint, monkeypatch):
-    def none(self, image, timesteps):
-        raise torch.OutOfMemoryError("out of memory")
-
-    monkeypatch.setattr(PackedUNet, "forward", none)
-    with pytest.raises(AddmError, match="single slice"):
-        run(scan, checkpoint, EXACT)
-
-
-def test_other_errors_of_the_network_are_not_swallowed(scan, checkpoint, monkeypatch):
-    def broken(self, image, timesteps):
-        raise RuntimeError("a fault in the code")
-
-    monkeypatch.setattr(PackedUNet, "forward", broken)
-    with pytest.raises(RuntimeError, match="a fault in the code"):
-        run(scan, checkpoint, EXACT)
-
-
-def test_grad_mode_of_the_caller_is_left_alone(scan, checkpoint):
-    for _ in detect(scan, checkpoint, EXACT):
-        assert torch.is_grad_enabled()
-
-
-def test_bfloat16_stays_close_to_float32(scan, checkpoint, whole):
+def test_bfloat16_stays_close_to_float32(
+    scan: Volume, checkpoint: Checkpoint, whole: Detection
+) -> None:
     half = run(scan, checkpoint, EXACT.replace(precision="bfloat16"))
     assert half.precision == "bfloat16"
     brain = whole.brain_mask.data
@@ -323,45 +218,101 @@ def test_bfloat16_stays_close_to_float32(scan, checkpoint, whole):
     assert difference.mean() < 0.05 * np.abs(whole.anomaly.data[brain]).mean()
 
 
-def test_the_network_is_kept_between_runs_and_can_be_freed(scan, checkpoint):
-    run(scan, checkpoint, EXACT.replace(slices=(18,)))
-    again = run(scan, checkpoint, EXACT.replace(slices=(18,)))
-    assert again.seconds["load"] < 0.01
-    free_memory()
-    assert not detection._kept
+# --- single slices --------------------------------------------------------------------------------
+
+
+def test_a_single_slice_is_as_within_the_volume(scan: Volume, checkpoint: Checkpoint) -> None:
+    """As far as the Gaussian of the score reaches, which is cut at three deviations."""
+    settings = EXACT.replace(score="absolute", smoothing_mm=5.0, symmetry=False)
+    index = scan.shape[0] // 2
+    whole = run(scan, checkpoint, settings)
+    alone = run(scan, checkpoint, settings.replace(slices=(index,)))
+    assert np.flatnonzero(alone.done).tolist() == [index]
+    np.testing.assert_allclose(
+        alone.reconstruction.data[index], whole.reconstruction.data[index], rtol=1e-4, atol=1e-2
+    )
+    np.testing.assert_allclose(alone.anomaly.data[index], whole.anomaly.data[index], atol=1e-5)
+    for volume in (alone.anomaly, alone.reconstruction):
+        assert not np.delete(volume.data, index, axis=0).any()
+    without = run(scan, checkpoint, settings.replace(slices=(index,), context_mm=0.0))
+    assert np.abs(without.anomaly.data[index] - whole.anomaly.data[index]).max() > 0.01
+
+
+def test_a_slice_thinner_than_the_erosion_still_has_a_map(
+    scan: Volume, checkpoint: Checkpoint
+) -> None:
+    index = scan.shape[0] // 2
+    deep = changed(checkpoint, erosion_mm=10.0)  # slices are 6 mm apart
+    alone = run(scan, deep, EXACT.replace(slices=(index,)))
+    assert (alone.anomaly.data[index] != 0).sum() > 0.5 * (scan.data[index] > 0).sum()
+
+
+# --- when something goes wrong --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fits", [8, 3])
+def test_smaller_batches_are_taken_when_memory_runs_out(
+    scan: Volume, checkpoint: Checkpoint, whole: Detection, disturb: Any, fits: int
+) -> None:
+    """8 slices fit after another failure, one batch at a time; or 3 slices at most."""
+    failed: list[bool] = []
+
+    def scarce(image: torch.Tensor, answer: Callable[[], torch.Tensor]) -> torch.Tensor:
+        if len(image) > fits or not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError("out of memory")
+        return answer()
+
+    disturb(scarce)
+    result = run(scan, checkpoint, EXACT.replace(batch_size=8))
+    assert any("out of memory" in warning for warning in result.warnings) == (fits < 8)
+    np.testing.assert_allclose(result.anomaly.data, whole.anomaly.data, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("error", "expected", "words"),
     [
-        ({"level": 1001}, "within 1..1000"),
-        ({"level": 0}, "within 1..1000"),
-        ({"level": 10, "steps": 11}, "do not fit"),
-        ({"steps": 0}, "do not fit"),
-        ({"draws": 0}, "at least 1"),
-        ({"sampler": "euler"}, "no sampler"),
-        ({"score": "magic"}, "no score"),
-        ({"device": "abacus"}, "no device"),
-        ({"precision": "int8"}, "no precision"),
-        ({"eta": 2.0}, "between 0 and 1"),
-        ({"batch_size": 0}, "too small"),
-        ({"seed": -1}, "0 or more"),
-        ({"smoothing_mm": -1.0}, "not between"),
-        ({"slices": (99,)}, "within 0..35"),
-        ({"slices": (0,)}, "no brain"),
+        (torch.OutOfMemoryError("out of memory"), AddmError, "single slice"),
+        (RuntimeError("a fault in the code"), RuntimeError, "a fault in the code"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_in_words(scan, checkpoint, change, words):
-    with pytest.raises(AddmError, match=words):
-        run(scan, checkpoint, EXACT.replace(**change))
+def test_an_error_of_the_network_ends_the_run(
+    scan: Volume,
+    checkpoint: Checkpoint,
+    disturb: Any,
+    error: Exception,
+    expected: type[Exception],
+    words: str,
+) -> None:
+    def fail(image: torch.Tensor, answer: Callable[[], torch.Tensor]) -> torch.Tensor:
+        raise error
+
+    disturb(fail)
+    with pytest.raises(expected, match=words):
+        run(scan, checkpoint, EXACT)
 
 
-def test_a_level_below_the_default_steps_takes_fewer_steps(checkpoint):
-    resolved = resolve(DetectionSettings(level=2), checkpoint.specification)
-    assert (resolved.level, resolved.steps) == (2, 2)
+def test_nan_in_a_short_format_goes_on_in_float32(
+    scan: Volume, checkpoint: Checkpoint, whole: Detection, disturb: Any
+) -> None:
+    disturb(
+        lambda image, answer: answer() * (float("nan") if image.dtype == torch.bfloat16 else 1.0)
+    )
+    result = run(scan, checkpoint, EXACT.replace(precision="bfloat16"))
+    assert result.precision == "float32"
+    assert any("NaN" in warning for warning in result.warnings)
+    np.testing.assert_array_equal(result.anomaly.data, whole.anomaly.data)
 
 
-def test_weights_that_do_not_fit_the_specification_are_listed(scan, checkpoint):
+def test_nan_in_float32_is_an_error(scan: Volume, checkpoint: Checkpoint, disturb: Any) -> None:
+    disturb(lambda image, answer: answer() * float("nan"))
+    with pytest.raises(AddmError, match="NaN or infinity"):
+        run(scan, checkpoint, EXACT)
+
+
+def test_weights_that_do_not_fit_the_specification_are_listed(
+    scan: Volume, checkpoint: Checkpoint
+) -> None:
     weights = dict(checkpoint.weights)
     name = next(n for n in weights if n.endswith("conv_in.conv.weight"))
     weights[name] = weights[name][:4]
@@ -370,62 +321,82 @@ def test_weights_that_do_not_fit_the_specification_are_listed(scan, checkpoint):
         run(scan, replace(checkpoint, weights=weights), EXACT)
 
 
-def test_nan_in_a_short_format_goes_on_in_float32(scan, checkpoint, whole, monkeypatch):
-    original = PackedUNet.forward
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"slices": (99,)}, "within 0..23"),
+        ({"slices": (0,)}, "no brain"),
+        ({"level": 1001}, "within 1..1000"),
+        ({"device": "mps"}, "no device mps"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_words(
+    scan: Volume, checkpoint: Checkpoint, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(AddmError, match=words):
+        run(scan, checkpoint, EXACT.replace(**change))
 
-    def overflowing(self, image, timesteps):
-        out = original(self, image, timesteps)
-        return out * float("nan") if image.dtype == torch.bfloat16 else out
 
-    monkeypatch.setattr(PackedUNet, "forward", overflowing)
-    result = run(scan, checkpoint, EXACT.replace(precision="bfloat16"))
-    assert result.precision == "float32"
-    assert any("NaN" in w for w in result.warnings)
-    np.testing.assert_array_equal(result.anomaly.data, whole.anomaly.data)
+# --- scores ---------------------------------------------------------------------------------------
 
 
-def test_levels_beyond_the_training_are_flagged(scan, checkpoint):
+def test_levels_beyond_the_training_are_flagged(scan: Volume, checkpoint: Checkpoint) -> None:
     trained = checkpoint.specification.model_copy(update={"training": {"highest_level": 150}})
-    low = run(scan, replace(checkpoint, specification=trained), EXACT.replace(level=150))
-    high = run(scan, replace(checkpoint, specification=trained), EXACT.replace(level=151))
-    assert not any("never learned" in w for w in low.warnings)
-    assert any("never learned" in w for w in high.warnings)
+    for level, flagged in ((150, False), (151, True)):
+        settings = EXACT.replace(level=level, slices=(12,), context_mm=0.0)
+        result = run(scan, replace(checkpoint, specification=trained), settings)
+        assert any("never learned" in warning for warning in result.warnings) is flagged
 
 
-def test_another_score_needs_no_network(scan, checkpoint, whole):
+def test_another_score_needs_no_network(
+    scan: Volume, checkpoint: Checkpoint, whole: Detection
+) -> None:
     score = ScoreSpecification(kind="absolute", smoothing_mm=5.0, erosion_mm=4.0, symmetry=True)
     again = whole.rescored(score)
     settings = EXACT.replace(score="absolute", smoothing_mm=5.0, symmetry=True)
     directly = run(scan, checkpoint, settings)
     np.testing.assert_array_equal(again.anomaly.data, directly.anomaly.data)
     np.testing.assert_array_equal(again.reconstruction.data, whole.reconstruction.data)
-    assert (again.settings.score, again.settings.smoothing_mm) == ("absolute", 5.0)
-    assert again.settings.symmetry
+    assert (again.settings, again.warnings) == (directly.settings, directly.warnings)
     assert whole.settings.score == "signed"
 
 
-def test_what_both_sides_show_is_taken_off_if_asked_for(scan, checkpoint, whole):
-    score = EXACT.replace(score="absolute")
-    plain, compared = (
-        run(scan, checkpoint, score),
-        run(scan, checkpoint, replace(score, symmetry=True)),
+def test_a_detection_made_by_hand_cannot_be_scored_again(whole: Detection) -> None:
+    by_hand = Detection(
+        whole.anomaly,
+        whole.reconstruction,
+        None,
+        whole.brain_mask,
+        whole.done,
+        whole.seconds,
+        whole.settings,
+        whole.specification,
+        "cpu",
+        "float32",
+        1,
     )
-    assert whole.settings.symmetry is False  # the checkpoint's default
+    assert by_hand.slices is None
+    with pytest.raises(ValueError, match="by hand"):
+        by_hand.rescored(whole.specification.detection.score)
+
+
+def test_what_both_halves_show_is_subtracted_if_asked_for(
+    scan: Volume, checkpoint: Checkpoint
+) -> None:
+    settings = EXACT.replace(score="absolute")
+    plain = run(scan, checkpoint, settings)
+    assert plain.settings.symmetry is False  # the checkpoint's default
+    compared = run(scan, checkpoint, settings.replace(symmetry=True))
     assert (compared.anomaly.data <= plain.anomaly.data + 1e-6).all()
     assert compared.anomaly.data.min() >= 0
     brain = plain.anomaly.data > 0
     assert compared.anomaly.data[brain].mean() < 0.8 * plain.anomaly.data[brain].mean()
     np.testing.assert_array_equal(compared.reconstruction.data, plain.reconstruction.data)
-    default = checkpoint.specification.detection
-    default = default.model_copy(
-        update={"score": default.score.model_copy(update={"symmetry": True})}
-    )
-    other = checkpoint.specification.model_copy(update={"detection": default})
-    asked = run(scan, replace(checkpoint, specification=other), score)
-    np.testing.assert_array_equal(asked.anomaly.data, compared.anomaly.data)
+    default = run(scan, changed(checkpoint, symmetry=True), settings)
+    np.testing.assert_array_equal(default.anomaly.data, compared.anomaly.data)
 
 
-def test_half_a_brain_is_compared_with_its_median_and_says_so(scan, checkpoint):
+def test_half_a_brain_is_compared_with_its_median(scan: Volume, checkpoint: Checkpoint) -> None:
     half = np.asarray(scan.data) > 0
     half[:, :, half.shape[2] // 2 :] = False
     result = run(scan, checkpoint, EXACT.replace(score="absolute", symmetry=True), half)
@@ -435,3 +406,15 @@ def test_half_a_brain_is_compared_with_its_median_and_says_so(scan, checkpoint):
     there = plain.anomaly.data > np.median(plain.anomaly.data[plain.anomaly.data > 0])
     ranks = stats.spearmanr(plain.anomaly.data[there], result.anomaly.data[there])
     assert ranks.statistic > 0.98
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+
+def test_a_closed_generator_ends_the_network(scan: Volume, checkpoint: Checkpoint) -> None:
+    progress = detect(scan, checkpoint, EXACT.replace(batch_size=1))
+    known: list[Progress] = [next(progress), next(progress)]
+    progress.close()  # type: ignore[attr-defined]
+    assert known[-1].done == 1
+    with pytest.raises(StopIteration):
+        next(progress)

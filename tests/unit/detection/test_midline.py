@@ -16,7 +16,8 @@ from support import invoke
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint, read_specification
 from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.pipeline import run
-from napari_addm.detection.session import Prepared
+from napari_addm.detection.preparation import prepare
+from napari_addm.detection.session import PreparedScan
 from napari_addm.findings.findings import Findings, measure_findings
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array, volume_from_native
@@ -73,7 +74,7 @@ def side_of(volume: Volume, labels: np.ndarray, midline: Midline | None):
 
 def midline_of(volume: Volume, brain: np.ndarray | None = None) -> Midline | None:
     specification = read_specification(DEMO_CHECKPOINT).preparation
-    return Prepared.alone(volume, specification, brain).midline
+    return PreparedScan(prepare(volume, specification, brain)).midline
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)

@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from napari_addm.checkpoint.specification import PreparationSpecification
 from napari_addm.detection import preparation
-from napari_addm.detection.preparation import IntensityMap, find_brain, prepare, strip_skull
+from napari_addm.detection.brain_mask import find_brain, strip_skull
+from napari_addm.detection.preparation import HistogramStandardization, prepare
 from napari_addm.errors import InputError
 from napari_addm.io.volume import Volume, volume_from_array
 
@@ -67,7 +68,7 @@ def test_a_lesion_is_at_its_world_place_on_the_model_grid(make_brain, name):
     lesion = (25.0, -20.0, 15.0, 12.0)
     slices = prepare(make_brain(affine, shape, (lesion,)), SPECIFICATION)
     healthy = prepare(make_brain(affine, shape), SPECIFICATION)
-    change = healthy.on_grid(healthy.images) - slices.on_grid(slices.images)
+    change = healthy.to_model_volume(healthy.images) - slices.to_model_volume(slices.images)
     dark = np.argwhere(change > 0.5 * np.percentile(change, 99.9))
     # the two intensity rules differ a little, so the lesion is judged by its centre
     centre = slices.affine[:3, :3] @ dark.mean(axis=0) + slices.affine[:3, 3]
@@ -121,7 +122,7 @@ def test_every_orientation_gives_the_same_slices(make_brain):
 
 def test_parts_of_the_way_back_equal_the_whole(make_brain):
     slices = prepare(make_brain(*GRIDS["oblique"]), SPECIFICATION)
-    function = slices.on_grid(slices.images)
+    function = slices.to_model_volume(slices.images)
     whole, twice = slices.to_native(function, 2 * function)
     np.testing.assert_allclose(twice, 2 * whole, rtol=1e-6)
     for start in range(0, whole.shape[0], 37):
@@ -136,24 +137,24 @@ def test_a_native_slice_is_complete_once_what_it_needs_is_finished(make_brain, n
     count = slices.brain_mask.shape[0]
     for native in range(0, count, 9):
         finished = np.zeros(len(slices.images), bool)
-        needed = slices.needed_for([native])
+        needed = slices.model_slices_for([native])
         finished[needed] = True
-        assert slices.complete_native(finished)[native]
+        assert slices.finished_native_slices(finished)[native]
         for missing in needed:
             finished[missing] = False
-            assert not slices.complete_native(finished)[native]
+            assert not slices.finished_native_slices(finished)[native]
             finished[missing] = True
-    assert slices.complete_native(np.ones(len(slices.images), bool)).all()
+    assert slices.finished_native_slices(np.ones(len(slices.images), bool)).all()
     # and what is complete does not change when the rest comes in
     half = np.arange(len(slices.images)) < len(slices.images) // 2
-    function = slices.on_grid(slices.images)
+    function = slices.to_model_volume(slices.images)
     (early,) = slices.to_native(
-        np.where(slices.on_grid(half.astype(np.float32)[:, None, None]) > 0, function, 99.0).astype(
-            np.float32
-        ),
+        np.where(
+            slices.to_model_volume(half.astype(np.float32)[:, None, None]) > 0, function, 99.0
+        ).astype(np.float32),
         valid=half,
     )
-    complete = slices.complete_native(half)
+    complete = slices.finished_native_slices(half)
     (late,) = slices.to_native(function)
     np.testing.assert_allclose(early[complete], late[complete], atol=1e-4)
 
@@ -166,7 +167,7 @@ def test_the_intensity_map_is_monotone_and_has_an_inverse(knots, values):
     knots = np.sort(knots)
     if np.diff(knots).min() < 1.0:
         return
-    rule = IntensityMap(knots, np.array([0.05, 0.5, 0.95]))
+    rule = HistogramStandardization(knots, np.array([0.05, 0.5, 0.95]))
     np.testing.assert_allclose(rule.forward(knots.astype(np.float32)), rule.target, atol=1e-3)
     mapped = rule.forward(np.sort(np.array(values, np.float32)))
     assert (np.diff(mapped) >= -1e-6).all()
@@ -246,7 +247,7 @@ def test_a_users_mask_bounds_the_slices(make_brain):
     mask = volume.data > 0
     mask[:35] = False
     slices = prepare(volume, SPECIFICATION, mask)
-    world_z = slices.affine[2, 3] + slices.indices * 3.0
+    world_z = slices.affine[2, 3] + slices.slice_index * 3.0
     assert world_z.min() > volume.affine[2, 3] + 2 * 35 - 3
     assert (slices.images[~slices.masks] == -1).all()
 

@@ -9,9 +9,9 @@ import pytest
 
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import Detection, run
-from napari_addm.detection.preparation import IntensityMap, Slices, prepare
+from napari_addm.detection.preparation import HistogramStandardization, ModelSlices, prepare
 from napari_addm.detection.quality import (
-    LABELS,
+    FLAG_TITLES,
     MOST_HISTOGRAM_DISTANCE,
     RECONSTRUCTION_KEY,
     check_quality,
@@ -48,7 +48,7 @@ def like_training(volume: Volume, checkpoint: Checkpoint) -> Volume:
     return volume.with_data(data)
 
 
-def flags(slices: Slices, checkpoint: Checkpoint, **more: Any) -> set[str]:
+def flags(slices: ModelSlices, checkpoint: Checkpoint, **more: Any) -> set[str]:
     return {flag.key for flag in check_quality(slices, checkpoint.specification, **more).flags}
 
 
@@ -90,27 +90,29 @@ def test_every_way_to_differ_has_its_flag(
 
     squared = np.where(usual.data > 0, usual.data**6, 0).astype(np.float32)
     assert flags(prepare(usual.with_data(squared), preparation), checkpoint) == {"intensities"}
-    assert set(LABELS) >= {"orientation", "slice_thickness", "brain_volume", "contrast"}
+    assert set(FLAG_TITLES) >= {"orientation", "slice_thickness", "brain_volume", "contrast"}
 
 
 def test_the_histogram_distance_is_in_shares_of_the_range() -> None:
     target = np.array([0.1, 0.5, 0.9])
-    assert histogram_distance(IntensityMap(target * 700 + 30, target)) == pytest.approx(0)
+    assert histogram_distance(HistogramStandardization(target * 700 + 30, target)) == pytest.approx(
+        0
+    )
     moved = np.array([100.0, 130.0, 200.0])
-    assert histogram_distance(IntensityMap(moved, target)) == pytest.approx(0.2)
-    assert histogram_distance(IntensityMap(moved[[0, 2]], target[[0, 2]])) is None
+    assert histogram_distance(HistogramStandardization(moved, target)) == pytest.approx(0.2)
+    assert histogram_distance(HistogramStandardization(moved[[0, 2]], target[[0, 2]])) is None
     assert MOST_HISTOGRAM_DISTANCE < 0.2
 
 
 @pytest.fixture(scope="module")
-def detected(tiny_checkpoint: Any, brain: Volume) -> tuple[Checkpoint, Slices, Detection]:
+def detected(tiny_checkpoint: Any, brain: Volume) -> tuple[Checkpoint, ModelSlices, Detection]:
     checkpoint = load_checkpoint(tiny_checkpoint)
     slices = prepare(brain, checkpoint.specification.preparation)
     return checkpoint, slices, run(brain, checkpoint, DetectionSettings(seed=1))
 
 
 def test_the_reconstruction_is_held_against_the_range_of_healthy_brains(
-    detected: tuple[Checkpoint, Slices, Detection],
+    detected: tuple[Checkpoint, ModelSlices, Detection],
 ) -> None:
     checkpoint, slices, detection = detected
     error = reconstruction_error(slices, detection)
@@ -133,7 +135,7 @@ def test_the_reconstruction_is_held_against_the_range_of_healthy_brains(
 
 
 def test_a_perfect_reconstruction_has_no_error(
-    detected: tuple[Checkpoint, Slices, Detection],
+    detected: tuple[Checkpoint, ModelSlices, Detection],
 ) -> None:
     _, slices, detection = detected
     assert reconstruction_error(slices, replace(detection, reconstruction=slices.volume)) == 0

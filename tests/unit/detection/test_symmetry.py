@@ -7,8 +7,8 @@ from napari_addm.detection.symmetry import (
     COMMON,
     SHARE,
     MirrorPlane,
-    beyond_symmetry,
     find_mirror_plane,
+    subtract_mirror_score,
 )
 
 SPACING = (2.0, 1.75, 1.5)
@@ -103,7 +103,7 @@ def test_what_both_sides_show_is_taken_off_and_what_one_shows_stays():
     anomaly, inside = scores()
     anomaly[10:50, 5:74, 5:30] = anomaly[10:50, 5:74, -30:-5] = 0.4  # common to both
     anomaly[20:24, 76:80, 32:37] = 0.4  # on one side
-    less = beyond_symmetry(anomaly, inside, PLANE)
+    less = subtract_mirror_score(anomaly, inside, PLANE)
     assert less[30, 30, 15] == pytest.approx((1 - SHARE) * 0.4, abs=1e-6)
     assert less[22, 78, 34] == pytest.approx(0.4 - SHARE * 0.1, abs=1e-6)
     assert (less[~inside] == 0).all()
@@ -113,7 +113,7 @@ def test_a_strong_lesion_with_a_twin_is_left_above_all_else():
     anomaly, inside = scores()
     anomaly += np.random.default_rng(0).random(SHAPE).astype(np.float32) * 0.1
     anomaly[20:30, 20:30, 20:25] = anomaly[20:30, 20:30, -25:-20] = 0.9
-    less = beyond_symmetry(anomaly, inside, PLANE)
+    less = subtract_mirror_score(anomaly, inside, PLANE)
     common = np.percentile(anomaly[inside], COMMON)
     assert less[25, 25, 22] == pytest.approx(0.9 - SHARE * common, abs=1e-4)
     lesion = np.zeros(SHAPE, bool)
@@ -124,7 +124,7 @@ def test_a_strong_lesion_with_a_twin_is_left_above_all_else():
 def test_without_a_plane_the_median_is_taken_off():
     anomaly, inside = scores()
     anomaly[inside] = np.random.default_rng(0).random(inside.sum())
-    less = beyond_symmetry(anomaly, inside, None)
+    less = subtract_mirror_score(anomaly, inside, None)
     expected = np.maximum(anomaly[inside] - SHARE * np.median(anomaly[inside]), 0)
     np.testing.assert_allclose(less[inside], expected, atol=1e-6)
 
@@ -134,13 +134,13 @@ def test_some_slices_are_as_in_the_whole():
     _, inside = scores()
     anomaly = generator.random(SHAPE).astype(np.float32)
     plane = MirrorPlane((0.1, -0.05, float(np.sqrt(1 - 0.0125))), 2.0, SPACING)
-    whole = beyond_symmetry(anomaly, inside, plane)
+    whole = subtract_mirror_score(anomaly, inside, plane)
     np.testing.assert_array_equal(
-        beyond_symmetry(anomaly, inside, plane, slice(17, 31)), whole[17:31]
+        subtract_mirror_score(anomaly, inside, plane, slice(17, 31)), whole[17:31]
     )
     assert whole.min() >= 0
 
 
 def test_an_empty_map_stays_empty():
     anomaly, inside = scores()
-    assert not beyond_symmetry(anomaly, inside & False, PLANE).any()
+    assert not subtract_mirror_score(anomaly, inside & False, PLANE).any()

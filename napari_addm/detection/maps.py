@@ -1,0 +1,259 @@
+"""Maps of a detection: scores, mean reconstruction and uncertainty, on the scan's own grid."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_addm.checkpoint.specification import ModelSpecification, ScoreSpecification
+from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
+from napari_addm.detection.scoring import voxel_scores
+from napari_addm.detection.settings import DetectionSettings
+from napari_addm.detection.smoothing import smooth_and_average
+from napari_addm.detection.symmetry import subtract_mirror_score
+from napari_addm.io.arrays import Grid, Mask
+from napari_addm.io.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_addm.detection.plan import Plan
+    from napari_addm.detection.preparation import ModelSlices
+    from napari_addm.detection.session import PreparedScan
+
+ASYMMETRIC = (
+    "left and right of this brain are too different to be compared: every place is compared with "
+    "the scan's median instead"
+)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Maps on the scan's own grid, and how they were made.
+
+    Attributes
+    ----------
+    anomaly : Volume of float32
+        The smoothed score, as a share of the brain's intensity range; 0 outside the brain.
+    reconstruction : Volume of float32
+        In the scan's intensities; 0 outside the brain.
+    uncertainty : Volume of float32 or None
+        Standard deviation of the score over the draws; None for a single draw.
+    brain_mask : Volume of bool
+    done : ndarray of bool, shape (S,)
+        Which slices of the scan are finished.
+    seconds : dict of str to float
+        Time for ``prepare``, ``load``, ``network`` and ``score``.
+    settings : DetectionSettings
+        With every default filled in.
+    specification : ModelSpecification
+    device, precision : str
+        What the network ran on.
+    threads : int
+        Of the processor, for the network.
+    warnings : tuple of str
+    midline : Midline or None
+        The plane between the halves of the brain, which gives findings their sides.
+    """
+
+    anomaly: Volume
+    reconstruction: Volume
+    uncertainty: Volume | None
+    brain_mask: Volume
+    done: NDArray[np.bool_]
+    seconds: dict[str, float]
+    settings: DetectionSettings
+    specification: ModelSpecification
+    device: str
+    precision: str
+    threads: int
+    warnings: tuple[str, ...] = ()
+    midline: Midline | None = None
+    _maps: AnomalyMaps | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def region(self) -> NDArray[np.bool_]:
+        """Where there is a score: the brain mask in finished slices, shape (S, A, R)."""
+        brain: NDArray[np.bool_] = self.brain_mask.data
+        return brain if self.done.all() else brain & self.done[:, None, None]
+
+    @property
+    def slices(self) -> ModelSlices | None:
+        """The prepared scan; None for a detection that was assembled by hand."""
+        return None if self._maps is None else self._maps.scan.slices
+
+    def rescored(self, score: ScoreSpecification) -> Detection:
+        """Score the same reconstructions differently, without the network.
+
+        Returns
+        -------
+        Detection
+            With everything that is finished by now.
+
+        Raises
+        ------
+        ValueError
+            For a detection that was assembled by hand.
+        """
+        if self._maps is None:
+            raise ValueError("a detection that was assembled by hand cannot be scored again")
+        return self._maps.with_score(score).make()
+
+
+@dataclass(frozen=True)
+class AnomalyMaps:
+    """Makes the maps of the slices that are finished.
+
+    Only slices that were asked for take part, so that a result does not depend on what else a
+    session holds.
+
+    Attributes
+    ----------
+    plan : Plan
+    threads : int
+        What the network computes with.
+    seconds : dict of str to float
+        Per stage; scoring adds its own.
+    """
+
+    plan: Plan
+    threads: int
+    seconds: dict[str, float]
+
+    @property
+    def scan(self) -> PreparedScan:
+        """The scan on the model grid."""
+        return self.plan.scan
+
+    def with_score(self, score: ScoreSpecification) -> AnomalyMaps:
+        """Return maps of the same reconstructions under another score."""
+        settings = self.plan.settings.replace(
+            score=score.kind, smoothing_mm=score.smoothing_mm, symmetry=score.symmetry
+        )
+        plan = replace(self.plan, settings=settings, erosion_mm=score.erosion_mm)
+        return replace(self, plan=plan, seconds=dict(self.seconds))
+
+    def finished(self) -> Mask:
+        """Return which model slices have all their draws now, shape (N,)."""
+        plan = self.plan
+        finished = np.zeros(len(self.scan.slices.images), bool)
+        made = plan.reconstructions.finished[: plan.draws, plan.positions]
+        finished[plan.positions] = made.all(axis=0)
+        return finished
+
+    def shows(self, finished: Mask) -> Mask:
+        """Return which slices of the scan would show brain, shape (S,)."""
+        return self.done(finished) & self.scan.slices.reconstructed
+
+    def done(self, finished: Mask) -> Mask:
+        """Return which slices of the scan are complete and were asked for, shape (S,)."""
+        done = self.scan.slices.finished_native_slices(finished)
+        if self.plan.settings.slices is not None:
+            done &= np.isin(np.arange(len(done)), self.plan.settings.slices)
+        return done
+
+    def make(self, finished: Mask | None = None) -> Detection:
+        """Score the finished slices, each with its finished neighbors.
+
+        Parameters
+        ----------
+        finished : ndarray of bool, shape (N,), optional
+            Model slices; by default all that are finished now.
+        """
+        started = time.perf_counter()
+        finished = self.finished() if finished is None else finished
+        done = self.done(finished)
+        maps = self._to_native(self._score(finished), finished, done)
+        self.seconds["score"] += time.perf_counter() - started
+        volume = self.scan.slices.volume
+        uncertainty = maps.get("uncertainty")
+        return Detection(
+            anomaly=volume.with_data(maps["anomaly"]),
+            reconstruction=volume.with_data(maps["reconstruction"]),
+            uncertainty=None if uncertainty is None else volume.with_data(uncertainty),
+            brain_mask=volume.with_data(self.scan.slices.brain_mask),
+            done=done,
+            seconds=dict(self.seconds),
+            settings=self.plan.settings,
+            specification=self.plan.checkpoint.specification,
+            device=self.plan.reconstructions.device,
+            precision=self.plan.reconstructions.precision,
+            threads=self.threads,
+            warnings=self._all_warnings(),
+            midline=self.scan.midline,
+            _maps=self,
+        )
+
+    def _score(self, finished: Mask) -> dict[str, Grid]:
+        """Make the maps on the model grid, float32, shape (depth, H, W)."""
+        scan, slices, score = self.scan, self.scan.slices, self.plan.score
+        shape = scan.scan.shape
+        names = ["anomaly", "reconstruction"]
+        if self.plan.draws > 1:
+            names.append("uncertainty")
+        grids = {name: np.zeros(shape, np.float32) for name in names}
+        rows = slices.slice_index[finished]
+        if not len(rows):
+            return grids
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        drawn, weights = self._draws(finished, part)
+        mean = drawn.mean(axis=0).clip(0.0, 1.0)
+        grids["reconstruction"][part] = slices.intensity.inverse(mean)
+        there = slices.to_model_volume(finished)[:, None, None]
+        mask = scan.mask[part] & there[part]
+        scores = voxel_scores(score.kind, scan.scan[part], drawn, mask, slices.spacing_mm, weights)
+        inner = scan.inner(score.erosion_mm) & there
+        anomaly, uncertainty = smooth_and_average(
+            scores, inner[part], score.smoothing_mm, slices.spacing_mm
+        )
+        grids["anomaly"][part] = anomaly
+        if uncertainty is not None:
+            grids["uncertainty"][part] = uncertainty
+        if score.symmetry:
+            plane = scan.mirror_plane
+            grids["anomaly"][part] = subtract_mirror_score(grids["anomaly"], inner, plane, part)
+        return grids
+
+    def _draws(self, finished: Mask, part: slice) -> tuple[Grid, Grid | None]:
+        """Put the finished draws into a part of the model grid, as values in 0..1."""
+        slices, made = self.scan.slices, self.plan.reconstructions
+        rows = slices.slice_index[finished] - part.start
+        shape = (self.plan.draws, part.stop - part.start, *slices.images.shape[1:])
+        drawn = np.zeros(shape, np.float32)
+        weights = None if made.weights is None else np.ones(shape, np.float32)
+        for draw in range(len(drawn)):
+            drawn[draw, rows] = (made.images[draw, finished] + 1.0) / 2.0
+            if weights is not None and made.weights is not None:
+                weights[draw, rows] = made.weights[draw, finished]
+        return drawn, weights
+
+    def _to_native(self, grids: dict[str, Grid], finished: Mask, done: Mask) -> dict[str, Grid]:
+        """Bring the maps to the scan's grid, in the slices that are done."""
+        slices = self.scan.slices
+        maps = {name: np.zeros(slices.volume.shape, np.float32) for name in grids}
+        for first, last in _ranges(np.flatnonzero(done)):
+            slices.to_native(
+                *grids.values(),
+                native_slices=(first, last),
+                valid=finished,
+                out=[map_[first:last] for map_ in maps.values()],
+            )
+        return maps
+
+    def _all_warnings(self) -> tuple[str, ...]:
+        scan, warnings = self.scan, [*self.scan.slices.warnings, *self.plan.warnings]
+        if self.plan.score.symmetry and scan.mirror_plane is None:
+            warnings.append(ASYMMETRIC)
+        if scan.midline is None and scan.slices.volume.sides_known:
+            warnings.append(NO_MIDLINE)
+        elif scan.midline is not None and scan.midline.source == "mask":
+            warnings.append(SIDES_FROM_MASK)
+        return (*warnings, *self.plan.reconstructions.warnings)
+
+
+def _ranges(indices: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return rising indices as ranges (start, stop) without gaps."""
+    parts = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
