@@ -1,9 +1,9 @@
-"""DICOM series in, DICOM segmentations out; needs the extra ``dicom``.
+"""Reading DICOM series; needs the extra ``dicom``.
 
-A series is checked with pydicom, converted by dcm2niix in a folder of its own,
-and read like any NIfTI file. Nothing that names a patient is kept; a
-segmentation is the exception, because the standard has it belong to the
-patient and the study of its series.
+A series is checked with pydicom, converted by dcm2niix in a temporary folder, and read like any
+NIfTI file. dcm2niix decodes lossless JPEG, the usual compression of archives, for which pydicom
+needs a decoder under the GPL, and it knows the habits of the vendors. Nothing that names a
+patient is kept.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import shutil
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_addm import __version__
-from napari_addm.errors import AddmError, InputError, MissingExtraError
+from napari_addm.errors import InputError, MissingExtraError
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
 
@@ -46,7 +46,7 @@ TAGS = (
     "ImagesInAcquisition",
     "NumberOfFrames",
 )
-# What a T1-weighted scan is called at the scanners, and what it is called after contrast agent.
+# Words in a scanner's descriptions of T1-weighted scans, and of scans after contrast agent.
 T1_WORDS = re.compile(r"(?<![a-z0-9])t1|mp-?2?rage|bravo|spgr|ir-?fspgr|(?<![a-z])tfe|tfl3d")
 CONTRAST_WORDS = re.compile(r"(?<![a-z])(gd|gad|post|contrast|ce|km|\+c)(?![a-z])|t1ce|t1gd")
 # What dcm2niix reads: uncompressed, deflated, RLE, JPEG, JPEG-LS, JPEG 2000.
@@ -59,11 +59,12 @@ READABLE_SYNTAXES = {
     *(f"1.2.840.10008.1.2.4.{n}" for n in (50, 57, 70, 80, 81, 90, 91)),
 }
 CONVERT_SECONDS = 600
+# Images closer than this lie at one place.
 POSITION_MM = 0.02
-ANGLE = 1e-3
+# Orientations and pixel spacings that differ by less are equal.
+TOLERANCE = 1e-3
+# Distances between images may differ from the usual one by this share.
 UNEVEN = 0.05
-GRID_VOXELS = 0.05
-MOST_SEGMENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -75,26 +76,25 @@ class Series:
     number : int
         As the scanner counted; 0 where it did not.
     description : str
-        One printable line; not for the record.
-    modality : str
+        One printable line; it may name a patient.
     files : tuple of Path
         One per image, sorted by name.
+    uid : str
     """
 
     number: int
     description: str
-    modality: str
     files: tuple[Path, ...]
     uid: str
 
     @property
     def name(self) -> str:
-        """How files made from it are called: without the folder, which may name a patient."""
+        """The name of files made from it: without the folder, which may name a patient."""
         return f"dicom_series{self.number}"
 
     @property
     def is_t1(self) -> bool:
-        """Whether it is called as a T1-weighted scan without contrast agent is."""
+        """Whether its description is that of a T1-weighted scan without contrast agent."""
         words = self.description.lower()
         return bool(T1_WORDS.search(words)) and not CONTRAST_WORDS.search(words)
 
@@ -103,7 +103,7 @@ class Series:
 
 
 def find_series(folder: Path) -> list[Series]:
-    """The MR series below a folder, by their numbers; other files are passed over.
+    """Find the MR series in a folder and below it, sorted by their numbers.
 
     Raises
     ------
@@ -112,45 +112,41 @@ def find_series(folder: Path) -> list[Series]:
     MissingExtraError
         Without the extra ``dicom``.
     """
-    pydicom = _pydicom()
+    pydicom = import_extra("pydicom")
+    # The same image twice, as after copying a disc twice, is one image.
     images: dict[str, dict[str, tuple[Path, Dataset]]] = defaultdict(dict)
     try:
-        candidates = sorted(path for path in folder.rglob("*") if path.is_file())
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror}).") from error
-    for path in candidates:
-        if not is_dicom(path):
-            continue
+    for path in filter(is_dicom, paths):
         try:
             image = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-        except Exception as error:  # pydicom raises whatever a damaged file makes it meet
+        except Exception as error:  # pydicom raises many kinds for a damaged file
             raise InputError(f"{path} is a damaged DICOM file: copy the series again.") from error
         if "Rows" in image and image.get("Modality") == "MR":
-            # The same image twice, as after copying a disc twice, is one image.
-            images[str(image.SeriesInstanceUID)].setdefault(
-                str(image.get("SOPInstanceUID", path)), (path, image)
-            )
+            name = str(image.get("SOPInstanceUID", path))
+            images[str(image.SeriesInstanceUID)].setdefault(name, (path, image))
     if not images:
         raise InputError(f"{folder} holds no MR images in DICOM format: choose another folder.")
-    found = []
-    for uid, members in images.items():
-        first = next(iter(members.values()))[1]
-        words = str(first.get("SeriesDescription") or first.get("ProtocolName") or "")
-        printable = "".join(c if c.isprintable() else " " for c in words)
-        found.append(
-            Series(
-                number=int(first.get("SeriesNumber") or 0),
-                description=" ".join(printable.split())[:60],
-                modality="MR",
-                files=tuple(path for path, _ in members.values()),
-                uid=uid,
-            )
-        )
+    found = [_series(uid, list(members.values())) for uid, members in images.items()]
     return sorted(found, key=lambda series: (series.number, series.uid))
 
 
+def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
+    first = members[0][1]
+    words = str(first.get("SeriesDescription") or first.get("ProtocolName") or "")
+    printable = "".join(c if c.isprintable() else " " for c in words)
+    return Series(
+        number=int(first.get("SeriesNumber") or 0),
+        description=" ".join(printable.split())[:60],
+        files=tuple(path for path, _ in members),
+        uid=uid,
+    )
+
+
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do."""
+    """Return whether a file begins as DICOM files do."""
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
@@ -159,7 +155,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def holds_dicom(folder: Path, most: int = 50) -> bool:
-    """Whether one of the first files below a folder is DICOM."""
+    """Return whether one of the first files in a folder or below it is DICOM."""
     try:
         files = (path for path in folder.rglob("*") if path.is_file())
         return any(is_dicom(path) for path, _ in zip(files, range(most), strict=False))
@@ -168,7 +164,7 @@ def holds_dicom(folder: Path, most: int = 50) -> bool:
 
 
 def pick_series(folder: Path, number: int | None = None) -> Series:
-    """The series of that number; else the only one, or the only T1 among several.
+    """Choose the series of a number; without one the only series, or the only T1 among several.
 
     Raises
     ------
@@ -190,7 +186,7 @@ def pick_series(folder: Path, number: int | None = None) -> Series:
 
 
 def read_series(series: Series) -> Volume:
-    """A series as a volume on the grid of its images.
+    """Read a series as a volume on the grid of its images.
 
     Returns
     -------
@@ -204,45 +200,46 @@ def read_series(series: Series) -> Volume:
         When images are missing, do not belong together, or cannot be decoded.
     """
     _check_series(series)
-    try:
-        import dcm2niix
-    except ImportError as error:
-        raise _missing("dcm2niix") from error
-    where = series.files[0].parent
     with tempfile.TemporaryDirectory(prefix="napari-addm-") as folder:
-        images, made = Path(folder, "in"), Path(folder, "out")
-        images.mkdir()
-        made.mkdir()
-        for n, path in enumerate(series.files):
-            shutil.copyfile(path, images / f"{n:06d}.dcm")
-        # No BIDS sidecar, not compressed, not cropped, and a name that says nothing.
-        options = ["-b", "n", "-z", "n", "-x", "n", "-f", "scan", "-o", str(made)]
-        try:
-            subprocess.run(
-                [str(dcm2niix.bin), *options, str(images)],
-                capture_output=True,
-                check=False,
-                timeout=CONVERT_SECONDS,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise InputError(
-                f"{where}: dcm2niix could not convert the series: convert it to NIfTI elsewhere."
-            ) from error
-        files = sorted(made.glob("*.nii"))
-        if len(files) != 1:
-            fault = "could not decode it" if not files else f"sees {len(files)} scans in it"
-            raise InputError(
-                f"{where}: dcm2niix {fault} (series {series.number}): export it again, "
-                "uncompressed and alone."
-            )
-        volume = read_volume(files[0])
+        volume = read_volume(_convert(series, Path(folder)))
     source = replace(volume.source, path=None, name=series.name, series=series.files)
     return replace(volume, source=source)
 
 
+def _convert(series: Series, folder: Path) -> Path:
+    """Convert a series to one NIfTI file in a folder."""
+    dcm2niix = import_extra("dcm2niix")
+    where = series.files[0].parent
+    images = folder / "in"
+    images.mkdir()
+    for n, path in enumerate(series.files):
+        shutil.copyfile(path, images / f"{n:06d}.dcm")
+    # No BIDS sidecar, not compressed, not cropped, and a name without a patient.
+    options = ["-b", "n", "-z", "n", "-x", "n", "-f", "scan", "-o", str(folder)]
+    try:
+        subprocess.run(
+            [str(dcm2niix.bin), *options, str(images)],
+            capture_output=True,
+            check=False,
+            timeout=CONVERT_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError(
+            f"{where}: dcm2niix could not convert the series: convert it to NIfTI elsewhere."
+        ) from error
+    files = sorted(folder.glob("*.nii"))
+    if len(files) != 1:
+        problem = "could not decode it" if not files else f"sees {len(files)} scans in it"
+        raise InputError(
+            f"{where}: dcm2niix {problem} (series {series.number}): export it again, "
+            "uncompressed and alone."
+        )
+    return files[0]
+
+
 def _check_series(series: Series) -> None:
-    """Refuse what would be converted to something else than the scan."""
-    pydicom = _pydicom()
+    """Refuse a series that would not become the scan."""
+    pydicom = import_extra("pydicom")
     where = f"{series.files[0].parent} (series {series.number})"
     images = []
     for path in series.files:
@@ -260,11 +257,14 @@ def _check_series(series: Series) -> None:
         return
     if len(images) < 3:
         raise InputError(f"{where} has {len(images)} image(s) and is no 3D scan: choose another.")
-    for tag in ("StudyInstanceUID", "Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
+    for tag in (
+        *("StudyInstanceUID", "Rows", "Columns"),
+        *("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"),
+    ):
         values = [image.get(tag) for image in images]
         if any(value is None for value in values):
             raise InputError(f"{where} does not say where its images lie ({tag}): export it again.")
-        if not all(_alike(value, values[0]) for value in values):
+        if tag != "ImagePositionPatient" and not all(_alike(each, values[0]) for each in values):
             raise InputError(
                 f"{where} is mixed, its images differ in {tag}: give the images of one scan alone."
             )
@@ -274,12 +274,10 @@ def _check_series(series: Series) -> None:
 def _alike(one: object, other: object) -> bool:
     if isinstance(one, str | int):
         return one == other
-    return bool(np.allclose(np.array(one, float), np.array(other, float), atol=ANGLE))
+    return bool(np.allclose(np.array(one, float), np.array(other, float), atol=TOLERANCE))
 
 
 def _check_positions(where: str, images: Sequence[Dataset]) -> None:
-    if any(image.get("ImagePositionPatient") is None for image in images):
-        raise InputError(f"{where} has images that do not say where they lie: export it again.")
     cosines = np.array(images[0].ImageOrientationPatient, float)
     normal = np.cross(cosines[:3], cosines[3:])
     positions = np.array([image.ImagePositionPatient for image in images], float)
@@ -308,169 +306,18 @@ def _check_positions(where: str, images: Sequence[Dataset]) -> None:
         )
 
 
-# --- segmentations --------------------------------------------------------------------------------
-
-
-def write_seg(
-    path: Path,
-    labels: Volume,
-    files: Iterable[Path],
-    *,
-    edited: bool = False,
-    locations: Mapping[int, str] = MappingProxyType({}),
-    accepted: Collection[int] = (),
-    rejected: Collection[int] = (),
-) -> Path | None:
-    """Write findings as a DICOM segmentation of the series that the scan came from.
-
-    It carries the patient and study of the series, so that an archive can file
-    it. One segment per finding that is not rejected, labelled with the finding's
-    number; the voxels lie on the very pixels of the series.
-
-    Parameters
-    ----------
-    path : Path
-        To write; not overwritten.
-    labels : Volume of int
-        0 = no finding, on the grid of `read_series`.
-    files : iterable of Path
-        The images of the series.
-    edited : bool
-        Whether a person changed what the threshold gave.
-    locations : mapping of int to str
-        Where the findings lie, in words, by their numbers; see
-        `napari_addm.findings.findings.Finding.location`.
-    accepted : collection of int
-        Numbers of the findings whose segments say that a person accepted them.
-    rejected : collection of int
-        Numbers of the findings that are left out.
-
-    Returns
-    -------
-    Path or None
-        None when there is no finding, or all are rejected: the standard knows no
-        empty segmentation.
+def import_extra(package: str) -> ModuleType:
+    """Import a package of the extra ``dicom``.
 
     Raises
     ------
-    AddmError
-        When the labels do not lie on the series, or there are too many of them.
+    MissingExtraError
+        When it is not installed.
     """
-    pydicom = _pydicom()
     try:
-        import highdicom as hd
-        from pydicom.sr.codedict import codes
+        return import_module(package)
     except ImportError as error:
-        raise _missing("highdicom") from error
-    ids = np.unique(labels.data)
-    # Who opens the archive sees no table: what a person rejected must not look like a finding.
-    ids = ids[(ids != 0) & ~np.isin(ids, list(rejected))]
-    if not len(ids):
-        return None
-    if len(ids) > MOST_SEGMENTS:
-        raise AddmError(
-            f"{len(ids)} findings are too many for a DICOM segmentation ({MOST_SEGMENTS}): raise "
-            "the threshold or the smallest volume."
-        )
-    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
-    if len(images) < 2:
-        raise AddmError("A DICOM segmentation of a multi-frame series cannot be written.")
-    images, affine = _stack(images)
-    first = images[0]
-    shape = (len(images), int(first.Rows), int(first.Columns))
-    # The standard counts segments from 1 without gaps.
-    numbered = np.searchsorted(ids, labels.data) + 1
-    numbered = np.where(np.isin(labels.data, ids), numbered, 0).astype(np.uint16)
-    pixels = _on_pixels(numbered, labels.affine, affine, shape)
-    kind = "SEMIAUTOMATIC" if edited else "AUTOMATIC"
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name="ADDM", family=codes.DCM.ArtificialIntelligence, version=__version__
-    )
-    segments = []
-    for n, number in enumerate(ids.tolist(), 1):
-        segment = hd.seg.SegmentDescription(
-            segment_number=n,
-            segment_label=f"Finding {number}",
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=codes.SCT.Lesion,
-            algorithm_type=kind,
-            algorithm_identification=algorithm,
-        )
-        words = [locations.get(number, ""), "accepted by a person" if number in accepted else ""]
-        description = "; ".join(filter(None, words))
-        if description:  # no argument of highdicom's
-            segment.SegmentDescription = description[0].upper() + description[1:]
-        segments.append(segment)
-    seg = hd.seg.Segmentation(
-        source_images=images,
-        pixel_array=pixels,
-        segmentation_type="BINARY",
-        segment_descriptions=segments,
-        series_instance_uid=hd.UID(),
-        series_number=int(first.get("SeriesNumber") or 0) + 9000,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        manufacturer="napari-addm",
-        manufacturer_model_name="napari-addm",
-        software_versions=__version__,
-        device_serial_number="0",
-        content_description="Anomalies; for research, not for diagnosis",
-        content_label="FINDINGS",
-        series_description="napari-addm findings, research only",
-    )
-    seg.save_as(path)
-    return path
-
-
-def _stack(images: list[Dataset]) -> tuple[list[Dataset], np.ndarray]:
-    """The images in order along their normal; (slice, row, column) to world RAS+ mm."""
-    cosines = np.array(images[0].ImageOrientationPatient, float)
-    normal = np.cross(cosines[:3], cosines[3:])
-    images = sorted(images, key=lambda i: float(np.dot(i.ImagePositionPatient, normal)))
-    positions = np.array([image.ImagePositionPatient for image in images], float)
-    down, across = (float(n) for n in images[0].PixelSpacing)
-    affine = np.eye(4)
-    affine[:3, 0] = (positions[-1] - positions[0]) / (len(images) - 1)
-    affine[:3, 1] = cosines[3:] * down
-    affine[:3, 2] = cosines[:3] * across
-    affine[:3, 3] = positions[0]
-    return images, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # DICOM's world is LPS
-
-
-def _on_pixels(
-    data: np.ndarray, affine: np.ndarray, pixel_affine: np.ndarray, shape: tuple[int, int, int]
-) -> np.ndarray:
-    """Reorder voxels (never resample) to the pixels of a stack of images."""
-    to_voxel = np.linalg.inv(affine) @ pixel_affine
-    turn = np.rint(to_voxel[:3, :3]).astype(int)
-    corner = np.array(shape) - 1
-    off = max(
-        float(np.abs((to_voxel[:3, :3] - turn) @ np.diag(corner)).max()),
-        float(np.abs(to_voxel[:3, 3] - np.rint(to_voxel[:3, 3])).max()),
-    )
-    if off <= GRID_VOXELS and (np.abs(turn).sum(axis=0) == 1).all():
-        axes = np.abs(turn).argmax(axis=0)
-        signs = turn[axes, range(3)]
-        start = np.where(turn.sum(axis=1) < 0, np.array(data.shape) - 1, 0)
-        there = tuple(data.shape[axis] for axis in axes) == shape
-        if there and (np.rint(to_voxel[:3, 3]) == start).all():
-            moved = data.transpose(axes)
-            return np.ascontiguousarray(moved[tuple(slice(None, None, s) for s in signs)])
-    raise AddmError(
-        "The labels do not lie on the pixels of the DICOM series: detect in the series itself."
-    )
-
-
-def _pydicom():  # type: ignore[no-untyped-def]
-    try:
-        import pydicom
-    except ImportError as error:
-        raise _missing("pydicom") from error
-    return pydicom
-
-
-def _missing(package: str) -> MissingExtraError:
-    return MissingExtraError(
-        f"DICOM needs the package {package}, which is not installed: run "
-        'pip install "napari-addm[dicom]".'
-    )
+        raise MissingExtraError(
+            f"DICOM needs the package {package}, which is not installed: run "
+            'pip install "napari-addm[dicom]".'
+        ) from error

@@ -246,7 +246,7 @@ def _write_map(path: Path, volume: Volume) -> FileEntry:
 
 def _write_dicom_seg(path: Path, outputs: CaseOutputs, edited: bool) -> bool:
     """Write the DICOM segmentation; returns whether there was a finding to write."""
-    from napari_addm.io.dicom import write_seg
+    from napari_addm.outputs.dicom_seg import write_seg
 
     series = outputs.scan.source.series
     if not series:

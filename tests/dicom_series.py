@@ -1,0 +1,105 @@
+"""DICOM series that tests write, and segmentations that they read back."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_addm.io.volume import Volume
+
+pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+hd = pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+
+from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid  # noqa: E402
+
+NAME = "Doe^Jane"
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Direction of a row, direction of a column (LPS), and along which the images are stacked.
+PLANES = {
+    "axial": ((1, 0, 0), (0, 1, 0)),
+    "coronal": ((1, 0, 0), (0, 0, -1)),
+    "sagittal": ((0, 1, 0), (0, 0, -1)),
+    "oblique": ((0.96, 0.28, 0), (-0.28, 0.96, 0)),
+    "tilted": ((1, 0, 0), (0, 0.8, -0.6)),
+}
+
+
+def write_series(
+    folder: Path,
+    plane: str = "axial",
+    shape: tuple[int, int, int] = (12, 20, 24),
+    spacing: tuple[float, float, float] = (3.0, 1.5, 1.25),
+    data: np.ndarray | None = None,
+    origin: tuple[float, float, float] = (-30.0, 40.0, -25.0),
+    backwards: bool = False,
+    **tags: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write a series; returns its voxels (slice, row, column) and their affine to LPS mm."""
+    folder.mkdir(parents=True, exist_ok=True)
+    row, column = (np.array(v, float) for v in PLANES[plane])
+    normal = np.cross(row, column)
+    affine = np.eye(4)
+    for n, (direction, step) in enumerate(zip((normal, column, row), spacing, strict=True)):
+        affine[:3, n] = direction * step
+    affine[:3, 3] = origin
+    if data is None:
+        data = np.random.default_rng(0).integers(1, 900, shape)
+    study, series, place = generate_uid(), generate_uid(), generate_uid()
+    for n in range(shape[0]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+        image.SOPClassUID = MRImageStorage
+        image.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+        image.StudyInstanceUID, image.SeriesInstanceUID = study, series
+        image.FrameOfReferenceUID = place
+        image.PatientName, image.PatientID = NAME, NAME
+        image.PatientBirthDate, image.PatientSex = "19700101", "F"
+        image.Modality, image.Manufacturer = "MR", "SIEMENS"
+        image.StudyDate, image.StudyTime, image.StudyID = "20240101", "120000", "1"
+        image.AccessionNumber, image.ReferringPhysicianName = "", ""
+        image.SeriesNumber, image.SeriesDescription = 4, "t1_mprage_sag"
+        image.InstanceNumber = shape[0] - n if backwards else n + 1
+        image.ImageType = ["ORIGINAL", "PRIMARY", "M"]
+        image.MRAcquisitionType = "3D"
+        image.Rows, image.Columns = shape[1:]
+        image.PixelSpacing = [float(spacing[1]), float(spacing[2])]
+        image.SliceThickness = float(spacing[0])
+        image.ImageOrientationPatient = [*row.tolist(), *column.tolist()]
+        image.ImagePositionPatient = (affine[:3, :3] @ (n, 0, 0) + affine[:3, 3]).tolist()
+        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+        image.BitsAllocated = image.BitsStored = 16
+        image.HighBit, image.PixelRepresentation = 15, 0
+        image.EchoTime, image.RepetitionTime = 2.5, 1900
+        for tag, value in tags.items():
+            setattr(image, tag, value)
+        image.PixelData = data[n].astype("<u2").tobytes()
+        image.save_as(folder / f"IM{n:04d}", enforce_file_format=True)
+    return data, affine
+
+
+def change(path: Path, **tags: Any) -> None:
+    image = pydicom.dcmread(path)
+    for tag, value in tags.items():
+        setattr(image, tag, value)
+    image.save_as(path)
+
+
+def segmented_labels(path: Path, volume: Volume) -> np.ndarray:
+    """The findings of a DICOM segmentation, as highdicom reads it, on a volume's grid."""
+    seg = hd.seg.segread(path)
+    numbers = [0, *(int(each.SegmentLabel.split()[-1]) for each in seg.SegmentSequence)]
+    stored = seg.get_volume(combine_segments=True)
+    index = np.argwhere(stored.array)
+    world = nib.affines.apply_affine(LPS @ stored.affine, index)
+    there = nib.affines.apply_affine(np.linalg.inv(volume.affine), world)
+    nearest = np.rint(there).astype(int)
+    assert np.abs(there - nearest).max(initial=0) < 0.02
+    found = np.zeros(volume.shape, int)
+    found[tuple(nearest.T)] = np.array(numbers)[stored.array[tuple(index.T)]]
+    return found

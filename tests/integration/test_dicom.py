@@ -1,0 +1,122 @@
+"""Series of DICOM images as dcm2niix reads them, and the whole way to a segmentation."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_series import LPS, NAME, PLANES, pydicom, segmented_labels, write_series
+from support import Finished, invoke
+
+from napari_addm.errors import InputError
+from napari_addm.io.demo import DEMO_SCAN
+from napari_addm.io.dicom import pick_series, read_series
+from napari_addm.io.hashing import voxels_sha256
+from napari_addm.io.reading import read_labels
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("plane", PLANES)
+def test_every_voxel_is_where_the_patient_has_it(
+    tmp_path: Path, plane: str, backwards: bool
+) -> None:
+    data, affine = write_series(tmp_path, plane, backwards=backwards)
+    volume = read_series(pick_series(tmp_path))
+    assert sorted(volume.shape) == sorted(data.shape)
+    index = np.indices(data.shape).reshape(3, -1).T
+    world = nib.affines.apply_affine(LPS @ affine, index)
+    there = nib.affines.apply_affine(np.linalg.inv(volume.affine), world)
+    nearest = np.rint(there).astype(int)
+    assert np.abs(there - nearest).max() < 0.02
+    np.testing.assert_array_equal(volume.data[tuple(nearest.T)], data.ravel())
+    assert volume.name == "dicom_series4"
+    assert volume.source.path is None
+    assert len(volume.source.series) == len(data)
+
+
+def test_real_series_lies_where_its_images_say(tmp_path: Path, shared_data: Path) -> None:
+    shutil.unpack_archive(shared_data / "dicom" / "trio_b17_t1_mprage.zip", tmp_path)
+    volume = read_series(pick_series(tmp_path))
+    assert volume.shape == (256, 256, 176)
+    images = [pydicom.dcmread(path) for path in volume.source.series]
+    world = np.array([image.ImagePositionPatient for image in images], float) * (-1, -1, 1)
+    there = nib.affines.apply_affine(np.linalg.inv(volume.affine), world)
+    nearest = np.rint(there).astype(int)
+    # The scanner rounds positions, and dcm2niix steps evenly from the first image.
+    assert np.abs(there - nearest).max() < 2e-3
+    for image, voxel in zip(images, nearest, strict=True):
+        assert volume.data[tuple(voxel)] == image.pixel_array[0, 0]
+
+
+def test_images_that_cannot_be_decoded_are_refused(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:-900])
+    with pytest.raises(InputError, match="dcm2niix could not decode"):
+        read_series(pick_series(tmp_path))
+
+
+def invoke_all(*arguments: object) -> Finished:
+    return invoke(arguments)
+
+
+def test_detect_and_verify(tmp_path: Path, make_brain: Any, tiny_checkpoint: Path) -> None:
+    """A sagittal series from folder to segmentation, and nobody is named on the way."""
+    shape, spacing = (42, 30, 50), (4.0, 5.0, 4.0)
+    affine = np.zeros((4, 4))
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = (-4, 0, 0), (0, 0, -5), (0, 4, 0)
+    affine[:, 3] = 82, -98, 72, 1
+    brain = make_brain(LPS @ affine, shape, ((25.0, 0.0, 5.0, 14.0),)).to_native()
+    folder = tmp_path / NAME
+    _, written = write_series(
+        *(folder, "sagittal", shape, spacing, brain), origin=(82.0, -98.0, 72.0)
+    )
+    np.testing.assert_allclose(written, affine)
+
+    out = tmp_path / "out"
+    command = ("detect", folder, "-o", out, "--checkpoint", tiny_checkpoint, "--steps", 1)
+    done = invoke_all(*command, "--threshold", 0.05, "--seg", "--json")
+    assert done.exit_code == 0, done.output
+    paths = {key: Path(path) for key, path in json.loads(done.stdout)["paths"].items()}
+    assert paths["seg"] == out / "dicom_series4_seg.dcm"
+    labels = read_labels(paths["labels"])
+    np.testing.assert_array_equal(segmented_labels(paths["seg"], labels), labels.data)
+    for key, path in paths.items():
+        if key != "seg":  # which belongs to the patient
+            content = path.read_bytes()
+            content = gzip.decompress(content) if path.suffix == ".gz" else content
+            assert NAME.encode() not in content
+            assert "Doe" not in path.name
+
+    record = json.loads(paths["record"].read_text())
+    assert record["input"]["files"] == 42
+    volume = read_series(pick_series(folder))
+    assert record["input"]["voxels_sha256"] == voxels_sha256(volume.data)
+    shutil.move(folder, tmp_path / "moved")
+    checked = invoke_all(
+        *("verify", paths["record"], "--input", tmp_path / "moved"),
+        *("--model", tiny_checkpoint, "--json"),
+    )
+    assert checked.exit_code == 0, checked.output
+    assert json.loads(checked.stdout)["verdict"] == "identical"
+    (tmp_path / "moved" / "IM0003").unlink()
+    checked = invoke_all(
+        "verify", paths["record"], "--input", tmp_path / "moved", "--model", tiny_checkpoint
+    )
+    assert checked.exit_code == 1
+    assert "does not hold the DICOM series of the record" in checked.stderr
+
+
+def test_options_that_need_dicom(tmp_path: Path) -> None:
+    scan = DEMO_SCAN
+    for option in (["--seg"], ["--series", 3]):
+        done = invoke_all("detect", scan, "-o", tmp_path / "out", *option)
+        assert done.exit_code == 1
+        assert f"{option[0]} needs a folder" in done.stderr
+    done = invoke_all("detect", tmp_path, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "holds no MR images" in done.stderr

@@ -1,0 +1,158 @@
+"""DICOM segmentations lie on the patient's coordinates."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_series import LPS, PLANES, hd, pydicom, segmented_labels, write_series
+
+from napari_addm.checkpoint.file import load_checkpoint
+from napari_addm.detection.midline import Midline
+from napari_addm.detection.pipeline import Detection
+from napari_addm.detection.settings import DetectionSettings, resolve
+from napari_addm.errors import AddmError
+from napari_addm.findings.findings import Decision, Decisions, measure_findings
+from napari_addm.io.hashing import file_sha256
+from napari_addm.io.volume import Volume, volume_from_native
+from napari_addm.outputs.case import CaseInputs, CaseOutputs, WriteOptions, write_case
+from napari_addm.outputs.dicom_seg import write_seg
+
+
+def written_volume(folder: Path, plane: str) -> Volume:
+    """A series on the disk, and its voxels on the grid of its images."""
+    data, affine = write_series(folder, plane)
+    volume = volume_from_native(data, LPS @ affine)
+    files = tuple(sorted(folder.iterdir()))
+    return replace(volume, source=replace(volume.source, name="scan", series=files))
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_segmentation_lies_on_the_patient(tmp_path: Path, plane: str) -> None:
+    data, affine = write_series(tmp_path / "in", plane)
+    files = sorted((tmp_path / "in").iterdir())
+    planted = np.zeros(data.shape, np.int32)
+    planted[2:5, 3:9, 10:14] = 1
+    planted[7:9, 12:18, 2:5] = 4  # numbers may have gaps
+    labels = volume_from_native(planted, LPS @ affine)
+
+    path = write_seg(tmp_path / "seg.dcm", labels, reversed(files))
+
+    assert path is not None
+    seg = hd.seg.segread(path)
+    assert [each.SegmentLabel for each in seg.SegmentSequence] == ["Finding 1", "Finding 4"]
+    image = pydicom.dcmread(files[0])
+    assert seg.StudyInstanceUID == image.StudyInstanceUID
+    assert seg.FrameOfReferenceUID == image.FrameOfReferenceUID
+    np.testing.assert_array_equal(segmented_labels(path, labels), labels.data)
+    # and each frame on its own, from the attributes of the standard alone
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    found = np.zeros(data.shape, np.int32)
+    for frame, groups in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+        down, across = shared.PixelMeasuresSequence[0].PixelSpacing
+        row, column = np.array(orientation[:3], float), np.array(orientation[3:], float)
+        start = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, float)
+        rows, columns = np.nonzero(frame)
+        world = start[:, None] + np.outer(column * down, rows) + np.outer(row * across, columns)
+        index = np.linalg.inv(affine) @ np.vstack([world, np.ones(rows.size)])
+        nearest = np.rint(index[:3]).astype(int)
+        assert np.abs(index[:3] - nearest).max(initial=0) < 0.02
+        number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        found[tuple(nearest)] = (0, 1, 4)[number]
+    np.testing.assert_array_equal(found, planted)
+
+
+def test_labels_elsewhere_are_refused(tmp_path: Path) -> None:
+    volume = written_volume(tmp_path / "in", "sagittal")
+    labels = volume.with_data((volume.data > 500).astype(np.int32))
+    moved = volume.affine.copy()
+    moved[0, 3] += 1
+    with pytest.raises(AddmError, match="do not lie on the pixels"):
+        write_seg(
+            tmp_path / "a.dcm", Volume(labels.data, moved, labels.source), volume.source.series
+        )
+    many = volume.with_data(np.arange(volume.data.size).reshape(volume.shape))
+    with pytest.raises(AddmError, match="5759 findings are too many"):
+        write_seg(tmp_path / "a.dcm", many, volume.source.series)
+    with pytest.raises(AddmError, match="of a multi-frame series"):
+        write_seg(tmp_path / "a.dcm", labels, volume.source.series[:1])
+    nothing = volume.with_data(np.zeros(volume.shape, np.int32))
+    assert write_seg(tmp_path / "a.dcm", nothing, volume.source.series) is None
+    assert not (tmp_path / "a.dcm").exists()
+
+
+def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    volume = written_volume(tmp_path / "in", "oblique")
+    labels = np.zeros(volume.shape, np.int32)
+    labels[2:6, 3:9, 4:8] = 1
+    labels[7:9, 10:14, 9:12] = 3  # numbers may have gaps
+    checkpoint = load_checkpoint(tiny_checkpoint)
+    anomaly = np.where(labels != 0, 0.5, 0.1).astype(np.float32)
+    middles = [
+        nib.affines.apply_affine(volume.affine, np.argwhere(labels == n).mean(0)) for n in (1, 3)
+    ]
+    normal = (middles[1] - middles[0]) / np.linalg.norm(middles[1] - middles[0])
+    between = Midline(tuple(normal.tolist()), float(normal @ sum(middles) / 2), "symmetry")
+    mm = f"{np.linalg.norm(middles[1] - middles[0]) / 2:.0f} mm from the midline"
+    detection = Detection(
+        anomaly=volume.with_data(anomaly),
+        reconstruction=volume,
+        uncertainty=None,
+        brain_mask=volume.with_data(np.ones(volume.shape, bool)),
+        done=np.ones(volume.shape[0], bool),
+        seconds={},
+        settings=resolve(DetectionSettings(), checkpoint.specification),
+        specification=checkpoint.specification,
+        device="cpu",
+        precision="float32",
+        threads=1,
+        midline=between,
+    )
+
+    def save(decisions: Decisions) -> dict[str, Path]:
+        outputs = CaseOutputs(
+            CaseInputs(volume),
+            detection,
+            labels,
+            measure_findings(labels, anomaly, volume, midline=between),
+            checkpoint,
+            threshold=0.3,
+            minimum_ml=0.01,
+            computed=labels,
+            decisions=decisions,
+        )
+        return write_case(outputs, tmp_path / "out", WriteOptions(dicom_seg=True, overwrite=True))
+
+    def segments(path: Path) -> tuple[list[int], list[str], list[str | None]]:
+        """Numbers, labels and descriptions."""
+        seen = hd.seg.segread(path).SegmentSequence
+        return (
+            [each.SegmentNumber for each in seen],
+            [each.SegmentLabel for each in seen],
+            [each.get("SegmentDescription") for each in seen],
+        )
+
+    paths = save({})
+    told = [f"Left, {mm}", f"Right, {mm}"]
+    assert segments(paths["seg"]) == ([1, 2], ["Finding 1", "Finding 3"], told)
+
+    paths = save({1: Decision("rejected", "a vessel"), 3: Decision("accepted")})
+    told = [f"Right, {mm}; accepted by a person"]
+    assert segments(paths["seg"]) == ([1], ["Finding 3"], told)
+    np.testing.assert_array_equal(
+        segmented_labels(paths["seg"], volume), np.where(labels == 3, 3, 0)
+    )
+    # the labels and the record keep what was rejected
+    np.testing.assert_array_equal(np.unique(nib.load(paths["labels"]).dataobj), [0, 1, 3])
+    record = json.loads(paths["record"].read_text())
+    assert [each["decision"] for each in record["findings"]] == ["rejected", "accepted"]
+    assert record["outputs"]["seg"]["sha256"] == file_sha256(paths["seg"])
+
+    # as without a finding: none, and none of an earlier save either
+    paths = save({1: Decision("rejected"), 3: Decision("rejected")})
+    assert "seg" not in paths
+    assert "seg" not in json.loads(paths["record"].read_text())["outputs"]
+    assert not list((tmp_path / "out").glob("*_seg.dcm"))
