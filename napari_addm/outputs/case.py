@@ -268,11 +268,12 @@ def _write_dicom_seg(path: Path, outputs: CaseOutputs, edited: bool) -> bool:
 
 
 def _write_montage(path: Path, outputs: CaseOutputs) -> None:
-    from napari_addm.outputs.drawing import caption_lines, overlay_png
+    from napari_addm.outputs.captions import caption_lines
+    from napari_addm.outputs.drawing import write_png
+    from napari_addm.outputs.montage import montage
 
     detection, truth = outputs.detection, outputs.inputs.truth
-    overlay_png(
-        path,
+    picture = montage(
         outputs.scan,
         detection.anomaly.data,
         outputs.labels,
@@ -283,6 +284,7 @@ def _write_montage(path: Path, outputs: CaseOutputs) -> None:
         ),
         threshold=outputs.threshold,
     )
+    write_png(path, picture)
 
 
 def _describe_dataset(folder: Path, name: str) -> None:

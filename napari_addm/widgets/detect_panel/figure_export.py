@@ -11,7 +11,9 @@ from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QHBoxLayout, QWidget
 
 from napari_addm.io.volume import GRID_OF_LAYER
-from napari_addm.outputs.drawing import CUTS, Plane, caption_lines, figure_png, slices_through
+from napari_addm.outputs.captions import caption_lines
+from napari_addm.outputs.drawing import CUTS, Plane, slices_through, write_png
+from napari_addm.outputs.figure import figure
 from napari_addm.review.marking import measure_labels
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.state import Outcome
@@ -169,8 +171,7 @@ def _draw(
         decisions=outcome.decisions,
     )
     notes = tuple(note for note in scan.warnings if note == GRID_OF_LAYER)
-    yield figure_png(
-        path,
+    picture = figure(
         scan,
         detection.anomaly.data,
         labels,
@@ -180,3 +181,4 @@ def _draw(
         (*caption, *notes),
         detection.midline,
     )
+    yield write_png(path, picture)
