@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.findings.computed import computed_labels
 from napari_addm.findings.findings import measure_findings
-from napari_addm.io.volume import Volume, volume_from_array
+from napari_addm.io.volume import Volume, volume_from_array, volume_from_native
+from napari_addm.io.writing import write_volume
 from napari_addm.outputs.case import CaseInputs, CaseOutputs
 
 SHAPE = (60, 90, 80)
+BRAIN_AFFINE = nib.affines.from_matvec(np.diag([-4.0, 4.0, 5.0]), (82, -98, -72))
+BRAIN_SHAPE = (42, 50, 30)
 
 CaseMaker = Callable[..., CaseOutputs]
 
@@ -90,6 +94,22 @@ def write_scan(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def brain_folder(tmp_path_factory: pytest.TempPathFactory, make_brain: Any, tiny_checkpoint: Path):
+    """A folder with the files of a brain: scan, mask, truth and model."""
+    folder = tmp_path_factory.mktemp("brain")
+    brain = make_brain(BRAIN_AFFINE, BRAIN_SHAPE, ((25.0, 0.0, 5.0, 14.0),))
+    write_volume(folder / "scan.nii.gz", brain)
+    truth = np.zeros(BRAIN_SHAPE, np.uint8)
+    truth[12:17, 22:28, 12:18] = 1
+    write_volume(folder / "truth.nii.gz", volume_from_native(truth, BRAIN_AFFINE))
+    mask = (brain.to_native() > 0).astype(np.uint8)
+    mask[:, :8] = 0
+    write_volume(folder / "mask.nii.gz", volume_from_native(mask, BRAIN_AFFINE))
+    shutil.copy(tiny_checkpoint, folder / "model.safetensors")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
-"""A recorded run is done again: the same, nearly the same, or different, and what is to blame."""
+"""A recorded run is repeated: the same, nearly the same, or different, and why."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -17,49 +18,43 @@ from napari_addm.detection.pipeline import detect
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
-from napari_addm.io.volume import Volume, volume_from_native
+from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.case import CaseInputs, write_case
-from napari_addm.outputs.run_case import measure_case, plan_case
-
-AFFINE = nib.affines.from_matvec(np.diag([-4.0, 4.0, 5.0]), (82, -98, -72))
-SHAPE = (42, 50, 30)
-
-
-def addm(*arguments: object) -> Any:
-    return invoke([str(a) for a in arguments])
+from napari_addm.outputs.run_case import (
+    CaseRequest,
+    finish,
+    measure_case,
+    plan_case,
+    run_case,
+)
+from napari_addm.outputs.verification import verify as verify_record
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, make_brain: Any, tiny_checkpoint: Path):
-    """A folder with scan, model, truth and mask, and the files of a run in ``out``."""
-    folder = tmp_path_factory.mktemp("finished")
-    brain = make_brain(AFFINE, SHAPE, ((25.0, 0.0, 5.0, 14.0),))
-    write_volume(folder / "scan.nii.gz", brain)
-    truth = np.zeros(SHAPE, np.uint8)
-    truth[12:17, 22:28, 12:18] = 1
-    write_volume(folder / "truth.nii.gz", volume_from_native(truth, AFFINE))
-    mask = (brain.to_native() > 0).astype(np.uint8)
-    mask[:, :8] = 0
-    write_volume(folder / "mask.nii.gz", volume_from_native(mask, AFFINE))
-    shutil.copy(tiny_checkpoint, folder / "model.safetensors")
-    done = addm(
-        *("detect", folder / "scan.nii.gz", "-o", folder / "out", "--draws", 2, "--steps", 2),
-        *("--checkpoint", folder / "model.safetensors", "--truth", folder / "truth.nii.gz"),
-        *("--mask", folder / "mask.nii.gz", "--threshold", 0.05, "--precision", "float32"),
+def finished(tmp_path_factory: pytest.TempPathFactory, brain_folder: Path) -> Path:
+    """A copy of `brain_folder` with the files of a run in ``out``."""
+    folder = Path(shutil.copytree(brain_folder, tmp_path_factory.mktemp("runs") / "finished"))
+    request = CaseRequest(
+        folder / "scan.nii.gz",
+        folder / "out",
+        folder / "model.safetensors",
+        mask=folder / "mask.nii.gz",
+        settings=DetectionSettings(draws=2, steps=2, precision="float32"),
+        threshold=0.05,
     )
-    assert done.exit_code == 0, done.output
+    finish(run_case(request))
     return folder
 
 
 @pytest.fixture
 def case(finished: Path, tmp_path: Path) -> Path:
-    """A copy of `finished` that may be spoilt."""
+    """A copy of `finished` that may be changed."""
     return Path(shutil.copytree(finished, tmp_path / "case"))
 
 
 def verify(case: Path, *more: object) -> tuple[int, dict[str, Any], str]:
-    done = addm("verify", case / "out" / "scan_record.json", "--json", *more)
+    done = invoke(["verify", case / "out" / "scan_record.json", "--json", *more])
     found = json.loads(done.stdout) if done.stdout else {}
     return done.exit_code, found, done.stderr
 
@@ -97,7 +92,7 @@ def test_the_same(case: Path) -> None:
     assert found["verdict"] == "identical"
     assert found["problems"] == found["differences"] == found["notes"] == []
     assert found["environment"] == {}
-    said = addm("verify", case / "out" / "scan_record.json")
+    said = invoke(["verify", case / "out" / "scan_record.json"])
     assert said.exit_code == 0
     assert "voxel for voxel" in said.stdout
 
@@ -186,7 +181,7 @@ def test_within_the_tolerance(case: Path) -> None:
     assert found["environment"].keys() == {"device", "torch"}
     anomaly = next(each for each in found["differences"] if each["what"] == "anomaly")
     assert 0 < anomaly["largest"] < 2e-6
-    said = addm("verify", case / "out" / "scan_record.json").stdout
+    said = invoke(["verify", case / "out" / "scan_record.json"]).stdout
     assert "within the tolerance" in said
     assert "device cuda:0 then, cpu now" in said
 
@@ -207,36 +202,24 @@ def test_another_seed_is_different(case: Path) -> None:
     assert {each["what"] for each in found["differences"]} >= {"anomaly", "uncertainty"}
 
 
-def test_some_slices(case: Path, tmp_path: Path) -> None:
-    done = addm(
-        *("detect", case / "scan.nii.gz", "-o", case / "some", "--steps", 1, "--slice", 15),
-        *("--checkpoint", case / "model.safetensors", "--precision", "float32"),
-    )
-    assert done.exit_code == 0, done.output
-    done = addm("verify", case / "some" / "scan_record.json", "--json")
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["verdict"] == "identical"
+def test_some_slices(case: Path) -> None:
+    settings = DetectionSettings(steps=1, slices=(15,), precision="float32")
+    model = case / "model.safetensors"
+    request = CaseRequest(case / "scan.nii.gz", case / "some", model, settings=settings)
+    record = finish(run_case(request)).paths["record"]
+    assert verify_record(record).verdict == "identical"
 
 
 def test_a_run_that_was_stopped(case: Path) -> None:
-    """It had no neighbours but the slices that were done."""
-    scan, checkpoint = (
-        read_volume(case / "scan.nii.gz"),
-        load_checkpoint(case / "model.safetensors"),
-    )
-    asked: list[None] = []
-
-    def cancelled() -> bool:
-        asked.append(None)
-        return len(asked) > 8
-
+    """It had no neighbors but the slices that were done."""
+    scan = read_volume(case / "scan.nii.gz")
+    checkpoint = load_checkpoint(case / "model.safetensors")
     settings = DetectionSettings(precision="float32", device="cpu", batch_size=2)
-    results = [p.result for p in detect(scan, checkpoint, settings, cancelled=cancelled)]
-    detection = [result for result in results if result is not None][-1]
+    asked = itertools.count()
+    steps = detect(scan, checkpoint, settings, cancelled=lambda: next(asked) > 8)
+    *_, detection = filter(None, (progress.result for progress in steps))
     assert 0 < detection.done.sum() < len(detection.done)
     plan = plan_case(checkpoint.specification, settings, threshold=0.05, minimum_ml=0.1)
     outputs = measure_case(CaseInputs(scan), detection, checkpoint, plan)
-    written = write_case(outputs, case / "stopped")
-    done = addm("verify", written["record"], "--json")
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["verdict"] == "identical"
+    record = write_case(outputs, case / "stopped")["record"]
+    assert verify_record(record).verdict == "identical"
