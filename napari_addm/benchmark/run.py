@@ -39,6 +39,7 @@ from napari_addm.metrics.protocols import (
 from napari_addm.metrics.statistics import mean_interval, paired_difference
 from napari_addm.registry import METHODS
 from napari_addm.training.labelled_scans import Case, find_cases, read_split
+from napari_addm.training.settings import RunSettings, preset_settings
 
 Protocol = Literal["strict", "anoddpm"]
 
@@ -315,7 +316,7 @@ class Benchmark:
         )
 
     def _train(self, system: System, seed: int, lightning_options: dict[str, Any]) -> None:
-        from napari_addm.training.train import preset_settings, train
+        from napari_addm.training.train import train
 
         if self.settings.minutes is None and self.settings.iterations is None:
             raise AddmError(
@@ -329,11 +330,13 @@ class Benchmark:
             self.data / "healthy",
             self.model_path(system, seed),
             settings.replace(seed=seed, epochs=1_000_000),
-            split=self.split_file,
-            name=f"{system.title}, benchmark, seed {seed}",
-            iterations=self.settings.iterations,
-            minutes=self.settings.minutes,
-            cache=self.output / "models" / "slices",
+            RunSettings(
+                split=self.split_file,
+                name=f"{system.title}, benchmark, seed {seed}",
+                iterations=self.settings.iterations,
+                minutes=self.settings.minutes,
+                cache=self.output / "models" / "slices",
+            ),
             **lightning_options,
         )
 

@@ -789,8 +789,9 @@ def train(
     Needs the extra: pip install "napari-addm\\[train]". What is not given comes
     from the preset. Logs and sample pictures go to OUTPUT.training.
     """
-    from napari_addm.checkpoint.file import load_checkpoint, read_specification
+    from napari_addm.checkpoint.file import read_specification
     from napari_addm.outputs.folder import check_folder
+    from napari_addm.training.settings import RunSettings, preset_settings
 
     _check_card(name, description, licence)
     run = output.with_name(f"{output.stem}.training")
@@ -803,7 +804,7 @@ def train(
     with _quiet_lightning():
         training = _import_training()
         settings = _training_settings(
-            training.preset_settings(method, preset, int(timesteps)),
+            preset_settings(method, preset, int(timesteps)),
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
@@ -823,15 +824,17 @@ def train(
                 healthy,
                 output,
                 settings,
-                split=split,
-                name=name,
-                description=description,
-                licence=licence,
-                iterations=iterations,
-                minutes=minutes,
-                restart=restart,
-                start_from=None if start_from is None else load_checkpoint(start_from),
-                validate_every=min(10, settings.epochs),
+                RunSettings(
+                    split=split,
+                    name=name,
+                    description=description,
+                    licence=licence,
+                    iterations=iterations,
+                    minutes=minutes,
+                    restart=restart,
+                    start_from=start_from,
+                    validate_every=min(10, settings.epochs),
+                ),
                 report=report,
                 callbacks=[] if person else [_progress_lines()],
                 accelerator=accelerator,
@@ -979,7 +982,7 @@ def _progress_lines() -> Any:
                     for key, value in sorted(logged.items())
                     if key.startswith(("train/", "validation/"))
                 )
-                spent = format_duration(float(pl_module.seconds))
+                spent = format_duration(pl_module.seconds)
                 line = f"epoch {trainer.current_epoch + 1}, iteration {int(pl_module.iterations)}"
                 print(f"{line}, {spent}: {figures}", file=sys.stderr, flush=True)
 

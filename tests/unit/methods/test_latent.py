@@ -1,14 +1,14 @@
 """The two methods on a VQ-VAE's latents: real, very short trainings, and cases by hand."""
 
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from napari_addm.checkpoint.file import load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.checkpoint.specification import DiffusionSpecification
 from napari_addm.detection.pipeline import detect, run
 from napari_addm.detection.settings import DetectionSettings
@@ -25,14 +25,9 @@ from napari_addm.methods.settings import TrainingSettings
 from napari_addm.methods.vqvae_transformer import VqTransformerSpecification
 from napari_addm.methods.vqvae_transformer import model as vqvae_transformer
 from napari_addm.registry import METHODS
-
-training = pytest.importorskip(
-    "napari_addm.training.train", reason="training needs Lightning, the extra train"
-)
-from lightning.pytorch.callbacks import Callback  # noqa: E402 - comes with training
+from napari_addm.training.settings import preset_settings
 
 ITERATIONS = 120  # after half as many, two seeds of six find no latent improbable
-QUIET = {"accelerator": "cpu", "precision": "32", "enable_progress_bar": False}
 VQVAE = VqVaeSpecification(channels=(8, 16), res_layers=1, embeddings=16, embedding_size=4)
 SCHEDULE = LinearSchedule(1000)
 
@@ -54,7 +49,7 @@ def tiny_settings(method: str) -> TrainingSettings:
         )
         network = LatentUNetSpecification(vqvae=VQVAE, unet=unet)
         diffusion = DiffusionSpecification(length=1000, noise="gaussian")
-    return training.preset_settings(method).replace(
+    return preset_settings(method).replace(
         spacing_mm=(9.0, 4.0, 4.0),
         size=(56, 48),
         network=network,
@@ -68,68 +63,61 @@ def tiny_settings(method: str) -> TrainingSettings:
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory, make_brain) -> Path:
-    folder = tmp_path_factory.mktemp("healthy")
-    for n in range(3):
-        affine = np.diag([3.0 + 0.05 * n, 3.0, 6.0, 1.0])
-        affine[:3, 3] = [-80, -95, -70]
-        brain = make_brain(affine, (54, 64, 24))
-        image = nib.Nifti1Image(brain.to_native(), brain.source.affine)
-        nib.save(image, folder / f"sub-{n}_T1w.nii.gz")
-    return folder
+def slices(healthy_scans, tmp_path_factory) -> torch.Tensor:
+    """What the networks are trained on: float32, shape (B, 1, 56, 48)."""
+    data_ = pytest.importorskip("napari_addm.training.data")
+    settings = tiny_settings("vqvae_transformer")
+    scans = data_.find_scans(healthy_scans)
+    data = data_.prepare_training_data(scans, [], settings, tmp_path_factory.mktemp("cache"))
+    return data_.to_model_values(*data_.unpack(torch.from_numpy(data.images).unsqueeze(1)))
 
 
-class StopAtEpoch(Callback):
-    """Ends a training early, as a person does."""
+@dataclass(frozen=True)
+class Trained:
+    """A method's network after a short training, and what it logged."""
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_epoch_end(self, trainer, pl_module) -> None:
-        trainer.should_stop = trainer.current_epoch + 1 >= self.epoch
-
-
-def train_whole(method: str, cohort: Path, folder: Path) -> Path:
-    return training.train(
-        cohort,
-        folder / "whole.safetensors",
-        tiny_settings(method),
-        iterations=ITERATIONS,
-        validate_every=2,
-        half=False,
-        **QUIET,
-    )
+    settings: TrainingSettings
+    network: torch.nn.Module
+    checkpoint: Checkpoint
+    logged: list[dict[str, float]]
 
 
 @pytest.fixture(scope="module")
-def transformer_file(cohort, tmp_path_factory) -> Path:
-    return train_whole("vqvae_transformer", cohort, tmp_path_factory.mktemp("transformer"))
+def train(slices, trainee, as_checkpoint) -> Callable[[str], Trained]:
+    def run(method: str) -> Trained:
+        torch.manual_seed(0)
+        settings = tiny_settings(method)
+        objective = METHODS[method].load().objective(settings)
+        learner, logged = trainee(objective), []
+        for n in range(ITERATIONS):
+            chosen = torch.randint(len(slices), (4,), generator=torch.Generator().manual_seed(n))
+            figures = learner.step(slices[chosen], n / ITERATIONS)
+            logged.append({name: value.item() for name, value in figures.items()})
+        checkpoint = as_checkpoint(settings, objective.network)
+        return Trained(settings, load_network(checkpoint), checkpoint, logged)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def latent_file(cohort, tmp_path_factory) -> Path:
-    return train_whole("latent_diffusion", cohort, tmp_path_factory.mktemp("latent"))
+def transformer_training(train) -> Trained:
+    return train("vqvae_transformer")
 
 
-@pytest.fixture(params=["transformer_file", "latent_file"])
-def trained(request) -> Path:
-    """The checkpoint of either method."""
+@pytest.fixture(scope="module")
+def latent_training(train) -> Trained:
+    return train("latent_diffusion")
+
+
+@pytest.fixture(params=["transformer_training", "latent_training"])
+def trained(request) -> Trained:
+    """Either method's."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
-def transformer(transformer_file) -> torch.nn.Module:
-    return load_network(load_checkpoint(transformer_file))
-
-
-@pytest.fixture(scope="module")
-def slices(cohort) -> torch.Tensor:
-    """What the networks were trained on: float32, shape (B, 1, 56, 48)."""
-    scans = training.find_scans(cohort)
-    settings = tiny_settings("vqvae_transformer")
-    data = training.prepare_training_data(scans, [], settings, cohort / "cache")
-    images = torch.from_numpy(data.images[::2]).unsqueeze(1)
-    return training.to_model_values((images.float() - 1.0) / 254.0, images > 0)
+def transformer(transformer_training) -> torch.nn.Module:
+    return transformer_training.network
 
 
 @pytest.fixture(scope="module")
@@ -148,48 +136,22 @@ def noise_for(clean: torch.Tensor):
     return noise
 
 
-def column(rows: list[dict[str, str]], name: str) -> list[float]:
-    return [float(row[name]) for row in rows if row.get(name)]
-
-
 # --- training -------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_both_stages_learn(trained, slices):
-    checkpoint = load_checkpoint(trained)
-    method = checkpoint.specification.method
-    network = load_network(checkpoint)
     torch.manual_seed(0)
-    untrained = METHODS[method].load().objective(tiny_settings(method)).network
+    untrained = METHODS[trained.settings.method].load().objective(trained.settings).network
     with torch.no_grad():
         before, after = (
             (decode(n.vqvae, encode(n.vqvae, slices)) - slices).abs().mean()
-            for n in (untrained, network)
+            for n in (untrained, trained.network)
         )
     assert after < 0.6 * before
-
-    rows = training.read_log(trained)
-    assert column(rows, "train/" + {"vqvae_transformer": "surprise"}.get(method, "l2"))
-    # from the switch on, the validation error falls by what the second stage learns
-    errors = column(rows, "validation/loss")
-    assert errors[-1] < 0.8 * errors[len(errors) // 2 - 1]
-    assert list(trained.with_name("whole.training").glob("pictures/*.png"))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_an_interrupted_training_ends_as_an_undisturbed_one(trained, cohort, tmp_path):
-    settings = tiny_settings(load_checkpoint(trained).specification.method)
-    part = tmp_path / "part.safetensors"
-    options = {"iterations": ITERATIONS, "validate_every": 10, "half": False, **QUIET}
-    # in the second stage, where all of the first has to be kept
-    training.train(cohort, part, settings, callbacks=[StopAtEpoch(6)], **options)
-    assert load_checkpoint(part).specification.training["iterations"] == 36
-    training.train(cohort, part, settings, **options)
-    whole, resumed = load_checkpoint(trained), load_checkpoint(part)
-    assert resumed.specification.training["iterations"] == ITERATIONS
-    for name, weights in whole.weights.items():
-        assert torch.equal(weights, resumed.weights[name]), name
+    name = {"vqvae_transformer": "surprise"}.get(trained.settings.method, "l2")
+    losses = [figures[name] for figures in trained.logged if name in figures]
+    assert len(losses) == ITERATIONS // 2
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
 def test_a_frozen_vqvae_is_copied_to_the_bit_and_never_moves():
@@ -242,8 +204,8 @@ def test_a_specification_that_no_network_can_have_is_refused():
 
 
 def test_the_seed_decides_and_nothing_else(trained, lesion_scan):
-    checkpoint = load_checkpoint(trained)
-    steps = 3 if checkpoint.specification.diffusion else None
+    checkpoint = trained.checkpoint
+    steps = 1 if checkpoint.specification.diffusion else None
     settings = DetectionSettings(device="cpu", draws=1, seed=3, steps=steps)
     first = run(lesion_scan, checkpoint, settings)
     assert first.done.all()
@@ -256,7 +218,7 @@ def test_the_seed_decides_and_nothing_else(trained, lesion_scan):
 
 
 def test_a_run_stops_between_two_calls(trained, lesion_scan):
-    chain = detect(lesion_scan, load_checkpoint(trained), DetectionSettings(device="cpu", draws=1))
+    chain = detect(lesion_scan, trained.checkpoint, DetectionSettings(device="cpu", draws=1))
     seen = [next(chain) for _ in range(3)]
     assert [p.done for p in seen] == [0, 1, 2]
     assert seen[-1].total > 20
@@ -267,13 +229,12 @@ def test_a_run_stops_between_two_calls(trained, lesion_scan):
 
 
 def test_it_yields_as_often_as_announced(trained, slices):
-    checkpoint = load_checkpoint(trained)
-    specification = checkpoint.specification
+    specification = trained.checkpoint.specification
     method = METHODS[specification.method].load()
     levels = (500, 250, 0) if specification.diffusion else ()
     found = list(
         method.reconstruct(
-            load_network(checkpoint), specification, slices, Sampling(levels), noise_for(slices)
+            trained.network, specification, slices, Sampling(levels), noise_for(slices)
         )
     )
     assert len(found) == method.calls(specification, Sampling(levels))
@@ -321,14 +282,14 @@ def test_draws_have_the_distribution_of_the_logits():
     assert vqvae_transformer.draw(logits[:1], torch.ones(1)).item() == 3
 
 
-def test_a_slice_of_likely_codes_stays_as_it_is(transformer, transformer_file, slices):
+def test_a_slice_of_likely_codes_stays_as_it_is(transformer, transformer_training, slices):
     codes = encode(transformer.vqvae, slices)
     with torch.no_grad():
         chances = vqvae_transformer.likelihoods(transformer, codes.flatten(1))
     likely = (chances >= vqvae_transformer.UNLIKELY).all(1)
     assert likely.any()
     clean = slices[likely]
-    specification = load_checkpoint(transformer_file).specification
+    specification = transformer_training.checkpoint.specification
     *_, last = vqvae_transformer.VqTransformerMethod().reconstruct(
         transformer, specification, clean, Sampling(), noise_for(clean)
     )
@@ -393,8 +354,8 @@ def test_only_the_masked_latents_are_painted():
         torch.testing.assert_close(states[0][kept], half[kept])
 
 
-def test_what_healthy_latents_leave_is_in_the_checkpoint(latent_file, slices):
-    checkpoint = load_checkpoint(latent_file)
+def test_what_healthy_latents_leave_is_in_the_checkpoint(latent_training, slices):
+    checkpoint = latent_training.checkpoint
     network = load_network(checkpoint)
     assert (network.healthy > 0).all()
     assert (network.healthy < 1e3).all()
@@ -404,8 +365,8 @@ def test_what_healthy_latents_leave_is_in_the_checkpoint(latent_file, slices):
         assert ((latents.std(dim=(0, 2, 3)) - 1).abs() < 0.3).all()
 
 
-def test_where_latents_diverge_more_than_healthy_ones_they_are_painted(latent_file, slices):
-    checkpoint = load_checkpoint(latent_file)
+def test_where_latents_diverge_more_than_healthy_ones_they_are_painted(latent_training, slices):
+    checkpoint = latent_training.checkpoint
     network = load_network(checkpoint)
     # a threshold that every latent stays below, but for one place at which none does
     network.healthy.fill_(1e6)

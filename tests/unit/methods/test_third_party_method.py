@@ -14,13 +14,9 @@ from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import CheckpointError
 from napari_addm.io.reading import read_volume
-from napari_addm.io.writing import write_volume
 from napari_addm.registry import METHODS
+from napari_addm.training.settings import preset_settings
 from napari_addm.widgets.model_card import card_lines
-
-training = pytest.importorskip(
-    "napari_addm.training.train", reason="training needs Lightning, the extra train"
-)
 
 DECLARATION = """
 from typing import ClassVar, Literal
@@ -93,19 +89,10 @@ def blur(tmp_path, monkeypatch):
         del sys.modules[module]
 
 
-@pytest.fixture
-def scans(tmp_path, make_brain):
-    affine = np.diag([3.0, 3.0, 6.0, 1.0])
-    affine[:3, 3] = [-80, -95, -70]
-    folder = tmp_path / "healthy"
-    folder.mkdir()
-    for n in range(2):
-        write_volume(folder / f"sub-{n}.nii.gz", make_brain(affine, (54, 64, 24)))
-    return folder
-
-
 @pytest.mark.filterwarnings("ignore")
-def test_a_method_in_one_folder_trains_detects_and_is_listed_everywhere(blur, scans, tmp_path):
+def test_a_method_in_one_folder_trains_detects_and_is_listed_everywhere(
+    blur, train_quietly, healthy_scans, tmp_path
+):
     assert list(METHODS)[-1] == "blur"
     assert known_systems()["blur"].title == "Learned blur"
     help_text = CliRunner().invoke(
@@ -113,22 +100,14 @@ def test_a_method_in_one_folder_trains_detects_and_is_listed_everywhere(blur, sc
     )
     assert "blur" in help_text.output
 
-    output = training.train(
-        scans,
-        tmp_path / "blur.safetensors",
-        training.preset_settings("blur"),
-        iterations=1,
-        accelerator="cpu",
-        precision="32",
-        enable_progress_bar=False,
-    )
+    output = train_quietly(tmp_path / "blur.safetensors", preset_settings("blur"), iterations=1)
     specification = read_specification(output)
     assert specification.network.width == 3
     assert specification.training["blurring"] == {"exponent": 1.0}
     assert "highest_level" not in specification.training
     assert any("Learned blur" in line for line in card_lines(specification))
 
-    scan = read_volume(scans / "sub-0.nii.gz")
+    scan = read_volume(healthy_scans / "sub-0_T1w.nii.gz")
     result = run(scan, load_checkpoint(output), DetectionSettings(device="cpu"))
     assert result.done.all()
     assert np.isfinite(result.anomaly.data).all()

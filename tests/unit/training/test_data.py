@@ -1,0 +1,68 @@
+"""Training data: scans, splits, slices and their augmentation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from napari_addm.errors import InputError
+
+pytest.importorskip("lightning", reason="training needs Lightning, the extra train")
+from napari_addm.training.augmentation import augment
+from napari_addm.training.data import SliceSampler, find_scans, split_scans
+
+
+def test_augmentation_keeps_the_brain_a_brain():
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(112.0), torch.arange(96.0), indexing="ij")
+    mask = (((y - 56) / 45) ** 2 + ((x - 48) / 35) ** 2 < 1).expand(12, 1, 112, 96)
+    values = torch.where(mask, 0.5 + 0.3 * torch.sin(x / 8), 0.0).float()
+    changed, moved = augment(values, mask, generator)
+    assert changed.shape == values.shape
+    assert moved.dtype == torch.bool
+    assert ((changed >= 0) & (changed <= 1)).all()
+    area = moved.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))
+    assert ((area > 0.75) & (area < 1.25)).all()
+    assert area.std() > 0.01
+    inside = [changed[n][moved[n]] for n in range(12)]
+    means = torch.stack([v.mean() for v in inside])
+    assert (means - 0.5).abs().max() < 0.25
+    assert means.std() > 0.01
+    again, _ = augment(values, mask, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again, changed)
+
+
+def test_every_volume_gives_its_slices_and_the_draw_depends_on_seed_and_epoch_alone():
+    volumes = np.repeat(np.arange(5), 20)
+    sampler = SliceSampler(volumes, 3, seed=1)
+    sampler.set_epoch(4)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == 15
+    assert (np.bincount(volumes[drawn]) == 3).all()
+    other = SliceSampler(volumes, 3, seed=1)
+    other.set_epoch(4)
+    assert list(other) == drawn
+    other.set_epoch(5)
+    assert list(other) != drawn
+
+
+def test_a_split_file_names_subjects(tmp_path):
+    scans = [tmp_path / f"sub-{n}_T1w.nii.gz" for n in ("1", "10", "2", "3")]
+    split = tmp_path / "split.json"
+    split.write_text(
+        json.dumps({"healthy": {"train": ["sub-1", "sub-2"], "validation": ["sub-3"]}})
+    )
+    train, validation = split_scans(scans, split, 0)
+    assert [s.name for s in train] == ["sub-1_T1w.nii.gz", "sub-2_T1w.nii.gz"]
+    assert [s.name for s in validation] == ["sub-3_T1w.nii.gz"]
+    split.write_text("[]")
+    with pytest.raises(InputError, match="not a split file"):
+        split_scans(scans, split, 0)
+
+
+def test_a_folder_without_scans_is_said_in_words(tmp_path):
+    with pytest.raises(InputError, match="not a folder"):
+        find_scans(tmp_path / "none")
+    with pytest.raises(InputError, match="holds no"):
+        find_scans(tmp_path)
