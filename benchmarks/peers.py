@@ -54,7 +54,7 @@ from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkp
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.methods.loading import load_network
-from napari_addm.metrics.metrics import rank
+from napari_addm.metrics.sorted_scores import SortedScores
 
 PARTS = ("agreement", "quality", "time", "whole")
 LEVEL, STEPS = 150, 25
@@ -311,7 +311,7 @@ def detected(bench: Bench) -> dict[str, Any]:
     rows = []
     for case in bench.cases:
         anomaly = run(case.volume, bench.checkpoint, brain_mask=case.brain).anomaly.data
-        found = rank(anomaly[case.brain], case.lesion[case.brain])
+        found = SortedScores.of(anomaly[case.brain], case.lesion[case.brain])
         rows.append({"case": case.name, "auprc": found.auprc, "best_dice": found.best_dice})
     return {"cases": rows}
 

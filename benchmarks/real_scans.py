@@ -20,7 +20,7 @@ import numpy as np
 from napari_addm.detection.brain_mask import find_brain
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.metrics.intensity_baselines import intensity_baselines
-from napari_addm.metrics.metrics import rank
+from napari_addm.metrics.sorted_scores import SortedScores
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def detect(group: str, scan: Path, truth: Path | None, options: argparse.Namespa
 
 def measures(scores: np.ndarray, lesion: np.ndarray) -> dict[str, float]:
     """Threshold-free measures inside the brain."""
-    found = rank(scores, lesion)
+    found = SortedScores.of(scores, lesion)
     return {"auprc": found.auprc, "best_dice": found.best_dice, "auroc": found.auroc or 0.0}
 
 

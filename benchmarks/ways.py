@@ -41,7 +41,7 @@ from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.base import Sampling, at_precision
 from napari_addm.methods.loading import load_network
-from napari_addm.metrics.metrics import rank
+from napari_addm.metrics.sorted_scores import SortedScores
 from napari_addm.registry import METHODS
 from napari_addm.training.labelled_scans import Case, find_cases, read_split
 
@@ -166,7 +166,8 @@ class Bench:
                     for draw in range(way.draws)
                 ]
             )
-            found = rank(self.anomaly(prepared, drawn)[case.brain], case.lesion[case.brain])
+            map_ = self.anomaly(prepared, drawn)
+            found = SortedScores.of(map_[case.brain], case.lesion[case.brain])
             rows.append({"case": case.name, "auprc": found.auprc, "best_dice": found.best_dice})
         return rows
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari_addm.io.reading import read_labels, read_volume
     from napari_addm.io.volume import Volume, volume_from_array
     from napari_addm.io.writing import write_volume
-    from napari_addm.metrics.metrics import Metrics, evaluate
+    from napari_addm.metrics.evaluation import Metrics, evaluate
 
 __version__ = "0.1.0"
 
@@ -48,12 +48,12 @@ _HOME = {
     "Detection": "detection.pipeline",
     "DetectionSettings": "detection.settings",
     "Finding": "findings.findings",
-    "Metrics": "metrics.metrics",
+    "Metrics": "metrics.evaluation",
     "Progress": "detection.pipeline",
     "Session": "detection.session",
     "Volume": "io.volume",
     "detect": "detection.pipeline",
-    "evaluate": "metrics.metrics",
+    "evaluate": "metrics.evaluation",
     "label_anomalies": "findings.findings",
     "load_checkpoint": "checkpoint.file",
     "measure_findings": "findings.findings",

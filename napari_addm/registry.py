@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari_addm.diffusion.noise import Noise
     from napari_addm.diffusion.sampling import Sampler
     from napari_addm.methods.info import MethodInfo
+    from napari_addm.metrics.metric import Metric
 
 T = TypeVar("T")
 
@@ -167,7 +168,7 @@ NOISES: Registry[Noise] = Registry("diffusion.noises", "NOISE")
 SAMPLERS: Registry[Sampler] = Registry(
     "diffusion.samplers", "SAMPLER", spelling={"dpm_solver": "dpm++"}
 )
-METRICS: Registry[Any] = Registry("metrics.measures", "METRIC")
+METRICS: Registry[Metric] = Registry("metrics.measures", "METRIC")
 FORMATS: Registry[Any] = Registry("io.formats", "FORMAT")
 
 if TYPE_CHECKING:

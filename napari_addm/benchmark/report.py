@@ -48,7 +48,7 @@ from typing import TYPE_CHECKING, Any
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.files import replacing
 from napari_addm.io.text import csv_cell
-from napari_addm.metrics.metric_info import MEASURES, Measure
+from napari_addm.metrics.metric import Metric, metrics_in_order
 from napari_addm.outputs.pages import (
     finite_number,
     format_figure,
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 
 # Table 1 of the paper, and what it lacks.
+MEASURES = metrics_in_order()
 PAPER = ("dice", "auroc", "iou", "precision", "recall")
 BEYOND = ("auroc_full", "auprc", "aupro", "best_dice", "lesion_recall", "healthy_ml")
 
@@ -120,15 +121,15 @@ class Table:
 
     protocol: str
     group: str
-    paper: tuple[Measure, ...]
-    beyond: tuple[Measure, ...]
+    paper: tuple[Metric, ...]
+    beyond: tuple[Metric, ...]
     rows: tuple[Row, ...]
     chance: tuple[str, ...]
-    other_measures: tuple[Measure, ...]
+    other_measures: tuple[Metric, ...]
     other_rows: tuple[Row, ...]
 
     @property
-    def measures(self) -> tuple[Measure, ...]:
+    def measures(self) -> tuple[Metric, ...]:
         return self.paper + self.beyond
 
     @property
@@ -210,7 +211,7 @@ def markdown_table(results: Results, protocol: str, group: str) -> str:
     table = _table(results, protocol, group)
     if not table.rows:
         return ""
-    heads = [f"{m.label} ({m.note})" if m.note else m.label for m in table.measures]
+    heads = [f"{m.title} ({m.note})" if m.note else m.title for m in table.measures]
     lines = [["method", "n", *heads], ["---", *["---:"] * (1 + len(heads))]]
     for row in table.rows:
         name = " · ".join(_markdown(part) for part in (row.method, row.score) if part)
@@ -302,7 +303,7 @@ def _table(results: Results, protocol: str, group: str) -> Table:
 def _rows(
     found: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]],
     order: Sequence[tuple[str, str]],
-    measures: Sequence[Measure],
+    measures: Sequence[Metric],
 ) -> tuple[Row, ...]:
     """A row for each method and score; the best figure of each column is marked."""
     best = {}
@@ -330,7 +331,7 @@ def _rows(
     return tuple(rows)
 
 
-def _cell(entry: Mapping[str, Any], measure: Measure, n: int | None, best: float | None) -> Cell:
+def _cell(entry: Mapping[str, Any], measure: Metric, n: int | None, best: float | None) -> Cell:
     mean, low, high, largest = (
         finite_number(entry.get(key)) for key in ("mean", "low", "high", "largest")
     )
@@ -356,7 +357,7 @@ def _cell(entry: Mapping[str, Any], measure: Measure, n: int | None, best: float
     )
 
 
-def _chance(measure: Measure, found: Iterable[Mapping[str, Mapping[str, Any]]]) -> str:
+def _chance(measure: Metric, found: Iterable[Mapping[str, Mapping[str, Any]]]) -> str:
     """What no information gives; for the AUPRC the prevalence, a range if methods differ in it."""
     if measure.key != "auprc":
         return format_figure(measure.chance, measure.digits) if measure.chance is not None else ""
@@ -477,7 +478,7 @@ def _curves(results: Results) -> tuple[list[dict[str, str]], list[dict[str, str]
     }
     figures = [
         {
-            "measure": _measure(metric).label,
+            "measure": _measure(metric).title,
             "against": CURVES.get(kind, kind),
             "svg": _draw(kind, {m: sorted(lines[m]) for m in methods if m in lines}, style, n),
         }
@@ -668,8 +669,8 @@ def _is_healthy(group: str) -> bool:
     return group.startswith("healthy")
 
 
-def _measure(key: str) -> Measure:
-    return MEASURES.get(key) or Measure(key, key)
+def _measure(key: str) -> Metric:
+    return MEASURES.get(key) or Metric(key, key)
 
 
 def _known_first(keys: Iterable[str]) -> list[str]:

@@ -519,14 +519,15 @@ class Benchmark:
                 def measure(
                     case: Case = case, settings: DetectionSettings = settings
                 ) -> dict[str, float]:
-                    from napari_addm.metrics.metrics import rank
+                    from napari_addm.metrics.sorted_scores import SortedScores
 
                     self.report(f"{system.title}: curve, {case.name}, {settings.steps} steps")
                     detection = run(case.volume, checkpoint, settings, case.brain)
                     lesion = case.lesion[case.brain]
+                    maps = {k: detection.rescored(score).anomaly for k, score in SCORES.items()}
                     return {
-                        kind: rank(detection.rescored(score).anomaly.data[case.brain], lesion).auprc
-                        for kind, score in SCORES.items()
+                        kind: SortedScores.of(each.data[case.brain], lesion).auprc or 0.0
+                        for kind, each in maps.items()
                     }
 
                 value = _kept(path, key, measure)[score]

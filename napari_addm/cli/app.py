@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from napari_addm.detection.pipeline import Progress
     from napari_addm.findings.findings import Finding
     from napari_addm.methods.settings import TrainingSettings
-    from napari_addm.metrics.metrics import Metrics
+    from napari_addm.metrics.evaluation import Metrics
     from napari_addm.outputs.run_case import CaseRequest, CaseResult
 
     MethodChoice: TypeAlias = str
@@ -392,20 +392,11 @@ def _console(stderr: bool = False) -> Any:
 def _metrics_table(metrics: Metrics) -> Any:
     from rich.table import Table
 
+    from napari_addm.metrics.metric import case_metrics
+
     table = Table("metric", "value", title="Against the ground truth, inside the brain mask")
-    for name, value in (
-        ("Dice", metrics.dice),
-        ("IoU", metrics.iou),
-        ("precision", metrics.precision),
-        ("recall", metrics.recall),
-        ("AUROC", metrics.auroc),
-        ("AUPRC", metrics.auprc),
-        ("AUPRC of chance", metrics.prevalence),
-        ("best Dice (oracle threshold)", metrics.best_dice),
-        ("ground truth, mL", metrics.truth_ml),
-        ("predicted, mL", metrics.predicted_ml),
-    ):
-        table.add_row(name, "not defined" if value is None else f"{value:.3f}")
+    for name, metric in case_metrics().items():
+        table.add_row(f"{metric.title} {metric.note}".strip(), metric.format(metrics[name]))
     return table
 
 

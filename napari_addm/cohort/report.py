@@ -32,7 +32,7 @@ from napari_addm.errors import InputError
 from napari_addm.io.files import write_atomic
 from napari_addm.io.hashing import json_sha256, scan_sha256
 from napari_addm.io.text import csv_cell
-from napari_addm.metrics.metric_info import MEASURES, Measure
+from napari_addm.metrics.metric import rated_metrics
 from napari_addm.metrics.statistics import MeanInterval, mean_interval
 from napari_addm.outputs.pages import page_environment
 from napari_addm.outputs.record import FindingEntry
@@ -50,7 +50,6 @@ BARS = 24
 LARGEST = ("volume_ml", "side", "from_midline_mm", "midline_source")
 
 # Averaged over the cases with a ground truth, in this order.
-METRICS = ("dice", "iou", "precision", "recall", "auroc", "auprc", "best_dice")
 
 
 @dataclass(frozen=True)
@@ -292,7 +291,7 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
     page = environment.get_template("cohort.html").render(
         cohort=cohort,
         summary=summary,
-        intervals=[(_measure(name), interval) for name, interval in intervals.items()],
+        intervals=[(rated_metrics()[name], interval) for name, interval in intervals.items()],
         flagged=[entry for entry in cohort.entries if entry.result.qc],
         flag_labels=FLAG_TITLES,
         flag_counts=Counter(key for entry in cohort.entries for key in entry.result.qc),
@@ -359,15 +358,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _measure(name: str) -> Measure:
-    return MEASURES.get(name) or Measure(name, name)
-
-
 def _intervals(cohort: Cohort) -> dict[str, MeanInterval]:
     """Means over the subjects with a ground truth, the sessions of one averaged first."""
     judged = [entry.result for entry in cohort.of("done") if entry.result.metrics]
     found = {}
-    for name in METRICS if judged else ():
+    for name in rated_metrics() if judged else ():
         scores: dict[str, list[float | None]] = {}
         for result in judged:
             value = result.metrics.get(name)

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -285,9 +285,9 @@ class Batch:
                 seconds=round(spent, 3),
                 anomaly_ml=sum(finding.volume_ml for finding in findings),
                 findings=len(findings),
-                dice=None if metrics is None else metrics.dice,
+                dice=None if metrics is None else metrics["dice"],
                 qc=tuple(flag.key for flag in quality.flags),
-                metrics={} if metrics is None else asdict(metrics),
+                metrics={} if metrics is None else metrics.as_dict(),
                 files=hashes,
                 key=prepared.key,
                 origin=prepared.origin,

@@ -16,7 +16,10 @@ import numpy as np
 from napari_addm.errors import InputError
 from napari_addm.findings.findings import label_anomalies
 from napari_addm.io.arrays import Spacing
-from napari_addm.metrics.metrics import LesionRecall, aupro, evaluate, lesion_recall, rank
+from napari_addm.metrics.aupro import aupro
+from napari_addm.metrics.evaluation import evaluate
+from napari_addm.metrics.lesionwise import LesionRecall, lesion_recall
+from napari_addm.metrics.sorted_scores import SortedScores, just_below
 
 # AnoDDPM's own: the squared error on images scaled to -1..1 above which a pixel is anomalous,
 # slices per volume, and slices kept clear of either end of the tumour.
@@ -42,7 +45,7 @@ class StrictCase:
         What the prediction was made with: scores strictly above, in components
         of at least so many mL.
     dice, iou, precision, recall : float or None
-        As in `napari_addm.metrics.metrics.Metrics`.
+        As in `napari_addm.metrics.evaluation.Metrics`.
     oracle_best_dice, oracle_threshold : float or None
         ORACLE: the largest Dice of any threshold, found by looking at this
         case's truth: an upper bound, no result. Without a minimum size, so that
@@ -262,7 +265,7 @@ def strict_case(
     ranking = None
     if lesion.any():
         lowest = min(0.0, float(anomaly[brain].min()))
-        ranking = rank(np.where(brain, anomaly, lowest).ravel(), lesion.ravel())
+        ranking = SortedScores.of(np.where(brain, anomaly, lowest).ravel(), lesion.ravel())
     notes = list(whole.notes)
     outside = np.count_nonzero(lesion & ~brain)
     if outside:
@@ -273,20 +276,20 @@ def strict_case(
     return StrictCase(
         threshold=float(threshold),
         minimum_ml=float(minimum_ml),
-        dice=whole.dice,
-        iou=whole.iou,
-        precision=whole.precision,
-        recall=whole.recall,
+        dice=whole["dice"],
+        iou=whole["iou"],
+        precision=whole["precision"],
+        recall=whole["recall"],
         oracle_best_dice=ranking.best_dice if ranking else None,
         oracle_threshold=ranking.best_threshold if ranking else None,
         auroc_field=ranking.auroc if ranking else None,
         lesions=lesion_recall(labels, lesion, voxel_ml),
-        truth_ml=whole.truth_ml,
-        predicted_ml=whole.predicted_ml,
+        truth_ml=whole["truth_ml"] or 0.0,
+        predicted_ml=whole["predicted_ml"] or 0.0,
         false_positive_ml=np.count_nonzero((labels != 0) & ~lesion) * voxel_ml,
-        auroc=inside.auroc,
-        auprc=inside.auprc,
-        prevalence=inside.prevalence,
+        auroc=inside["auroc"],
+        auprc=inside["auprc"],
+        prevalence=inside["prevalence"] or 0.0,
         aupro=aupro(anomaly, lesion, brain),
         notes=tuple(notes),
     )
@@ -423,11 +426,11 @@ def anoddpm_case(
         found.append(
             SliceScores(
                 slice=int(index),
-                dice=got.dice,
-                iou=got.iou,
-                precision=got.precision,
-                recall=got.recall,
-                auc=got.auroc,
+                dice=got["dice"],
+                iou=got["iou"],
+                precision=got["precision"],
+                recall=got["recall"],
+                auc=got["auroc"],
             )
         )
     return AnoddpmCase(
@@ -492,7 +495,7 @@ def threshold_by_dice(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> DiceThr
     mean = dice.mean(axis=0)
     best = mean.size - 1 - int(np.argmax(mean[::-1]))  # of equals, the highest threshold
     return DiceThreshold(
-        threshold=_just_below(candidates[best]),
+        threshold=just_below(candidates[best]),
         mean_dice=float(mean[best]),
         dice=tuple(float(value) for value in dice[:, best]),
         excluded=excluded,
@@ -628,7 +631,7 @@ def _most_above(
 
 def _threshold(pooled: np.ndarray, above: int) -> float:
     """The threshold that at most so many of the sorted scores exceed."""
-    return float(pooled[-above - 1]) if above < pooled.size else _just_below(pooled[0])
+    return float(pooled[-above - 1]) if above < pooled.size else just_below(pooled[0])
 
 
 def _found_ml(healthy: Sequence[HealthyMap], threshold: float, minimum_ml: float) -> list[float]:
@@ -658,11 +661,6 @@ def _floating(scores: np.ndarray) -> np.ndarray:
     """Scores of a floating type: their own where they have one, so that thresholds are exact."""
     scores = np.asarray(scores)
     return scores if np.issubdtype(scores.dtype, np.floating) else scores.astype(np.float64)
-
-
-def _just_below(score: np.floating) -> float:
-    """The next smaller number of the score's own type, so that "above" lets the score in."""
-    return float(np.nextafter(score, score.dtype.type(-np.inf)))
 
 
 def _voxel_ml(spacing: Spacing) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_addm.checkpoint.file import Checkpoint
     from napari_addm.detection.pipeline import Detection
     from napari_addm.detection.quality import Quality
-    from napari_addm.metrics.metrics import Metrics
+    from napari_addm.metrics.evaluation import Metrics
 
 StagedFiles = Mapping[str, Path]
 

@@ -31,7 +31,7 @@ from napari_addm.io.volume import Volume
 if TYPE_CHECKING:
     from napari_addm.checkpoint.file import Checkpoint
     from napari_addm.detection.pipeline import Detection
-    from napari_addm.metrics.metrics import Metrics
+    from napari_addm.metrics.evaluation import Metrics
     from napari_addm.outputs.case import CaseOutputs
 
 SCHEMA_VERSION: Final = 3
@@ -334,7 +334,7 @@ def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:
     region = "brain mask, on the scan's grid"
     if not detection.done.all():
         region = f"{region}, {int(detection.done.sum())} of {len(detection.done)} slices"
-    return {"region": region, **asdict(metrics)}
+    return {"region": region, **metrics.as_dict()}
 
 
 def read_record(path: Path) -> RunRecord:

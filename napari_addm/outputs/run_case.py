@@ -33,7 +33,7 @@ from napari_addm.io.dicom import Series, pick_series, read_series
 from napari_addm.io.names import stem
 from napari_addm.io.reading import read_beside, read_volume
 from napari_addm.io.volume import Volume
-from napari_addm.metrics.metrics import evaluate
+from napari_addm.metrics.evaluation import evaluate
 from napari_addm.outputs.case import (
     CaseInputs,
     CaseOutputs,

@@ -5,20 +5,13 @@ Free of Qt and napari.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from napari_addm.detection.pipeline import Detection
-from napari_addm.metrics.metrics import (
-    Curves,
-    Lesions,
-    LesionTable,
-    Metrics,
-    SortedScores,
-    evaluate,
-    metrics_of_counts,
-)
+from napari_addm.metrics.evaluation import Metrics, evaluate, measure
+from napari_addm.metrics.lesionwise import Lesions, LesionTable
+from napari_addm.metrics.metric import Comparison
+from napari_addm.metrics.sorted_scores import Curves, SortedScores
 from napari_addm.review.marking import LabelledFindings
 
 # Values of `Agreement.overlay`: bit 0 stands for the truth, bit 1 for a finding.
@@ -71,11 +64,10 @@ class Agreement:
         self._where = np.flatnonzero(self._inside)
         self._scores = SortedScores.of(anomaly[self._region], truth[self._region])
         self._voxels = self._scores.positive.size + self._scores.negative.size
-        self._ranking = None if self.is_empty else self._scores.ranking()
         self._lesions = Lesions(truth, anomaly, mask=self._region, voxel_ml=self.voxel_ml)
         self.curves = self._scores.curves()
-        self.best_dice = self._ranking.best_dice if self._ranking else None
-        self.best_threshold = self._ranking.best_threshold if self._ranking else None
+        self.best_dice = self._scores.best_dice
+        self.best_threshold = self._scores.best_threshold
 
     @property
     def is_empty(self) -> bool:
@@ -85,15 +77,16 @@ class Agreement:
     def at(self, marked: LabelledFindings) -> Metrics:
         """The metrics of some findings."""
         # Only counts: to rank all scores again would be too slow while a slider is dragged.
-        figures = metrics_of_counts(
-            hits=int(np.count_nonzero(marked.labels.ravel()[self._where])),
-            found=int(np.count_nonzero((marked.labels != 0) & self._region)),
+        comparison = Comparison(
+            tp=int(np.count_nonzero(marked.labels.ravel()[self._where])),
+            predicted=int(np.count_nonzero((marked.labels != 0) & self._region)),
             positives=self._where.size,
             voxels=self._voxels,
             voxel_ml=self.voxel_ml,
-            ranking=self._ranking,
+            scores=self._scores,
         )
-        return replace(figures, notes=tuple(dict.fromkeys((*self._notes, *figures.notes))))
+        figures = measure(comparison)
+        return Metrics(figures, tuple(dict.fromkeys((*self._notes, *figures.notes))))
 
     def point(self, threshold: float) -> Curves:
         """The point of each curve at a threshold: curves of one point."""
@@ -116,9 +109,9 @@ class Agreement:
             why = "None of the ground truth lies in the brain mask, in the slices that are done"
         else:
             why = "The ground truth is empty: there is no lesion to find"
-        brain_ml = self._voxels * self.voxel_ml
+        brain_ml, marked_ml = self._voxels * self.voxel_ml, figures["predicted_ml"] or 0.0
         return (
             f"{why}. So Dice, recall, ROC and precision have no meaning here. What can be said: "
-            f"whatever is marked is a false alarm. That is {figures.predicted_ml:.1f} mL now, "
-            f"{figures.predicted_ml / brain_ml:.1%} of the brain."
+            f"whatever is marked is a false alarm. That is {marked_ml:.1f} mL now, "
+            f"{marked_ml / brain_ml:.1%} of the brain."
         )

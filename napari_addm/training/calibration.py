@@ -16,7 +16,6 @@ from napari_addm.detection.quality import RECONSTRUCTION_KEY, healthy_range, rec
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import InputError
 from napari_addm.metrics.intensity_baselines import intensity_baselines
-from napari_addm.metrics.metrics import rank
 from napari_addm.metrics.protocols import (
     HealthyMap,
     false_alarm_curve,
@@ -24,6 +23,7 @@ from napari_addm.metrics.protocols import (
     threshold_by_dice,
     threshold_by_false_alarms,
 )
+from napari_addm.metrics.sorted_scores import SortedScores
 from napari_addm.training.labelled_scans import Case
 
 PROMISED_ML = 5.0
@@ -83,22 +83,24 @@ def calibrate(
         result = run(case.volume, checkpoint, DetectionSettings(), case.brain)
         scores, lesion = result.anomaly.data[case.brain], case.lesion[case.brain]
         pairs.append((scores, lesion))
-        ours = rank(scores, lesion)
+        ours = SortedScores.of(scores, lesion)
         baselines = intensity_baselines(
             case.volume,
             case.brain,
             smoothing_mm=detection.score.smoothing_mm,
             erosion_mm=detection.score.erosion_mm,
         )
-        by_intensity = [rank(map_[case.brain], lesion) for map_ in baselines.values()]
+        by_intensity = [SortedScores.of(map_[case.brain], lesion) for map_ in baselines.values()]
         rows.append(
             {
                 "prevalence": float(lesion.mean()),
                 "auprc": ours.auprc,
                 "auroc": ours.auroc or 0.0,
                 "best_dice": ours.best_dice,
-                "auprc_of_best_intensity_baseline": max(b.auprc for b in by_intensity),
-                "best_dice_of_best_intensity_baseline": max(b.best_dice for b in by_intensity),
+                "auprc_of_best_intensity_baseline": max(b.auprc or 0.0 for b in by_intensity),
+                "best_dice_of_best_intensity_baseline": max(
+                    b.best_dice or 0.0 for b in by_intensity
+                ),
             }
         )
         case.forget()

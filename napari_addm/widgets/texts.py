@@ -290,19 +290,6 @@ NO_IMAGE_CHOSEN = "Select the layer of a scan in the layer list first."
 NO_LABELS_CHOSEN = "Select a labels layer in the layer list first."
 NO_RESULT = "There is no result to save yet: press Run in the panel 'Detect anomalies' first."
 
-METRICS = {
-    "dice": Text("Dice", "Overlap of findings and ground truth, 0 to 1."),
-    "iou": Text("IoU", "Intersection over union of findings and ground truth."),
-    "precision": Text("Precision", "Share of the findings that is ground truth."),
-    "recall": Text("Recall", "Share of the ground truth that is found."),
-    "auroc": Text("AUROC", "Over all thresholds, inside the brain mask; chance is 0.5."),
-    "auprc": Text(
-        "AUPRC",
-        "Average precision over all thresholds, inside the brain mask; chance is the share of the "
-        "brain that is anomalous.",
-    ),
-}
-
 OVERLAY = Text(
     "Show hits and misses",
     "Colours every voxel by findings and ground truth, inside the brain mask: hit (in both), false "

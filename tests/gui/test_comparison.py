@@ -21,7 +21,7 @@ from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.hashing import file_sha256, voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.writing import write_volume
-from napari_addm.metrics.metrics import evaluate
+from napari_addm.metrics.evaluation import evaluate
 from napari_addm.outputs.record import RunRecord, read_record
 from napari_addm.outputs.verification import verify
 from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED, Agreement
@@ -289,8 +289,8 @@ class Case:
             prediction=outcome.marked.labels,
         )
         assert view.agreement is self.agreement
-        assert view.figures["dice"].text() == f"{figures.dice:.3f}"
-        assert view.figures["auroc"].text() == f"{figures.auroc:.3f}"
+        assert view.figures["dice"].text() == f"{figures['dice']:.3f}"
+        assert view.figures["auroc"].text() == f"{figures['auroc']:.3f}"
         curve = self.agreement.curves
         assert_array_equal(view.dice.points, (curve.threshold, curve.dice))
 

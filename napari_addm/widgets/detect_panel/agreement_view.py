@@ -25,7 +25,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_addm.metrics.metrics import EMPTY_TRUTH, Lesion, LesionTable, Metrics
+from napari_addm.metrics.evaluation import EMPTY_TRUTH, Metrics
+from napari_addm.metrics.lesionwise import Lesion, LesionTable
+from napari_addm.metrics.metric import rated_metrics
 from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED, Agreement
 from napari_addm.review.marking import LabelledFindings
 from napari_addm.widgets import texts
@@ -67,16 +69,17 @@ class AgreementView(QWidget):
         self._agreement: Agreement | None = None
         self._threshold = math.nan
 
-        self.figures = {key: QLabel("–") for key in texts.METRICS}
+        shown = {name: each for name, each in rated_metrics().items() if not each.oracle}
+        self.figures = {name: QLabel("–") for name in shown}
         self.metrics = QWidget()
         table = QGridLayout(self.metrics)
         table.setContentsMargins(0, 0, 0, 0)
         table.setSpacing(2)
-        for place, (key, text) in enumerate(texts.METRICS.items()):
-            heading = QLabel(text.label)
+        for place, (name, metric) in enumerate(shown.items()):
+            heading = QLabel(metric.title)
             heading.setStyleSheet(SMALL)
-            for line, label in enumerate((heading, self.figures[key])):
-                label.setToolTip(text.tip)
+            for line, label in enumerate((heading, self.figures[name])):
+                label.setToolTip(metric.meaning)
                 label.setAlignment(Qt.AlignmentFlag.AlignCenter)
                 table.addWidget(label, line, place)
         self.explanation = message()
@@ -159,7 +162,7 @@ class AgreementView(QWidget):
             self.dice.setToolTip(texts.FALSE_ALARM_CURVE.tip)
             self.tabs.setTabToolTip(0, texts.FALSE_ALARM_CURVE.tip)
             self.dice.relabel(texts.FALSE_ALARM_AXIS, logarithmic=True)
-            millilitres = _positive(curves.false * agreement.voxel_ml)
+            millilitres = _positive(curves.fp * agreement.voxel_ml)
             highest = math.ceil(math.log10(max(agreement.voxel_ml * curves.negatives, 1.0)))
             self.dice.draw(curves.threshold, millilitres, curves.threshold, (-2.0, highest))
         else:
@@ -182,7 +185,7 @@ class AgreementView(QWidget):
         dice, recall = float(point.dice[0]), float(point.recall[0])
         rate, precision = float(point.false_positive_rate[0]), float(point.precision[0])
         if agreement.is_empty:
-            marked_ml = float(point.false[0]) * agreement.voxel_ml
+            marked_ml = float(point.fp[0]) * agreement.voxel_ml
             self.dice.mark(threshold, marked_ml or math.nan)
             say(self._captions[self.dice], f"{marked_ml:.1f} mL of false alarm")
             return
@@ -218,7 +221,7 @@ class AgreementView(QWidget):
             return
         figures = agreement.at(marked)
         for key, label in self.figures.items():
-            label.setText(_figure(getattr(figures, key)))
+            label.setText(_figure(figures[key]))
         say(self.explanation, agreement.explanation(figures))
         said = [note for note in (*notes, *figures.notes) if note != EMPTY_TRUTH]
         say(self.notes, "\n".join(said))
@@ -226,11 +229,12 @@ class AgreementView(QWidget):
         self.lesions.show_table(agreement.lesions(marked))
 
     def _show_legend(self, figures: Metrics) -> None:
-        hit = (figures.recall or 0.0) * figures.truth_ml
+        truth_ml, predicted_ml = figures["truth_ml"] or 0.0, figures["predicted_ml"] or 0.0
+        hit = (figures["recall"] or 0.0) * truth_ml
         volumes = {
             HIT: hit,
-            FALSE_ALARM: figures.predicted_ml - hit,
-            MISSED: figures.truth_ml - hit,
+            FALSE_ALARM: predicted_ml - hit,
+            MISSED: truth_ml - hit,
         }
         self.legend.setText(
             "&nbsp;&nbsp; ".join(

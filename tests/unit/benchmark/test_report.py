@@ -246,7 +246,7 @@ def test_columns_are_those_of_the_paper_first(results: dict[str, Any], tmp_path:
     heads = [table[1] for table in page.tables if table[0][1:] != table[0][:1]][:2]
     strict, anoddpm = (head[2:] for head in heads)
     beyond = ["AUPRO FPR ≤ 0.3", "Lesions share found"]
-    inside, full = "AUC in the brain", "AUC full field"
+    inside, full = "AUROC in the brain", "AUROC full field"
     assert strict == ["Dice", inside, "IoU", "Recall", full, *beyond, "False alarm mL, healthy"]
     # AnoDDPM's AUC is over all pixels, and its threshold is not that of the healthy brains
     assert anoddpm == ["Dice", full, "IoU", "Recall", *beyond]
@@ -261,9 +261,9 @@ def test_auc_of_the_anoddpm_protocol_is_over_the_full_field(tmp_path: Path) -> N
         "cases": [{**where, "case": "one", "method": "AnoDDPM", "auroc": 0.7}],
     }
     page = page_of(results, tmp_path)
-    assert page.table("Method", "n", "AUC full field")[0] == ["AnoDDPM ssim", "5", "0.800"]
-    assert page.table("Measure", "First")[0][0] == "AUC full field"
-    assert page.table("Group", "Case", "Method", "Score", "Seed", "AUC full field")
+    assert page.table("Method", "n", "AUROC full field")[0] == ["AnoDDPM ssim", "5", "0.800"]
+    assert page.table("Measure", "First")[0][0] == "AUROC full field"
+    assert page.table("Group", "Case", "Method", "Score", "Seed", "AUROC full field")
 
 
 def test_summary_of_healthy_brains_gives_the_interval(
@@ -521,7 +521,7 @@ def test_a_page_that_cannot_be_written_is_named(results: dict[str, Any], tmp_pat
 
 def test_markdown_is_the_same_table(results: dict[str, Any]) -> None:
     assert markdown_table(results, "strict", "tumour/test").splitlines() == [
-        "| method | n | Dice | AUC (in the brain) | Precision | AUPRC | Best Dice (ORACLE) "
+        "| method | n | Dice | AUROC (in the brain) | Precision | AUPRC | Best Dice (ORACLE) "
         "| False alarm (mL, healthy) |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| AnoDDPM · ssim | 5 | 0.383 (0.100–0.500) | 0.863 (0.700–0.900) | – (5 undefined) "

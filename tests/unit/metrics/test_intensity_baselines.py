@@ -5,7 +5,7 @@ import pytest
 
 from napari_addm.io.volume import volume_from_array
 from napari_addm.metrics.intensity_baselines import intensity_baselines
-from napari_addm.metrics.metrics import rank
+from napari_addm.metrics.sorted_scores import SortedScores
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_each_baseline_finds_its_lesion(brain, name, change):
     maps = intensity_baselines(
         volume_from_array(data, spacing=(2, 2, 2)), mask, smoothing_mm=4.0, erosion_mm=4.0
     )
-    smoothed = rank(maps[f"{name}, smoothed"][mask], lesion[mask])
+    smoothed = SortedScores.of(maps[f"{name}, smoothed"][mask], lesion[mask])
     assert smoothed.auroc > 0.95
     assert set(maps) == {n + s for n in ("dark", "unusual", "even") for s in ("", ", smoothed")}
     for map_ in maps.values():

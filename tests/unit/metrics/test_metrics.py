@@ -1,7 +1,6 @@
 """Metrics against scikit-learn, torchmetrics and MONAI, hand-made cases, and their properties."""
 
 import json
-import time
 from dataclasses import asdict
 from itertools import pairwise
 
@@ -14,15 +13,10 @@ from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from napari_addm.errors import InputError
-from napari_addm.metrics.metrics import (
-    Lesions,
-    SizeClass,
-    SortedScores,
-    aupro,
-    evaluate,
-    lesion_recall,
-    rank,
-)
+from napari_addm.metrics.aupro import aupro
+from napari_addm.metrics.evaluation import evaluate
+from napari_addm.metrics.lesionwise import Lesions, SizeClass, lesion_recall
+from napari_addm.metrics.sorted_scores import SortedScores
 
 SHAPE = (4, 5, 6)
 
@@ -39,24 +33,24 @@ def test_equals_scikit_learn_with_ties(case, threshold):
     scores, truth = case
     got = evaluate(scores, truth, threshold=threshold)
     y, s, p = truth.ravel(), scores.ravel(), (scores > threshold).ravel()
-    assert got.auroc == pytest.approx(sklearn_metrics.roc_auc_score(y, s))
-    assert got.auprc == pytest.approx(sklearn_metrics.average_precision_score(y, s))
-    assert got.dice == pytest.approx(sklearn_metrics.f1_score(y, p))
-    assert got.iou == pytest.approx(sklearn_metrics.jaccard_score(y, p))
-    assert got.recall == pytest.approx(sklearn_metrics.recall_score(y, p))
+    assert got["auroc"] == pytest.approx(sklearn_metrics.roc_auc_score(y, s))
+    assert got["auprc"] == pytest.approx(sklearn_metrics.average_precision_score(y, s))
+    assert got["dice"] == pytest.approx(sklearn_metrics.f1_score(y, p))
+    assert got["iou"] == pytest.approx(sklearn_metrics.jaccard_score(y, p))
+    assert got["recall"] == pytest.approx(sklearn_metrics.recall_score(y, p))
     if p.any():
-        assert got.precision == pytest.approx(sklearn_metrics.precision_score(y, p))
+        assert got["precision"] == pytest.approx(sklearn_metrics.precision_score(y, p))
     else:
-        assert got.precision is None
+        assert got["precision"] is None
 
 
 @given(cases(distinct=9))
 def test_best_dice_is_what_trying_every_threshold_gives(case):
     scores, truth = case
     got = evaluate(scores, truth, threshold=0)
-    tried = [evaluate(scores, truth, threshold=t - 0.5).dice for t in np.unique(scores)]
-    assert got.best_dice == max(tried)
-    assert evaluate(scores, truth, threshold=got.best_threshold).dice == got.best_dice
+    tried = [evaluate(scores, truth, threshold=t - 0.5)["dice"] for t in np.unique(scores)]
+    assert got["best_dice"] == max(tried)
+    assert evaluate(scores, truth, threshold=got["best_threshold"])["dice"] == got["best_dice"]
 
 
 @given(
@@ -66,7 +60,7 @@ def test_best_threshold_reaches_best_dice_for_any_floats(scores):
     truth = np.zeros(SHAPE, dtype=bool)
     truth[1:3, 2:4, 2:5] = True
     got = evaluate(scores, truth, threshold=0)
-    assert evaluate(scores, truth, threshold=got.best_threshold).dice == got.best_dice
+    assert evaluate(scores, truth, threshold=got["best_threshold"])["dice"] == got["best_dice"]
 
 
 @given(cases(distinct=20))
@@ -74,10 +68,14 @@ def test_areas_depend_on_order_alone(case):
     scores, truth = case
     one = evaluate(scores, truth, threshold=0)
     other = evaluate(3 * scores + 5, truth, threshold=5)
-    assert (other.auroc, other.auprc, other.best_dice) == (one.auroc, one.auprc, one.best_dice)
-    assert other.dice == one.dice
+    assert (other["auroc"], other["auprc"], other["best_dice"]) == (
+        one["auroc"],
+        one["auprc"],
+        one["best_dice"],
+    )
+    assert other["dice"] == one["dice"]
     turned = evaluate(-scores, truth, threshold=0)
-    assert turned.auroc == pytest.approx(1 - one.auroc)
+    assert turned["auroc"] == pytest.approx(1 - one["auroc"])
 
 
 @given(cases(distinct=5), hnp.arrays(bool, SHAPE))
@@ -88,7 +86,7 @@ def test_mask_is_the_same_as_cutting_out(case, mask):
     inside = evaluate(scores, truth, threshold=2, mask=mask)
     cut = evaluate(scores[mask], truth[mask], threshold=2)
     for name in ("dice", "iou", "precision", "recall", "auroc", "auprc", "best_dice", "truth_ml"):
-        assert getattr(inside, name) == getattr(cut, name)
+        assert inside[name] == cut[name]
 
 
 def planted() -> tuple[np.ndarray, np.ndarray]:
@@ -100,59 +98,67 @@ def planted() -> tuple[np.ndarray, np.ndarray]:
 def test_perfect_map():
     scores, truth = planted()
     got = evaluate(scores, truth, threshold=0.5, voxel_ml=0.002)
-    assert (got.dice, got.iou, got.precision, got.recall) == (1, 1, 1, 1)
-    assert (got.auroc, got.auprc, got.best_dice) == (1, 1, 1)
-    assert got.prevalence == 0.027
-    assert got.truth_ml == got.predicted_ml == pytest.approx(0.054)
+    assert (got["dice"], got["iou"], got["precision"], got["recall"]) == (1, 1, 1, 1)
+    assert (got["auroc"], got["auprc"], got["best_dice"]) == (1, 1, 1)
+    assert got["prevalence"] == 0.027
+    assert got["truth_ml"] == got["predicted_ml"] == pytest.approx(0.054)
     assert got.notes == ()
 
 
 def test_half_overlap_by_hand():
     truth = np.array([1, 1, 0, 0], dtype=bool)
     got = evaluate(np.array([0.9, 0.1, 0.8, 0.2]), truth, threshold=0.5)
-    assert (got.dice, got.iou, got.precision, got.recall) == (0.5, 1 / 3, 0.5, 0.5)
-    assert got.auroc == 0.5
-    assert got.best_dice == pytest.approx(2 / 3)
+    assert (got["dice"], got["iou"], got["precision"], got["recall"]) == (0.5, 1 / 3, 0.5, 0.5)
+    assert got["auroc"] == 0.5
+    assert got["best_dice"] == pytest.approx(2 / 3)
 
 
 def test_threshold_is_strict():
     got = evaluate(np.array([1.0, 2.0]), np.array([True, True]), threshold=1.0)
-    assert got.recall == 0.5
+    assert got["recall"] == 0.5
 
 
 def test_empty_truth_is_excluded_and_says_so():
     scores, truth = planted()
     got = evaluate(scores, np.zeros_like(truth), threshold=0.5)
-    measures = (got.dice, got.iou, got.precision, got.recall, got.auroc, got.auprc, got.best_dice)
+    measures = (
+        got["dice"],
+        got["iou"],
+        got["precision"],
+        got["recall"],
+        got["auroc"],
+        got["auprc"],
+        got["best_dice"],
+    )
     assert measures == (None,) * 7
-    assert got.best_threshold is None
-    assert got.truth_ml == 0
-    assert got.predicted_ml == pytest.approx(0.027)
+    assert got["best_threshold"] is None
+    assert got["truth_ml"] == 0
+    assert got["predicted_ml"] == pytest.approx(0.027)
     assert "excluded" in got.notes[0]
 
 
 def test_empty_prediction_is_a_valid_zero():
     scores, truth = planted()
     got = evaluate(scores, truth, threshold=2.0)
-    assert (got.dice, got.iou, got.recall, got.predicted_ml) == (0, 0, 0, 0)
-    assert got.precision is None
-    assert got.auroc == 1
+    assert (got["dice"], got["iou"], got["recall"], got["predicted_ml"]) == (0, 0, 0, 0)
+    assert got["precision"] is None
+    assert got["auroc"] == 1
     assert "0 mL" in got.notes[0]
 
 
 def test_truth_that_fills_the_region():
     got = evaluate(np.arange(8.0), np.ones(8, dtype=bool), threshold=-1)
-    assert got.auroc is None
-    assert (got.auprc, got.dice, got.best_dice, got.prevalence) == (1, 1, 1, 1)
+    assert got["auroc"] is None
+    assert (got["auprc"], got["dice"], got["best_dice"], got["prevalence"]) == (1, 1, 1, 1)
 
 
 def test_constant_score_is_chance():
     _, truth = planted()
     got = evaluate(np.full(truth.shape, 3.0), truth, threshold=3.0)
-    assert got.auroc == 0.5
-    assert got.auprc == got.prevalence
-    assert got.dice == 0
-    assert got.best_threshold < 3.0
+    assert got["auroc"] == 0.5
+    assert got["auprc"] == got["prevalence"]
+    assert got["dice"] == 0
+    assert got["best_threshold"] < 3.0
 
 
 def test_prediction_replaces_the_threshold_and_leaves_the_areas():
@@ -160,9 +166,9 @@ def test_prediction_replaces_the_threshold_and_leaves_the_areas():
     labels = truth.astype(np.int32) * 4
     labels[2] = 0
     got = evaluate(scores, truth, threshold=-5, prediction=labels)
-    assert got.recall == pytest.approx(2 / 3)
-    assert got.precision == 1
-    assert got.auroc == 1
+    assert got["recall"] == pytest.approx(2 / 3)
+    assert got["precision"] == 1
+    assert got["auroc"] == 1
 
 
 def test_truth_outside_the_mask_is_named():
@@ -170,7 +176,7 @@ def test_truth_outside_the_mask_is_named():
     mask = np.ones(truth.shape, dtype=bool)
     mask[2] = False
     got = evaluate(scores, truth, threshold=0.5, mask=mask, voxel_ml=1.0)
-    assert got.truth_ml == 18
+    assert got["truth_ml"] == 18
     assert got.notes[0].startswith("9.00 mL of the ground truth lies outside the mask")
 
 
@@ -178,8 +184,8 @@ def test_truth_outside_the_mask_is_named():
 def test_any_real_dtype(dtype):
     scores, truth = planted()
     got = evaluate(scores.astype(dtype), truth, threshold=0.5)
-    assert (got.auroc, got.dice, got.best_dice) == (1, 1, 1)
-    assert evaluate(scores.astype(dtype), truth, threshold=got.best_threshold).dice == 1
+    assert (got["auroc"], got["dice"], got["best_dice"]) == (1, 1, 1)
+    assert evaluate(scores.astype(dtype), truth, threshold=got["best_threshold"])["dice"] == 1
 
 
 def test_refuses_what_cannot_be_compared():
@@ -193,17 +199,15 @@ def test_refuses_what_cannot_be_compared():
         evaluate(scores, truth, threshold=0.5)
     mask = np.ones_like(truth)
     mask[0] = 0
-    assert evaluate(scores, truth, threshold=0.5, mask=mask).dice == 1
+    assert evaluate(scores, truth, threshold=0.5, mask=mask)["dice"] == 1
 
 
-def test_a_whole_brain_is_exact_and_takes_less_than_a_second():
+def test_a_whole_brain_is_exact():
     rng = np.random.default_rng(0)
     scores = rng.standard_normal(1_500_000).astype(np.float32)
     truth = rng.random(scores.size) < 0.05
     scores[truth] += 1
-    start = time.perf_counter()
-    got = rank(scores, truth)
-    assert time.perf_counter() - start < 1.0
+    got = SortedScores.of(scores, truth)
     assert got.auroc == pytest.approx(sklearn_metrics.roc_auc_score(truth, scores), abs=1e-12)
     expected = sklearn_metrics.average_precision_score(truth, scores)
     assert got.auprc == pytest.approx(expected, abs=1e-9)
@@ -220,9 +224,9 @@ def test_equals_torchmetrics_and_monai():
     got = evaluate(scores, truth, threshold=0.8)
     # torchmetrics takes scores within 0..1 as they are.
     s, y = torch.from_numpy(scores / 2), torch.from_numpy(truth.astype(np.int64))
-    assert got.auroc == pytest.approx(classification.binary_auroc(s, y).item(), abs=1e-6)
+    assert got["auroc"] == pytest.approx(classification.binary_auroc(s, y).item(), abs=1e-6)
     average_precision = classification.binary_average_precision(s, y).item()
-    assert got.auprc == pytest.approx(average_precision, abs=1e-6)
+    assert got["auprc"] == pytest.approx(average_precision, abs=1e-6)
     predicted = torch.from_numpy((scores > np.float32(0.8)).astype(np.int64))
     for name, function in (
         ("dice", classification.binary_f1_score),
@@ -230,18 +234,18 @@ def test_equals_torchmetrics_and_monai():
         ("precision", classification.binary_precision),
         ("recall", classification.binary_recall),
     ):
-        assert getattr(got, name) == pytest.approx(function(predicted, y).item(), abs=1e-6)
+        assert got[name] == pytest.approx(function(predicted, y).item(), abs=1e-6)
 
     one_hot = [t[None, None].float() for t in (predicted, y)]
     dice = monai.metrics.compute_dice(*one_hot, include_background=True)
     iou = monai.metrics.compute_iou(*one_hot, include_background=True)
     auroc = monai.metrics.compute_roc_auc(s.flatten(), y.flatten())
-    assert (got.dice, got.iou) == pytest.approx((dice.item(), iou.item()), abs=1e-6)
-    assert got.auroc == pytest.approx(auroc, abs=1e-6)
+    assert (got["dice"], got["iou"]) == pytest.approx((dice.item(), iou.item()), abs=1e-6)
+    assert got["auroc"] == pytest.approx(auroc, abs=1e-6)
     # Of an empty truth both make an undefined Dice, which is no number to be averaged.
     empty = torch.zeros_like(one_hot[1])
     assert monai.metrics.compute_dice(one_hot[0], empty).isnan().all()
-    assert evaluate(scores, np.zeros_like(truth), threshold=0.8).dice is None
+    assert evaluate(scores, np.zeros_like(truth), threshold=0.8)["dice"] is None
 
 
 # --- per-region overlap
@@ -352,20 +356,6 @@ def test_aupro_of_a_component_that_the_mask_cuts_in_two():
     scores[0, 1, 1] = 1.0
     # One region of six voxels inside the mask, one of them found: not two regions of three.
     assert aupro(scores, truth, mask, limit=0.3) == pytest.approx(1 / 6 + 5 / 6 * 0.3 / 2)
-
-
-def test_aupro_of_a_whole_field_is_quick():
-    rng = np.random.default_rng(0)
-    scores = rng.standard_normal((155, 240, 240)).astype(np.float32)
-    truth = np.zeros(scores.shape, dtype=bool)
-    truth[60:90, 60:110, 60:110] = True
-    truth[100, 100, 100:200:2] = True
-    scores[truth] += 1
-    start = time.perf_counter()
-    got = aupro(scores, truth)
-    assert time.perf_counter() - start < 8
-    assert got is not None
-    assert 0.3 < got < 0.8
 
 
 # --- lesion by lesion
@@ -484,14 +474,14 @@ def test_what_lies_above_a_threshold_equals_evaluate(case, threshold):
     scores, truth = case
     point = SortedScores.of(scores.ravel(), truth.ravel()).at(threshold)
     expected = evaluate(scores, truth, threshold=threshold)
-    assert point.dice == pytest.approx([expected.dice])
-    assert point.recall == pytest.approx([expected.recall])
+    assert point.dice == pytest.approx([expected["dice"]])
+    assert point.recall == pytest.approx([expected["recall"]])
     above = scores > threshold
     assert point.false_positive_rate == pytest.approx([np.mean(above[~truth])])
     assert (
         np.isnan(point.precision[0])
-        if expected.precision is None
-        else (point.precision[0] == pytest.approx(expected.precision))
+        if expected["precision"] is None
+        else (point.precision[0] == pytest.approx(expected["precision"]))
     )
 
 
@@ -513,7 +503,7 @@ def test_curves_with_ties_equal_scikit_learn(case):
     assert ours == theirs
     area = np.sum(np.diff(recall, prepend=0) * precision)
     assert area == pytest.approx(sklearn_metrics.average_precision_score(truth, scores))
-    assert np.nanmax(curves.dice) == evaluate(scores, truth, threshold=0).best_dice
+    assert np.nanmax(curves.dice) == evaluate(scores, truth, threshold=0)["best_dice"]
 
 
 def test_thinned_curves_are_exact_at_their_points_and_keep_the_areas():
@@ -523,13 +513,13 @@ def test_thinned_curves_are_exact_at_their_points_and_keep_the_areas():
     curves = SortedScores.of(scores, truth).curves()
     assert curves.threshold.size <= 601
     assert np.all(np.diff(curves.threshold) >= 0)
-    assert (curves.hits[0], curves.false[0]) == (truth.sum(), (~truth).sum())
-    assert (curves.hits[-1], curves.false[-1]) == (0, 0)
+    assert (curves.tp[0], curves.fp[0]) == (truth.sum(), (~truth).sum())
+    assert (curves.tp[-1], curves.fp[-1]) == (0, 0)
     assert np.isnan(curves.precision[-1])
     for n in range(0, curves.threshold.size, 37):
         above = scores > curves.threshold[n]
-        assert curves.hits[n] == np.count_nonzero(above & truth)
-        assert curves.false[n] == np.count_nonzero(above & ~truth)
+        assert curves.tp[n] == np.count_nonzero(above & truth)
+        assert curves.fp[n] == np.count_nonzero(above & ~truth)
     rate, recall = curves.false_positive_rate[::-1], curves.recall[::-1]
     assert np.trapezoid(recall, rate) == pytest.approx(
         sklearn_metrics.roc_auc_score(truth, scores), abs=1e-3

@@ -10,7 +10,7 @@ from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_labels
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_volume
-from napari_addm.metrics.metrics import evaluate
+from napari_addm.metrics.evaluation import evaluate
 from napari_addm.outputs.case import CaseInputs, GivenRegion, WriteOptions, write_case
 from napari_addm.outputs.record import RunRecord, read_record
 

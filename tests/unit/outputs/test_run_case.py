@@ -76,7 +76,7 @@ def test_what_a_result_holds(make_request: RequestMaker) -> None:
     result = finish(run_case(make_request()))
     outputs, record = result.outputs, json.loads(result.paths["record"].read_text())
     assert outputs.metrics is not None
-    assert record["metrics"]["dice"] == outputs.metrics.dice
+    assert record["metrics"]["dice"] == outputs.metrics["dice"]
     assert record["quality"]["figures"]["slice_mm"] == 5.0
     assert record["brain_mask"]["origin"] == "given"
     stages = ("read", "import", "load", "prepare", "network", "score", "findings", "metrics")

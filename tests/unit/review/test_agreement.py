@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.io.volume import volume_from_array
-from napari_addm.metrics.metrics import evaluate, lesion_recall
+from napari_addm.metrics.evaluation import evaluate
+from napari_addm.metrics.lesionwise import lesion_recall
 from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED, Agreement
 from napari_addm.review.marking import label_findings
 
@@ -58,11 +59,11 @@ def test_figures_curves_and_overlay_equal_numpy_at_every_threshold(detection, tr
             mask=brain,
             voxel_ml=detection.anomaly.voxel_ml,
         )
-        assert agreement.at(marked) == expected
-        assert point.dice[0] == pytest.approx(expected.dice)
+        assert agreement.at(marked).as_dict() == expected.as_dict()
+        assert point.dice[0] == pytest.approx(expected["dice"])
         above = scores > threshold
-        assert point.hits[0] == np.count_nonzero(above & inside)
-        assert point.false[0] == np.count_nonzero(above & ~inside)
+        assert point.tp[0] == np.count_nonzero(above & inside)
+        assert point.fp[0] == np.count_nonzero(above & ~inside)
 
         overlay = agreement.overlay(marked)
         assert overlay.dtype == np.uint8
@@ -81,7 +82,7 @@ def test_the_smallest_finding_changes_the_overlay_and_not_the_curves(detection, 
     assert 0 < len(large.findings) < len(everything.findings)
     overlay = agreement.overlay(large)
     assert_array_equal((overlay == HIT) | (overlay == FALSE_ALARM), large.labels > 0)
-    assert agreement.at(large).predicted_ml < agreement.at(everything).predicted_ml
+    assert agreement.at(large)["predicted_ml"] < agreement.at(everything)["predicted_ml"]
 
 
 def test_lesions_equal_the_recall_of_the_benchmark(detection, truth, agreement):
