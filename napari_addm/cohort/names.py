@@ -10,7 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from napari_addm.cohort.case import CohortCase
 from napari_addm.cohort.files import OWN_TABLES
 from napari_addm.io.names import stem
-from napari_addm.outputs.naming import path_fault, readable, same_name_key
+from napari_addm.outputs.portable_names import path_problem, readable, same_name_key
 
 
 def name_problem(case: CohortCase) -> str:
@@ -19,7 +19,7 @@ def name_problem(case: CohortCase) -> str:
         return ""
     paths: list[PurePath] = list(case.paths(Path()).values())
     first = paths[0].parts[0].lower()
-    if problem := path_fault([*paths, PurePath(case.name), PurePath(f".{case.prefix}.lock")]):
+    if problem := path_problem([*paths, PurePath(case.name), PurePath(f".{case.prefix}.lock")]):
         return problem
     return f"the batch writes {first} itself" if OWN_TABLES.fullmatch(first) else ""
 

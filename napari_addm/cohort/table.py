@@ -12,7 +12,7 @@ from napari_addm.cohort.files import OWN_TABLES
 from napari_addm.cohort.names import find_collisions, name_problem
 from napari_addm.errors import InputError
 from napari_addm.io.names import stem
-from napari_addm.outputs.naming import LONGEST_PATH, longest_path
+from napari_addm.outputs.portable_names import LONGEST_PATH, longest_path
 
 # The names that a column may have.
 COLUMNS = {

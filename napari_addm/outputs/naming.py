@@ -1,18 +1,16 @@
-"""How the files of a case are named: after the scan, or by the rules of BIDS derivatives.
+"""Names of a case's files: after the scan, or by the rules of BIDS derivatives.
 
-A scan named as BIDS names one (``sub-01_ses-02_T1w.nii.gz``) gets a BIDS
-derivatives layout; any other scan gets files that begin with its own name.
-The rules are those of BIDS 1.10, "Imaging data types" of its derivatives.
+A scan named as BIDS names one (``sub-01_ses-02_T1w.nii.gz``) gets a BIDS derivatives layout; any
+other scan gets files that begin with its own name. The rules are those of BIDS 1.10, "Imaging data
+types" of its derivatives.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import unicodedata
-from collections.abc import Iterable
-from pathlib import Path, PurePath, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError
@@ -20,7 +18,7 @@ from napari_addm.errors import AddmError
 BIDS_VERSION = "1.10.0"
 DESCRIPTION = "dataset_description.json"
 
-# What is written for a case, and how each file's name ends.
+# The end of each file's name, by the key of the file.
 ENDINGS = {
     "anomaly": "_anomaly.nii.gz",
     "labels": "_labels.nii.gz",
@@ -31,8 +29,8 @@ ENDINGS = {
     "overlay": "_overlay.png",
     "seg": "_seg.dcm",
 }
-# The same in BIDS: desc- label, and what follows it. A score is no probability, so it is no
-# probseg; BIDS has no suffix for it, nor for the last five (see `IGNORED`).
+# The same in BIDS: the desc- label, and what follows it. A score is no probability, so it is no
+# probseg. BIDS has no suffix for it, nor for the last five, which a dataset has to ignore.
 BIDS_ENDINGS = {
     "anomaly": ("anomaly", "map.nii.gz"),
     "labels": ("anomaly", "dseg.nii.gz"),
@@ -51,25 +49,20 @@ IGNORED = (
     "*_overlay.png",
     "*_seg.dcm",
 )
-
-# The most bytes that a file system takes in the name of a file or folder.
-LONGEST_NAME = 255
-# The most in a whole path, less what a file is called while it is being written.
-LONGEST_PATH = 4000
-# What Windows takes for a device, whatever follows the first dot.
-_DEVICES = {"con", "prn", "aux", "nul"} | {
-    f"{port}{n}" for port in ("com", "lpt") for n in (*"0123456789", "\xb9", "\xb2", "\xb3")
+# What the files at the root of a dataset say about the maps, by the end of their names.
+SIDECARS: dict[str, dict[str, object]] = {
+    "desc-recon_T1w": {"Description": "The scan as the model redraws it", "SkullStripped": True},
+    "desc-anomaly_dseg": {
+        "Description": "Findings 1..n by falling volume; the table is ..._findings.csv"
+    },
+    "desc-anomaly_map": {
+        "Description": "Score of scan against reconstruction; higher is less alike"
+    },
+    "desc-uncertainty_map": {"Description": "Standard deviation of the score over noise draws"},
 }
 
-# Unicode's Default_Ignorable_Code_Point: nobody sees them, and some file systems drop them.
-_UNSEEN = re.compile(
-    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e0fff]"
-)
-
 _BIDS = re.compile(r"sub-[A-Za-z0-9+]+(_ses-[A-Za-z0-9+]+)?(_[a-z]+-[A-Za-z0-9+]+)*_T1w")
-# These come last in a derivative's name, in this order.
+# These entities come last in a derivative's name, in this order.
 _LATE = ("space", "res", "den", "label", "desc")
 
 
@@ -91,87 +84,33 @@ def complete_bids(stem: str, folder: PurePosixPath) -> tuple[str, str]:
     Returns
     -------
     name : str
-        `stem` itself where it lacks neither, or else the name with what it lacks in front.
-    fault : str
-        How name and folders contradict each other; empty when they do not.
+        `stem`, with the subject and the session that it lacks in front.
+    problem : str
+        How name and folders contradict each other; empty if they do not.
     """
-    given = {part[:3]: part for part in reversed(folder.parts) if part[:4] in ("sub-", "ses-")}
-    own = {part[:3]: part for part in reversed(stem.split("_")) if part[:4] in ("sub-", "ses-")}
+    given = _subject_and_session(folder.parts)
+    own = _subject_and_session(stem.split("_"))
     lacks = [key for key, part in given.items() if f"_{part}_" not in f"_{stem}_"]
     for key in lacks:
         if key in own:
             return stem, f"its name says {own[key]} and its folder {given[key]}: rename one of them"
     if not lacks:
         return stem, ""
-    front, rest = [], f"_{stem}_"
-    for key in ("sub", "ses"):
-        part = given.get(key) or own.get(key)
-        if part:
-            front.append(part)
-            rest = rest.replace(f"_{part}_", "_", 1)
+    parts = own | given
+    front = [parts[key] for key in ("sub", "ses") if key in parts]
+    rest = f"_{stem}_"
+    for part in front:
+        rest = rest.replace(f"_{part}_", "_", 1)
     return "_".join(front) + rest[:-1], ""
 
 
-def same_name_key(name: str) -> str:
-    """What two names have in common that some file system takes for one.
-
-    Names are compared without upper and lower case, in one Unicode form (APFS, NTFS and network
-    shares do not tell such names apart), without characters that cannot be seen, and without the
-    dots and blanks at the end of a part, which Windows drops.
-
-    Parameters
-    ----------
-    name : str
-        A path with ``/`` between its parts.
-    """
-    parts = []
-    for part in name.split("/"):
-        if part.isascii():
-            parts.append(part.lower().rstrip(". ") or part)
-            continue
-        folded = _UNSEEN.sub("", part)
-        for _ in range(2):  # folding the case may need composing anew, and the other way round
-            folded = unicodedata.normalize("NFKC", folded.casefold())
-        seen = "".join(c for c in folded if unicodedata.category(c) != "Cf")
-        seen = _UNSEEN.sub("", seen)
-        parts.append(seen.rstrip(". ") or seen)
-    return "/".join(parts)
-
-
-def path_fault(paths: Iterable[PurePath]) -> str:
-    """Why relative paths cannot be those of files everywhere; empty when they can.
-
-    A name may be too long, no Unicode (as old exports have them), or one that Windows keeps for a
-    device.
-    """
-    for part in dict.fromkeys(part for path in paths for part in path.parts):
-        try:
-            length = len(part.encode())
-        except UnicodeEncodeError:
-            return f"its name is not written in UTF-8: rename {readable(part)}"
-        if length > LONGEST_NAME:
-            return (
-                f"its name is too long: {part[:40]}... would have {length} bytes where a file "
-                f"system takes {LONGEST_NAME}"
-            )
-        if part.partition(".")[0].rstrip().casefold() in _DEVICES:
-            return f"Windows keeps the name {part} for a device"
-    return ""
-
-
-def longest_path(paths: Iterable[PurePath]) -> int:
-    """The bytes of the longest of some paths, as the system is asked for them."""
-    here = os.getcwd()
-    return max(len(os.path.join(here, path).encode(errors="surrogatepass")) for path in paths)
-
-
-def readable(name: str) -> str:
-    r"""A file's name that can be written in UTF-8; bytes that are none become ``\xfc``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _subject_and_session(parts: Sequence[str]) -> dict[str, str]:
+    """Find the first parts that begin with ``sub-`` and ``ses-``."""
+    return {part[:3]: part for part in reversed(parts) if part[:4] in ("sub-", "ses-")}
 
 
 def case_paths(folder: Path, stem: str) -> dict[str, Path]:
-    """Where the files of a case go, whether they are written or not.
+    """Name the files of a case, whether they are written or not.
 
     Parameters
     ----------
@@ -205,31 +144,20 @@ def case_paths(folder: Path, stem: str) -> dict[str, Path]:
 
 
 def dataset_files(folder: Path, stem: str) -> dict[Path, str]:
-    """The files at the root of a BIDS derivative dataset, and their text; none for other scans.
+    """Return the text of the files at the root of a BIDS derivative dataset; none for other scans.
 
-    BIDS wants to know of a map in no template's space what it is aligned to; by
-    its inheritance principle, one file at the root says so for all scans.
+    BIDS asks what a map is aligned to that lies in no template's space. By its inheritance
+    principle, one file at the root answers for all scans.
     """
     if not is_bids(stem):
         return {}
     space = _space(_entities(stem))
     reference = {"SpatialReference": "orig"} if space == "orig" else {}
     contents: dict[str, dict[str, object]] = {
-        f"space-{space}_desc-recon_T1w.json": {
-            "Description": "The scan as the model redraws it",
-            "SkullStripped": True,
-        },
-        f"space-{space}_desc-anomaly_dseg.json": {
-            "Description": "Findings 1..n by falling volume; the table is ..._findings.csv",
-        },
-        f"space-{space}_desc-anomaly_map.json": {
-            "Description": "Score of scan against reconstruction; higher is less alike",
-        },
-        f"space-{space}_desc-uncertainty_map.json": {
-            "Description": "Standard deviation of the score over noise draws",
-        },
+        f"space-{space}_{ending}.json": {**content, **reference}
+        for ending, content in SIDECARS.items()
     }
-    description: dict[str, object] = {
+    contents[DESCRIPTION] = {
         "Name": "napari-addm: anomalies in T1-weighted brain scans",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
@@ -241,8 +169,6 @@ def dataset_files(folder: Path, stem: str) -> dict[Path, str]:
             }
         ],
     }
-    contents = {name: {**content, **reference} for name, content in contents.items()}
-    contents[DESCRIPTION] = description
     files = {
         folder / name: json.dumps(content, indent=2) + "\n" for name, content in contents.items()
     }

@@ -20,7 +20,7 @@ from napari_addm.cohort.inspect import inspect_cohort
 from napari_addm.cohort.report import read_cohort
 from napari_addm.errors import InputError
 from napari_addm.io.writing import write_volume
-from napari_addm.outputs.naming import path_fault, same_name_key
+from napari_addm.outputs.portable_names import path_problem, same_name_key
 
 GRID = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
 SHAPE = (33, 39, 29)
@@ -458,6 +458,6 @@ def test_the_key_of_a_name_is_what_file_systems_compare() -> None:
         assert same_name_key(one) == same_name_key(other)
     for one, other in [("a/b", "a_b"), ("a", "b"), ("a.b", "ab"), ("a b", "ab"), (".", "")]:
         assert same_name_key(one) != same_name_key(other)
-    assert path_fault([Path("a" * 255)]) == ""
-    assert path_fault([Path("a") / ("b" * 256)])
-    assert path_fault([Path("console"), Path("a.con"), Path("lpt")]) == ""
+    assert path_problem([Path("a" * 255)]) == ""
+    assert path_problem([Path("a") / ("b" * 256)])
+    assert path_problem([Path("console"), Path("a.con"), Path("lpt")]) == ""
