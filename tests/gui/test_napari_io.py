@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import notification_manager
 from npe2 import DynamicPlugin, PluginManager, PluginManifest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.transform import Rotation
@@ -33,7 +34,7 @@ from napari_addm.widgets.layers import (
 )
 
 SHAPE = (17, 19, 23)
-MANIFEST = Path(napari_addm.__file__).parent / "napari.yaml"
+MANIFEST = Path(napari_addm.__file__).parent / "widgets" / "napari.yaml"
 
 LAS = np.array([[-0.9, 0, 0, 80], [0, 1.2, 0, -60], [0, 0, 1.7, 10], [0, 0, 0, 1.0]])
 TURN = nib.affines.from_matvec(Rotation.from_euler("xyz", (9, -6, 14), degrees=True).as_matrix())
@@ -72,6 +73,18 @@ def plugins(npe2pm: PluginManager) -> PluginManager:
     return npe2pm
 
 
+@pytest.fixture
+def viewer() -> ViewerModel:
+    return ViewerModel()
+
+
+@pytest.fixture
+def panel(qtbot, viewer: ViewerModel) -> DetectWidget:
+    made = DetectWidget(viewer)
+    qtbot.addWidget(made)
+    return made
+
+
 # --- volume <-> layer ----------------------------------------------------------------------------
 
 
@@ -79,7 +92,6 @@ def plugins(npe2pm: PluginManager) -> PluginManager:
 def test_layer_round_trip(geometry: str, tmp_path: Path) -> None:
     path = save(tmp_path / "scan.nii.gz", make_data(), AFFINES[geometry])
     volume = read_volume(path)
-
     (layer,) = open_layers(path)
     back = layer_to_volume(layer)
 
@@ -101,7 +113,6 @@ def test_layer_round_trip(geometry: str, tmp_path: Path) -> None:
 def test_layer_says_where_it_is_in_mm(tmp_path: Path) -> None:
     (layer,) = open_layers(save(tmp_path / "scan.nii.gz", make_data()))
     volume = layer_to_volume(layer)
-
     assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
     assert layer.axis_labels == ("S", "A", "R")
     assert_allclose(layer.scale, (1.7, 1.2, 0.9), rtol=1e-6)
@@ -112,24 +123,16 @@ def test_layer_says_where_it_is_in_mm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("geometry", ["oblique", "sheared"])
-def test_turned_layer_stays_upright_about_its_centre(geometry: str, tmp_path: Path) -> None:
+def test_turned_layer_stays_upright_about_its_center(geometry: str, tmp_path: Path) -> None:
     (layer,) = open_layers(save(tmp_path / "scan.nii.gz", make_data(), AFFINES[geometry]))
     volume = layer_to_volume(layer)
-    centre = (np.array(volume.shape) - 1) / 2
-
+    center = (np.array(volume.shape) - 1) / 2
     matrix = layer._data_to_world.affine_matrix
     assert_allclose(matrix[:3, :3], np.diag(np.diag(matrix)[:3]), atol=1e-12)
     assert_allclose(
-        layer.data_to_world(centre), nib.affines.apply_affine(volume.affine, centre)[::-1]
+        layer.data_to_world(center), nib.affines.apply_affine(volume.affine, center)[::-1]
     )
-
-
-def test_outputs_take_the_geometry_over(tmp_path: Path) -> None:
-    (layer,) = open_layers(save(tmp_path / "scan.nii.gz", make_data(), AFFINES["oblique"]))
-    volume = layer_to_volume(layer)
-
     output = Labels((layer.data > 900).astype(np.int32), **layer_geometry(volume))
-
     assert_array_equal(output.extent.world, layer.extent.world)
     assert layer_to_volume(output).same_grid(volume, atol=0)
 
@@ -138,7 +141,6 @@ def test_viewer_keeps_units_and_labels_of_scan_and_mask(tmp_path: Path) -> None:
     scan = save(tmp_path / "scan.nii.gz", make_data())
     mask = save(tmp_path / "scan_mask.nii.gz", make_labels())
     viewer = ViewerModel()
-
     for layer in open_layers([scan, mask]):
         viewer.add_layer(layer)
 
@@ -147,21 +149,21 @@ def test_viewer_keeps_units_and_labels_of_scan_and_mask(tmp_path: Path) -> None:
     assert_array_equal(viewer.layers[0].extent.world, viewer.layers[1].extent.world)
 
 
-def test_boolean_volume_becomes_labels() -> None:
-    volume = volume_from_array(make_labels() > 0)
-
-    layer = Layer.create(*volume_to_layer(volume, "labels", name="brain", opacity=0.3))
-
+def test_arrays_become_layers_and_volumes() -> None:
+    mask = volume_from_array(make_labels() > 0)
+    layer = Layer.create(*volume_to_layer(mask, "labels", name="brain", opacity=0.3))
     assert isinstance(layer, Labels)
     assert (layer.name, layer.opacity) == ("brain", 0.3)
     assert_array_equal(layer.data, make_labels() > 0)
+    plain = volume_from_layer_data(make_data(), {})  # the writer needs no metadata
+    assert plain.spacing == (1.0, 1.0, 1.0)
+    assert_array_equal(plain.data, make_data())
 
 
 def test_image_has_contrast_limits_at_once() -> None:
     data = np.zeros((80, 80, 80), np.float32)
     data[20:60, 20:60, 20:60] = np.random.default_rng(0).normal(500, 20, (40, 40, 40))
     data[40, 40, 40] = 1e6  # one hot voxel must not darken the brain
-
     _, arguments, _ = volume_to_layer(volume_from_array(data))
 
     low, high = arguments["contrast_limits"]
@@ -180,7 +182,8 @@ def world_of(volume: Volume, layer: Layer, value: float) -> None:
     (index,) = np.argwhere(volume.data == value)
     (shown,) = np.argwhere(layer.data == value)
     ras = nib.affines.apply_affine(volume.affine, index)
-    assert_allclose(ras[::-1], layer.data_to_world(shown), atol=1e-4)
+    in_mm = 1e-3 if str(layer.units[0]) == "micrometer" else 1.0
+    assert_allclose(ras[::-1], np.multiply(layer.data_to_world(shown), in_mm), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -190,23 +193,17 @@ def world_of(volume: Volume, layer: Layer, value: float) -> None:
         {"scale": (2, -1, 0.5), "translate": (5, 6, -7)},
         {"affine": AFFINES["oblique"], "scale": (1, 2, 3)},
         {"rotate": (10, 20, 30), "shear": (0.1, 0, 0), "scale": (1, 2, 3)},
+        {"scale": (1000, 1500, 900), "units": "um"},
     ],
 )
 def test_layer_of_another_plugin_is_placed_by_its_transform(placing: dict) -> None:
     layer = Image(make_data(), **placing)
-
     volume = layer_to_volume(layer)
 
     for value in (1, 18, 400, np.prod(SHAPE)):
         world_of(volume, layer, value)
     assert "check left and right" in volume.warnings[0]
     assert_array_equal(volume.to_native(), layer.data)
-
-
-def test_other_units_become_mm() -> None:
-    volume = layer_to_volume(Image(make_data(), scale=(1000, 1500, 900), units="um"))
-
-    assert_allclose(volume.spacing, (1.0, 1.5, 0.9))
 
 
 def test_moved_and_cropped_layers_do_not_keep_a_stale_grid(tmp_path: Path) -> None:
@@ -221,7 +218,6 @@ def test_moved_and_cropped_layers_do_not_keep_a_stale_grid(tmp_path: Path) -> No
     original = layer_to_volume(layer)
     for value in (1, 700):
         world_of(original, layer, value)
-
     assert layer_to_volume(cropped).shape == (21, 19, 17)
     assert_allclose(
         layer_to_volume(cropped).affine[:3, 3], original.affine[:3] @ (2, 0, 0, 1), atol=1e-4
@@ -252,7 +248,6 @@ def test_a_volume_without_a_file_is_called_as_its_layer(tmp_path: Path) -> None:
     ours = Layer.create(*volume_to_layer(volume_from_array(make_data()), name="made here"))
     (of_file,) = open_layers(save(tmp_path / "scan.nii.gz", make_data()))
     of_file.name = "renamed"
-
     assert layer_to_volume(plain).name == "plain"
     assert layer_to_volume(ours).name == "made here"
     assert layer_volume(LayerData.of(ours)).in_layer_order
@@ -267,7 +262,6 @@ def test_a_dicom_series_keeps_its_name() -> None:
     """It goes into the record, whatever the layer is called."""
     volume = volume_from_array(make_data())
     source = replace(volume.source, name="T1 sagittal", series=(Path("0001.dcm"),))
-
     layer = Layer.create(*volume_to_layer(replace(volume, source=source), name="renamed"))
 
     assert layer_to_volume(layer).name == "T1 sagittal"
@@ -293,7 +287,6 @@ def test_what_is_left_out_is_said_wherever_the_labels_are_resampled_to(
     labels.translate = labels.translate + where - labels.data_to_world((0, 0, 0))
     placed = layer_volume(LayerData.of(scan))
     assert placed.in_layer_order == (order == "ours")
-
     (item,) = resample_onto(LayerData.of(labels), LayerData.of(scan))
 
     volume = labels_volume(LayerData.of(Layer.create(*item)), placed.volume)
@@ -306,68 +299,27 @@ def test_what_is_left_out_is_said_wherever_the_labels_are_resampled_to(
 def test_labels_of_several_frames_are_refused() -> None:
     scan = layer_to_volume(Image(make_data()))
     labels = Labels(np.ones((2, *SHAPE), np.uint8), name="film")
-
     with pytest.raises(InputError, match="layer 'film' has 4 axes: choose labels of one frame"):
         labels_volume(LayerData.of(labels), scan)
-
-
-def test_writer_needs_no_metadata() -> None:
-    volume = volume_from_layer_data(make_data(), {})
-
-    assert volume.spacing == (1.0, 1.0, 1.0)
-    assert_array_equal(volume.data, make_data())
 
 
 # --- reading: image or labels --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("mask", Labels),
-        ("demo_lesion", Labels),
-        ("sub-01_T1w_desc-brain_mask", Labels),
-        ("sub-01_dseg", Labels),
-        ("BRATS_001_seg", Labels),
-        ("scan_labels", Labels),
-        ("aparc+aseg", Labels),
-        ("mask_resampled", Labels),
-        ("sub-01_T1w", Image),
-        ("lesion_T1w", Image),
-        ("masked", Image),
-        ("scan_lesion_anomaly", Image),
-    ],
-)
-def test_the_name_says_what_whole_numbers_are(name: str, kind: type, tmp_path: Path) -> None:
-    (layer,) = open_layers(save(tmp_path / f"{name}.nii.gz", make_labels()))
-
-    assert type(layer) is kind
-
-
-def test_a_probability_map_is_an_image_whatever_its_name(tmp_path: Path) -> None:
-    (layer,) = open_layers(save(tmp_path / "lesion_mask.nii.gz", make_data() / 7))
-
-    assert type(layer) is Image
+def test_whole_numbers_are_labels_where_the_name_says_so(tmp_path: Path) -> None:
+    paths = [
+        save(tmp_path / "scan_dseg.nii.gz", make_labels()),
+        save(tmp_path / "lesion_T1w.nii.gz", make_labels()),
+        save(tmp_path / "lesion_mask.nii.gz", make_data() / 7),  # probabilities
+    ]
+    assert [type(layer) for layer in open_layers(paths)] == [Labels, Image, Image]
 
 
 def test_a_damaged_mask_is_refused_in_words(tmp_path: Path) -> None:
     path = save(tmp_path / "mask.nii.gz", make_labels())
     path.write_bytes(path.read_bytes()[:-12])
-
     with pytest.raises(InputError, match=r"mask\.nii\.gz is cut short"):
         open_layers(path)
-
-
-def test_warnings_of_a_scan_are_shown(tmp_path: Path) -> None:
-    from napari.utils.notifications import notification_manager
-
-    path = save(tmp_path / "scan.nii.gz", make_data(), np.diag([1, 1, 5, 1]))
-    before = len(notification_manager.records)
-
-    open_layers(path)
-
-    (shown,) = notification_manager.records[before:]
-    assert "scan: Slices are 5 mm apart" in shown.message
 
 
 # --- reading: several frames ---------------------------------------------------------------------
@@ -381,7 +333,6 @@ def film(count: int = 3) -> np.ndarray:
 def test_several_frames_become_one_layer(geometry: str, tmp_path: Path) -> None:
     path = save(tmp_path / "film.nii.gz", film(), AFFINES[geometry])
     alone = open_layers(save(tmp_path / "one.nii.gz", make_data(), AFFINES[geometry]))[0]
-
     (layer,) = open_layers(path)
 
     assert isinstance(layer, Image)
@@ -398,7 +349,6 @@ def test_several_frames_become_one_layer(geometry: str, tmp_path: Path) -> None:
 def test_only_the_frames_that_are_looked_at_are_read(tmp_path: Path) -> None:
     data = film()
     data[..., 2] = np.nan  # which is refused once it is read
-
     (layer,) = open_layers(save(tmp_path / "film.nii", data))
 
     assert_array_equal(np.asarray(layer.data[1]).sum(), 2 * make_data().sum())
@@ -408,43 +358,39 @@ def test_only_the_frames_that_are_looked_at_are_read(tmp_path: Path) -> None:
 
 def test_frames_of_labels_become_labels(tmp_path: Path) -> None:
     frames = np.stack([make_labels(), make_labels() * 2], axis=-1)
-
     (labels,) = open_layers(save(tmp_path / "film_mask.nii.gz", frames))
-    (probabilities,) = open_layers(save(tmp_path / "other_mask.nii.gz", film() / 7))
-
     assert type(labels) is Labels
     assert_array_equal(np.unique(labels.data[1]), (0, 2, 8))
+    (probabilities,) = open_layers(save(tmp_path / "other_mask.nii.gz", film() / 7))
     assert type(probabilities) is Image
 
 
-def test_warnings_of_frames_are_shown_and_none_is_called_used(tmp_path: Path) -> None:
-    from napari.utils.notifications import notification_manager
-
+def test_warnings_are_shown_but_not_that_a_frame_was_used(tmp_path: Path) -> None:
     before = len(notification_manager.records)
-
-    open_layers(save(tmp_path / "film.nii.gz", film(), np.diag([1, 1, 5, 1])))
+    thick = np.diag([1, 1, 5, 1])
+    open_layers(save(tmp_path / "scan.nii.gz", make_data(), thick))
+    open_layers(save(tmp_path / "film.nii.gz", film(), thick))
     open_layers(save(tmp_path / "good.nii.gz", film()))
-
-    (shown,) = notification_manager.records[before:]
-    assert "film: Slices are 5 mm apart" in shown.message
-    assert "was used" not in shown.message
+    scan, frames = notification_manager.records[before:]
+    assert "scan: Slices are 5 mm apart" in scan.message
+    assert "film: Slices are 5 mm apart" in frames.message
+    assert "was used" not in frames.message
 
 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
         (make_data()[..., None, None].repeat(2, axis=4), r"has 4 dimensions .*: export one 3D"),
-        (np.zeros((*SHAPE, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "a colour picture"),
+        (np.zeros((*SHAPE, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")]), "a color picture"),
     ],
 )
-def test_five_axes_and_colours_stay_refused(data: np.ndarray, says: str, tmp_path: Path) -> None:
+def test_five_axes_and_colors_are_refused(data: np.ndarray, says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says):
         open_layers(save(tmp_path / "film.nii.gz", data))
 
 
 def test_one_frame_opens_as_a_scan(tmp_path: Path) -> None:
     (layer,) = open_layers(save(tmp_path / "scan.nii.gz", make_data()[..., None]))
-
     assert layer.ndim == 3
     assert layer_to_volume(layer).source.path == tmp_path / "scan.nii.gz"
 
@@ -453,7 +399,6 @@ def test_a_part_of_the_frames_names_no_file(tmp_path: Path) -> None:
     """Nobody knows any more which they are."""
     (layer,) = open_layers(save(tmp_path / "film.nii.gz", film()))
     data, arguments, _ = layer.as_layer_data_tuple()
-
     for part, frame in ((data[1:], (0,)), (data[1:2], None)):
         volume = volume_from_layer_data(*spatial_part(part, arguments, frame))
         assert_array_equal(volume.data, data[1])
@@ -484,7 +429,6 @@ def test_a_frame_is_saved_where_the_file_has_it(
     viewer = make_napari_viewer_proxy()
     panel = DetectWidget(viewer)
     viewer.window.add_dock_widget(panel)
-
     viewer.open(path, plugin="napari-addm")
     assert "go to the frame you want and press 'Take this frame'" in panel.inputs.message.text()
     viewer.dims.set_current_step(0, 1)
@@ -511,19 +455,22 @@ def test_a_frame_is_saved_where_the_file_has_it(
     assert_array_equal(np.asarray(viewer.layers["film"].data[1]), like.data)
 
 
-def test_a_record_names_the_frame(qtbot, make_brain, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_record_names_the_frame(
+    panel: DetectWidget,
+    viewer: ViewerModel,
+    qtbot,
+    make_brain,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
     affine = np.array([[-5, 0, 0, 80], [0, 5, 0, -95], [0, 0, 5, -70], [0, 0, 0, 1.0]])
     head = make_brain(affine, (33, 39, 29)).to_native()
     path = save(tmp_path / "film.nii.gz", np.stack([head * 0.9, head], axis=-1), affine)
-    viewer = ViewerModel()
-    panel = DetectWidget(viewer)
-    qtbot.addWidget(panel)
     panel.checkpoint_chooser.choose(tiny_checkpoint)
     panel.device.setCurrentText("cpu")
     viewer.add_layer(open_layers(path)[0])
     viewer.dims.set_current_step(0, 1)
     panel.inputs.frame_button.click()
-
     panel.run()
     qtbot.waitUntil(lambda: not panel.running, timeout=120_000)
     panel.save(tmp_path)
@@ -534,14 +481,12 @@ def test_a_record_names_the_frame(qtbot, make_brain, tiny_checkpoint: Path, tmp_
     assert verify(record, model=tiny_checkpoint).verdict in ("identical", "same")
 
 
-def test_a_frame_of_a_film_that_was_moved_lies_where_it_is_shown(qtbot, tmp_path: Path) -> None:
-    viewer = ViewerModel()
-    panel = DetectWidget(viewer)
-    qtbot.addWidget(panel)
+def test_a_frame_of_a_film_that_was_moved_lies_where_it_is_shown(
+    panel: DetectWidget, viewer: ViewerModel, tmp_path: Path
+) -> None:
     (layer,) = open_layers(save(tmp_path / "film.nii.gz", film()))
     layer.translate = layer.translate + np.array([0, 3, 0, 0])
     viewer.add_layer(layer)
-
     panel.inputs.frame_button.click()
 
     taken = viewer.layers["film 1"]  # where a viewer begins
@@ -551,10 +496,9 @@ def test_a_frame_of_a_film_that_was_moved_lies_where_it_is_shown(qtbot, tmp_path
     world_of(volume, taken, 400)
 
 
-def test_a_film_whose_file_is_gone_is_said(qtbot, tmp_path: Path) -> None:
-    viewer = ViewerModel()
-    panel = DetectWidget(viewer)
-    qtbot.addWidget(panel)
+def test_a_film_whose_file_is_gone_is_said(
+    panel: DetectWidget, viewer: ViewerModel, tmp_path: Path
+) -> None:
     path = save(tmp_path / "film.nii.gz", film(5))
     viewer.add_layer(open_layers(path)[0])
     for frame in (4, 3, 2):  # others than the one that is taken
@@ -562,7 +506,6 @@ def test_a_film_whose_file_is_gone_is_said(qtbot, tmp_path: Path) -> None:
     path.unlink()
     viewer.layers[0].visible = False
     viewer.dims.set_current_step(0, 1)
-
     panel.inputs.frame_button.click()
 
     assert f"{path} does not exist" in panel.error.text()
@@ -625,44 +568,23 @@ def test_ours_is_asked_for_by_name_where_another_plugin_claims_nifti_too(
     assert data.shape == (23, 19, 17)
 
 
-def test_npe2_asks_us_for_nifti(plugins: PluginManager) -> None:
-    for path in ("a.nii", "a.nii.gz", "b.c.nii.gz", "a.mgz", "a.nrrd"):
-        assert [r.command for r in plugins.iter_compatible_readers(path)] == [
-            "napari-addm.get_reader"
-        ]
-    assert not list(plugins.iter_compatible_readers("a.png"))
-
-
-def test_saving_over_the_scan_is_refused(tmp_path: Path) -> None:
+def test_saving_again_replaces_the_result_but_never_the_scan(tmp_path: Path) -> None:
     path = save(tmp_path / "scan.nii.gz", make_data())
     (layer,) = open_layers(path)
-
+    for value in (1, 77):
+        layer.data[0, 0, 0] = value
+        arguments = layer.as_layer_data_tuple()[:2]
+        contributions.write_image(str(tmp_path / "out.nii.gz"), *arguments)
+    assert read_volume(tmp_path / "out.nii.gz").data[0, 0, 0] == 77
     with pytest.raises(AddmError, match="not overwritten"):
-        contributions.write_image(str(path), *layer.as_layer_data_tuple()[:2])
-
-
-def test_saving_again_replaces_the_result(tmp_path: Path) -> None:
-    (layer,) = open_layers(save(tmp_path / "scan.nii.gz", make_data()))
-    target = str(tmp_path / "out.nii.gz")
-    contributions.write_image(target, *layer.as_layer_data_tuple()[:2])
-    layer.data[0, 0, 0] = 77
-
-    contributions.write_image(target, *layer.as_layer_data_tuple()[:2])
-
-    assert read_volume(target).data[0, 0, 0] == 77
-
-
-def test_demo_case_is_a_scan_and_its_lesion() -> None:
-    scan, lesion = (Layer.create(*item) for item in contributions.demo_case())
-
-    assert (type(scan), type(lesion)) == (Image, Labels)
-    assert layer_to_volume(scan).same_grid(layer_to_volume(lesion))
-    assert layer_to_volume(scan).warnings == ()
-    assert set(np.unique(lesion.data)) == {0, 1}
+        contributions.write_image(str(path), *arguments)
 
 
 def test_demo_case_comes_through_the_manifest(plugins: PluginManager) -> None:
     ((plugin, (sample,)),) = plugins.iter_sample_data()
-
+    scan, lesion = (Layer.create(*item) for item in sample.open(_registry=plugins.commands))
     assert plugin == "napari-addm"
-    assert len(sample.open(_registry=plugins.commands)) == 2
+    assert (type(scan), type(lesion)) == (Image, Labels)
+    assert layer_to_volume(scan).same_grid(layer_to_volume(lesion))
+    assert layer_to_volume(scan).warnings == ()
+    assert set(np.unique(lesion.data)) == {0, 1}

@@ -11,7 +11,7 @@ from support import invoke
 import napari_addm
 from napari_addm.cohort.find import find_cohort
 from napari_addm.errors import InputError
-from napari_addm.io.names import is_second_half, readable_suffixes, stem
+from napari_addm.io.names import is_second_half, names_labels, readable_suffixes, stem
 from napari_addm.io.reading import read_grid, read_labels, read_volume
 from napari_addm.registry import FORMATS
 from napari_addm.training.train import find_scans
@@ -89,6 +89,18 @@ def test_a_broken_format_of_a_third_party_stops_nothing_else(
 )
 def test_stem(name: str, expected: str) -> None:
     assert stem(Path(name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "are_labels"),
+    [
+        (["mask", "demo_lesion", "sub-01_T1w_desc-brain_mask", "sub-01_dseg"], True),
+        (["BRATS_001_seg", "scan_labels", "aparc+aseg", "mask_resampled"], True),
+        (["sub-01_T1w", "lesion_T1w", "masked", "scan_lesion_anomaly"], False),
+    ],
+)
+def test_the_last_telling_word_of_a_name_decides(names: list[str], are_labels: bool) -> None:
+    assert [names_labels(Path(f"{name}.nii.gz")) for name in names] == [are_labels] * len(names)
 
 
 def test_second_halves_are_no_scans_of_their_own(tmp_path: Path) -> None:
