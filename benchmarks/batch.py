@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-ADDM = [sys.executable, "-m", "napari_addm"]
+ADDM = [sys.executable, "-m", "napari_addm.cli"]
 # The command, with a look at the clock: seconds of each stage, and of waiting for a thread.
 TIMED = """
 import contextlib, json, sys, time
@@ -81,7 +81,7 @@ def throughput(options: argparse.Namespace, folder: Path) -> None:
     scans = sorted(options.folder.glob("*.nii*"))
     started, computed = time.perf_counter(), children_seconds()
     for scan in scans:
-        command = [*ADDM, "detect", scan, "-o", folder / "loop", "--png", *options.options]
+        command = [*ADDM, "detect", scan, "-o", folder / "loop", "--montage", *options.options]
         subprocess.run(command, check=True, capture_output=True)
     loop, loop_cpu = time.perf_counter() - started, children_seconds() - computed
     started, computed = time.perf_counter(), children_seconds()

@@ -23,7 +23,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-ADDM = [sys.executable, "-m", "napari_addm"]
+ADDM = [sys.executable, "-m", "napari_addm.cli"]
 PATIENT = "DOE^JANE"
 SOME_FAILED = 3
 

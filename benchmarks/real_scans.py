@@ -68,8 +68,13 @@ def detect(group: str, scan: Path, truth: Path | None, options: argparse.Namespa
     """Run the command; a failure stops the benchmark."""
     name = scan.parent.name if scan.name == "t1.nii.gz" else scan.name.split("_")[0]
     output = options.output / group.split(",")[0].replace(" ", "_") / name
-    command = [sys.executable, "-m", "napari_addm", "detect", str(scan), "-o", str(output)]
-    command += ["--json", "--png", "--overwrite", *(["--truth", str(truth)] if truth else [])]
+    command = [sys.executable, "-m", "napari_addm.cli", "detect", str(scan), "-o", str(output)]
+    command += [
+        "--json",
+        "--montage",
+        "--overwrite",
+        *(["--ground-truth", str(truth)] if truth else []),
+    ]
     done = subprocess.run(
         [*command, *options.detect], stdout=subprocess.PIPE, text=True, check=True
     )

@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scan", type=Path)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--slice", type=int, help="default: the middle slice along S")
+    parser.add_argument("--slices", type=int, help="default: the middle slice along S")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -37,7 +37,7 @@ def main() -> None:
     middle = options.slice if options.slice is not None else read_volume(options.scan).shape[0] // 2
     rows = {
         "whole volume": [],
-        f"slice {middle}": ["--slice", str(middle)],
+        f"slice {middle}": ["--slices", str(middle)],
     }
     common = ["--steps", str(options.steps), "--draws", "1"]
     table = {
@@ -71,7 +71,16 @@ def main() -> None:
 def measure(scan: Path, arguments: list[str]) -> dict[str, float]:
     """One process: its wall time, the stages that it reports, its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "napari_addm", "detect", str(scan), "-o", folder, "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "napari_addm.cli",
+            "detect",
+            str(scan),
+            "-o",
+            folder,
+            "--json",
+        ]
         started = time.perf_counter()
         process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE)
         peak = [0]

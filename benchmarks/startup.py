@@ -58,7 +58,7 @@ def main() -> None:
 
     python = sys.executable
     for _ in range(options.runs):
-        put("napari-addm --help, s", seconds([python, "-m", "napari_addm", "--help"]))
+        put("napari-addm --help, s", seconds([python, "-m", "napari_addm.cli", "--help"]))
         put("python alone, s", seconds([python, "-c", "pass"]))
         put("opening a NIfTI, without torch, s", seconds([python, "-c", OPEN, str(DEMO_SCAN)]))
         begun = time.time()

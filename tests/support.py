@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,9 +23,9 @@ class Finished:
 
 def invoke(arguments: Sequence[object]) -> Finished:
     """Run ``napari-addm ARGUMENTS`` in this process."""
-    from typer.testing import CliRunner
+    from napari_addm.cli.app import run
 
-    from napari_addm.cli.app import app
-
-    done = CliRunner().invoke(app, [str(a) for a in arguments], prog_name="napari-addm")
-    return Finished(done.exit_code, done.stdout, done.stderr)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run([str(a) for a in arguments])
+    return Finished(code, out.getvalue(), err.getvalue())

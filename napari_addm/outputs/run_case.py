@@ -229,7 +229,9 @@ def choose_series(request: CaseRequest) -> Series | None:
     if request.series is not None:
         raise AddmError(f"--series needs a folder with DICOM images, and {request.scan} is none.")
     if request.write.dicom_seg:
-        raise AddmError(f"--seg needs a folder with a DICOM series, and {request.scan} is none.")
+        raise AddmError(
+            f"--dicom-seg needs a folder with a DICOM series, and {request.scan} is none."
+        )
     return None
 
 
@@ -288,7 +290,7 @@ def read_case(
         "brain mask", request.mask, scan, request.resample_mask, remedy.format("mask")
     )
     truth, truth_notes = _read_region(
-        "truth", request.truth, scan, request.resample_truth, remedy.format("truth")
+        "truth", request.truth, scan, request.resample_truth, remedy.format("ground-truth")
     )
     return CaseInputs(scan, mask, truth, (*mask_notes, *truth_notes))
 

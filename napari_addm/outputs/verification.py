@@ -164,9 +164,9 @@ def verify(
     """
     record, result = read_record(path), Verification()
     request = CaseRequest(
-        _locate("scan", "--input", scan, record.input, path),
+        _locate("scan", "--scan", scan, record.input, path),
         path.parent,
-        checkpoint=_locate("model", "--model", model, _model_entry(record), path),
+        checkpoint=_locate("model", "--checkpoint", model, _model_entry(record), path),
         mask=(
             _locate("brain mask", "--mask", mask, record.brain_mask, path)
             if record.brain_mask.origin == "given"
@@ -221,21 +221,21 @@ def _read_inputs(record: RunRecord, request: CaseRequest) -> CaseInputs:
         if series is None:
             raise AddmError(
                 f"{request.scan} does not hold the DICOM series of the record ({entry.name}, "
-                f"{entry.files} images): give the right one with --input."
+                f"{entry.files} images): give the right one with --scan."
             )
     inputs = read_case(request, series)
     scan = inputs.scan
     if voxels_sha256(scan.data) != entry.voxels_sha256:
         raise AddmError(
             f"{request.scan} has other voxels than the scan of the record: give the right file "
-            "with --input; a layer that was edited has to be saved first."
+            "with --scan; a layer that was edited has to be saved first."
         )
     recorded = volume_from_native(np.broadcast_to(np.uint8(0), grid.shape), np.array(grid.affine))
     apart = displacement(recorded.affine, scan.affine, scan.shape)
     if apart > GRID_MM:
         raise AddmError(
             f"{request.scan} has the voxels of the record, but puts them up to {apart:.3g} mm "
-            "elsewhere: give the file as it was with --input."
+            "elsewhere: give the file as it was with --scan."
         )
     return inputs
 
@@ -250,7 +250,7 @@ def _load_model(record: RunRecord, path: Path) -> Checkpoint:
     ):
         raise AddmError(
             f"{path} is another model than the one of the record ({record.checkpoint.name}): give "
-            "the right one with --model."
+            "the right one with --checkpoint."
         )
     return checkpoint
 

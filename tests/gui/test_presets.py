@@ -60,8 +60,8 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 def test_detect_records_what_the_preset_came_to(many: Path, scan: Path, tmp_path: Path) -> None:
     assert get_args(cli.RunPresetChoice) == PRESETS
-    common = ("detect", scan, "--checkpoint", many, "--slice", 7)
-    for name, options in {"plain": (), "preset": ("--preset", "preview")}.items():
+    common = ("detect", scan, "--checkpoint", many, "--slices", 7)
+    for name, options in {"plain": (), "preset": ("--quality", "preview")}.items():
         done = addm(*common, "-o", tmp_path / name, *options)
         assert done.exit_code == 0, done.output
     assert recorded(tmp_path / "plain")["draws"] == 2
@@ -69,7 +69,7 @@ def test_detect_records_what_the_preset_came_to(many: Path, scan: Path, tmp_path
     assert (preview["draws"], preview["steps"]) == (1, 3)
     assert not list((tmp_path / "preset").glob("*_uncertainty.nii.gz"))
 
-    done = addm(*common, "-o", tmp_path / "own", "--preset", "preview", "--draws", 2)
+    done = addm(*common, "-o", tmp_path / "own", "--quality", "preview", "--draws", 2)
     assert done.exit_code == 0, done.output
     own = recorded(tmp_path / "own")
     assert (own["draws"], own["steps"]) == (2, 3)
@@ -78,7 +78,7 @@ def test_detect_records_what_the_preset_came_to(many: Path, scan: Path, tmp_path
 def test_batch_records_what_the_preset_came_to(many: Path, scan: Path, tmp_path: Path) -> None:
     done = addm(
         *("batch", scan.parent, "-o", tmp_path / "out", "--checkpoint", many),
-        *("--preset", "thorough", "--steps", 1, "--no-pictures"),
+        *("--quality", "thorough", "--steps", 1, "--no-pictures"),
     )
     assert done.exit_code == 0, done.output
     settings = recorded(tmp_path / "out")

@@ -345,7 +345,7 @@ def test_a_scheduler_that_is_lost_ends_the_run_in_words(
 def test_ctrl_c_ends_client_and_workers(scans: Path, tmp_path: Path) -> None:
     """As a terminal sends it: to every process of the group."""
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "napari_addm", "batch", str(scans), "-o", str(output)]
+    command = [sys.executable, "-m", "napari_addm.cli", "batch", str(scans), "-o", str(output)]
     # A shell's background job, as these tests may be, ignores SIGINT, and so would its children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(

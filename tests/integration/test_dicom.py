@@ -79,7 +79,7 @@ def test_detect_and_verify(tmp_path: Path, make_brain: Any, tiny_checkpoint: Pat
 
     out = tmp_path / "out"
     command = ("detect", folder, "-o", out, "--checkpoint", tiny_checkpoint, "--steps", 1)
-    done = invoke_all(*command, "--threshold", 0.05, "--seg", "--json")
+    done = invoke_all(*command, "--threshold", 0.05, "--dicom-seg", "--json")
     assert done.exit_code == 0, done.output
     paths = {key: Path(path) for key, path in json.loads(done.stdout)["paths"].items()}
     assert paths["seg"] == out / "dicom_series4_seg.dcm"
@@ -98,14 +98,14 @@ def test_detect_and_verify(tmp_path: Path, make_brain: Any, tiny_checkpoint: Pat
     assert record["input"]["voxels_sha256"] == voxels_sha256(volume.data)
     shutil.move(folder, tmp_path / "moved")
     checked = invoke_all(
-        *("verify", paths["record"], "--input", tmp_path / "moved"),
-        *("--model", tiny_checkpoint, "--json"),
+        *("verify", paths["record"], "--scan", tmp_path / "moved"),
+        *("--checkpoint", tiny_checkpoint, "--json"),
     )
     assert checked.exit_code == 0, checked.output
     assert json.loads(checked.stdout)["verdict"] == "identical"
     (tmp_path / "moved" / "IM0003").unlink()
     checked = invoke_all(
-        "verify", paths["record"], "--input", tmp_path / "moved", "--model", tiny_checkpoint
+        "verify", paths["record"], "--scan", tmp_path / "moved", "--checkpoint", tiny_checkpoint
     )
     assert checked.exit_code == 1
     assert "does not hold the DICOM series of the record" in checked.stderr
@@ -113,7 +113,7 @@ def test_detect_and_verify(tmp_path: Path, make_brain: Any, tiny_checkpoint: Pat
 
 def test_options_that_need_dicom(tmp_path: Path) -> None:
     scan = DEMO_SCAN
-    for option in (["--seg"], ["--series", 3]):
+    for option in (["--dicom-seg"], ["--series", 3]):
         done = invoke_all("detect", scan, "-o", tmp_path / "out", *option)
         assert done.exit_code == 1
         assert f"{option[0]} needs a folder" in done.stderr

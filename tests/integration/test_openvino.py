@@ -262,7 +262,7 @@ def test_the_record_names_it_and_verify_repeats_it(
     found = json.loads(record.read_text())
     assert found["device"] == "openvino"
     assert found["versions"]["openvino"]
-    again = invoke(["verify", str(record), "--model", str(tiny_checkpoint), "--json"])
+    again = invoke(["verify", str(record), "--checkpoint", str(tiny_checkpoint), "--json"])
     assert again.exit_code == 0, again.output
     assert json.loads(again.stdout)["verdict"] == "identical"
 

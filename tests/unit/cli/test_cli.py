@@ -1,21 +1,22 @@
 """The command line: its contract, its exit codes, and one line for every fault."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from support import invoke
 
-from napari_addm.cli import app as cli
-from napari_addm.detection import pipeline as detection
-from napari_addm.detection import session
+from napari_addm.cli.app import app
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.volume import volume_from_native
 from napari_addm.io.writing import write_volume
+from napari_addm.methods.settings import TrainingSettings
+from napari_addm.outputs import run_case
+from napari_addm.registry import METHODS
 
 LESION = (25.0, 0.0, 5.0, 14.0)
 # Native axes, voxel sizes and a rotation: as scanners store them, and one oblique thick-slice scan.
@@ -40,16 +41,6 @@ def addm(*arguments: object) -> Any:
     return invoke([str(a) for a in arguments])
 
 
-def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
     """A folder with NAME.nii.gz and NAME_truth.nii.gz for every grid."""
@@ -68,41 +59,35 @@ def scans(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
 # --- the frame ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["--help"], ["detect", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy(command: list[str]) -> None:
-    """Numpy alone would take longer than the help text."""
-    heavy = ("torch", "monai", "lightning", "napari", "numpy")
-    done = run_python(
-        "import atexit, sys\n"
-        f"atexit.register(lambda: print([n for n in {heavy} if n in sys.modules], "
-        "file=sys.stderr))\n"
-        "from napari_addm.cli.app import main\nmain()",
-        *command,
-    )
-    assert done.returncode == 0
-    assert done.stdout.strip()
-    assert done.stderr.strip() == "[]"
+def options(command: str) -> dict[str, str]:
+    """The options of a command with their help."""
+    arguments = app[command].assemble_argument_collection(parse_docstring=True)
+    return {
+        name: argument.parameter.help or "" for argument in arguments for name in argument.names
+    }
 
 
-def test_module_and_version() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "napari_addm", "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == f"napari-addm {cli.__version__}\n"
+@pytest.mark.parametrize("command", ["detect", "batch"])
+def test_every_setting_is_an_option(command: str) -> None:
+    found = options(command)
+    for name, field in DetectionSettings.model_fields.items():
+        assert found[f"--{name.replace('_', '-')}"] == field.description
 
 
-def test_choices_are_those_of_the_modules() -> None:
-    """They stand twice, because the modules are slow to import."""
-    assert get_args(cli.DeviceChoice) == detection.DEVICES
-    assert get_args(cli.PrecisionChoice) == detection.PRECISIONS
+def test_every_training_setting_is_an_option() -> None:
+    found = options("train")
+    for name, field in TrainingSettings.model_fields.items():
+        assert not field.title or found[f"--{name.replace('_', '-')}"] == field.description
+    for method in METHODS.values():
+        if method.options is not None:
+            for name, field in method.options.model_fields.items():
+                option = f"--{method.options.record_key}.{name.replace('_', '-')}"
+                assert found[option] == field.description
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["detect"], ["detect", "a.nii.gz"], ["detect", "a", "-o", "b", "--sampler", "x"], ["nothing"]],
+    [["detect"], ["detect", "a.nii.gz"], ["batch", "a", "-o", "b", "--workers", "x"], ["nothing"]],
 )
 def test_usage_errors(arguments: list[str]) -> None:
     assert addm(*arguments).exit_code == 2
@@ -116,8 +101,8 @@ def test_contract(tmp_path: Path, scans: Path, tiny_checkpoint: Path, name: str)
     scan = scans / f"{name}.nii.gz"
     result = addm(
         *("detect", scan, "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint),
-        *("--truth", scans / f"{name}_truth.nii.gz", "--draws", 2, "--steps", 2),
-        *("--threshold", 0.01, "--json", "--png"),
+        *("--ground-truth", scans / f"{name}_truth.nii.gz", "--draws", 2, "--steps", 2),
+        *("--threshold", 0.01, "--json", "--montage"),
     )
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
@@ -163,7 +148,7 @@ def test_contract(tmp_path: Path, scans: Path, tiny_checkpoint: Path, name: str)
 
 def test_for_a_person(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> None:
     command = ("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
-    result = addm(*command, "--truth", scans / "RAS_truth.nii.gz", "--threshold", 0.01)
+    result = addm(*command, "--ground-truth", scans / "RAS_truth.nii.gz", "--threshold", 0.01)
     assert result.exit_code == 0
     assert "Dice" in result.stdout
     assert str(tmp_path / "RAS_anomaly.nii.gz") in result.stdout
@@ -187,7 +172,7 @@ def test_same_seed_same_files(tmp_path: Path, scans: Path, tiny_checkpoint: Path
 def test_chosen_slices(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> None:
     result = addm(
         *("detect", scans / "LPS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint),
-        *("--slice", 14, "--slice", 20, "--truth", scans / "LPS_truth.nii.gz", "--json"),
+        *("--slices", 14, "--slices", 20, "--ground-truth", scans / "LPS_truth.nii.gz", "--json"),
     )
     assert result.exit_code == 0, result.output
     anomaly = nib.load(tmp_path / "LPS_anomaly.nii.gz").get_fdata()
@@ -219,7 +204,7 @@ def test_mask_is_used_and_resampled(tmp_path: Path, scans: Path, tiny_checkpoint
 def test_resampled_truth(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> None:
     result = addm(
         *("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint),
-        *("--truth", scans / "oblique_truth.nii.gz", "--resample-truth", "--json"),
+        *("--ground-truth", scans / "oblique_truth.nii.gz", "--resample-ground-truth", "--json"),
     )
     assert result.exit_code == 0, result.output
     truth_ml = json.loads(result.stdout)["metrics"]["truth_ml"]
@@ -259,7 +244,13 @@ def test_warnings_of_mask_and_truth_are_kept(
     nib.save(nib.Nifti1Image(mask[..., None], truth.affine), tmp_path / "mask.nii.gz")
     result = addm(
         *("detect", scans / "RAS.nii.gz", "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint),
-        *("--truth", tmp_path / "truth.nii.gz", "--mask", tmp_path / "mask.nii.gz", "--json"),
+        *(
+            "--ground-truth",
+            tmp_path / "truth.nii.gz",
+            "--mask",
+            tmp_path / "mask.nii.gz",
+            "--json",
+        ),
     )
     assert result.exit_code == 0, result.output
     warnings = json.loads(result.stdout)["warnings"]
@@ -297,14 +288,17 @@ FAULTS = {
     ),
     "no checkpoint": (["{scans}/RAS.nii.gz", "--checkpoint", "{faulty}/x.safetensors"], "x.safe"),
     "truth elsewhere": (
-        ["{scans}/RAS.nii.gz", "--truth", "{scans}/oblique_truth.nii.gz"],
+        ["{scans}/RAS.nii.gz", "--ground-truth", "{scans}/oblique_truth.nii.gz"],
         "oblique_truth.nii.gz",
     ),
-    "truth is a scan": (["{scans}/RAS.nii.gz", "--truth", "{scans}/LPS.nii.gz"], "LPS.nii.gz"),
+    "truth is a scan": (
+        ["{scans}/RAS.nii.gz", "--ground-truth", "{scans}/LPS.nii.gz"],
+        "LPS.nii.gz",
+    ),
     "existing": (["{scans}/RAS.nii.gz", "-o", "{faulty}/old"], "RAS_record.json"),
     "unwritable": (["{scans}/RAS.nii.gz", "-o", "{faulty}/a_file/out"], "a_file/out"),
     "level": (["{scans}/RAS.nii.gz", "--level", "5000"], "5000"),
-    "slice": (["{scans}/RAS.nii.gz", "--slice", "500"], "RAS"),
+    "slice": (["{scans}/RAS.nii.gz", "--slices", "500"], "RAS"),
     "threshold": (["{scans}/RAS.nii.gz", "--threshold", "nan"], "threshold"),
 }
 
@@ -329,28 +323,16 @@ def test_one_line_per_fault(
     assert not (tmp_path / "out").exists()
     assert sorted(faulty.rglob("*")) == before
     if fault == "truth elsewhere":
-        assert "--resample-truth" in line
-
-
-def test_one_line_from_a_shell(faulty: Path, tmp_path: Path) -> None:
-    """Nothing that a library logs or prints at its end comes beside it."""
-    done = run_python(
-        "from napari_addm.cli.app import main; main()",
-        *("detect", faulty / "cut.nii.gz", "-o", tmp_path / "out"),
-    )
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert "cut.nii.gz" in done.stderr
+        assert "--resample-ground-truth" in line
 
 
 def test_a_bug_shows_its_traceback_only_when_asked(
     tmp_path: Path, scans: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(session, "prepare", broken)
+    monkeypatch.setattr(run_case, "detect", broken)
     command = ("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
     result = addm(*command)
     assert result.exit_code == 1
@@ -366,10 +348,10 @@ def test_a_bug_shows_its_traceback_only_when_asked(
 def test_interrupt(
     tmp_path: Path, scans: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "prepare", interrupted)
+    monkeypatch.setattr(run_case, "detect", interrupted)
     command = ("detect", scans / "RAS.nii.gz", "-o", tmp_path, "--checkpoint", tiny_checkpoint)
     result = addm(*command)
     assert result.exit_code == 130
@@ -380,106 +362,11 @@ def test_interrupt(
 # --- train and info -------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def healthy(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
-    folder = tmp_path_factory.mktemp("healthy")
-    affine, shape = grid("RAS")
-    for n in range(3):
-        brain = make_brain(affine, shape, ((20, 9 * n, 0, 10),))
-        slab = np.zeros_like(brain.data)
-        slab[11:19] = brain.data[11:19]  # few slices, so that validation is quick
-        write_volume(folder / f"sub-{n}.nii.gz", brain.with_data(slab))
-    return folder
-
-
-@pytest.mark.slow
-def test_train_resume_detect_info(tmp_path: Path, healthy: Path, scans: Path) -> None:
-    model = tmp_path / "model.safetensors"
-    command = ("train", healthy, "-o", model, "--batch-size", 10, "--precision", 32)
-    command += ("--lambda", 0.1, "--noise", "gaussian", "--timesteps", 300, "--no-augment")
-    command += ("--judged", "clean", "--adversarial-loss", "non_saturating", "--r1", 1)
-    first = addm(*command, "--epochs", 2, "--name", "tiny", "--licence", "CC0")
-    assert first.exit_code == 0, first.output
-    assert "epoch 1, iteration 2" in first.stderr
-    run = tmp_path / "model.training"
-    for path in (model, run / "log", run / "pictures"):
-        assert str(path) in first.stdout
-        assert path.exists()
-    card = json.loads(addm("info", model, "--json").stdout)
-    assert card["training"]["iterations"] == 4
-    adversarial = card["training"]["adversarial"]
-    assert (adversarial["weight"], adversarial["judged"]) == (0.1, "clean")
-    assert (adversarial["loss"], adversarial["r1"]) == ("non_saturating", 1.0)
-    assert (card["diffusion"]["length"], card["diffusion"]["noise"]) == (300, "gaussian")
-
-    second = addm(*command, "--epochs", 3, "--name", "tiny")
-    assert second.exit_code == 0, second.output
-    assert json.loads(addm("info", model, "--json").stdout)["training"]["iterations"] == 6
-
-    other = addm(*command, "--seed", 5)
-    assert other.exit_code == 1
-    assert "seed" in other.stderr
-    assert "--restart" in other.stderr
-
-    found = addm(
-        *("detect", scans / "LPS.nii.gz", "-o", tmp_path / "out", "--checkpoint", model),
-        *("--steps", 1, "--slice", 15),
-    )
-    assert found.exit_code == 0, found.output
-    checked = addm("info", model, "--check")
-    assert checked.exit_code == 0
-    assert "fit the network" in checked.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["{tmp}/none", "-o", "{tmp}/m.safetensors"], "none: not a folder"),
-        (["{healthy}", "-o", "{tmp}/m.ckpt"], "m.ckpt"),
-        (["{healthy}", "-o", "{tmp}/there.safetensors"], "there.safetensors exists already"),
-        (["{healthy}", "-o", "{tmp}/file/m.safetensors"], "cannot be written to"),
-        (["{healthy}", "-o", "{tmp}/m.safetensors", "--name", "two\nlines"], "--name"),
-        (["{healthy}", "-o", "{tmp}/m.safetensors", "--split", "{tmp}/file"], "not a split file"),
-    ],
-)
-def test_training_faults(tmp_path: Path, healthy: Path, arguments: list[str], named: str) -> None:
-    (tmp_path / "there.safetensors").write_bytes(b"kept")
-    (tmp_path / "file").write_text("")
-    result = addm("train", *(a.format(tmp=tmp_path, healthy=healthy) for a in arguments))
-    assert result.exit_code == 1
-    (line,) = result.stderr.splitlines()
-    assert named in line
-    assert "bug" not in line
-    assert (tmp_path / "there.safetensors").read_bytes() == b"kept"
-
-
-def test_training_without_the_extra(tmp_path: Path, healthy: Path) -> None:
-    done = run_python(
-        "import sys; sys.modules['lightning'] = None\nfrom napari_addm.cli.app import main; main()",
-        *("train", healthy, "-o", tmp_path / "m.safetensors"),
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert 'pip install "napari-addm[train]"' in done.stderr
-
-
 def test_card(tiny_checkpoint: Path) -> None:
     result = addm("info", tiny_checkpoint)
     assert result.exit_code == 0
     assert "none, for tests" in result.stdout
     assert "T = 1000" in result.stdout
-
-
-def test_info_imports_no_torch(tiny_checkpoint: Path) -> None:
-    done = run_python(
-        "import atexit, sys\n"
-        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
-        "from napari_addm.cli.app import main; main()",
-        *("info", tiny_checkpoint, "--json"),
-    )
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["name"] == "tiny"
-    assert done.stderr.strip() == "False"
 
 
 def test_check_finds_changed_weights(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -509,21 +396,3 @@ def test_demo_without_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"demo_T1w_overlay.png", "demo_T1w_labels.nii.gz", "demo_T1w_record.json"}
     assert nib.load(tmp_path / "demo_T1w_anomaly.nii.gz").get_fdata().any()
-
-
-def test_demo_opens_napari() -> None:
-    if not cli._has_display():
-        pytest.skip("needs a display, for example under xvfb-run")
-    done = run_python(
-        "import napari\n"
-        "def look():\n"
-        "    viewer = napari.current_viewer()\n"
-        "    print([layer.name for layer in viewer.layers], list(viewer.window.dock_widgets))\n"
-        "    viewer.close()\n"
-        "napari.run = look\n"
-        "from napari_addm.cli.app import main; main()",
-        "demo",
-    )
-    assert done.returncode == 0, done.stderr
-    assert "demo_T1w" in done.stdout
-    assert "Detect anomalies" in done.stdout

@@ -153,7 +153,7 @@ def test_the_grid_of_nrrd(tmp_path: Path) -> None:
 def test_the_command_lists_and_runs_nothing(
     cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["batch", str(cohort), "-o", str(tmp_path / "out"), "--list"]
+    command = ["batch", str(cohort), "-o", str(tmp_path / "out"), "--dry-run"]
     done = invoke(command)
     assert done.exit_code == cli.SOME_FAILED, done.output
     lines = {line.split("\t")[0]: line.split("\t") for line in done.stdout.splitlines()}

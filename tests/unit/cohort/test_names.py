@@ -253,7 +253,7 @@ def test_a_table_whose_names_cannot_be_told_apart_is_refused_before_anything_run
         find_cohort(table, output)
     for words in ("cases.csv", *said):
         assert words in str(refused.value)
-    for more in ((), ("--list",)):
+    for more in ((), ("--dry-run",)):
         done = batch(table, output, tiny_checkpoint, *more)
         assert done.exit_code == 1
         assert "bug" not in done.stderr
@@ -345,7 +345,7 @@ def test_scans_that_cannot_be_told_apart_are_not_run_and_name_each_other(
     found = {f.case.input: f.problem for f in inspect_cohort(find_cohort(source, output), output)}
     assert {name for name, fault in found.items() if fault} == alike
 
-    listed = batch(source, output, tiny_checkpoint, "--list")
+    listed = batch(source, output, tiny_checkpoint, "--dry-run")
     assert listed.exit_code == cli.SOME_FAILED
     assert listed.stdout.count("cannot be told apart") == len(alike)
     assert not output.exists()
@@ -382,7 +382,7 @@ def test_a_scan_whose_name_cannot_be_written_fails_alone(
         write(source / "s" / "x.nii.gz").rename(source / f"{name}.nii.gz")
     (source / old).mkdir()
     touch(source / old / "t1.nii.gz", source / old / "t1_mask.nii.gz")
-    listed = batch(source, output, tiny_checkpoint, "--list")
+    listed = batch(source, output, tiny_checkpoint, "--dry-run")
     assert listed.exit_code == cli.SOME_FAILED
     done = batch(source, output, tiny_checkpoint)
     assert done.exit_code == cli.SOME_FAILED, done.stderr

@@ -186,7 +186,7 @@ def test_a_finished_case_whose_scan_cannot_be_read_keeps_files_and_row(
             assert str(root) not in row["reason"]
         assert {**row, "reason": ""} == {**rows[name], "reason": ""}
         assert reported(output)[name] == ("done", row["reason"])
-    listed = batch(table, output, tiny_checkpoint, "--list", "--json")
+    listed = batch(table, output, tiny_checkpoint, "--dry-run", "--json")
     assert (listed.exit_code == 0) == (way is truncated)  # no header tells that
     listing = {row["case"]: row for row in json.loads(listed.stdout)}
     assert listing["two"]["earlier"] == "done"
@@ -320,7 +320,7 @@ def test_a_scan_that_has_left_a_folder_keeps_files_and_row(
         assert {**after["b"], "reason": ""} == rows["b"]
         assert after["a"] == rows["a"]
         assert reported(output)["b"][0] == "done"
-    listed = batch(root / "in", output, tiny_checkpoint, "--list")
+    listed = batch(root / "in", output, tiny_checkpoint, "--dry-run")
     assert listed.exit_code == cli.SOME_FAILED
     assert "b.nii.gz does not exist" in listed.stdout
     (root / "b.nii.gz").rename(root / "in" / "b.nii.gz")
@@ -678,7 +678,7 @@ def test_a_state_of_someone_else_touches_nothing(
     assert manifest(output)["b"]["status"] == "done"
     page = write_cohort_report(output)["page"].read_text()
     assert NOTES not in page
-    assert batch(source, output, tiny_checkpoint, "--list").exit_code in (0, cli.SOME_FAILED)
+    assert batch(source, output, tiny_checkpoint, "--dry-run").exit_code in (0, cli.SOME_FAILED)
 
 
 @pytest.mark.parametrize(
@@ -698,7 +698,7 @@ def test_what_is_no_state_and_no_plan_stops_nothing(
     else:
         with pytest.raises(AddmError, match="holds no batch"):
             read_cohort(output)
-    listed = batch(source, output, tiny_checkpoint, "--list")
+    listed = batch(source, output, tiny_checkpoint, "--dry-run")
     assert listed.exit_code == 0, listed.stderr
     done = batch(source, output, tiny_checkpoint)
     assert "bug" not in done.stderr
@@ -1011,7 +1011,7 @@ def test_a_line_that_names_another_scan_does_not_get_the_result_of_the_old_one(
         truncated(scan)
     now = f"pat3/{name}.nii.gz"
     lines(table, p1=now, p2="pat2/T1.nii.gz")
-    listed = json.loads(batch(table, output, tiny_checkpoint, "--list", "--json").stdout)
+    listed = json.loads(batch(table, output, tiny_checkpoint, "--dry-run", "--json").stdout)
     assert {row["case"]: row["earlier"] for row in listed} == {"p1": None, "p2": "done"}
     for more in ((), ("--retry-failed",), ("--threshold", "0.02"), ()):
         done = batch(table, output, tiny_checkpoint, *more)
@@ -1094,7 +1094,9 @@ def test_a_dataset_that_has_moved_goes_on(root: Path, tiny_checkpoint: Path) -> 
     source, output = root / "in", root / "folder_out"
     before, rows = files(output), manifest(output)
     source.rename(root / "archive")
-    listed = json.loads(batch(root / "archive", output, tiny_checkpoint, "--list", "--json").stdout)
+    listed = json.loads(
+        batch(root / "archive", output, tiny_checkpoint, "--dry-run", "--json").stdout
+    )
     assert {row["case"]: row["earlier"] for row in listed} == dict.fromkeys("abc", "done")
     done = batch(root / "archive", output, tiny_checkpoint)
     assert done.exit_code == 0

@@ -13,9 +13,9 @@ import pytest
 from support import invoke
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.cli import app as cli
 from napari_addm.detection.pipeline import detect
 from napari_addm.detection.settings import DetectionSettings
+from napari_addm.io.demo import SAMPLE_DATA
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume
@@ -104,12 +104,12 @@ def test_moved_apart(case: Path, tmp_path: Path) -> None:
     (case / "scan.nii.gz").rename(away / "renamed.nii.gz")
     code, _, errors = verify(case)
     assert code == 1
-    assert "scan.nii.gz was not found beside it: say where it is with --input" in errors
-    code, found, _ = verify(case, "--input", away / "renamed.nii.gz")
+    assert "scan.nii.gz was not found beside it: say where it is with --scan" in errors
+    code, found, _ = verify(case, "--scan", away / "renamed.nii.gz")
     assert (code, found["verdict"]) == (0, "identical")
 
     (case / "mask.nii.gz").unlink()
-    code, _, errors = verify(case, "--input", away / "renamed.nii.gz")
+    code, _, errors = verify(case, "--scan", away / "renamed.nii.gz")
     assert code == 1
     assert "brain mask mask.nii.gz was not found" in errors
 
@@ -117,7 +117,7 @@ def test_moved_apart(case: Path, tmp_path: Path) -> None:
 def test_stored_otherwise_is_the_same_scan(case: Path) -> None:
     image = nib.as_closest_canonical(nib.load(case / "scan.nii.gz"))
     nib.save(image, case / "canonical.nii")
-    code, found, _ = verify(case, "--input", case / "canonical.nii")
+    code, found, _ = verify(case, "--scan", case / "canonical.nii")
     assert (code, found["verdict"]) == (0, "identical")
 
 
@@ -142,7 +142,7 @@ def test_another_model(case: Path) -> None:
     code, _, errors = verify(case)
     assert code == 1
     assert "the model model.safetensors was not found" in errors
-    code, _, errors = verify(case, "--model", cli.SAMPLE_DATA / "demo_addm.safetensors")
+    code, _, errors = verify(case, "--checkpoint", SAMPLE_DATA / "demo_addm.safetensors")
     assert code == 1
     assert "is another model" in errors
 

@@ -1,0 +1,194 @@
+"""``napari-addm detect``: one scan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from napari_addm.cli._common import (
+    CheckpointFile,
+    Flag,
+    JsonFlag,
+    OutputFolder,
+    RunOptions,
+    console,
+    detection_bar,
+)
+from napari_addm.io.demo import DEMO_CHECKPOINT
+from napari_addm.registry import FORMATS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from napari_addm.findings.findings import Finding
+    from napari_addm.metrics.evaluation import Metrics
+    from napari_addm.outputs.run_case import CaseRequest, CaseResult
+
+
+def detect(
+    scan: Annotated[
+        Path,
+        Parameter(help=f"T1-weighted scan ({', '.join(FORMATS)}), or a DICOM folder."),
+    ],
+    /,
+    *,
+    output: OutputFolder,
+    checkpoint: CheckpointFile = DEMO_CHECKPOINT,
+    ground_truth: Path | None = None,
+    mask: Path | None = None,
+    frame: int | None = None,
+    series: int | None = None,
+    resample_ground_truth: Flag = False,
+    resample_mask: Flag = False,
+    options: RunOptions = RunOptions(),
+    montage: Flag = False,
+    dicom_seg: Flag = False,
+    overwrite: Flag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find anomalies in a scan and write maps, labels, findings and a run record.
+
+    What is not given comes from the checkpoint; `napari-addm info` shows it.
+
+    Parameters
+    ----------
+    output
+        Folder for the files.
+    checkpoint
+        The model (.safetensors).
+    ground_truth
+        Mask of the true anomalies, nonzero = anomalous; gives metrics.
+    mask
+        Brain mask, nonzero = brain; found if missing.
+    frame
+        Which frame of a 4D scan, counted from 0; needed if it has several.
+    series
+        Number of the series in a DICOM folder; its only T1 if missing.
+    resample_ground_truth
+        Bring the ground truth to the scan's grid.
+    resample_mask
+        Bring the mask to the scan's grid.
+    montage
+        Also write a montage picture.
+    dicom_seg
+        Also write a DICOM segmentation of a DICOM series.
+    overwrite
+        Replace the files of an earlier run.
+    as_json
+        Print one JSON object and nothing else on stdout.
+    """
+    from napari_addm.outputs.case import WriteOptions
+    from napari_addm.outputs.run_case import CaseRequest
+
+    request = CaseRequest(
+        scan=scan,
+        folder=output,
+        checkpoint=checkpoint,
+        mask=mask,
+        truth=ground_truth,
+        frame=frame,
+        series=series,
+        resample_mask=resample_mask,
+        resample_truth=resample_ground_truth,
+        settings=options.settings,
+        preset=options.quality,
+        threshold=options.threshold,
+        minimum_ml=options.minimum_ml,
+        write=WriteOptions(montage=montage, dicom_seg=dicom_seg, overwrite=overwrite),
+    )
+    result = run_with_bar(request)
+    if as_json:
+        print(json.dumps(_summary(scan, result), indent=2, allow_nan=False))
+    else:
+        show_case(scan, result)
+
+
+def run_with_bar(request: CaseRequest) -> CaseResult:
+    """Run a case, with a progress bar on stderr."""
+    from napari_addm.outputs.run_case import finish, run_case
+
+    with detection_bar(request.scan.name) as show:
+        return finish(run_case(request), show)
+
+
+def _summary(scan: Path, result: CaseResult) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    from napari_addm.findings.findings import findings_record
+    from napari_addm.outputs.record import metrics_record
+
+    outputs = result.outputs
+    summary: dict[str, Any] = {
+        "scan": str(scan),
+        "paths": {key: str(path) for key, path in result.paths.items()},
+        "threshold": outputs.threshold,
+        "minimum_ml": outputs.minimum_ml,
+        "device": outputs.detection.device,
+        "precision": outputs.detection.precision,
+        "findings": findings_record(outputs.findings),
+        "seconds": {stage: round(spent, 3) for stage, spent in result.seconds.items()},
+        "warnings": list(outputs.detection.warnings),
+    }
+    if outputs.metrics is not None:
+        summary["metrics"] = metrics_record(outputs.metrics, outputs.detection)
+    return summary
+
+
+def show_case(scan: Path, result: CaseResult) -> None:
+    """Print the findings, the metrics and the files for a person."""
+    outputs, screen = result.outputs, console()
+    for warning in outputs.detection.warnings:
+        screen.print(f"Warning: {warning}", style="yellow", markup=False)
+    if outputs.findings:
+        screen.print(_findings_table(scan.name, outputs.findings))
+    else:
+        screen.print(
+            f"{scan.name}: no finding of {outputs.minimum_ml:g} mL or more above a score of "
+            f"{outputs.threshold:g}.",
+            markup=False,
+        )
+    if outputs.metrics is not None:
+        screen.print(_metrics_table(outputs.metrics))
+        for note in outputs.metrics.notes:
+            screen.print(note, markup=False)
+    screen.print(
+        f"{result.seconds['total']:.1f} s, of which {result.seconds['network']:.1f} s in the "
+        f"network ({outputs.detection.device}, {outputs.detection.precision})",
+        markup=False,
+    )
+    for path in result.paths.values():
+        print(path)
+
+
+def _findings_table(name: str, findings: Iterable[Finding]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    heads = ("finding", "mL", "side, from midline", "scanner x, y, z", "peak", "slice")
+    # rich would read a plain string as markup, and a file name may hold brackets
+    table = Table(*heads, title=Text(name))
+    for f in findings:
+        scanner = ", ".join(str(round(value)) for value in f.centroid_mm) + " mm"
+        table.add_row(
+            str(f.id),
+            f"{f.volume_ml:.2f}",
+            f.location_in_brief,
+            scanner,
+            f"{f.peak:.3f}",
+            str(f.slice),
+        )
+    return table
+
+
+def _metrics_table(metrics: Metrics) -> Table:
+    from rich.table import Table
+
+    from napari_addm.metrics.metric import case_metrics
+
+    table = Table("metric", "value", title="Against the ground truth, inside the brain mask")
+    for name, metric in case_metrics().items():
+        table.add_row(f"{metric.title} {metric.note}".strip(), metric.format(metrics[name]))
+    return table

@@ -1,0 +1,57 @@
+"""``napari-addm verify``: a recorded run, once more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from napari_addm.cli._common import JsonFlag, detection_bar
+from napari_addm.detection.settings import Device
+
+
+def verify(
+    record: Path,
+    /,
+    *,
+    scan: Path | None = None,
+    checkpoint: Path | None = None,
+    mask: Path | None = None,
+    device: Device | None = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Repeat a recorded run, and say whether it gives the same.
+
+    Scan, model and the saved files are checked by their hashes. Exit code 0 only if
+    the result is the same, voxel for voxel or within the stated tolerance.
+
+    Parameters
+    ----------
+    record
+        The run record, ..._record.json.
+    scan
+        The scan, unless it lies beside the record.
+    checkpoint
+        The model (.safetensors), unless it lies beside the record.
+    mask
+        The brain mask, if the run had one.
+    device
+        Another device than the recorded one.
+    as_json
+        Print one JSON object and nothing else on stdout.
+    """
+    from napari_addm.outputs.verification import verify as verify_record
+
+    with detection_bar(record.name) as show:
+        result = verify_record(
+            record,
+            scan=scan,
+            model=checkpoint,
+            mask=mask,
+            device=device,
+            on_progress=show,
+        )
+    if as_json:
+        print(json.dumps(result.summary(), indent=2, allow_nan=False))
+    else:
+        print("\n".join(result.lines()))
+    return 0 if result.ok else 1

@@ -1,0 +1,233 @@
+"""The command line: its contract, its exit codes, and one line for every fault."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from support import invoke
+
+from napari_addm import __version__
+from napari_addm.cli.demo import has_display
+from napari_addm.io.volume import volume_from_native
+from napari_addm.io.writing import write_volume
+
+LESION = (25.0, 0.0, 5.0, 14.0)
+# Native axes, voxel sizes and a rotation: as scanners store them, and one oblique thick-slice scan.
+GRIDS = {
+    "RAS": (np.diag([4.0, 4.0, 5.0]), (42, 50, 30)),
+    "LPS": (np.diag([-4.0, -4.0, 5.0]), (42, 50, 30)),
+    "PIR": (np.array([[0, 0, 4.0], [-4.0, 0, 0], [0, -5.0, 0]]), (50, 30, 42)),
+    "oblique": (
+        nib.eulerangles.euler2mat(0.1, 0.2, -0.15) @ np.diag([-3.5, 4.5, 6.0]),
+        (54, 52, 32),
+    ),
+}
+
+
+def grid(name: str) -> tuple[np.ndarray, tuple[int, int, int]]:
+    linear, shape = GRIDS[name]
+    return nib.affines.from_matvec(linear, -linear @ ((np.array(shape) - 1) / 2)), shape
+
+
+def addm(*arguments: object) -> Any:
+    """Run the command line in this process."""
+    return invoke([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
+    """A folder with NAME.nii.gz and NAME_truth.nii.gz for every grid."""
+    folder = tmp_path_factory.mktemp("scans")
+    for name in GRIDS:
+        affine, shape = grid(name)
+        write_volume(folder / f"{name}.nii.gz", make_brain(affine, shape, (LESION,)))
+        index = np.indices(shape).reshape(3, -1)
+        place = affine[:3, :3] @ index + affine[:3, 3:]
+        inside = np.linalg.norm(place.T - LESION[:3], axis=1) < LESION[3]
+        truth = volume_from_native(inside.reshape(shape).astype(np.uint8), affine)
+        write_volume(folder / f"{name}_truth.nii.gz", truth)
+    return folder
+
+
+def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["detect", "--help"], ["train", "--help"], ["--version"]]
+)
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    """Numpy alone would take longer than the help text."""
+    heavy = ("torch", "monai", "lightning", "napari", "numpy")
+    done = run_python(
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print([n for n in {heavy} if n in sys.modules], "
+        "file=sys.stderr))\n"
+        "from napari_addm.cli.app import main\nmain()",
+        *command,
+    )
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    assert done.stderr.strip() == "[]"
+
+
+def test_module_and_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_addm.cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"napari-addm {__version__}\n"
+
+
+def test_one_line_from_a_shell(tmp_path: Path) -> None:
+    """Nothing that a library logs or prints at its end comes beside it."""
+    (tmp_path / "cut.nii.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    done = run_python(
+        "from napari_addm.cli.app import main; main()",
+        *("detect", tmp_path / "cut.nii.gz", "-o", tmp_path / "out"),
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "cut.nii.gz" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
+    folder = tmp_path_factory.mktemp("healthy")
+    affine, shape = grid("RAS")
+    for n in range(3):
+        brain = make_brain(affine, shape, ((20, 9 * n, 0, 10),))
+        slab = np.zeros_like(brain.data)
+        slab[11:19] = brain.data[11:19]  # few slices, so that validation is quick
+        write_volume(folder / f"sub-{n}.nii.gz", brain.with_data(slab))
+    return folder
+
+
+@pytest.mark.slow
+def test_train_resume_detect_info(tmp_path: Path, healthy: Path, scans: Path) -> None:
+    model = tmp_path / "model.safetensors"
+    command = ("train", healthy, "-o", model, "--batch-size", 10, "--precision", 32)
+    command += (
+        "--adversarial.weight",
+        0.1,
+        "--noise",
+        "gaussian",
+        "--timesteps",
+        300,
+        "--no-augment",
+    )
+    command += (
+        "--adversarial.discriminator-input",
+        "clean",
+        "--adversarial.loss",
+        "non_saturating",
+        "--adversarial.r1",
+        1,
+    )
+    first = addm(*command, "--epochs", 2, "--name", "tiny", "--licence", "CC0")
+    assert first.exit_code == 0, first.output
+    assert "epoch 1, iteration 2" in first.stderr
+    run = tmp_path / "model.training"
+    for path in (model, run / "log", run / "pictures"):
+        assert str(path) in first.stdout
+        assert path.exists()
+    card = json.loads(addm("info", model, "--json").stdout)
+    assert card["training"]["iterations"] == 4
+    adversarial = card["training"]["adversarial"]
+    assert (adversarial["weight"], adversarial["judged"]) == (0.1, "clean")
+    assert (adversarial["loss"], adversarial["r1"]) == ("non_saturating", 1.0)
+    assert (card["diffusion"]["length"], card["diffusion"]["noise"]) == (300, "gaussian")
+
+    second = addm(*command, "--epochs", 3, "--name", "tiny")
+    assert second.exit_code == 0, second.output
+    assert json.loads(addm("info", model, "--json").stdout)["training"]["iterations"] == 6
+
+    other = addm(*command, "--seed", 5)
+    assert other.exit_code == 1
+    assert "seed" in other.stderr
+    assert "--restart" in other.stderr
+
+    found = addm(
+        *("detect", scans / "LPS.nii.gz", "-o", tmp_path / "out", "--checkpoint", model),
+        *("--steps", 1, "--slices", 15),
+    )
+    assert found.exit_code == 0, found.output
+    checked = addm("info", model, "--check")
+    assert checked.exit_code == 0
+    assert "fit the network" in checked.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["{tmp}/none", "-o", "{tmp}/m.safetensors"], "none: not a folder"),
+        (["{healthy}", "-o", "{tmp}/m.ckpt"], "m.ckpt"),
+        (["{healthy}", "-o", "{tmp}/there.safetensors"], "there.safetensors exists already"),
+        (["{healthy}", "-o", "{tmp}/file/m.safetensors"], "cannot be written to"),
+        (["{healthy}", "-o", "{tmp}/m.safetensors", "--name", "two\nlines"], "--name"),
+        (["{healthy}", "-o", "{tmp}/m.safetensors", "--split", "{tmp}/file"], "not a split file"),
+    ],
+)
+def test_training_faults(tmp_path: Path, healthy: Path, arguments: list[str], named: str) -> None:
+    (tmp_path / "there.safetensors").write_bytes(b"kept")
+    (tmp_path / "file").write_text("")
+    result = addm("train", *(a.format(tmp=tmp_path, healthy=healthy) for a in arguments))
+    assert result.exit_code in (1, 2)
+    (line,) = result.stderr.splitlines()
+    assert named in line
+    assert "bug" not in line
+    assert (tmp_path / "there.safetensors").read_bytes() == b"kept"
+
+
+def test_training_without_the_extra(tmp_path: Path, healthy: Path) -> None:
+    done = run_python(
+        "import sys; sys.modules['lightning'] = None\nfrom napari_addm.cli.app import main; main()",
+        *("train", healthy, "-o", tmp_path / "m.safetensors"),
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "napari-addm[train]"' in done.stderr
+
+
+def test_info_imports_no_torch(tiny_checkpoint: Path) -> None:
+    done = run_python(
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        "from napari_addm.cli.app import main; main()",
+        *("info", tiny_checkpoint, "--json"),
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["name"] == "tiny"
+    assert done.stderr.strip() == "False"
+
+
+def test_demo_opens_napari() -> None:
+    if not has_display():
+        pytest.skip("needs a display, for example under xvfb-run")
+    done = run_python(
+        "import napari\n"
+        "def look():\n"
+        "    viewer = napari.current_viewer()\n"
+        "    print([layer.name for layer in viewer.layers], list(viewer.window.dock_widgets))\n"
+        "    viewer.close()\n"
+        "napari.run = look\n"
+        "from napari_addm.cli.app import main; main()",
+        "demo",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "demo_T1w" in done.stdout
+    assert "Detect anomalies" in done.stdout
