@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_addm.detection.brain_mask import choose_brain_mask
 from napari_addm.detection.erosion import depth_inside
-from napari_addm.detection.parallel import one_blas_thread, parallel_map
-from napari_addm.detection.smoothing import multiply_along
+from napari_addm.detection.parallel import parallel_map
+from napari_addm.detection.resampling import Affine, resample
 from napari_addm.errors import InputError
 from napari_addm.io.arrays import Box, bounding_box, voxel_spacing
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import PreparationSpecification
     from napari_addm.io.volume import Volume
 
-Affine = NDArray[np.float64]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 SMALLEST_SLICE_CM2 = 1.0
@@ -268,7 +266,7 @@ class ModelSlices:
         to_model = np.linalg.inv(self.affine) @ self.volume.affine
 
         def fill(map_: NDArray[np.float32], grid: NDArray[np.float32]) -> None:
-            np.multiply(_resample(grid * weight, to_model, box), gain, out=map_[place])
+            np.multiply(resample(grid * weight, to_model, box), gain, out=map_[place])
 
         parallel_map(fill, maps, grids)
         return maps
@@ -280,64 +278,9 @@ class ModelSlices:
 
     def _gain(self, weight: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
         """Return 1 / the share of each sample in the model's brain mask; 0 outside either mask."""
-        weights = _resample(weight, np.linalg.inv(self.affine) @ self.volume.affine, box)
+        weights = resample(weight, np.linalg.inv(self.affine) @ self.volume.affine, box)
         inside = self.brain_mask[box] & (weights > 1e-3)
         return np.divide(np.float32(1), weights, out=np.zeros_like(weights), where=inside)
-
-
-def _resample(
-    data: NDArray[np.float32], matrix: Affine, box: Box, sigma: Sequence[float] = (0.0, 0.0, 0.0)
-) -> NDArray[np.float32]:
-    """Sample ``data`` linearly at ``matrix @ index`` for every index of ``box``.
-
-    A Gaussian smooths ``data`` before, with a standard deviation in voxels for each axis; 0.2 and
-    less leave it alone.
-    """
-    start = np.array([s.start for s in box], float)
-    shape = tuple(s.stop - s.start for s in box)
-    offset = matrix[:3, :3] @ start + matrix[:3, 3]
-    linear = matrix[:3, :3]
-    diagonal = np.diag(linear)
-    values = np.asarray(data, np.float32)
-    if not np.allclose(linear, np.diag(diagonal), atol=1e-6):
-        for axis in range(3):
-            values = _blur(values, sigma[axis], axis)
-        samples: NDArray[np.float32] = ndimage.affine_transform(
-            values, linear, offset, output_shape=shape, order=1, mode="grid-constant"
-        )
-        return samples
-    # Parallel grids: a product with a banded matrix along each axis is many times faster than
-    # scipy. The axes that get shorter come first.
-    with one_blas_thread():
-        for axis in sorted(range(3), key=lambda a: shape[a] / values.shape[a]):
-            weights = _linear(values.shape[axis], shape[axis], diagonal[axis], offset[axis])
-            weights = _blur(weights, sigma[axis], 1)  # the same as smoothing the values
-            values = multiply_along(axis, weights, values)
-    return values
-
-
-def _blur(values: NDArray[np.float32], sigma: float, axis: int) -> NDArray[np.float32]:
-    """Smooth along one axis, with zeros beyond its ends."""
-    if sigma <= 0.2:
-        return values
-    blurred: NDArray[np.float32] = ndimage.gaussian_filter1d(
-        values, sigma, axis, mode="constant", truncate=3.0
-    )
-    return blurred
-
-
-def _linear(size: int, count: int, scale: float, offset: float) -> NDArray[np.float32]:
-    """Return linear interpolation at ``scale * n + offset`` as a matrix, shape (count, size).
-
-    Beyond the ends it falls to 0 within one sample.
-    """
-    place = scale * np.arange(count) + offset
-    lower = np.floor(place).astype(int)
-    matrix = np.zeros((count, size), np.float32)
-    for sample, weight in ((lower, 1.0 - (place - lower)), (lower + 1, place - lower)):
-        there = np.flatnonzero((sample >= 0) & (sample < size))
-        matrix[there, sample[there]] = weight[there]
-    return matrix
 
 
 def prepare(
@@ -482,7 +425,7 @@ def _to_model(
     depth, height, width = (slice(0, n) for n in shape)
 
     def average(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _resample(values, shift @ to_volume, (depth, height, width), sigma)
+        return resample(values, shift @ to_volume, (depth, height, width), sigma)
 
     brain = np.where(mask[box], data[box], 0).astype(np.float32)
     total, share = parallel_map(average, (brain, mask[box].astype(np.float32)))

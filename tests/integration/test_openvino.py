@@ -1,6 +1,7 @@
 """The network run by OpenVINO: the same maps, a whole cache or none, words for the rest."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from napari_addm.checkpoint.file import (
     load_checkpoint,
     save_checkpoint,
 )
-from napari_addm.detection import pipeline as detection
+from napari_addm.detection import devices
 from napari_addm.detection.devices import free_memory
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings, resolve
@@ -103,7 +104,7 @@ def test_the_demo_case_comes_out_as_on_torch(precision: str, bound: float) -> No
 
 def test_calls_side_by_side_give_what_each_gives_alone(checkpoint: Checkpoint) -> None:
     height, width = checkpoint.specification.preparation.size
-    network = module.openvino_network(checkpoint, 2, "float32", beside=2)
+    network = module.openvino_network(checkpoint, 2, "float32", 2, 2)
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(24, 2, 1, height, width, generator=generator)
     levels = torch.tensor([3, 7])
@@ -119,43 +120,6 @@ def test_calls_side_by_side_give_what_each_gives_alone(checkpoint: Checkpoint) -
     for expected, got in zip(alone[0::2] + alone[1::2], even + odd, strict=True):
         assert torch.equal(got, expected)
     assert not torch.equal(alone[0], alone[1])
-
-
-FIRST_CALLS = """
-import sys
-import threading
-
-import torch
-
-from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.detection.openvino_network import openvino_network
-
-network = openvino_network(load_checkpoint(sys.argv[1]), 1, "float32", beside=2)
-images = torch.zeros(1, 1, *map(int, sys.argv[2:])), torch.ones(1, dtype=torch.int64)
-together = threading.Barrier(2)
-
-
-def call():
-    together.wait()
-    return network(*images)
-
-
-sys.setswitchinterval(1e-6)
-threads = [threading.Thread(target=call) for _ in range(2)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-"""
-
-
-def test_the_first_calls_of_a_process_may_come_at_once(
-    tiny_checkpoint: Path, checkpoint: Checkpoint
-) -> None:
-    """OpenVINO sets its side of numpy up then, in which two threads could stop each other."""
-    size = map(str, checkpoint.specification.preparation.size)
-    command = [sys.executable, "-c", FIRST_CALLS, str(tiny_checkpoint), *size]
-    subprocess.run(command, check=True, timeout=120)
 
 
 def test_any_number_of_slices_at_once(scan: Volume, checkpoint: Checkpoint) -> None:
@@ -190,23 +154,19 @@ def test_a_damaged_cache_is_made_anew(
     assert_allclose(found.anomaly.data, torchs.anomaly.data, atol=1e-4)
     (made,) = cache.iterdir()
     assert made == folder
-    assert (made / "sha256").read_text() == module._digest(made)
+    if name != "network.xml":  # its order may differ
+        assert (folder / name).read_bytes() == sound
 
 
-def test_what_was_used_longest_ago_makes_room(
+def test_the_least_recently_used_network_makes_room(
     scan: Volume, checkpoint: Checkpoint, cache: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     (first,) = cache.iterdir()
+    os.utime(first, (0, 0))
+    monkeypatch.setattr(module, "MOST_KEPT", 1)
     renamed = checkpoint.specification.model_copy(update={"name": "another"})
     path = save_checkpoint(tmp_path / "other.safetensors", renamed, checkpoint.weights)
-    other = load_checkpoint(path)
-    assert other.sha256 != checkpoint.sha256
-    run(scan, other, FLOAT32)
-    assert len(list(cache.iterdir())) == 2  # both have room
-    shutil.rmtree(next(each for each in cache.iterdir() if each != first))
-    monkeypatch.setattr(module, "LIMIT_BYTES", module._bytes(first) + 1)
-    free_memory()
-    run(scan, other, FLOAT32)
+    run(scan, load_checkpoint(path), FLOAT32)
     (left,) = cache.iterdir()
     assert left != first
 
@@ -226,16 +186,13 @@ def test_what_it_cannot_do_is_said(
     if "FP16" not in capable:
         with pytest.raises(AddmError, match=r"does not compute in float16 on this processor"):
             run(scan, checkpoint, FLOAT32.replace(precision="float16"))
-    network = checkpoint.specification.network
-    other = checkpoint.specification.model_copy(
-        update={"network": network.model_copy(update={"kind": "autoencoder"})}
-    )
+    other = checkpoint.specification.model_copy(update={"method": "spatial_ae", "diffusion": None})
     with pytest.raises(AddmError, match="does not run on OpenVINO; choose another device"):
         resolve(FLOAT32, other)
-    monkeypatch.setattr(detection, "has_openvino", lambda: False)
+    monkeypatch.setattr(devices, "has_openvino", lambda: False)
     with pytest.raises(MissingExtraError, match=r"pip install napari-addm\[openvino\]"):
         run(scan, checkpoint, FLOAT32)
-    assert "openvino" not in detection.usable_devices()
+    assert "openvino" not in devices.usable_devices()
 
 
 def test_the_panel_offers_it_where_it_is_installed(
@@ -272,7 +229,7 @@ def test_nothing_is_told_to_its_maker(tmp_path: Path, tiny_checkpoint: Path) -> 
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from napari_addm import openvino_network as module\n"
+        "from napari_addm.detection import openvino_network as module\n"
         "from napari_addm.checkpoint.file import load_checkpoint\n"
         "module.user_cache_path = lambda *_, **__: Path(sys.argv[2])\n"
         "module.openvino_network(load_checkpoint(Path(sys.argv[1])), 2, 'float32')\n"
