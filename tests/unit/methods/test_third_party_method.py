@@ -94,6 +94,7 @@ def test_a_method_in_one_folder_trains_detects_and_is_listed_everywhere(
 ):
     assert list(METHODS)[-1] == "blur"
     assert known_systems()["blur"].title == "Learned blur"
+    importlib.import_module("napari_addm.cli.train")  # dataclasses look their module up
     found = importlib.util.find_spec("napari_addm.cli.train")
     command = importlib.util.module_from_spec(found)  # as a new process would see it
     found.loader.exec_module(command)
