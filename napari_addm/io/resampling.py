@@ -83,7 +83,7 @@ def resample_labels(labels: Volume, like: Volume, what: str | None = None) -> Vo
 
 
 def _measure_beyond(labels: Volume, like: Volume) -> tuple[int, int, float]:
-    """Count the labelled voxels and those whose centers lie beyond a grid.
+    """Count the labeled voxels and those with centers beyond a grid.
 
     Also measure how far beyond the nearest of them lies, in mm. The grid ends with its outermost
     voxels, not with their centers.

@@ -1,4 +1,4 @@
-"""A scan as the whole package sees it: voxels in S, A, R order, and where they lie in the world."""
+"""Scans in memory: voxels in S, A, R order, and where they lie in the world."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from napari_addm.io.arrays import ALIGNED, Spacing, affine_is_sheared, displacement, voxel_spacing
 from napari_addm.io.names import stem
 
-# Warnings of a volume whose left and right nobody vouches for.
+# Warnings of a volume of which left and right are not certain.
 UNKNOWN_SIDES = "The file does not say how it lies in the world: left/right unknown."
 GRID_OF_LAYER = (
     "The grid was taken from the layer's scale and translation, with its axes as superior, "
@@ -39,7 +39,7 @@ class Source:
     flips : tuple of bool
         ... and runs the other way where ``flips[n]``.
     name : str
-        What it is called where there is no file.
+        Its name where there is no file.
     series : tuple of Path
         The DICOM images that it was converted from.
     frame : int or None
@@ -58,7 +58,7 @@ class Source:
 
 
 ROUNDING_MM = 0.05
-"""What 32-bit headers and quaternions round away."""
+"""Places that differ by less are equal: 32-bit headers and quaternions are rounded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class Volume:
 
     @property
     def sides_known(self) -> bool:
-        """Whether the file says which side is left; the warnings tell why not."""
+        """Whether the file says which side is left; otherwise a warning says why not."""
         return not {UNKNOWN_SIDES, GRID_OF_LAYER}.intersection(self.warnings)
 
     @property
@@ -221,7 +221,7 @@ def volume_from_array(
         Voxels; axis 0 grows to Superior, 1 to Anterior, 2 to Right.
     affine : ndarray, shape (4, 4), optional
         Index (s, a, r, 1) to world RAS+ mm. Without it the grid is aligned
-        with the world, has `spacing`, and its centre is the origin.
+        with the world, has `spacing`, and its center is the origin.
     spacing : tuple of float
         Along S, A, R in mm; used without `affine`.
     warnings : tuple of str
@@ -229,8 +229,8 @@ def volume_from_array(
     """
     if affine is None:
         linear = np.diag(spacing)[::-1]
-        centre = (np.asarray(data.shape) - 1) / 2
-        affine = nib.affines.from_matvec(linear, -linear @ centre)
+        center = (np.asarray(data.shape) - 1) / 2
+        affine = nib.affines.from_matvec(linear, -linear @ center)
     affine = np.asarray(affine, dtype=np.float64)
     s, a, r = data.shape
     source = Source(None, (r, a, s), affine[:, [2, 1, 0, 3]], None, (2, 1, 0), (False,) * 3)

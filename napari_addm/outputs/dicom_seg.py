@@ -37,7 +37,7 @@ def write_seg(
 ) -> Path | None:
     """Write findings as a DICOM segmentation of the series that the scan came from.
 
-    It has one segment per finding that is not rejected, labelled with the finding's number.
+    It has one segment per finding that is not rejected, labeled with the finding's number.
     The voxels lie on the pixels of the series.
 
     Parameters
@@ -54,7 +54,7 @@ def write_seg(
         Places of the findings in words, by their numbers; see
         `napari_addm.findings.findings.Finding.location`.
     accepted : collection of int
-        Numbers of the findings whose segments say that a person accepted them.
+        Numbers of the findings that a person accepted; their segments say so.
     rejected : collection of int
         Numbers of the findings that are left out, because an archive shows no decisions.
 

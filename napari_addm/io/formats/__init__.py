@@ -1,1 +1,1 @@
-"""File formats of scans: one file each, whose ``FORMAT`` says all about it."""
+"""File formats of scans: one file each, with all about it in its ``FORMAT``."""
