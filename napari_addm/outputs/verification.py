@@ -22,11 +22,7 @@ from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.outputs.case import CaseInputs, CaseOutputs
-from napari_addm.outputs.record import (
-    FileEntry,
-    RunRecord,
-    read_record,
-)
+from napari_addm.outputs.record import FileEntry, RunRecord, read_record
 from napari_addm.outputs.run_case import (
     CasePlan,
     CaseRequest,
@@ -87,9 +83,6 @@ class Verification:
 
     Attributes
     ----------
-    verdict : {"identical", "same", "different"}
-        The same voxel for voxel, within the tolerance, or neither; any problem makes it
-        different.
     problems : list of str
         Why it is different, a sentence each.
     differences : list of MapDifference
@@ -100,11 +93,17 @@ class Verification:
         What differs between then and now: device, precision, threads, versions.
     """
 
-    verdict: Verdict = "identical"
     problems: list[str] = field(default_factory=list)
     differences: list[MapDifference] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     environment: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The same voxel for voxel, the same within the tolerance, or different."""
+        if self.problems or not all(difference.tolerable for difference in self.differences):
+            return "different"
+        return "same" if self.differences else "identical"
 
     @property
     def ok(self) -> bool:
@@ -113,7 +112,7 @@ class Verification:
 
     def summary(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
-        return asdict(self)
+        return {"verdict": self.verdict, **asdict(self)}
 
     def lines(self) -> Iterator[str]:
         """All of it in sentences."""
@@ -184,10 +183,6 @@ def verify(
     result.environment = _compare_environment(record, RunRecord.of(outputs))
     _compare_maps(outputs, record, saved, result)
     _compare_labels(outputs, record, saved, result)
-    if result.problems or not all(difference.tolerable for difference in result.differences):
-        result.verdict = "different"
-    elif result.differences:
-        result.verdict = "same"
     return result
 
 
