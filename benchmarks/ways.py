@@ -43,7 +43,7 @@ from napari_addm.methods.base import Sampling, at_precision
 from napari_addm.methods.loading import load_network
 from napari_addm.metrics.sorted_scores import SortedScores
 from napari_addm.registry import METHODS
-from napari_addm.training.labelled_scans import Case, find_cases, read_split
+from napari_addm.training.labelled_scans import LabelledScan, find_cases, read_split
 
 Noise = Callable[[int], Tensor]
 """The noise (B, 1, H, W) of a step; 0 is what the slices are noised with."""
@@ -91,14 +91,14 @@ class Bench:
     Attributes
     ----------
     checkpoint : Checkpoint
-    cases : sequence of Case
+    cases : sequence of LabelledScan
         Labelled scans without skull.
     keep : Path or None
         Where reconstructions are kept, batch by batch.
     """
 
     checkpoint: Checkpoint
-    cases: Sequence[Case]
+    cases: Sequence[LabelledScan]
     keep: Path | None = None
     _prepared: dict[str, PreparedScan] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ class Bench:
         assert self.checkpoint.specification.diffusion is not None
         return LinearSchedule(self.checkpoint.specification.diffusion.length)
 
-    def prepared(self, case: Case) -> PreparedScan:
+    def prepared(self, case: LabelledScan) -> PreparedScan:
         """A case on the model grid."""
         if case.name not in self._prepared:
             slices = prepare(case.volume, self.checkpoint.specification.preparation, case.brain)
@@ -128,7 +128,9 @@ class Bench:
 
         return fields
 
-    def reconstruct(self, way: Way, case: Case, draw: int, batch: int) -> NDArray[np.float32]:
+    def reconstruct(
+        self, way: Way, case: LabelledScan, draw: int, batch: int
+    ) -> NDArray[np.float32]:
         """All slices of a case in batches; float32, shape (N, H, W)."""
         slices = self.prepared(case).slices
         path = None
@@ -184,7 +186,7 @@ class Bench:
         return native
 
 
-def validation_tumours(data: Path) -> list[Case]:
+def validation_tumours(data: Path) -> list[LabelledScan]:
     """The cases that choices may be made on."""
     cases = find_cases(data, read_split(data / "split.json"))
     return [case for case in cases if case.group == "tumour/validation"]

@@ -38,7 +38,7 @@ from napari_addm.metrics.protocols import (
 )
 from napari_addm.metrics.statistics import mean_interval, paired_difference
 from napari_addm.registry import METHODS
-from napari_addm.training.labelled_scans import Case, find_cases, read_split
+from napari_addm.training.labelled_scans import LabelledScan, find_cases, read_split
 from napari_addm.training.settings import RunSettings, preset_settings
 
 Protocol = Literal["strict", "anoddpm"]
@@ -355,7 +355,9 @@ class Benchmark:
             precision=self.settings.precision,
         )
 
-    def maps(self, system: System, seed: int, checkpoint: Checkpoint | None, case: Case) -> Maps:
+    def maps(
+        self, system: System, seed: int, checkpoint: Checkpoint | None, case: LabelledScan
+    ) -> Maps:
         """A case's anomaly maps, computed once."""
         path = self.output / "maps" / f"{system.label}-seed{seed}" / case.group / f"{case.name}.npz"
         if checkpoint is None:
@@ -365,7 +367,7 @@ class Benchmark:
         key = _key(checkpoint.sha256, settings.model_dump(), _SCORES_KEY, case.digest)
         return _kept_maps(path, key, lambda: self._model_maps(system, checkpoint, settings, case))
 
-    def _intensity_maps(self, case: Case) -> Maps:
+    def _intensity_maps(self, case: LabelledScan) -> Maps:
         maps = intensity_baselines(
             case.volume, case.brain, smoothing_mm=SMOOTHING_MM, erosion_mm=EROSION_MM
         )
@@ -377,7 +379,11 @@ class Benchmark:
         )
 
     def _model_maps(
-        self, system: System, checkpoint: Checkpoint, settings: DetectionSettings, case: Case
+        self,
+        system: System,
+        checkpoint: Checkpoint,
+        settings: DetectionSettings,
+        case: LabelledScan,
     ) -> Maps:
         self.report(f"{system.title}: {case.group}, {case.name}")
         detection = run(case.volume, checkpoint, settings, case.brain)
@@ -394,7 +400,7 @@ class Benchmark:
     def strict(self, system: System, seed: int) -> list[dict[str, Any]]:
         """Every case under every score, at the threshold that validation chose."""
         checkpoint = self._checkpoint(system, seed)
-        found: dict[Case, Maps] = {}
+        found: dict[LabelledScan, Maps] = {}
         for case in self.cases:
             found[case] = self.maps(system, seed, checkpoint, case)
             case.forget()
@@ -407,7 +413,7 @@ class Benchmark:
         rows: list[dict[str, Any]] = _kept(path, key, lambda: self._judge(system, found))
         return [{"method": system.title, "seed": seed, **row} for row in rows]
 
-    def _judge(self, system: System, found: Mapping[Case, Maps]) -> list[dict[str, Any]]:
+    def _judge(self, system: System, found: Mapping[LabelledScan, Maps]) -> list[dict[str, Any]]:
         names = tuple(next(iter(found.values())).scores)
         pairs: dict[str, list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = {}
         for case in (c for c in found if c.group.endswith("/validation")):
@@ -453,7 +459,9 @@ class Benchmark:
             )
             key = _key("anoddpm 2", checkpoint.sha256, settings.model_dump(), case.digest)
 
-            def judge(case: Case = case, settings: DetectionSettings = settings) -> dict[str, Any]:
+            def judge(
+                case: LabelledScan = case, settings: DetectionSettings = settings
+            ) -> dict[str, Any]:
                 self.report(f"{system.title}: anoddpm protocol, {case.name}")
                 slices = anoddpm_slices(case.lesion)
                 detection = run(
@@ -517,7 +525,7 @@ class Benchmark:
                 )
 
                 def measure(
-                    case: Case = case, settings: DetectionSettings = settings
+                    case: LabelledScan = case, settings: DetectionSettings = settings
                 ) -> dict[str, float]:
                     from napari_addm.metrics.sorted_scores import SortedScores
 
@@ -663,7 +671,7 @@ class Benchmark:
                 image: NDArray[np.float32],
                 low: float,
                 high: float,
-                case: Case = case,
+                case: LabelledScan = case,
                 crop: tuple[slice, slice] = crop,
                 columns: list[dict[str, str]] = columns,
             ) -> None:
@@ -691,7 +699,7 @@ class Benchmark:
         return rows
 
 
-def _judged(case: Case, anomaly: NDArray[np.float32], threshold: float) -> dict[str, Any]:
+def _judged(case: LabelledScan, anomaly: NDArray[np.float32], threshold: float) -> dict[str, Any]:
     """One map under the strict protocol."""
     spacing = case.volume.spacing
     if case.truth is None:

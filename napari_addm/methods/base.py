@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from napari_addm.checkpoint.specification import (
     ModelSpecification,
-    NetworkSpecification,
     SamplerKind,
 )
 from napari_addm.methods.settings import TrainingSettings
@@ -143,15 +142,25 @@ class Objective(nn.Module, ABC):
 
 
 class Method(ABC):
-    """Implementation that a :class:`~napari_addm.methods.info.MethodInfo` names."""
+    """Implementation that a :class:`~napari_addm.methods.info.MethodInfo` names.
+
+    Attributes
+    ----------
+    objective : type
+        Called with settings, it gives a fresh network with all that trains it.
+    """
+
+    objective: ClassVar[type[Objective]]
 
     @abstractmethod
-    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
-        """An untrained network for slices of ``size`` (height, width)."""
+    def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
+        """An untrained network for slices of ``size`` (height, width).
 
-    @abstractmethod
-    def objective(self, settings: TrainingSettings) -> Objective:
-        """A fresh network with all that trains it."""
+        Parameters
+        ----------
+        network : NetworkSpecification
+            Of the class that the method declares.
+        """
 
     def calls(self, specification: ModelSpecification, sampling: Sampling) -> int:
         """How many times :meth:`reconstruct` yields."""
@@ -181,6 +190,21 @@ class Method(ABC):
             After every call of the network, so that a run can be cancelled within
             one; the last is the result.
         """
+
+
+class OnePass(Method):
+    """A method with a network that maps a slice to its reconstruction, in one call."""
+
+    def reconstruct(
+        self,
+        network: nn.Module,
+        specification: ModelSpecification,
+        clean: Tensor,
+        sampling: Sampling,
+        noise: DrawNoise,
+    ) -> Iterator[Reconstruction]:
+        """The network's answer, within the range of model values."""
+        yield Reconstruction(at_precision(network)(clean).clamp(-1.0, 1.0))
 
 
 def at_precision(network: nn.Module) -> Callable[..., Tensor]:

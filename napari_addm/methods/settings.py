@@ -15,8 +15,17 @@ from napari_addm.checkpoint.specification import (
 )
 from napari_addm.registry import METHODS
 
-SMALL_GRID: dict[str, Any] = {"spacing_mm": (2.0, 1.75, 1.75), "size": (112, 96)}
-"""The model grid of the presets that train on a CPU."""
+SMALL: dict[str, Any] = {
+    "preset": "small",
+    "spacing_mm": (2.0, 1.75, 1.75),
+    "size": (112, 96),
+    "epochs": 300,
+    "slices_per_volume": 10,
+    "batch_size": 16,
+    "ema": 0.999,
+    "augment": True,
+}
+"""What the presets that train on a CPU share."""
 
 
 class TrainingOptions(Part):
@@ -123,6 +132,10 @@ class TrainingSettings(Part):
             self.options.record_key if key == "options" else key: value
             for key, value in record.items()
         }
+
+
+ABSOLUTE_SCORE = ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0)
+"""The score of most small presets."""
 
 
 def uncalibrated(

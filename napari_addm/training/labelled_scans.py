@@ -1,4 +1,4 @@
-"""The scans that a model is measured on: healthy ones, and ones with a ground truth."""
+"""Scans to measure a model on: healthy ones, and ones with a ground truth."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from napari_addm.io.volume import Volume
 
 
 @dataclass(frozen=True)
-class Case:
+class LabelledScan:
     """A scan to measure on.
 
     Attributes
     ----------
     group : str
-        Such as ``tumour/test``; ``healthy/calibration`` has no truth.
+        Such as ``tumour/test``; ``healthy/calibration`` has no ground truth.
     """
 
     group: str
@@ -68,17 +68,17 @@ class Case:
 
     @property
     def shown_slice(self) -> int:
-        """The slice with most of the lesion."""
+        """Slice with most of the lesion."""
         return int(self.lesion.sum(axis=(1, 2)).argmax())
 
     def forget(self) -> None:
-        """Let go of the voxels."""
+        """Free the memory of the voxels."""
         for name in ("volume", "brain", "lesion"):
             self.__dict__.pop(name, None)
 
 
-def find_cases(data: Path, split: Mapping[str, Any]) -> list[Case]:
-    """The cases of a benchmark folder.
+def find_cases(data: Path, split: Mapping[str, Any]) -> list[LabelledScan]:
+    """Find the scans of a benchmark folder.
 
     Parameters
     ----------
@@ -99,8 +99,10 @@ def find_cases(data: Path, split: Mapping[str, Any]) -> list[Case]:
     for subject in split.get("healthy", {}).get("calibration", ()):
         scans = sorted((data / "healthy").glob(f"{subject}_*.nii*"))
         if not scans:
-            raise InputError(f"{data / 'healthy'}: there is no scan of {subject}; mend split.json.")
-        cases.append(Case("healthy/calibration", subject, scans[0], None))
+            raise InputError(
+                f"{data / 'healthy'}: there is no scan of {subject}; correct split.json."
+            )
+        cases.append(LabelledScan("healthy/calibration", subject, scans[0], None))
     for folder in sorted(p for p in data.iterdir() if p.is_dir() and p.name != "healthy"):
         parts = split.get(folder.name, {})
         for case in sorted(p for p in folder.iterdir() if p.is_dir()):
@@ -112,7 +114,7 @@ def find_cases(data: Path, split: Mapping[str, Any]) -> list[Case]:
             if parts and part is None:
                 continue
             group = f"{folder.name}/{part}" if part else folder.name
-            cases.append(Case(group, case.name, scan, truth))
+            cases.append(LabelledScan(group, case.name, scan, truth))
     groups = {case.group for case in cases}
     if not any(group.endswith("/validation") for group in groups):
         raise InputError(
@@ -123,12 +125,12 @@ def find_cases(data: Path, split: Mapping[str, Any]) -> list[Case]:
 
 
 def read_split(path: Path) -> dict[str, Any]:
-    """The split file of a benchmark folder.
+    """Read the split file of a benchmark folder.
 
     Raises
     ------
     InputError
-        If it is not there or no JSON object of objects.
+        If it is missing or no JSON object of objects.
     """
     try:
         split = json.loads(path.read_text())

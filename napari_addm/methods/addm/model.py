@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.addm import AdversarialSettings
-from napari_addm.methods.base import Objective, StepContext, fresh_noise, random_timesteps
+from napari_addm.methods.base import StepContext, fresh_noise, random_timesteps
 from napari_addm.methods.ddpm.model import DdpmMethod, DdpmObjective
 from napari_addm.methods.networks import channels_last
 from napari_addm.methods.settings import TrainingSettings
@@ -212,6 +212,4 @@ class AddmObjective(DdpmObjective):
 class AddmMethod(DdpmMethod):
     """The denoiser detects as in the plain DDPM; the adversary is needed in training only."""
 
-    def objective(self, settings: TrainingSettings) -> Objective:
-        """Denoiser and discriminator."""
-        return AddmObjective(settings)
+    objective = AddmObjective

@@ -7,7 +7,7 @@ from typing import Any
 from napari_addm.checkpoint.specification import DiffusionSpecification, ScoreSpecification
 from napari_addm.methods.info import MethodInfo
 from napari_addm.methods.network_specifications import UNetSpecification
-from napari_addm.methods.settings import SMALL_GRID, TrainingSettings, uncalibrated
+from napari_addm.methods.settings import SMALL, TrainingSettings, uncalibrated
 
 SMALL_UNET = UNetSpecification(
     unshuffle=2,
@@ -33,9 +33,8 @@ def small_diffusion(
 ) -> TrainingSettings:
     """A preset that trains on a CPU: packed slices, coarse noise, augmentation."""
     return TrainingSettings(
-        preset="small",
         method=method,
-        **SMALL_GRID,
+        **SMALL,
         network=SMALL_UNET,
         diffusion=DiffusionSpecification(length=timesteps, noise=noise),
         detection=uncalibrated(
@@ -45,12 +44,7 @@ def small_diffusion(
         ),
         # Above half of the chain little is left of the image to reconstruct from.
         max_timestep=timesteps // 2,
-        epochs=300,
-        slices_per_volume=10,
-        batch_size=16,
         learning_rate=3e-4,
-        ema=0.999,
-        augment=True,
         **settings,
     )
 

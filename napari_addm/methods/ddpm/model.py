@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
+from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.base import (
     DrawNoise,
@@ -70,14 +71,11 @@ class DdpmObjective(Objective):
 class DdpmMethod(Method):
     """Partial diffusion: noise a slice to a level, then denoise it as a healthy one."""
 
-    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
-        """The U-Net that predicts the noise."""
-        assert isinstance(network, UNetSpecification)
-        return build_network(network)
+    objective = DdpmObjective
 
-    def objective(self, settings: TrainingSettings) -> Objective:
-        """The denoiser alone."""
-        return DdpmObjective(settings)
+    def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
+        """The U-Net that predicts the noise."""
+        return build_network(network)
 
     def reconstruct(
         self,

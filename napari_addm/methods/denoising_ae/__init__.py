@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from napari_addm.checkpoint.specification import ScoreSpecification
 from napari_addm.methods.ddpm import SMALL_UNET
 from napari_addm.methods.info import MethodInfo
 from napari_addm.methods.network_specifications import UNetSpecification
-from napari_addm.methods.settings import SMALL_GRID, TrainingSettings, uncalibrated
+from napari_addm.methods.settings import ABSOLUTE_SCORE, SMALL, TrainingSettings, uncalibrated
 
 
 def presets(timesteps: int) -> dict[str, TrainingSettings]:
     """``"small"``, with the U-Net of the diffusion models."""
     return {
         "small": TrainingSettings(
-            preset="small",
             method="denoising_ae",
-            **SMALL_GRID,
+            **SMALL,
             network=SMALL_UNET,
-            detection=uncalibrated(
-                ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0)
-            ),
-            epochs=300,
-            slices_per_volume=10,
-            batch_size=16,
+            detection=uncalibrated(ABSOLUTE_SCORE),
             learning_rate=3e-4,
-            ema=0.999,
-            augment=True,
         )
     }
 

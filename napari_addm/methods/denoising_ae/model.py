@@ -6,11 +6,12 @@ A scan goes through it without noise: it removes what looks like noise, such as 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
+from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.diffusion.noise import Shape
 from napari_addm.methods.base import (
     DrawNoise,
@@ -92,14 +93,11 @@ class DenoisingObjective(Objective):
 class DenoisingMethod(Method):
     """One pass, no noise added."""
 
-    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
-        """The U-Net."""
-        assert isinstance(network, UNetSpecification)
-        return build_network(network)
+    objective = DenoisingObjective
 
-    def objective(self, settings: TrainingSettings) -> Objective:
-        """The U-Net alone."""
-        return DenoisingObjective(settings)
+    def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
+        """The U-Net."""
+        return build_network(network)
 
     def reconstruct(
         self,

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
 from napari_addm.methods.base import (
-    DrawNoise,
-    Method,
     Objective,
-    Reconstruction,
-    Sampling,
+    OnePass,
     StepContext,
-    at_precision,
 )
 from napari_addm.methods.network_specifications import AutoencoderSpecification
 from napari_addm.methods.networks import channels_last
@@ -71,9 +66,8 @@ def kl_divergence(mean: Tensor, log_deviation: Tensor) -> Tensor:
     return 0.5 * (mean.square() + variance - 1.0 - 2.0 * log_deviation).sum(dim=1)
 
 
-def build_vae(network: NetworkSpecification, size: tuple[int, int]) -> DenseVae:
+def build_vae(network: Any, size: tuple[int, int]) -> DenseVae:
     """An untrained network for slices of one size."""
-    assert isinstance(network, AutoencoderSpecification)
     return channels_last(DenseVae(network, size))
 
 
@@ -122,24 +116,11 @@ def _per_pixel(
     return l1, kl_divergence(mean, log_deviation).mean() / clean[0].numel()
 
 
-class DenseVaeMethod(Method):
+class DenseVaeMethod(OnePass):
     """One pass through a code without positions."""
 
-    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
+    objective = DenseVaeObjective
+
+    def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
         """The autoencoder; its dense layers fit one size."""
         return build_vae(network, size)
-
-    def objective(self, settings: TrainingSettings) -> Objective:
-        """The autoencoder alone."""
-        return DenseVaeObjective(settings)
-
-    def reconstruct(
-        self,
-        network: nn.Module,
-        specification: ModelSpecification,
-        clean: Tensor,
-        sampling: Sampling,
-        noise: DrawNoise,
-    ) -> Iterator[Reconstruction]:
-        """The scan, decoded from the mean of its code."""
-        yield Reconstruction(at_precision(network)(clean).clamp(-1.0, 1.0))

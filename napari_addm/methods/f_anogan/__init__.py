@@ -7,7 +7,7 @@ from typing import Literal
 from napari_addm.checkpoint.specification import NetworkSpecification, ScoreSpecification
 from napari_addm.methods.info import MethodInfo
 from napari_addm.methods.network_specifications import CodeLength, Unshuffle, Widths
-from napari_addm.methods.settings import SMALL_GRID, TrainingSettings, uncalibrated
+from napari_addm.methods.settings import ABSOLUTE_SCORE, SMALL, TrainingSettings, uncalibrated
 
 
 class GanSpecification(NetworkSpecification):
@@ -37,21 +37,13 @@ def presets(timesteps: int) -> dict[str, TrainingSettings]:
     """``"small"``, and ``"paper"``: the published network, 64 x 64 and batch 64."""
     return {
         "small": TrainingSettings(
-            preset="small",
             method="f_anogan",
-            **SMALL_GRID,
+            **(SMALL | {"batch_size": 8, "ema": 0.99}),
             network=GanSpecification(channels=(32, 64), latent=128, unshuffle=4),
-            detection=uncalibrated(
-                ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0)
-            ),
-            epochs=300,
-            slices_per_volume=10,
-            batch_size=8,
+            detection=uncalibrated(ABSOLUTE_SCORE),
             learning_rate=5e-4,
-            ema=0.99,
             # As published, the gradients are not clipped: the penalty bounds them.
             clip=1e6,
-            augment=True,
         ),
         "paper": TrainingSettings(
             preset="paper",

@@ -11,25 +11,21 @@ per image and says nothing about places; the published map is the residual alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, mse_loss
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
 from napari_addm.methods.base import (
-    DrawNoise,
-    Method,
     Objective,
-    Reconstruction,
-    Sampling,
+    OnePass,
     StepContext,
-    at_precision,
 )
 from napari_addm.methods.f_anogan import GanSpecification
 from napari_addm.methods.networks import channels_last
@@ -200,9 +196,8 @@ def gradient_penalty(
         return (slope - 1.0).square().mean()
 
 
-def build_gan(network: NetworkSpecification, size: tuple[int, int]) -> FAnogan:
+def build_gan(network: Any, size: tuple[int, int]) -> FAnogan:
     """Untrained encoder and generator for slices of one size."""
-    assert isinstance(network, GanSpecification)
     return channels_last(FAnogan(network, size))
 
 
@@ -292,24 +287,11 @@ class FAnoganObjective(Objective):
         return mse_loss(restored.float(), clean), mse_loss(found.float(), wanted.float())
 
 
-class FAnoganMethod(Method):
+class FAnoganMethod(OnePass):
     """One pass: encode a slice, and generate the healthy slice of that code."""
 
-    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
+    objective = FAnoganObjective
+
+    def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
         """Encoder and generator; their dense layers fit one size."""
         return build_gan(network, size)
-
-    def objective(self, settings: TrainingSettings) -> Objective:
-        """Encoder, generator and critic."""
-        return FAnoganObjective(settings)
-
-    def reconstruct(
-        self,
-        network: nn.Module,
-        specification: ModelSpecification,
-        clean: Tensor,
-        sampling: Sampling,
-        noise: DrawNoise,
-    ) -> Iterator[Reconstruction]:
-        """The scan, drawn anew by the generator from the encoder's code."""
-        yield Reconstruction(at_precision(network)(clean))

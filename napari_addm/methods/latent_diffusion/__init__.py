@@ -9,11 +9,10 @@ from pydantic import model_validator
 from napari_addm.checkpoint.specification import (
     DiffusionSpecification,
     NetworkSpecification,
-    ScoreSpecification,
 )
 from napari_addm.methods.info import MethodInfo
 from napari_addm.methods.network_specifications import UNetSpecification, VqVaeSpecification
-from napari_addm.methods.settings import SMALL_GRID, TrainingSettings, uncalibrated
+from napari_addm.methods.settings import ABSOLUTE_SCORE, SMALL, TrainingSettings, uncalibrated
 
 
 class LatentUNetSpecification(NetworkSpecification):
@@ -47,24 +46,18 @@ def presets(timesteps: int) -> dict[str, TrainingSettings]:
     )
     return {
         "small": TrainingSettings(
-            preset="small",
             method="latent_diffusion",
-            **SMALL_GRID,
+            **SMALL,
             network=LatentUNetSpecification(vqvae=vqvae, unet=unet),
             # Latents have no smooth fields that white noise would spare.
             diffusion=DiffusionSpecification(length=timesteps, noise="gaussian"),
             detection=uncalibrated(
-                ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0),
+                ABSOLUTE_SCORE,
                 timesteps // 2,
                 steps=min(20, timesteps // 2),
             ),
             max_timestep=timesteps,
-            epochs=300,
-            slices_per_volume=10,
-            batch_size=16,
             learning_rate=5e-4,
-            ema=0.999,
-            augment=True,
         )
     }
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
+from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.diffusion.noise import Shape
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods._vqvae import (
@@ -28,7 +29,6 @@ from napari_addm.methods._vqvae import (
 from napari_addm.methods.base import (
     DrawNoise,
     Method,
-    Objective,
     Reconstruction,
     Sampling,
     StepContext,
@@ -276,14 +276,11 @@ class LatentDiffusionObjective(TwoStageObjective):
 class LatentDiffusionMethod(Method):
     """Latents that diverge, painted anew."""
 
-    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
-        """VQ-VAE and U-Net."""
-        assert isinstance(network, LatentUNetSpecification)
-        return channels_last(LatentDiffusion(network, size))
+    objective = LatentDiffusionObjective
 
-    def objective(self, settings: TrainingSettings) -> Objective:
-        """Both, one after the other."""
-        return LatentDiffusionObjective(settings)
+    def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
+        """VQ-VAE and U-Net."""
+        return channels_last(LatentDiffusion(network, size))
 
     def calls(self, specification: ModelSpecification, sampling: Sampling) -> int:
         """The levels of the divergence, and the sampling steps."""

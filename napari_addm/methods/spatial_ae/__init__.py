@@ -5,7 +5,7 @@ from __future__ import annotations
 from napari_addm.checkpoint.specification import ScoreSpecification
 from napari_addm.methods.info import MethodInfo
 from napari_addm.methods.network_specifications import AutoencoderSpecification
-from napari_addm.methods.settings import SMALL_GRID, TrainingSettings, uncalibrated
+from napari_addm.methods.settings import ABSOLUTE_SCORE, SMALL, TrainingSettings, uncalibrated
 
 CHANNELS = (32, 64, 128, 128)
 
@@ -16,19 +16,11 @@ def autoencoder_presets(
     """``"small"``, and ``"paper"``: the published sizes, 128 x 128 and batch 8."""
     return {
         "small": TrainingSettings(
-            preset="small",
             method=method,
             network=network,
-            **SMALL_GRID,
-            detection=uncalibrated(
-                ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0)
-            ),
-            epochs=300,
-            slices_per_volume=10,
-            batch_size=16,
+            **(SMALL | {"ema": 0.99}),
+            detection=uncalibrated(ABSOLUTE_SCORE),
             learning_rate=1e-3,
-            ema=0.99,
-            augment=True,
         ),
         "paper": TrainingSettings(
             preset="paper",

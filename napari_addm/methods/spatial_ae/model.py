@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -12,15 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
 from napari_addm.methods.base import (
-    DrawNoise,
-    Method,
     Objective,
-    Reconstruction,
-    Sampling,
+    OnePass,
     StepContext,
-    at_precision,
 )
 from napari_addm.methods.network_specifications import AutoencoderSpecification
 from napari_addm.methods.networks import channels_last
@@ -73,9 +67,8 @@ class SpatialAutoencoder(nn.Module):
         return reconstruction
 
 
-def build_autoencoder(network: NetworkSpecification) -> SpatialAutoencoder:
+def build_autoencoder(network: Any) -> SpatialAutoencoder:
     """An untrained network."""
-    assert isinstance(network, AutoencoderSpecification)
     return channels_last(SpatialAutoencoder(network))
 
 
@@ -104,24 +97,11 @@ class SpatialAeObjective(Objective):
         return l1_loss(network(clean).float(), clean)
 
 
-class SpatialAeMethod(Method):
+class SpatialAeMethod(OnePass):
     """One pass through a narrow code that keeps positions."""
 
-    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
+    objective = SpatialAeObjective
+
+    def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
         """The autoencoder, which takes any size that it can halve."""
         return build_autoencoder(network)
-
-    def objective(self, settings: TrainingSettings) -> Objective:
-        """The autoencoder alone."""
-        return SpatialAeObjective(settings)
-
-    def reconstruct(
-        self,
-        network: nn.Module,
-        specification: ModelSpecification,
-        clean: Tensor,
-        sampling: Sampling,
-        noise: DrawNoise,
-    ) -> Iterator[Reconstruction]:
-        """The scan, encoded and decoded."""
-        yield Reconstruction(at_precision(network)(clean).clamp(-1.0, 1.0))

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from napari_addm.checkpoint.specification import NetworkSpecification, ScoreSpecification
+from napari_addm.checkpoint.specification import NetworkSpecification
 from napari_addm.methods.info import MethodInfo
 from napari_addm.methods.network_specifications import VqVaeSpecification, Width
-from napari_addm.methods.settings import SMALL_GRID, TrainingSettings, uncalibrated
+from napari_addm.methods.settings import ABSOLUTE_SCORE, SMALL, TrainingSettings, uncalibrated
 
 
 class VqTransformerSpecification(NetworkSpecification):
@@ -39,19 +39,11 @@ def presets(timesteps: int) -> dict[str, TrainingSettings]:
     )
     return {
         "small": TrainingSettings(
-            preset="small",
             method="vqvae_transformer",
-            **SMALL_GRID,
+            **SMALL,
             network=VqTransformerSpecification(vqvae=vqvae, width=128, layers=6, heads=4),
-            detection=uncalibrated(
-                ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0), draws=4
-            ),
-            epochs=300,
-            slices_per_volume=10,
-            batch_size=16,
+            detection=uncalibrated(ABSOLUTE_SCORE, draws=4),
             learning_rate=1e-3,
-            ema=0.999,
-            augment=True,
         )
     }
 

@@ -8,18 +8,18 @@ the decoded image is the anomaly.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from monai.networks.nets.transformer import DecoderOnlyTransformer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from napari_addm.checkpoint.specification import ModelSpecification, NetworkSpecification
+from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.methods._vqvae import TwoStageObjective, build_vqvae, decode, encode, frozen
 from napari_addm.methods.base import (
     DrawNoise,
     Method,
-    Objective,
     Reconstruction,
     Sampling,
     StepContext,
@@ -146,14 +146,11 @@ class VqTransformerObjective(TwoStageObjective):
 class VqTransformerMethod(Method):
     """Unlikely codes drawn anew."""
 
-    def build(self, network: NetworkSpecification, size: tuple[int, int]) -> nn.Module:
-        """VQ-VAE and transformer."""
-        assert isinstance(network, VqTransformerSpecification)
-        return channels_last(VqTransformer(network, size))
+    objective = VqTransformerObjective
 
-    def objective(self, settings: TrainingSettings) -> Objective:
-        """Both, one after the other."""
-        return VqTransformerObjective(settings)
+    def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
+        """VQ-VAE and transformer."""
+        return channels_last(VqTransformer(network, size))
 
     def calls(self, specification: ModelSpecification, sampling: Sampling) -> int:
         """The likelihoods, every code in turn, and the decoder."""

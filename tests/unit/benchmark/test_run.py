@@ -73,7 +73,7 @@ def test_what_cannot_be_measured_is_said_in_words(data, tmp_path):
     split = read_split(data / "split.json")
     with pytest.raises(InputError, match="no labelled validation cases"):
         find_cases(data, {**split, "tumour": {"test": ["case-2"]}})
-    with pytest.raises(InputError, match=r"no scan of sub-99; mend split\.json"):
+    with pytest.raises(InputError, match=r"no scan of sub-99; correct split\.json"):
         find_cases(data, {**split, "healthy": {"calibration": ["sub-99"]}})
     with pytest.raises(InputError, match="cannot be used as a split file"):
         read_split(tmp_path / "split.json")
