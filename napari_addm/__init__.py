@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from napari_addm.detection.session import Session
     from napari_addm.detection.settings import DetectionSettings
     from napari_addm.errors import AddmError
-    from napari_addm.findings.findings import Finding, label_anomalies, measure_findings
+    from napari_addm.findings.findings import Finding, measure_findings
+    from napari_addm.findings.labelling import label_anomalies
     from napari_addm.io.reading import read_labels, read_volume
     from napari_addm.io.volume import Volume, volume_from_array
     from napari_addm.io.writing import write_volume
@@ -54,7 +55,7 @@ _HOME = {
     "Volume": "io.volume",
     "detect": "detection.pipeline",
     "evaluate": "metrics.evaluation",
-    "label_anomalies": "findings.findings",
+    "label_anomalies": "findings.labelling",
     "load_checkpoint": "checkpoint.file",
     "measure_findings": "findings.findings",
     "read_labels": "io.reading",

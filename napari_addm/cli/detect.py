@@ -117,7 +117,7 @@ def run_with_bar(request: CaseRequest) -> CaseResult:
 
 def _summary(scan: Path, result: CaseResult) -> dict[str, Any]:
     """What ``--json`` prints."""
-    from napari_addm.findings.findings import findings_record
+    from napari_addm.findings.table import findings_record
     from napari_addm.outputs.record import metrics_record
 
     outputs = result.outputs

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_addm.findings.findings import Findings, Marker
+from napari_addm.findings.findings import Findings
+from napari_addm.findings.labelling import FindingLabeller
 
 if TYPE_CHECKING:
     from napari_addm.detection.pipeline import Detection
@@ -23,7 +24,7 @@ def computed_labels(
     ndarray of int, shape (S, A, R)
         0 = no finding.
     """
-    return _marker(detection).label(threshold, minimum_ml)
+    return _labeller(detection).label(threshold, minimum_ml)
 
 
 def computed_findings(
@@ -31,14 +32,16 @@ def computed_findings(
 ) -> tuple[NDArray[np.integer], Findings]:
     """Label the findings as `computed_labels` does, and measure them."""
     uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
-    return _marker(detection).find(
+    return _labeller(detection).find(
         threshold, minimum_ml, detection.anomaly, uncertainty, detection.midline
     )
 
 
-def _marker(detection: Detection) -> Marker:
+def _labeller(detection: Detection) -> FindingLabeller:
     anomaly = detection.anomaly
-    return Marker(anomaly.data, spacing=anomaly.spacing, mask=detection.region, compact=True)
+    return FindingLabeller(
+        anomaly.data, spacing=anomaly.spacing, mask=detection.region, compact=True
+    )
 
 
 def edited_voxels(computed: NDArray[np.integer], labels: NDArray[np.integer]) -> int:

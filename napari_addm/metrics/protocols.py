@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from napari_addm.errors import InputError
-from napari_addm.findings.findings import label_anomalies
+from napari_addm.findings.labelling import label_anomalies
 from napari_addm.io.arrays import Spacing
 from napari_addm.metrics.aupro import aupro
 from napari_addm.metrics.evaluation import evaluate

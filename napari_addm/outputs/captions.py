@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_addm.detection.midline import Midline, Side, describe_side
-from napari_addm.findings.findings import NO_DECISIONS, UNDECIDED, Decisions, Finding
+from napari_addm.findings.decisions import NO_DECISIONS, UNDECIDED, Decisions
+from napari_addm.findings.findings import Finding
 from napari_addm.io.volume import Volume
 from napari_addm.outputs.drawing import CUTS, Plane, printable
 

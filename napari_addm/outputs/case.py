@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm.errors import AddmError
-from napari_addm.findings.findings import Decisions, Finding, findings_csv
+from napari_addm.findings.decisions import Decisions
+from napari_addm.findings.findings import Finding
+from napari_addm.findings.table import findings_csv
 from napari_addm.io.files import write_atomic
 from napari_addm.io.hashing import file_sha256, voxels_sha256
 from napari_addm.io.volume import Volume

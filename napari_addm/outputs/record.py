@@ -23,7 +23,7 @@ from napari_addm.detection.midline import describe_side
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_labels, edited_voxels
-from napari_addm.findings.findings import findings_record
+from napari_addm.findings.table import findings_record
 from napari_addm.io.arrays import voxel_spacing
 from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.volume import Volume

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_addm.findings.findings import UNDECIDED, Decision
+from napari_addm.findings.decisions import UNDECIDED, Decision
 from napari_addm.review.marking import LabelledFindings
 
 # A decision holds for a finding whose Dice with the voxels that were decided on is at least this.

@@ -11,7 +11,8 @@ import numpy as np
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import uses_calibrated_settings
-from napari_addm.findings.findings import Findings, Marker, measure_findings
+from napari_addm.findings.findings import Findings, measure_findings
+from napari_addm.findings.labelling import FindingLabeller
 from napari_addm.io.arrays import Box
 
 EVERYWHERE: Box = (slice(None), slice(None), slice(None))
@@ -62,7 +63,7 @@ class CachedLabeller:
     """Labels the findings of one detection, and keeps the last answer.
 
     A finding keeps its number while the threshold moves: see
-    :class:`napari_addm.findings.findings.Marker`.
+    :class:`napari_addm.findings.labelling.FindingLabeller`.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ class CachedLabeller:
         self._last: LabelledFindings | None = None
         anomaly = detection.anomaly
         # Compact labels: new memory for int32 at every threshold would take too long.
-        self._marker = Marker(
+        self._labeller = FindingLabeller(
             anomaly.data, spacing=anomaly.spacing, mask=detection.region, compact=True
         )
 
@@ -93,18 +94,18 @@ class CachedLabeller:
             return last
         detection = self.detection
         uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
-        labels, findings = self._marker.find(
+        labels, findings = self._labeller.find(
             threshold, minimum_ml, detection.anomaly, uncertainty, detection.midline
         )
-        self._last = LabelledFindings(labels, findings, threshold, minimum_ml, self._marker.box)
+        self._last = LabelledFindings(labels, findings, threshold, minimum_ml, self._labeller.box)
         return self._last
 
     def renumber(self, labels: np.ndarray) -> None:
         """Give the findings the numbers of other labels.
 
-        See :meth:`napari_addm.findings.findings.Marker.renumber`.
+        See :meth:`napari_addm.findings.labelling.FindingLabeller.renumber`.
         """
-        self._marker.renumber(labels)
+        self._labeller.renumber(labels)
         self._last = None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.errors import InputError
-from napari_addm.findings.findings import Decision
+from napari_addm.findings.decisions import Decision
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_labels
 from napari_addm.io.volume import Volume

@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton, QApplication
 
-from napari_addm.findings.findings import Decision
+from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_volume
 from napari_addm.io.writing import write_volume
 from napari_addm.widgets import texts

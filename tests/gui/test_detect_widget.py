@@ -26,7 +26,7 @@ from qtpy.QtWidgets import QApplication, QDockWidget, QLabel
 from napari_addm.checkpoint.file import load_checkpoint, read_specification, save_checkpoint
 from napari_addm.checkpoint.specification import FalseAlarmSpecification
 from napari_addm.errors import AddmError
-from napari_addm.findings.findings import Decision
+from napari_addm.findings.decisions import Decision
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume

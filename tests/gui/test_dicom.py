@@ -8,7 +8,7 @@ import pytest
 from dicom_series import LPS, NAME, PLANES, hd, pydicom, segmented_labels, write_series
 from napari.components import ViewerModel
 
-from napari_addm.findings.findings import Decision
+from napari_addm.findings.decisions import Decision
 from napari_addm.widgets import texts
 from napari_addm.widgets.contributions import get_dicom_reader
 from napari_addm.widgets.detect_panel.panel import DetectWidget

@@ -19,7 +19,7 @@ from napari_addm.checkpoint.specification import FalseAlarmSpecification
 from napari_addm.detection.midline import Midline
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import DetectionSettings, resolve
-from napari_addm.findings.findings import Decision
+from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array
 from napari_addm.review.marking import CachedLabeller

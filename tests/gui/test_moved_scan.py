@@ -13,7 +13,7 @@ from napari.layers import Image, Labels, Layer
 from numpy.testing import assert_allclose, assert_array_equal
 from qtpy.QtCore import QThreadPool
 
-from napari_addm.findings.findings import Decision
+from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume

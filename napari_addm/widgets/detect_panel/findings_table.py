@@ -33,14 +33,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_addm.findings.findings import (
-    UNDECIDED,
-    Decision,
-    Decisions,
-    Finding,
-    Findings,
-    Verdict,
-)
+from napari_addm.findings.decisions import UNDECIDED, Decision, Decisions, Verdict
+from napari_addm.findings.findings import Finding, Findings
 from napari_addm.review.decisions import Decided, decide, decisions_of
 from napari_addm.review.marking import LabelledFindings
 from napari_addm.widgets import texts
@@ -177,7 +171,7 @@ class FindingsModel(QAbstractTableModel):
         keys: dict[int, np.ndarray | None] = {
             ID: findings.id,
             ML: findings.volume_ml,
-            SIDE: findings.to_right_mm,
+            SIDE: None if findings.sides is None else findings.sides.to_right_mm,
             SCANNER: findings.centroid_mm[:, 2],
             PEAK: findings.peak,
             SPREAD: findings.uncertainty,

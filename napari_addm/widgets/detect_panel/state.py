@@ -10,7 +10,7 @@ import numpy as np
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.quality import Quality
-from napari_addm.findings.findings import Decisions
+from napari_addm.findings.decisions import Decisions
 from napari_addm.io.volume import Volume
 from napari_addm.review.agreement import Agreement
 from napari_addm.review.marking import CachedLabeller, LabelledFindings

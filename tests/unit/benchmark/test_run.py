@@ -92,7 +92,7 @@ def test_calibration_promises_what_it_then_finds(data, calibrated, tiny_checkpoi
     from napari_addm.detection.pipeline import run
     from napari_addm.detection.preparation import prepare
     from napari_addm.detection.quality import check_quality
-    from napari_addm.findings.findings import label_anomalies
+    from napari_addm.findings.labelling import label_anomalies
 
     rule = calibrated.preparation
     detection = calibrated.detection

@@ -4,7 +4,6 @@ import csv
 import io
 import itertools
 import json
-import time
 
 import nibabel as nib
 import numpy as np
@@ -15,16 +14,10 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from napari_addm.detection.midline import Midline
-from napari_addm.findings.findings import (
-    CSV_COLUMNS,
-    Decision,
-    Finding,
-    Marker,
-    findings_csv,
-    findings_record,
-    label_anomalies,
-    measure_findings,
-)
+from napari_addm.findings.decisions import Decision
+from napari_addm.findings.findings import Finding, measure_findings
+from napari_addm.findings.labelling import FindingLabeller, label_anomalies
+from napari_addm.findings.table import CSV_COLUMNS, findings_csv, findings_record
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import GRID_OF_LAYER, UNKNOWN_SIDES, volume_from_array
 
@@ -51,7 +44,7 @@ def test_ids_fall_with_volume():
 def test_compact_labels_are_the_same_in_the_smallest_type(side, dtype):
     anomaly = np.zeros((2 * side,) * 3, np.float32)
     anomaly[::2, ::2, ::2] = 1.0  # side ** 3 findings of one voxel
-    compact = Marker(anomaly, spacing=SPACING, compact=True).label(0.5, 0)
+    compact = FindingLabeller(anomaly, spacing=SPACING, compact=True).label(0.5, 0)
     assert compact.dtype == dtype
     np.testing.assert_array_equal(
         compact, label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0)
@@ -127,22 +120,6 @@ def test_equals_plain_labelling_of_the_whole_grid(anomaly, threshold, fewest):
         assert np.unique(labels[plain == n]).size == 1
 
 
-def test_whole_grid_is_fast_enough_for_a_slider():
-    rng = np.random.default_rng(0)
-    shape = (155, 240, 240)
-    anomaly = np.zeros(shape, dtype=np.float32)
-    noise = rng.standard_normal((130, 170, 130)).astype(np.float32)
-    smooth = ndimage.gaussian_filter(noise, 3)
-    anomaly[10:140, 35:205, 55:185] = smooth / smooth.std()
-    seconds = []
-    for threshold in (1.0, 1.5, 2.0):
-        start = time.perf_counter()
-        label_anomalies(anomaly, threshold, spacing=SPACING)
-        seconds.append(time.perf_counter() - start)
-    # some 50 ms each on two cores; the bound leaves room for a busy machine
-    assert min(seconds) < 0.5
-
-
 SMALL_MAPS = hnp.arrays(np.float32, (5, 6, 7), elements=st.integers(0, 4).map(float))
 
 
@@ -154,13 +131,13 @@ SMALL_MAPS = hnp.arrays(np.float32, (5, 6, 7), elements=st.integers(0, 4).map(fl
 def test_a_moving_threshold_finds_what_a_fresh_one_finds(anomaly, mask, steps):
     volume = volume_from_array(anomaly, spacing=(2.0, 1.0, 1.5))
     spread = anomaly / 7 + 1
-    marker = Marker(anomaly, spacing=volume.spacing, mask=mask)
+    labeller = FindingLabeller(anomaly, spacing=volume.spacing, mask=mask)
     for n, (threshold, fewest) in enumerate(steps):
         minimum = fewest * volume.voxel_ml
         fresh = label_anomalies(
             anomaly, threshold, spacing=volume.spacing, minimum_ml=minimum, mask=mask
         )
-        labels, findings = marker.find(threshold, minimum, volume, spread)
+        labels, findings = labeller.find(threshold, minimum, volume, spread)
         assert findings == measure_findings(labels, anomaly, volume, spread)
         assert findings.total_ml == pytest.approx(np.count_nonzero(fresh) * volume.voxel_ml)
         np.testing.assert_array_equal(labels > 0, fresh > 0)
@@ -173,11 +150,11 @@ def test_a_moving_threshold_finds_what_a_fresh_one_finds(anomaly, mask, steps):
 
 @given(SMALL_MAPS, st.lists(st.integers(0, 3), min_size=2, max_size=6))
 def test_a_number_stays_with_its_peak(anomaly, thresholds):
-    marker = Marker(anomaly, spacing=SPACING)
+    labeller = FindingLabeller(anomaly, spacing=SPACING)
     number_at: dict[int, int] = {}
     seen: dict[int, np.ndarray] = {}
     for threshold in thresholds:
-        labels = marker.label(threshold, 0)
+        labels = labeller.label(threshold, 0)
         np.testing.assert_array_equal(labels, seen.setdefault(threshold, labels))
         for number in np.unique(labels[labels > 0]).tolist():
             inside = np.flatnonzero(labels == number)
@@ -192,9 +169,12 @@ def test_a_number_stays_with_its_peak(anomaly, thresholds):
     st.lists(st.integers(0, 3), max_size=3),
 )
 def test_numbers_are_taken_over_from_other_labels(anomaly, thresholds, others):
-    marker, another = Marker(anomaly, spacing=SPACING), Marker(anomaly, spacing=SPACING)
+    labeller, another = (
+        FindingLabeller(anomaly, spacing=SPACING),
+        FindingLabeller(anomaly, spacing=SPACING),
+    )
     for threshold in thresholds:
-        labels = marker.label(threshold, 0)
+        labels = labeller.label(threshold, 0)
     for threshold in others:
         another.label(threshold, 0)
     another.renumber(labels)
@@ -213,12 +193,12 @@ def test_what_falls_apart_and_flows_together():
     anomaly[1, 1, 2:9] = 2  # ... between a large hill ...
     anomaly[1, 1, 12:17] = 2
     anomaly[1, 1, 13] = 5  # ... and a high one
-    marker = Marker(anomaly, spacing=SPACING)
-    assert marker.label(0.5, 0).max() == 1
-    labels = marker.label(1.5, 0)
+    labeller = FindingLabeller(anomaly, spacing=SPACING)
+    assert labeller.label(0.5, 0).max() == 1
+    labels = labeller.label(1.5, 0)
     assert (labels[1, 1, 13], labels[1, 1, 4]) == (1, 2)
-    assert set(np.unique(marker.label(0.5, 0))) == {0, 1}
-    np.testing.assert_array_equal(marker.label(1.5, 0), labels)
+    assert set(np.unique(labeller.label(0.5, 0))) == {0, 1}
+    np.testing.assert_array_equal(labeller.label(1.5, 0), labels)
 
 
 ORIENTATIONS = [

@@ -13,7 +13,7 @@ from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from napari_addm.errors import InputError
-from napari_addm.findings.findings import label_anomalies
+from napari_addm.findings.labelling import label_anomalies
 from napari_addm.metrics.aupro import aupro
 from napari_addm.metrics.protocols import (
     HealthyMap,

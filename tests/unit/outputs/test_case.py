@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from napari_addm.errors import AddmError
-from napari_addm.findings.findings import Decision
+from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import volume_from_array
 from napari_addm.outputs.case import CaseInputs, GivenRegion, WriteOptions, write_case

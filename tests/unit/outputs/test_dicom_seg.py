@@ -14,7 +14,8 @@ from napari_addm.detection.midline import Midline
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
-from napari_addm.findings.findings import Decision, Decisions, measure_findings
+from napari_addm.findings.decisions import Decision, Decisions
+from napari_addm.findings.findings import measure_findings
 from napari_addm.io.hashing import file_sha256
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.outputs.case import CaseInputs, CaseOutputs, WriteOptions, write_case

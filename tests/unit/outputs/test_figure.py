@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from napari_addm.detection.midline import Midline
-from napari_addm.findings.findings import Decision, Finding
+from napari_addm.findings.decisions import Decision
+from napari_addm.findings.findings import Finding
 from napari_addm.io.volume import UNKNOWN_SIDES
 from napari_addm.outputs.captions import caption_lines, describe_slice
 from napari_addm.outputs.drawing import FINDING_COLOR, Plane, as_ink, slices_through

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_addm.findings.findings import Decision, Marker
+from napari_addm.findings.decisions import Decision
+from napari_addm.findings.labelling import FindingLabeller
 from napari_addm.io.volume import volume_from_array
 from napari_addm.review.decisions import (
     SAME_FINDING,
@@ -28,7 +29,7 @@ class Scene:
 
     def __init__(self, anomaly: np.ndarray) -> None:
         self.volume = volume_from_array(anomaly.astype(np.float32))
-        self.marker = Marker(self.volume.data, spacing=self.volume.spacing)
+        self.marker = FindingLabeller(self.volume.data, spacing=self.volume.spacing)
 
     def at(self, threshold: float, minimum_ml: float = 0.0) -> LabelledFindings:
         labels, findings = self.marker.find(threshold, minimum_ml, self.volume)
