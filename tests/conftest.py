@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 
+pytest_plugins = ["cohorts"]
+
 # Before napari is imported, here or in another process that a test starts: the preferences of
 # whoever runs the tests are neither read nor written.
 PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-")

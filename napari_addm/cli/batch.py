@@ -137,7 +137,8 @@ def _start(
     only: Collection[str] | None,
 ) -> Generator[BatchProgress, None, None]:
     from napari_addm.checkpoint.file import load_checkpoint
-    from napari_addm.cohort.run import BatchSettings, run_batch
+    from napari_addm.cohort.batch import BatchSettings
+    from napari_addm.cohort.run import run_batch
     from napari_addm.detection.presets import with_preset
 
     if options.settings.slices is not None:

@@ -1,17 +1,9 @@
-"""The batch on a dask cluster: the client hands out cases, workers do them, files stay the same.
+"""The batch on a dask cluster: its workers do the cases, and the files are the same.
 
-:func:`run_on_cluster` is a twin of :func:`napari_addm.cohort.run.run_batch`. The client holds the
-lock, the plan and the manifest; every case goes through the three steps of
-:class:`napari_addm.cohort.run.Batch` on one worker, which writes its files and its state. So input,
-output and model have to lie on a file system that all machines share, under the same paths. That
-is how clusters are built, and it spares the network between them: neither scans nor weights pass
-through dask, and each worker checks the model it reads by its SHA-256.
-
-A worker gets at most `PER_WORKER` cases at once, one in the network and two being read or
-written, so memory and the load of the scheduler are bounded however many cases there are. The
-client says which worker gets which case. That is how it knows, when a worker dies, which cases
-were with it: they are tried again, each alone on a worker, so that a case that kills its worker
-takes no other along.
+The client holds the lock, the plan and the manifest. Each case goes through the steps of
+:class:`napari_addm.cohort.batch.Batch` on one worker, which writes its files and its state. So
+input, output and model have to lie on a file system that all machines share, under the same paths;
+neither scans nor weights pass through dask.
 """
 
 from __future__ import annotations
@@ -27,45 +19,39 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_addm import __version__
 from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.cohort.batch import Batch, BatchSettings, OutputLostError
 from napari_addm.cohort.case import CaseResult, CohortCase, Shard
-from napari_addm.cohort.run import (
-    HEARTBEAT,
-    Batch,
-    BatchProgress,
-    BatchSettings,
-    OutputLostError,
-    Run,
-)
+from napari_addm.cohort.run import HEARTBEAT_SECONDS, BatchProgress, Run
 from napari_addm.errors import AddmError, MissingExtraError
-from napari_addm.io.hashing import scan_sha256
+from napari_addm.io.hashing import file_sha256
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 PACKAGE = "napari-addm"
-PER_WORKER = 3
-MOST_TRIES = 3
+CASES_PER_WORKER = 3  # one in the network, one being read, one being written
 CONNECT_SECONDS = 10.0
-MUSTER_SECONDS = 1.0
+COUNT_SECONDS = 1.0
 QUIET_SECONDS = 30.0
 RECALL_SECONDS = 60.0
 RESULT_SECONDS = 10.0
 THREADS_PER_WORKER = 4
-# LocalCluster gives a worker up for good when none of its name is there so long after it died, be
-# it back and dead again: then nobody starts it once more.
-WORKERS_COME_BACK = {"distributed.deploy.lost-worker-timeout": "365 days"}
+LOCAL_CLUSTER = {
+    "distributed.scheduler.allowed-failures": 1,  # deaths of workers, before a case is tried alone
+    "distributed.deploy.lost-worker-timeout": "365 days",  # after it, workers are not restarted
+}
 
 _log = logging.getLogger(__name__)
 
 
-# --- what a worker does --------------------------------------------------------------------------
+# --- on a worker ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -78,156 +64,108 @@ class Job:
     output : Path
     checkpoint : Path or None
         None for the demo model, which every installation has at its own place.
-    sha256 : str
-        Of the checkpoint's file.
     settings : BatchSettings
     parameters : str
-        Hash of the parameters, which a worker has to come to as well.
+        Hash of the parameters, model included, which a worker has to arrive at as well.
     plan : Path
-        Of this run; a worker that reads the same file sees the same folder.
+        The plan of this run; a worker that reads the same file sees the same folder.
     plan_sha256 : str
     """
 
     id: str
     output: Path
     checkpoint: Path | None
-    sha256: str
     settings: BatchSettings
     parameters: str
     plan: Path
     plan_sha256: str
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a worker sends back; never an exception, whose log would name folders.
-
-    Attributes
-    ----------
-    result : CaseResult or None
-        None when the run was stopped, or the output is lost.
-    unchanged : bool
-    lost : str
-        Why the output takes no more files.
-    """
-
-    result: CaseResult | None = None
-    unchanged: bool = False
-    lost: str = ""
-
+# The result of a case, and whether it was there already; an error that ends the run; or None for a
+# case that was given up. Errors are returned, as dask would print a traceback that names folders.
+Outcome = tuple[CaseResult, bool] | AddmError | None
 
 _stopped: set[str] = set()
-_network = threading.Lock()
-_loading = threading.Lock()
+_network, _loading = threading.Lock(), threading.Lock()
 
 
 @lru_cache(maxsize=1)
-def _batch(job: Job) -> Batch:
-    checkpoint = load_checkpoint(job.checkpoint or DEMO_CHECKPOINT)
-    if checkpoint.sha256 != job.sha256:
-        raise AddmError(f"{checkpoint.path} is another file there than here")
-    return Batch(checkpoint, job.settings, job.output)
+def load_batch(job: Job) -> Batch:
+    """Load the batch of a run on a worker.
 
-
-def _batch_of(job: Job) -> Batch:
-    """The batch of a run, with one model in a worker however many threads ask for it."""
-    with _loading:
-        return _batch(job)
-
-
-def join(job: Job, scan: Path | None) -> str:
-    """On a worker: load the model and see whether cases can be done here.
-
-    Parameters
-    ----------
-    job : Job
-    scan : Path or None
-        One that the client sees.
-
-    Returns
-    -------
-    str
-        What is wrong; empty when all is well.
+    Raises
+    ------
+    AddmError
+        When this machine does not see the same folder or model, or has another napari-addm.
     """
-    mend = "input, output and model have to lie on a file system that all machines share"
     try:
-        same = scan_sha256(job.plan) == job.plan_sha256
-    except OSError:
-        same = False
-    if not same:
-        return f"does not see {job.output} as it is here: {mend}, under the same paths"
-    if scan is not None and not scan.exists():
-        return f"does not see {scan.name}: {mend}, under the same paths"
-    try:
-        parameters = _batch_of(job).parameters_hash
+        if file_sha256(job.plan) != job.plan_sha256:
+            raise AddmError(f"{job.plan} differs")
+        batch = Batch(load_checkpoint(job.checkpoint or DEMO_CHECKPOINT), job.settings, job.output)
     except AddmError as error:
-        return f"cannot begin ({error}): {mend}, under the same paths"
-    except Exception as error:
-        return f"cannot begin ({type(error).__name__}: {error}): see that napari-addm runs there"
-    if parameters != job.parameters:
-        return f"has another napari-addm: install {__version__} there"
-    return ""
+        raise AddmError(
+            f"does not see the output or the model as they are here ({error}): input, output and "
+            "model have to lie on a file system that all machines share, under the same paths"
+        ) from error
+    if batch.parameters_hash != job.parameters:
+        raise AddmError(f"has another model or napari-addm: install {__version__} there")
+    return batch
 
 
-def work(job: Job, case: CohortCase) -> Outcome:
-    """On a worker: one case from its file to its files; nothing is raised.
-
-    Dask would print an exception with its folders, and of one that it cannot send, be it for its
-    traceback, the client never hears.
-    """
-    started = time.perf_counter()
-    try:
-        batch = _batch_of(job)
-        try:
-            return _through(job, batch, case)
-        except (AddmError, OSError):
-            raise  # the output is lost: what befalls one case alone was caught before
-        except Exception as error:
-            return Outcome(batch.failed(case, error, time.perf_counter() - started))
-    except Exception as error:
-        known = isinstance(error, AddmError | OSError)
-        return Outcome(lost=str(error) if known else f"{type(error).__name__}: {error}")
-
-
-def _through(job: Job, batch: Batch, case: CohortCase) -> Outcome:
-    """The three steps of a case.
-
-    The network takes one case at a time; what waits for it is read and prepared meanwhile, and
-    what has passed it is written.
-    """
+def run_case_on_worker(job: Job, case: CohortCase) -> Outcome:
+    """Do one case from its file to its files, on a worker."""
     import torch
     from distributed import get_worker
 
-    wanted = _watch(job)
-    # dask keeps numerical libraries to one thread; what the worker was given is the network's
-    torch.set_num_threads(max(1, get_worker().state.nthreads))
-    prepared = batch.prepare(case)
-    if isinstance(prepared, CaseResult):
-        return Outcome(prepared, unchanged=prepared.status == "done")
-    detection = None
+    worker, started, batch = get_worker(), time.perf_counter(), None
+    # Dask keeps numerical libraries to one thread; the worker's threads are for the network.
+    torch.set_num_threads(max(1, worker.state.nthreads))
+    try:
+        with _loading:  # one model in a worker, however many threads ask for it
+            batch = load_batch(job)
+        return _do_case(batch, case, _is_wanted(job))
+    except (AddmError, OSError) as error:  # errors of the case alone are results
+        return OutputLostError(str(error)) if batch else _unfit(worker.address, error)
+    except Exception as error:
+        if batch is None:
+            return _unfit(worker.address, error)
+        return batch.keep_failure(case, error, time.perf_counter() - started), False
+
+
+def _unfit(address: str, error: Exception) -> AddmError:
+    reason = str(error) if isinstance(error, AddmError) else f"cannot begin ({error!r})"
+    return AddmError(f"The worker {address} {reason}.")
+
+
+def _do_case(batch: Batch, case: CohortCase, wanted: Callable[[], bool]) -> Outcome:
+    """The three steps of a case; the network takes one case at a time."""
+    if not wanted():
+        return None
+    item = batch.read(case)
+    if isinstance(item, CaseResult):
+        return item, item.status == "done"
     with _network:
-        started = time.perf_counter()
-        steps = batch.reconstruct(prepared)
+        started, steps = time.perf_counter(), batch.detect(item)
         try:
             while wanted():
-                progress = next(steps, None)
-                if progress is None:
-                    break
-                detection = progress.result
-        except Exception as error:
-            spent = prepared.seconds + time.perf_counter() - started
-            return Outcome(batch.failed(case, error, spent, prepared.key))
+                next(steps)
+            return None
+        except StopIteration as end:
+            detection, seconds = end.value, time.perf_counter() - started
         finally:
             steps.close()
-        spent = time.perf_counter() - started
-    if not wanted():
-        return Outcome()
-    assert detection is not None  # the last progress always carries it
-    return Outcome(batch.write(prepared, detection, spent))
+    if isinstance(detection, CaseResult):
+        return detection, False
+    return (batch.write(item, detection, seconds), False) if wanted() else None
 
 
-def _watch(job: Job) -> Callable[[], bool]:
-    """Whether the task of this thread is still wanted: by the client, and by a living scheduler."""
+def stop(job_id: str) -> None:
+    """Give up the cases of a run on this worker, within one step of the network."""
+    _stopped.add(job_id)
+
+
+def _is_wanted(job: Job) -> Callable[[], bool]:
+    """Whether this thread's task is still wanted, by the client and by a living scheduler."""
     from distributed import Status, get_worker
 
     worker = get_worker()
@@ -240,11 +178,6 @@ def _watch(job: Job) -> Callable[[], bool]:
         return there and job.id not in _stopped
 
     return wanted
-
-
-def stop(job_id: str) -> None:
-    """On a worker: give up what is in the network for a run, within one step."""
-    _stopped.add(job_id)
 
 
 # --- the client ----------------------------------------------------------------------------------
@@ -265,65 +198,45 @@ def run_on_cluster(
     Parameters
     ----------
     cases, output, checkpoint, settings, shard, only
-        As for `napari_addm.cohort.run.run_batch`.
+        As for `run_batch`.
     address : str
-        Of the scheduler, such as ``tcp://10.0.0.1:8786``; a scheduler file (``.json``); or
-        ``local`` or ``local:N`` for N workers on this machine.
+        Address of the scheduler, such as ``tcp://10.0.0.1:8786``; a scheduler file (``.json``);
+        or ``local`` or ``local:N`` for N workers on this machine.
 
     Yields
     ------
     BatchProgress
-        With each case's result, from time to time between them, and once at the end. Steps of the
-        network are not reported.
+        As `run_batch`, without the steps of the network.
 
     Raises
     ------
     AddmError
-        As for `run_batch`; when the scheduler cannot be reached or is lost; and
-        when a worker that is there at the start lacks napari-addm, has another version, or does
-        not see the folders.
+        As `run_batch`; when the scheduler cannot be reached or is lost; and when a worker lacks
+        napari-addm, has another version, or does not see the folders.
     MissingExtraError
         Without distributed.
     """
     shard = shard or Shard()
-    output = Path(output).absolute()
-    batch = Batch(checkpoint, settings or BatchSettings(), output)
-    mine = [_absolute(case) for case in shard.select(cases)]
-    with connected(address) as client:
-        run = _ClusterRun(batch, mine, shard, client, address, only)
+    batch = Batch(checkpoint, settings or BatchSettings(), Path(output).absolute())
+    mine = [  # workers have other working directories
+        replace(
+            case,
+            scan=case.scan.absolute(),
+            truth=case.truth and case.truth.absolute(),
+            mask=case.mask and case.mask.absolute(),
+        )
+        for case in shard.select(cases)
+    ]
+    with connect(address) as client:
+        run = _ClusterRun(batch, mine, shard, only)
+        run.client, run.address = client, address
         with batch.folder.lock(shard):
             yield from run.drive()
 
 
-def _absolute(case: CohortCase) -> CohortCase:
-    """The same case for a machine with another working directory."""
-    return replace(
-        case,
-        scan=case.scan.absolute(),
-        truth=case.truth and case.truth.absolute(),
-        mask=case.mask and case.mask.absolute(),
-    )
-
-
 @contextmanager
-def _unheard_by_children() -> Iterator[None]:
-    """Ctrl-C is for the client; processes begun in the block are ended by it, not by the signal.
-
-    A terminal sends it to all of them, and each worker would print where it was.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def connected(address: str) -> Iterator[Client]:
-    """A client of a scheduler; one of this machine's own is ended with the block.
+def connect(address: str) -> Iterator[Client]:
+    """Connect to a scheduler, or start a local cluster that ends with the block.
 
     Raises
     ------
@@ -333,36 +246,26 @@ def connected(address: str) -> Iterator[Client]:
         When there is no scheduler.
     """
     try:
-        import dask
-        from distributed import Client, LocalCluster
+        from distributed import Client
     except ImportError as error:
         raise MissingExtraError(
             "A batch on a cluster needs distributed: pip install 'napari-addm[cluster]'."
         ) from error
-
     local = re.fullmatch(r"local(?::(\d{1,4}))?", address.strip())
     if local:
         cores = os.cpu_count() or 1
-        count = int(local[1]) if local[1] else max(1, cores // THREADS_PER_WORKER)
-        if count < 1:
+        workers = int(local[1]) if local[1] else max(1, cores // THREADS_PER_WORKER)
+        if workers < 1:
             raise AddmError(f"The cluster {address} has no worker: local:1 is the smallest.")
-        with dask.config.set(WORKERS_COME_BACK):
-            with _unheard_by_children():
-                cluster = LocalCluster(
-                    n_workers=count,
-                    threads_per_worker=max(1, cores // count),
-                    memory_limit=0,  # the machine's own limit is enough
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                )
-            with cluster, Client(cluster, set_as_default=False) as client:
-                yield client
+        with (
+            _local_cluster(workers, max(1, cores // workers)) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
         return
+    where = {"scheduler_file" if address.endswith(".json") else "address": address}
     try:
-        if address.endswith(".json"):
-            client = Client(scheduler_file=address, timeout=CONNECT_SECONDS, set_as_default=False)
-        else:
-            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
         raise AddmError(
             f"No dask scheduler answers at {address}: check the address, and that dask scheduler "
@@ -372,101 +275,67 @@ def connected(address: str) -> Iterator[Client]:
         yield client
 
 
-@dataclass
-class _Worker:
-    """A worker as the client knows it."""
+@contextmanager
+def _local_cluster(workers: int, threads: int) -> Iterator[Any]:
+    """Workers on this machine; they ignore Ctrl-C, as the client ends them."""
+    import dask
+    from distributed import LocalCluster
 
-    joining: Future | None = None
-    load: int = 0
-    fit: bool = False
-    alone: bool = False
-
-
-@dataclass
-class _Task:
-    """A case on its way."""
-
-    case: CohortCase
-    worker: str = ""
-    tries: int = 0
-    started: float = field(default_factory=time.perf_counter)
+    in_main = threading.current_thread() is threading.main_thread()
+    with dask.config.set(LOCAL_CLUSTER):
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+        try:
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=threads,
+                memory_limit=0,  # the machine's own limit is enough
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+        finally:
+            if in_main:
+                signal.signal(signal.SIGINT, before)
+        with cluster:
+            yield cluster
 
 
 class _ClusterRun(Run):
-    """A run whose cases are done by workers."""
+    """A run with workers that do the cases.
 
-    def __init__(
-        self,
-        batch: Batch,
-        cases: Sequence[CohortCase],
-        shard: Shard,
-        client: Client,
-        address: str,
-        only: Collection[str] | None = None,
-    ) -> None:
-        super().__init__(batch, cases, shard, only)
-        self.client, self.address = client, address
-        self.waiting: deque[CohortCase] = deque(self.todo)
-        self.suspects: deque[_Task] = deque()
-        self.running: dict[Future, _Task] = {}
-        self.workers_there: dict[str, _Worker] = {}
-        self.done: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self.mustered = -float("inf")
-        self.anybody = time.perf_counter()
-        self.begun = self.died = False
+    Dask tries a case again if its worker dies. Cases that have seen too many workers die are
+    tried one by one at the end, so that a case that kills its worker takes no other along.
+    """
+
+    client: Client
+    address: str
 
     def work(self) -> Iterator[BatchProgress]:
-        self.job = self._job()
+        self.running: dict[Future, CohortCase] = {}
+        self.done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self.suspects: deque[CohortCase] = deque()
+        self.workers, self.counted, self.begun = 0, -float("inf"), time.perf_counter()
+        self._check_versions()
+        self.job = self._make_job()
         try:
-            while self.waiting or self.suspects or self.running:
-                if time.perf_counter() - self.mustered > MUSTER_SECONDS:
-                    yield from self._muster()
-                self._hand_out()
-                try:
-                    future = self.done.get(timeout=HEARTBEAT)
-                except queue.Empty:
-                    yield self.progress("read", "")
-                    continue
-                yield from self._settle(future)
+            yield from self._drain(deque(self.todo))
+            yield from self._drain(self.suspects, alone=True)
         finally:
             self._recall()
-        if self.died:  # what was half written lies beside whole files
-            self.batch.folder.remove_leftovers(self.cases, self.shard)
+        # Dead workers leave half-written files beside whole ones.
+        self.batch.folder.remove_leftovers(self.cases, self.shard)
 
-    def _job(self) -> Job:
-        batch = self.batch
-        path = batch.checkpoint.path.absolute()
+    def _make_job(self) -> Job:
+        batch, path = self.batch, self.batch.checkpoint.path.absolute()
         plan = batch.folder.plan_path(self.shard)
         return Job(
             id=uuid.uuid4().hex,
             output=batch.folder.path,
             checkpoint=None if path == DEMO_CHECKPOINT.absolute() else path,
-            sha256=batch.checkpoint.sha256,
             settings=batch.settings,
             parameters=batch.parameters_hash,
             plan=plan,
-            plan_sha256=scan_sha256(plan),
+            plan_sha256=file_sha256(plan),
         )
-
-    # - who is there -
-
-    def _muster(self) -> Iterator[BatchProgress]:
-        """See which workers have come and gone."""
-        there = set(self._ask(self.client.nthreads))
-        self.mustered = time.perf_counter()
-        for address in self.workers_there.keys() - there:
-            del self.workers_there[address]
-            for future, task in list(self.running.items()):
-                if task.worker == address:
-                    yield from self._lost(future)
-        new = there - self.workers_there.keys()
-        if new:
-            self._admit(new)
-        if any(worker.fit or worker.joining for worker in self.workers_there.values()):
-            self.anybody = self.mustered
-        elif self.mustered - self.anybody > QUIET_SECONDS:
-            self.anybody = float("inf")  # said once
-            _log.warning("The cluster %s has no worker yet; waiting for one.", self.address)
 
     def _ask(self, question: Callable[..., Any], *args: Any, **more: Any) -> Any:
         """Ask the scheduler.
@@ -474,7 +343,7 @@ class _ClusterRun(Run):
         Raises
         ------
         AddmError
-            When it does not answer any more.
+            When it does not answer.
         """
         try:
             if self.client.status != "running":
@@ -486,174 +355,104 @@ class _ClusterRun(Run):
                 "and run the same command again to go on."
             ) from error
 
-    def _admit(self, new: set[str]) -> None:
-        """Let workers load the model, those with the same napari-addm."""
+    def _check_versions(self) -> None:
         found = self._ask(self.client.get_versions, packages=[PACKAGE])
-        theirs = _version(found["scheduler"])
-        if theirs != __version__:
-            raise AddmError(_unfit(f"The scheduler {self.address}", theirs))
-        scan = next((case.scan for case in self.todo if os.path.exists(case.scan)), None)
-        for address in sorted(new):
-            if address not in found["workers"]:  # gone, or not quite there: ask again
-                continue
-            self.workers_there[address] = worker = _Worker()
-            theirs = _version(found["workers"][address])
-            if theirs != __version__:
-                self._refuse(_unfit(f"The worker {address}", theirs))
-                continue
-            worker.joining = self._submit(address, join, self.job, scan)
+        machines = {f"The scheduler {self.address}": found["scheduler"]}
+        machines |= {f"The worker {name}": answer for name, answer in found["workers"].items()}
+        for name, answer in machines.items():
+            version = (answer.get("packages") or {}).get(PACKAGE)
+            if version is None:
+                raise AddmError(f"{name} has no {PACKAGE}: install {PACKAGE} {__version__} there.")
+            if version != __version__:
+                raise AddmError(
+                    f"{name} has {PACKAGE} {version}, and here it is {__version__}: install one "
+                    "on both."
+                )
 
-    def _refuse(self, fault: str) -> None:
-        """A worker is not used; at the start, when somebody is there to mend it, nothing is."""
-        if not self.begun:
-            raise AddmError(fault)
-        _log.warning("%s It gets no cases.", fault)
+    def _room(self, alone: bool) -> int:
+        """How many cases may be handed out at once."""
+        if time.perf_counter() - self.counted > COUNT_SECONDS:
+            self.workers = len(self._ask(self.client.nthreads))
+            self.counted = time.perf_counter()
+            if not self.workers and self.counted - self.begun > QUIET_SECONDS:
+                self.begun = float("inf")  # one warning is enough
+                _log.warning("The cluster %s has no worker yet; waiting for one.", self.address)
+        return 1 if alone else CASES_PER_WORKER * self.workers
 
-    def _submit(self, worker: str, function: Callable[..., Any], *args: Any) -> Future:
-        """A task for one worker; its key tells nothing."""
+    def _drain(self, cases: deque[CohortCase], alone: bool = False) -> Iterator[BatchProgress]:
+        """Let workers do some cases; `alone` means one at a time in the whole cluster."""
+        while cases or self.running:
+            room = self._room(alone)
+            while cases and len(self.running) < room:
+                self._submit(cases.popleft())
+            try:
+                future = self.done.get(timeout=HEARTBEAT_SECONDS)
+            except queue.Empty:
+                yield self.progress("read")
+                continue
+            if future in self.running:
+                outcome, case = self._outcome(future), self.running.pop(future)
+                future.release()
+                yield from self._settle(case, outcome, cases, alone)
+
+    def _submit(self, case: CohortCase) -> None:
+        """Hand out a case, under a key that reveals nothing."""
+        key = f"addm-{uuid.uuid4().hex}"
         future = self._ask(
-            self.client.submit,
-            function,
-            *args,
-            key=f"addm-{uuid.uuid4().hex}",
-            workers=[worker],
-            allow_other_workers=False,
-            pure=False,
+            self.client.submit, run_case_on_worker, self.job, case, key=key, pure=False
         )
+        self.running[future] = case
         future.add_done_callback(self.done.put)
-        return future
 
-    # - cases -
+    def _outcome(self, future: Future) -> Outcome | Exception:
+        """The outcome of a task, or dask's error; None if it is lost with its worker."""
+        if future.status == "error":
+            return future.exception()
+        if future.status == "finished":
+            with suppress(TimeoutError):
+                return future.result(timeout=RESULT_SECONDS)
+        return None
 
-    def _hand_out(self) -> None:
-        """Give cases to whoever has room."""
-        for address, worker in sorted(self.workers_there.items(), key=lambda item: item[1].load):
-            while worker.fit and not worker.alone and worker.load < PER_WORKER:
-                if self.suspects:
-                    if worker.load:
-                        break  # let it run empty: nobody is to die with a suspect
-                    task = self.suspects.popleft()
-                    worker.alone = True
-                elif self.waiting:
-                    task = _Task(self.waiting.popleft())
-                else:
-                    break
-                task.worker = address
-                worker.load += 1
-                self.running[self._submit(address, work, self.job, task.case)] = task
-
-    def _settle(self, future: Future) -> Iterator[BatchProgress]:
-        """A task has ended, one way or another."""
+    def _settle(
+        self,
+        case: CohortCase,
+        outcome: Outcome | Exception,
+        cases: deque[CohortCase],
+        alone: bool,
+    ) -> Iterator[BatchProgress]:
+        """Take the outcome of a case, or decide how it goes on."""
         from distributed import KilledWorker
 
-        for address, worker in self.workers_there.items():
-            if worker.joining is future:
-                self._joined(address, worker)
-                return
-        if future not in self.running:
-            return
-        error = future.exception() if future.status == "error" else None
-        if future.status != "finished":
-            if error is None or isinstance(error, KilledWorker):
-                yield from self._lost(future)
-                return
-            # whatever dask could not do with it, it is this case's alone
-            task = self._leave(future)
-            spent = time.perf_counter() - task.started
-            yield self.take(self.batch.failed(task.case, error, spent))
-            return
-        try:
-            outcome = future.result(timeout=RESULT_SECONDS)
-        except TimeoutError:  # its worker died with it
-            yield from self._lost(future)
-            return
-        task = self._leave(future)
-        if outcome.lost:
-            raise OutputLostError(outcome.lost)
-        if outcome.result is None:  # a worker that was about to close gave it up
-            self.suspects.append(task)
-            return
-        self.begun = True
-        yield self.take(outcome.result, outcome.unchanged)
-
-    def _joined(self, address: str, worker: _Worker) -> None:
-        future, worker.joining = worker.joining, None
-        assert future is not None
-        if future.status == "finished":
-            fault = future.result()
-            worker.fit = not fault
-        elif future.status == "error":
-            error = future.exception()
-            fault = f"cannot begin ({type(error).__name__}: {error})"
-        else:  # cancelled or lost: ask again, if the worker is still there
-            del self.workers_there[address]
-            return
-        future.release()
-        if fault:
-            self._refuse(f"The worker {address} {fault}.")
-
-    def _leave(self, future: Future) -> _Task:
-        """The task of a future, which is over."""
-        task = self.running.pop(future)
-        future.release()
-        worker = self.workers_there.get(task.worker)
-        if worker is not None:
-            worker.load -= 1
-            worker.alone = False
-        return task
-
-    def _lost(self, future: Future) -> Iterator[BatchProgress]:
-        """The worker died under a case: try it alone, but not forever."""
-        self._ask(self.client.cancel, [future], force=True)
-        task = self._leave(future)
-        task.tries += 1
-        self.died = True
-        if task.tries < MOST_TRIES:
-            self.suspects.append(task)
-            return
-        error = AddmError(
-            f"the worker died {task.tries} times while it was at work on this case, in the end on "
-            "this case alone: it may need more memory than a worker has"
-        )
-        spent = time.perf_counter() - task.started
-        yield self.take(self.batch.failed(task.case, error, spent))
+        if isinstance(outcome, tuple):
+            yield self.take(*outcome)
+        elif outcome is None:
+            cases.append(case)
+        elif isinstance(outcome, AddmError):
+            raise outcome
+        elif isinstance(outcome, KilledWorker) and not alone:
+            self.suspects.append(case)
+        elif isinstance(outcome, ModuleNotFoundError):
+            raise AddmError(f"A worker lacks a library ({outcome}): install {PACKAGE} there.")
+        else:
+            if isinstance(outcome, KilledWorker):
+                outcome = AddmError(
+                    "the worker died each time that it was at work on this case, in the end on "
+                    "this case alone: it may need more memory than a worker has"
+                )
+            yield self.take(self.batch.keep_failure(case, outcome, 0.0))
 
     def _recall(self) -> None:
-        """Take back what is handed out; what is being written is waited for."""
-        if not self.running and not any(w.joining for w in self.workers_there.values()):
-            return
-        there = [address for address, worker in self.workers_there.items() if worker.fit]
+        """Take back the cases that are handed out; those that are being written are waited for."""
+        deadline = time.perf_counter() + RECALL_SECONDS
         with suppress(AddmError):
-            if there:
-                self._ask(self.client.run, stop, self.job.id, workers=there, on_error="ignore")
-            deadline = time.perf_counter() + RECALL_SECONDS
+            if self.running:
+                self._ask(self.client.run, stop, self.job.id, on_error="ignore")
             while self.running and time.perf_counter() < deadline:
+                self._ask(len, self.running)  # ends the wait if the scheduler is lost
                 with suppress(queue.Empty):
-                    future = self.done.get(timeout=HEARTBEAT)
-                    if future in self.running:
-                        outcome = None
-                        if future.status == "finished":
-                            outcome = self._ask(future.result, timeout=RESULT_SECONDS)
-                        self._leave(future)
-                        if outcome is not None and outcome.result is not None:
-                            self.keep(outcome.result)
-                if time.perf_counter() - self.mustered > MUSTER_SECONDS:
-                    alive = set(self._ask(self.client.nthreads))
-                    self.mustered = time.perf_counter()
-                    for future in [f for f, t in self.running.items() if t.worker not in alive]:
-                        self._leave(future)
-        rest = [*self.running, *(w.joining for w in self.workers_there.values() if w.joining)]
+                    future = self.done.get(timeout=HEARTBEAT_SECONDS)
+                    outcome = self._outcome(future)
+                    if self.running.pop(future, None) and isinstance(outcome, tuple):
+                        self.keep(outcome[0])
         with suppress(OSError, TimeoutError, RuntimeError):
-            self.client.cancel(rest, force=True)
-
-
-def _version(found: dict[str, Any]) -> str | None:
-    """The version of napari-addm out of `Client.get_versions`."""
-    version = (found.get("packages") or {}).get(PACKAGE)
-    return None if version is None else str(version)
-
-
-def _unfit(who: str, version: str | None) -> str:
-    if version is None:
-        return f"{who} has no napari-addm: install {PACKAGE} {__version__} there."
-    return f"{who} has napari-addm {version}, and here it is {__version__}: install one on both."
+            self.client.cancel(list(self.running), force=True)

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def page_environment() -> Environment:
+def page_environment(package: str = "napari_addm.outputs") -> Environment:
     """Where the templates of the pages are rendered: strict, with every text escaped.
+
+    Parameters
+    ----------
+    package : str
+        The package with the page's own template; those that pages share are always found.
 
     Raises
     ------
@@ -21,11 +26,11 @@ def page_environment() -> Environment:
         Without jinja2 (the extra ``benchmark``).
     """
     try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
     except ImportError as error:
         raise missing_extra("jinja2") from error
     environment = Environment(
-        loader=PackageLoader("napari_addm.outputs"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("napari_addm.outputs")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -28,10 +28,11 @@ from qtpy.QtWidgets import QApplication
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort import find as find_module
 from napari_addm.cohort import inspect as survey_module
+from napari_addm.cohort.batch import BatchSettings
 from napari_addm.cohort.case import Shard
 from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.folder import CohortFolder
-from napari_addm.cohort.run import BatchSettings, run_batch
+from napari_addm.cohort.run import run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.writing import write_volume

@@ -1,120 +1,91 @@
 """The batch on a dask cluster: real schedulers and workers, some of which die."""
 
-import csv
-import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import dask
-import numpy as np
 import pytest
 import torch
+from cohorts import SETTINGS, Trial, WriteBrain, gone
 from distributed import Client, LocalCluster
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort import cluster as cluster_module
-from napari_addm.cohort.cluster import MOST_TRIES, PER_WORKER, run_on_cluster
+from napari_addm.cohort.batch import BatchSettings
+from napari_addm.cohort.cluster import CASES_PER_WORKER, run_on_cluster
 from napari_addm.cohort.files import HIDDEN
-from napari_addm.cohort.find import find_cohort
-from napari_addm.cohort.folder import CohortFolder
-from napari_addm.cohort.run import BatchProgress, BatchSettings, run_batch
-from napari_addm.detection.settings import DetectionSettings
+from napari_addm.cohort.run import BatchProgress, run_batch
 from napari_addm.errors import AddmError
-from napari_addm.io.volume import volume_from_native
-from napari_addm.io.writing import write_volume
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = BatchSettings(detection=DetectionSettings(draws=1), pictures=False)
-GRID = np.array([[4, 0, 0, -84], [0, 4, 0, -100], [0, 0, 5, -75], [0, 0, 0, 1.0]])
-SHAPE = (42, 50, 30)
 CASES = 6
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
-    return load_checkpoint(DEMO_CHECKPOINT)
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory, make_brain: Callable[..., Any]) -> Path:
-    """Six brains of half a person's size, and one file that is none."""
-    folder = tmp_path_factory.mktemp("scans")
-    half = GRID @ np.diag([0.5, 0.5, 0.5, 1])
-    for n in range(CASES):
-        brain = make_brain(GRID, SHAPE, ((25.0 + 3 * n, 0.0, 5.0, 16.0),))
-        write_volume(folder / f"{n}.nii.gz", volume_from_native(brain.to_native(), half))
-    (folder / "page.nii.gz").write_text("<!DOCTYPE html><html>not found</html>")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def plain(
-    scans: Path, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, bytes]:
-    """What a plain run writes, with as many threads as a worker has."""
-    output = tmp_path_factory.mktemp("plain") / "out"
+    tmp_path_factory: pytest.TempPathFactory, write_brain: WriteBrain, tiny_checkpoint: Path
+) -> Trial:
+    """A finished batch of six brains and a web page, with as many threads as a worker has."""
+    root = tmp_path_factory.mktemp("plain")
+    for n in range(CASES):
+        write_brain(root / "in" / f"{n}.nii.gz", n)
+    (root / "in" / "page.nii.gz").write_text("<!DOCTYPE html><html>not found</html>")
+    trial = Trial(root / "in", root / "out", tiny_checkpoint)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for _ in run_batch(find_cohort(scans, output), output, checkpoint, SETTINGS):
-            pass
+        trial.fails()
     finally:
         torch.set_num_threads(threads)
-    return results(output)
+    return trial
 
 
-def results(output: Path) -> dict[str, bytes]:
-    """All files of the cases, and the manifest without its seconds."""
-    found = {
-        path.relative_to(output).as_posix(): path.read_bytes()
-        for path in sorted(output.rglob("*"))
-        if path.is_file() and HIDDEN not in path.parts and path.name != "manifest.csv"
-    }
-    with (output / "manifest.csv").open(newline="") as file:
-        rows = [{**row, "seconds": ""} for row in csv.DictReader(file)]
-    found["manifest.csv"] = json.dumps(rows).encode()
-    return found
-
-
-def workers(count: int, **more: Any) -> LocalCluster:
-    return LocalCluster(
-        n_workers=count,
-        threads_per_worker=1,
-        memory_limit=0,
-        dashboard_address=None,
-        silence_logs=50,
-        **more,
-    )
+@pytest.fixture
+def trial(plain: Trial, tmp_path: Path) -> Trial:
+    """The same input with an empty output folder."""
+    return Trial(plain.source, tmp_path / "out", plain.checkpoint)
 
 
 def drive(
-    scans: Path, output: Path, checkpoint: Checkpoint, address: str
+    trial: Trial, address: str, settings: BatchSettings = SETTINGS
 ) -> Iterator[BatchProgress]:
-    return run_on_cluster(find_cohort(scans, output), output, checkpoint, SETTINGS, address=address)
+    checkpoint = load_checkpoint(trial.checkpoint)
+    return run_on_cluster(trial.cases, trial.output, checkpoint, settings, address=address)
 
 
-def test_a_worker_killed_at_work_changes_nothing(
-    scans: Path, plain: dict[str, bytes], checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
-    killed = 0
-    most = 0
-    with workers(2) as cluster, Client(cluster, set_as_default=False) as watcher:
+def rows(trial: Trial) -> dict[str, dict[str, str]]:
+    """The manifest without seconds."""
+    return {case: {**row, "seconds": ""} for case, row in trial.rows.items()}
+
+
+@contextmanager
+def two_workers() -> Iterator[tuple[LocalCluster, Client]]:
+    options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": 0}
+    with (
+        LocalCluster(**options, dashboard_address=None, silence_logs=50) as cluster,
+        Client(cluster, set_as_default=False) as watcher,
+    ):
+        yield cluster, watcher
+
+
+def test_a_worker_killed_at_work_changes_nothing(plain: Trial, trial: Trial) -> None:
+    killed = most = 0
+    with two_workers() as (cluster, watcher):
         pids = watcher.run(os.getpid)
-        for progress in drive(scans, output, checkpoint, cluster.scheduler_address):
+        for progress in drive(trial, cluster.scheduler_address):
             at_work = watcher.processing()
-            most = max([most, *map(len, at_work.values())])
-            claimed = [c for c in (output / HIDDEN / "cases").glob("*.json") if c.is_file()]
-            if not killed and len(claimed) >= 2 and progress.finished < CASES:
+            most = max(most, sum(map(len, at_work.values())))
+            begun = list((trial.output / HIDDEN / "cases").glob("*.json"))
+            if not killed and len(begun) >= 2 and progress.finished < CASES:
                 victim = max(pids, key=lambda address: len(at_work.get(address, ())))
                 if at_work.get(victim):
                     os.kill(pids[victim], signal.SIGKILL)
@@ -122,49 +93,35 @@ def test_a_worker_killed_at_work_changes_nothing(
         assert killed
         assert killed not in watcher.run(os.getpid).values()
         assert (progress.stage, progress.finished, progress.failed) == ("finish", CASES + 1, 1)
-        assert 1 <= most <= PER_WORKER
+        assert 1 <= most <= 2 * CASES_PER_WORKER
         assert not any(watcher.processing().values())
-    assert results(output) == plain
-    assert not list(output.rglob("*.part"))
+    assert (trial.files, rows(trial)) == (plain.files, rows(plain))
+    assert not list(trial.output.rglob("*.part"))
 
 
-def test_stopping_keeps_what_is_finished_and_leaves_nobody_at_work(
-    scans: Path, plain: dict[str, bytes], checkpoint: Checkpoint, tmp_path: Path
+def test_stopping_keeps_finished_cases_and_leaves_nobody_at_work(
+    plain: Trial, trial: Trial
 ) -> None:
-    output = tmp_path / "out"
-    with workers(2) as cluster, Client(cluster, set_as_default=False) as watcher:
-        address = cluster.scheduler_address
-        run = drive(scans, output, checkpoint, address)
-        for progress in run:
-            if progress.result is not None and progress.result.status == "done":
-                break
+    with two_workers() as (cluster, watcher):
+        run = drive(trial, cluster.scheduler_address)
+        next(p for p in run if p.result is not None and p.result.status == "done")
         with pytest.raises(AddmError, match="being written by another run"):
-            next(run_batch(find_cohort(scans, output), output, checkpoint, SETTINGS))
+            next(run_batch(trial.cases, trial.output, load_checkpoint(trial.checkpoint), SETTINGS))
         run.close()
         assert not any(watcher.processing().values())
-        lines = (output / "manifest.csv").read_text()
-        assert "not reached: the run was stopped" in lines
-        assert lines.count(",done,") < CASES
-        before = results(output)
-        time.sleep(2)  # somebody who is still at work would write now
-        assert results(output) == before
-
-        unchanged = {
-            progress.case
-            for progress in drive(scans, output, checkpoint, address)
-            if progress.unchanged
-        }
-    assert unchanged
-    assert len(unchanged) < CASES
-    assert results(output) == plain
+        statuses = [row["status"] for row in trial.rows.values()]
+        assert 0 < statuses.count("done") < CASES
+        assert "not reached: the run was stopped" in {r["reason"] for r in trial.rows.values()}
+        before = trial.files
+        time.sleep(2)  # a worker that is still at work would write now
+        assert trial.files == before
+        again = list(drive(trial, cluster.scheduler_address))
+    assert 0 < sum(progress.unchanged for progress in again) < CASES
+    assert (trial.files, rows(trial)) == (plain.files, rows(plain))
 
 
 def test_a_case_that_kills_its_worker_fails_alone(
-    scans: Path,
-    plain: dict[str, bytes],
-    checkpoint: Checkpoint,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    plain: Trial, trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One worker, so that every case has been on one that died.
 
@@ -176,42 +133,47 @@ def test_a_case_that_kills_its_worker_fails_alone(
         textwrap.dedent(
             """
             import os, signal
-            from napari_addm.cohort.run import Batch
-            prepare = globals().get("prepare") or Batch.prepare  # dask runs this file twice
+            from napari_addm.cohort.batch import Batch
+            read = globals().get("read") or Batch.read  # dask runs this file twice
             def poisoned(self, case):
                 if case.name == "1":
                     return poisoned(self, case)
                 if case.name == "3":
                     os.kill(os.getpid(), signal.SIGKILL)
-                return prepare(self, case)
-            Batch.prepare = poisoned
+                return read(self, case)
+            Batch.read = poisoned
             """
         )
     )
-    output = tmp_path / "out"
-    failed: dict[str, str] = {}
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     preloaded = {
         "distributed.worker.preload": [str(preload)],
         "distributed.deploy.lost-worker-timeout": "1 s",
     }
-    deadline = time.monotonic() + 500
     with dask.config.set(preloaded):
-        for progress in drive(scans, output, checkpoint, "local:1"):
-            assert time.monotonic() < deadline
-            if progress.result is not None and progress.result.status == "failed":
-                failed[progress.case] = progress.result.reason
+        last = {p.case: p.result for p in drive(trial, "local:1") if p.result is not None}
+    failed = {name: result.reason for name, result in last.items() if result.status == "failed"}
     assert failed.keys() == {"1", "3", "page"}
     assert "RecursionError" in failed["1"]
-    assert f"the worker died {MOST_TRIES} times" in failed["3"]
+    assert "the worker died each time that it was at work on this case" in failed["3"]
     assert "is a web page" in failed["page"]
-    found = results(output)
-    assert found.pop("manifest.csv") != plain["manifest.csv"]
-    assert found == {
-        name: content
-        for name, content in plain.items()
-        if name != "manifest.csv" and not name.startswith(("1/", "3/"))
-    }
+    others = {n: c for n, c in plain.files.items() if not n.startswith(("1/", "3/"))}
+    assert trial.files == others
+
+
+def test_a_cluster_keeps_finished_results(table: Trial) -> None:
+    before = table.files
+    gone(table.root / "in" / "b.nii.gz")
+    *_, last = drive(table, "local:1")
+    assert (last.finished, last.failed, last.unchecked) == (3, 0, 1)
+    assert table.files == before
+    assert table.rows["two"]["reason"].startswith("not checked: the scan cannot be read")
+    other = BatchSettings(SETTINGS.detection, threshold=0.02, pictures=False)
+    *_, last = drive(table, "local:1", other)
+    assert (last.finished, last.failed) == (3, 1)
+    assert "with other settings" in table.rows["two"]["reason"]
+    kept = {name: content for name, content in before.items() if name.startswith("two/")}
+    assert kept.items() <= table.files.items()
 
 
 # --- what cannot work, in words ------------------------------------------------------------------
@@ -233,124 +195,95 @@ def process(*command: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
         child.wait()
 
 
-def wait_for(file: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not file.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @contextmanager
-def scheduler_and_worker(folder: Path, *worker: str, **env: str) -> Iterator[str]:
-    """As on two machines: ``dask scheduler`` and ``dask worker``; gives the scheduler file."""
+def scheduler_and_worker(
+    folder: Path, *python: str, **env: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """``dask scheduler`` and ``dask worker``, as on two machines; the file and the scheduler."""
     file = folder / "scheduler.json"
     common = ("--scheduler-file", str(file))
-    scheduler = ("-m", "dask", "scheduler", "--port", "0", "--no-dashboard", *common)
-    with (
-        process(*scheduler),
-        process(*worker, "-m", "dask", "worker", "--no-nanny", "--nthreads", "1", *common, **env),
-    ):
-        wait_for(file)
+    worker = ("-m", "dask", "worker", "--no-nanny", "--nthreads", "1", "--death-timeout", "5")
+    with ExitStack() as stack:
+        scheduler = ("-m", "dask", "scheduler", "--port", "0", "--no-dashboard", *common)
+        child = stack.enter_context(process(*scheduler))
+        while not file.exists():
+            time.sleep(0.1)
+        stack.enter_context(process(*python, *worker, *common, **env))
         with Client(scheduler_file=str(file), set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)
-        yield str(file)
+        yield str(file), child
 
 
-def test_a_worker_with_another_version_is_refused(
-    scans: Path, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_a_worker_with_another_version_is_refused(trial: Trial, tmp_path: Path) -> None:
     info = tmp_path / "other" / "napari_addm-0.0.1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: napari-addm\nVersion: 0.0.1\n")
     path = os.pathsep.join(filter(None, (str(info.parent), os.environ.get("PYTHONPATH"))))
     with (
-        scheduler_and_worker(tmp_path, PYTHONPATH=path) as address,
+        scheduler_and_worker(tmp_path, PYTHONPATH=path) as (address, _),
         pytest.raises(AddmError, match=r"The worker tcp://\S+ has napari-addm 0\.0\.1, and here"),
     ):
-        list(drive(scans, tmp_path / "out", checkpoint, address))
+        list(drive(trial, address))
 
 
-def test_a_worker_without_napari_addm_is_refused(
-    scans: Path, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_a_worker_without_napari_addm_is_refused(trial: Trial, tmp_path: Path) -> None:
     """Its only libraries are links to all of ours but this one."""
-    libraries = tmp_path / "libraries"
-    libraries.mkdir()
     import distributed
 
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
     for entry in Path(distributed.__file__).parents[1].iterdir():
         if "napari_addm" not in entry.name.replace("-", "_") and entry.suffix != ".pth":
             (libraries / entry.name).symlink_to(entry)
     with (
-        scheduler_and_worker(tmp_path, "-S", PYTHONPATH=str(libraries)) as address,
+        scheduler_and_worker(tmp_path, "-S", PYTHONPATH=str(libraries)) as (address, _),
         pytest.raises(AddmError, match=r"The worker tcp://\S+ has no napari-addm: install"),
     ):
-        list(drive(scans, tmp_path / "out", checkpoint, address))
+        list(drive(trial, address))
 
 
-def test_a_worker_that_sees_other_folders_is_refused(
-    scans: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = cluster_module.Job(
-        id="x",
-        output=tmp_path,
-        checkpoint=None,
-        sha256=checkpoint.sha256,
-        settings=SETTINGS,
-        parameters="",
-        plan=tmp_path / "plan.json",
-        plan_sha256="0" * 64,
-    )
-    assert "does not see" in cluster_module.join(job, None)
-    (tmp_path / "plan.json").write_text("of another folder")
-    assert "a file system that all machines share" in cluster_module.join(job, None)
+def test_a_worker_that_sees_other_folders_is_refused(tmp_path: Path) -> None:
+    job: dict[str, Any] = {"id": "x", "output": tmp_path, "checkpoint": None, "parameters": ""}
+    plan = tmp_path / "plan.json"
+    job |= {"settings": SETTINGS, "plan": plan, "plan_sha256": "0" * 64}
+    for _ in range(2):
+        with pytest.raises(AddmError, match="a file system that all machines share"):
+            cluster_module.load_batch(cluster_module.Job(**job))
+        plan.write_text("of another folder")
 
 
 def test_a_scheduler_that_is_not_there_is_named(
-    scans: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 1.0)
     (tmp_path / "broken.json").write_text("{}")
     for address in ("tcp://127.0.0.1:9", "nonsense", str(tmp_path / "broken.json")):
         with pytest.raises(AddmError, match="No dask scheduler answers at"):
-            list(drive(scans, tmp_path / "out", checkpoint, address))
+            list(drive(trial, address))
     with pytest.raises(AddmError, match="has no worker"):
-        list(drive(scans, tmp_path / "out", checkpoint, "local:0"))
-    assert not (tmp_path / "out").exists()
+        list(drive(trial, "local:0"))
+    assert not trial.output.exists()
 
 
-def test_a_scheduler_that_is_lost_ends_the_run_in_words(
-    scans: Path, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
-    file = tmp_path / "scheduler.json"
-    common = ("--scheduler-file", str(file))
-    worker = ("-m", "dask", "worker", "--no-nanny", "--nthreads", "1", "--death-timeout", "5")
-    with (
-        process("-m", "dask", "scheduler", "--port", "0", "--no-dashboard", *common) as scheduler,
-        process(*worker, *common),
-    ):
-        wait_for(file)
-        run = drive(scans, output, checkpoint, str(file))
-        for progress in run:
-            if progress.finished >= 2:
-                break
+def test_a_lost_scheduler_ends_the_run_in_words(trial: Trial, tmp_path: Path) -> None:
+    with scheduler_and_worker(tmp_path) as (address, scheduler):
+        run = drive(trial, address)
+        next(progress for progress in run if progress.finished >= 2)
         scheduler.kill()
         with pytest.raises(AddmError, match="does not answer any more"):
             list(run)
-    assert CohortFolder(output).latest_plans()
-    assert ",done," in (output / "manifest.csv").read_text()
+    assert "done" in {row["status"] for row in trial.rows.values()}
 
 
-def test_ctrl_c_ends_client_and_workers(scans: Path, tmp_path: Path) -> None:
-    """As a terminal sends it: to every process of the group."""
-    output = tmp_path / "out"
-    command = [sys.executable, "-m", "napari_addm.cli", "batch", str(scans), "-o", str(output)]
-    # A shell's background job, as these tests may be, ignores SIGINT, and so would its children.
+def test_ctrl_c_ends_client_and_workers(trial: Trial) -> None:
+    """A terminal sends it to every process of the group."""
+    command = [sys.executable, "-m", "napari_addm.cli", "batch", trial.source, "-o", trial.output]
+    # so many draws that the last case is far away when the first is done
+    options = ["--checkpoint", trial.checkpoint, "--draws", "100", "--no-pictures"]
+    # The background job of a shell, as these tests may be, ignores SIGINT, and so do its children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(
-        # so many draws that the last case is far away when the first is done
-        [*command, "--draws", "30", "--no-pictures", "--cluster", "local:1"],
+        [*map(str, [*command, *options]), "--cluster", "local:1"],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -358,12 +291,12 @@ def test_ctrl_c_ends_client_and_workers(scans: Path, tmp_path: Path) -> None:
     )
     signal.signal(signal.SIGINT, before)
     assert child.stderr is not None
-    said = []
+    lines = []
     for line in child.stderr:
-        said.append(line)
+        lines.append(line)
         if ": done" in line:
             os.killpg(child.pid, signal.SIGINT)
-    assert child.wait(timeout=120) == 130, "".join(said)
-    assert said[-1] == "Stopped; run the same command again to go on.\n"
-    assert "Traceback" not in "".join(said)
-    assert ",done," in (output / "manifest.csv").read_text()
+    assert child.wait(timeout=120) == 130, "".join(lines)
+    assert lines[-1] == "Stopped; run the same command again to go on.\n"
+    assert "Traceback" not in "".join(lines)
+    assert "done" in {row["status"] for row in trial.rows.values()}

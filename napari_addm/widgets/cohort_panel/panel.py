@@ -24,11 +24,12 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_addm.cohort.batch import BatchSettings
 from napari_addm.cohort.case import CaseResult, CohortCase
 from napari_addm.cohort.find import search_cohort
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.inspect import InspectedCase, inspect_cohort
-from napari_addm.cohort.run import BatchProgress, BatchSettings, run_batch
+from napari_addm.cohort.run import BatchProgress, run_batch
 from napari_addm.errors import AddmError
 from napari_addm.io.text import format_duration
 from napari_addm.widgets import preferences, texts

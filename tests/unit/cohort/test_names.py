@@ -1,71 +1,22 @@
 """Every case has a name of its own, or is not run: no result takes the place of another's."""
 
-import csv
 import json
 import os
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from support import invoke
+from cohorts import Trial, WriteBrain, write_table
 
-from napari_addm.cli import app as cli
 from napari_addm.cohort.case import CohortCase
 from napari_addm.cohort.files import HIDDEN
 from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.inspect import inspect_cohort
-from napari_addm.cohort.report import read_cohort
+from napari_addm.cohort.results import read_cohort
 from napari_addm.errors import InputError
-from napari_addm.io.writing import write_volume
 from napari_addm.outputs.portable_names import path_problem, same_name_key
 
-GRID = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
-SHAPE = (33, 39, 29)
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Andr\xe9") for form in ("NFC", "NFD"))
-
-Write = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def write(make_brain: Callable[..., Any]) -> Write:
-    """``write(path, n)``: the n-th brain, each with a lesion of another size."""
-
-    def one(path: Path, n: int = 0) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lesion = ((25.0, -20.0, 15.0, 12.0 + 4 * n),)
-        return write_volume(path, make_brain(GRID, SHAPE, lesion), overwrite=True)
-
-    return one
-
-
-def touch(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-
-
-def batch(source: object, output: Path, checkpoint: Path, *more: str) -> Any:
-    """The command, as a user gives it."""
-    options = ["--checkpoint", str(checkpoint), "--device", "cpu", "--no-pictures"]
-    return invoke(["batch", str(source), "-o", str(output), "--threshold", "0.01", *options, *more])
-
-
-def manifest(output: Path) -> dict[str, dict[str, str]]:
-    with (output / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert len({row["case"] for row in rows}) == len(rows)
-    return {row["case"]: row for row in rows}
-
-
-def files(output: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(output).as_posix(): path.read_bytes()
-        for path in sorted(output.rglob("*"))
-        if path.is_file() and HIDDEN not in path.parts and path.name != "manifest.csv"
-    }
 
 
 def by_input(cases: list[CohortCase]) -> dict[str, CohortCase]:
@@ -76,143 +27,79 @@ def by_input(cases: list[CohortCase]) -> dict[str, CohortCase]:
 # --- BIDS ----------------------------------------------------------------------------------------
 
 
-def test_sessions_whose_files_do_not_name_them_have_results_of_their_own(
-    write: Write, tmp_path: Path, tiny_checkpoint: Path
+def test_sessions_and_subjects_out_of_folders_have_results_of_their_own(
+    new: Trial, write_brain: WriteBrain
 ) -> None:
-    source, output = tmp_path / "in", tmp_path / "out"
-    for n, session in enumerate(("ses-A", "ses-B")):
-        write(source / "sub-01" / session / "anat" / "sub-01_T1w.nii.gz", n)
-    done = batch(source, output, tiny_checkpoint)
-    assert done.exit_code == 0, done.output
-    rows = manifest(output)
-    assert rows.keys() == {"sub-01_ses-A", "sub-01_ses-B"}
-    first = files(output)
-    for session in ("ses-A", "ses-B"):
-        inside = f"sub-01/{session}/anat/sub-01_{session}_space-orig_desc-anomaly"
-        assert {f"{inside}_{end}" for end in ("map.nii.gz", "dseg.nii.gz", "record.json")} <= {
-            *first
-        }
-        record = json.loads(first[f"{inside}_record.json"])
-        volumes = sum(finding["volume_ml"] for finding in record["findings"])
-        assert volumes == pytest.approx(float(rows[f"sub-01_{session}"]["anomaly_ml"]), rel=1e-4)
-    a, b = (first[n] for n in sorted(first) if n.endswith("_map.nii.gz"))
-    assert a != b
-    again = batch(source, output, tiny_checkpoint)
-    assert again.exit_code == 0
-    assert again.stderr.count(": unchanged") == 2
-    assert files(output) == first
+    names = ["sub-01/ses-A/anat/sub-01_T1w.nii.gz", "sub-01/ses-B/anat/sub-01_T1w.nii.gz"]
+    names += ["sub-02/anat/T1w.nii.gz", "sub-3.x/anat/T1w.nii.gz"]
+    for n, name in enumerate(names):
+        write_brain(Path(new.source, name), n)
+    new.run()
+    folders = {"sub-01_ses-A": "sub-01/ses-A/anat/", "sub-01_ses-B": "sub-01/ses-B/anat/"}
+    folders |= {"sub-02": "sub-02/anat/", "sub-3.x": ""}  # no label that BIDS allows
+    first = new.files
+    assert new.rows.keys() == folders.keys()
+    for case, folder in folders.items():
+        stem = f"{case}_space-orig_desc-anomaly" if folder else "sub-3.x_T1w"
+        record = json.loads(first[f"{folder}{stem}_record.json"])
+        volume = sum(finding["volume_ml"] for finding in record["findings"])
+        assert volume == pytest.approx(float(new.rows[case]["anomaly_ml"]), rel=1e-4)
+    maps = [content for name, content in first.items() if name.endswith("_map.nii.gz")]
+    assert len(set(maps)) == 3
+    assert new.run().stderr.count(": unchanged") == 4
+    assert new.files == first
 
 
-def test_files_that_name_no_subject_take_it_from_their_folders(
-    write: Write, tmp_path: Path, tiny_checkpoint: Path
+def test_a_scan_that_contradicts_its_folder_is_not_taken_for_the_other_subject(
+    new: Trial, write_brain: WriteBrain
 ) -> None:
-    source, output = tmp_path / "in", tmp_path / "out"
-    for n in range(3):
-        write(source / f"sub-0{n}" / "anat" / "T1w.nii.gz", n)
-    assert batch(source, output, tiny_checkpoint).exit_code == 0
-    assert manifest(output).keys() == {"sub-00", "sub-01", "sub-02"}
-    maps = [name for name in files(output) if name.endswith("_desc-anomaly_map.nii.gz")]
-    assert maps == [f"sub-0{n}/anat/sub-0{n}_space-orig_desc-anomaly_map.nii.gz" for n in range(3)]
-    assert len({files(output)[name] for name in maps}) == 3
-
-
-@pytest.mark.parametrize(
-    ("scan", "name", "home"),
-    [
-        ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01", "sub-01/anat"),
-        ("sub-01/ses-1/anat/sub-01_ses-1_run-2_T1w.nii", "sub-01_ses-1_run-2", "sub-01/ses-1/anat"),
-        ("sub-01/ses-1/anat/sub-01_run-2_T1w.nii", "sub-01_ses-1_run-2", "sub-01/ses-1/anat"),
-        ("sub-01/ses-1/anat/ses-1_T1w.nii", "sub-01_ses-1", "sub-01/ses-1/anat"),
-        ("sub-01/ses-1/anat/acq-mp2_T1w.nii", "sub-01_ses-1_acq-mp2", "sub-01/ses-1/anat"),
-        ("sub-01/anat/ses-1_T1w.nii", "sub-01_ses-1", "sub-01/ses-1/anat"),
-        ("sub-01/ses-1/anat/acq-x_sub-01_T1w.nii", "sub-01_ses-1_acq-x", "sub-01/ses-1/anat"),
-        # no labels that BIDS allows, and no folders for them, but names of their own
-        ("sub-01_pre/anat/sub-01_pre_T1w.nii", "sub-01_pre", "."),
-        ("sub-01_pre/anat/T1w.nii", "sub-01_pre", "."),
-        ("sub-a.b/ses-1/anat/sub-a.b_T1w.nii", "sub-a.b_ses-1", "."),
-        ("sub-01/anat/sub-01_ses-1_T1w.nii", "sub-01_ses-1", "sub-01/ses-1/anat"),
-    ],
-)
-def test_names_are_completed_and_otherwise_stay(
-    tmp_path: Path, scan: str, name: str, home: str
-) -> None:
-    touch(tmp_path / "in" / scan)
-    (case,) = find_cohort(tmp_path / "in", tmp_path / "out")
-    assert (case.name, case.folder, case.problem) == (name, home, "")
-
-
-def test_what_bids_does_not_allow_runs_all_the_same(
-    write: Write, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
-    for n in range(2):
-        write(tmp_path / "in" / f"sub-{n}.x" / "anat" / "T1w.nii.gz", n)
-    for _ in range(2):
-        assert batch(tmp_path / "in", tmp_path / "out", tiny_checkpoint).exit_code == 0
-    assert {name for name in files(tmp_path / "out") if name.endswith("_labels.nii.gz")} == {
-        f"sub-{n}.x_T1w_labels.nii.gz" for n in range(2)
-    }
-
-
-def test_a_scan_whose_name_contradicts_its_folder_is_not_taken_for_the_other_subject(
-    write: Write, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
-    source, output = tmp_path / "in", tmp_path / "out"
-    write(source / "sub-05" / "anat" / "sub-05_T1w.nii.gz", 0)
-    assert batch(source, output, tiny_checkpoint).exit_code == 0
-    before = files(output)
-    write(source / "sub-06" / "anat" / "sub-05_T1w.nii.gz", 1)
+    source = Path(new.source)
+    write_brain(source / "sub-05" / "anat" / "sub-05_T1w.nii.gz", 0)
+    new.run()
+    before = new.files
+    write_brain(source / "sub-06" / "anat" / "sub-05_T1w.nii.gz", 1)
     (source / "sub-07").symlink_to(source / "sub-05")
-    touch(source / "sub-08" / "ses-1" / "anat" / "sub-08_ses-2_T1w.nii.gz")
-    done = batch(source, output, tiny_checkpoint)
-    assert done.exit_code == cli.SOME_FAILED
-    assert "1 done, 3 failed" in done.stderr
-    rows = {row["input"]: row for row in manifest(output).values()}
-    assert rows["sub-05/anat/sub-05_T1w.nii.gz"]["status"] == "done"
+    write_brain(source / "sub-08" / "ses-1" / "anat" / "sub-08_ses-2_T1w.nii.gz")
+    assert "1 done, 3 failed" in new.fails().stderr
+    reasons = {row["input"]: row["reason"] for row in new.rows.values()}
+    assert reasons.pop("sub-05/anat/sub-05_T1w.nii.gz") == ""
     for subject in ("sub-06", "sub-07"):
-        row = rows[f"{subject}/anat/sub-05_T1w.nii.gz"]
-        assert row["status"] == "failed"
-        assert f"its name says sub-05 and its folder {subject}" in row["reason"]
-    assert (
-        "ses-2 and its folder ses-1" in rows["sub-08/ses-1/anat/sub-08_ses-2_T1w.nii.gz"]["reason"]
-    )
-    assert files(output) == before
+        message = f"its name says sub-05 and its folder {subject}"
+        assert message in reasons.pop(f"{subject}/anat/sub-05_T1w.nii.gz")
+    (last,) = reasons.values()
+    assert "ses-2 and its folder ses-1" in last
+    assert new.files == before
 
 
-def test_two_files_of_one_bids_name_are_both_refused_and_keep_what_was_done(
-    write: Write, tmp_path: Path, tiny_checkpoint: Path
+def test_two_files_of_one_bids_name_are_both_refused_and_keep_results(
+    new: Trial, write_brain: WriteBrain
 ) -> None:
-    source, output = tmp_path / "in", tmp_path / "out"
-    anat = source / "sub-01" / "anat"
-    write(anat / "sub-01_T1w.nii.gz", 0)
-    write(source / "sub-02" / "anat" / "sub-02_T1w.nii.gz", 1)
-    assert batch(source, output, tiny_checkpoint).exit_code == 0
-    before = files(output)
-    write(anat / "T1w.nii.gz", 2)
-    write(source / "sub-02" / "anat" / "sub-02_T1w.nii", 2)
-    done = batch(source, output, tiny_checkpoint)
-    assert done.exit_code == cli.SOME_FAILED
-    assert "0 done, 4 failed" in done.stderr
-    reasons = {row["input"]: row["reason"] for row in manifest(output).values()}
-    for one, other in (
+    source = Path(new.source)
+    pairs = [
         ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/T1w.nii.gz"),
         ("sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_T1w.nii"),
-    ):
+    ]
+    for n, (one, _) in enumerate(pairs):
+        write_brain(source / one, n)
+    new.run()
+    before = new.files
+    for _, other in pairs:
+        write_brain(source / other, 2)
+    assert "0 done, 4 failed" in new.fails().stderr
+    reasons = {row["input"]: row["reason"] for row in new.rows.values()}
+    for one, other in pairs:
         assert f"cannot be told apart from {other}" in reasons[one]
         assert f"cannot be told apart from {one}" in reasons[other]
-    assert files(output) == before
-    # and when the others are gone, it goes on where it was
-    (anat / "T1w.nii.gz").unlink()
-    (source / "sub-02" / "anat" / "sub-02_T1w.nii").unlink()
-    again = batch(source, output, tiny_checkpoint)
-    assert again.exit_code == 0
-    assert again.stderr.count(": unchanged") == 2
+        (source / other).unlink()
+    assert new.files == before
+    assert new.run().stderr.count(": unchanged") == 2
 
 
 # --- tables --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "messages"),
     [
         (["Pat-a,p1/t1.nii.gz", "Pat-A,p2/t1.nii.gz"], ["lines 2 and 3", "Pat-a and Pat-A"]),
         (["x,1.nii", "y,2.nii", "X,3.nii"], ["lines 2 and 4", "x and X"]),
@@ -244,58 +131,56 @@ def test_two_files_of_one_bids_name_are_both_refused_and_keep_what_was_done(
         (["a\u034f,1.nii", "a,2.nii"], ["lines 2 and 3", "cannot be told apart"]),
     ],
 )
-def test_a_table_whose_names_cannot_be_told_apart_is_refused_before_anything_runs(
-    tmp_path: Path, tiny_checkpoint: Path, rows: list[str], said: list[str]
+def test_a_table_with_names_that_cannot_be_told_apart_is_refused(
+    tmp_path: Path, rows: list[str], messages: list[str]
 ) -> None:
-    table, output = tmp_path / "cases.csv", tmp_path / "out"
+    table = tmp_path / "cases.csv"
     table.write_text("\n".join(["case,scan", *rows]), encoding="utf-8")
     with pytest.raises(InputError) as refused:
-        find_cohort(table, output)
-    for words in ("cases.csv", *said):
+        find_cohort(table, tmp_path / "out")
+    for words in ("cases.csv", *messages):
         assert words in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_table_ends_the_command(new: Trial) -> None:
+    trial = new.of(write_table(new.root / "cases.csv", x="1.nii", X="2.nii"))
     for more in ((), ("--dry-run",)):
-        done = batch(table, output, tiny_checkpoint, *more)
-        assert done.exit_code == 1
-        assert "bug" not in done.stderr
-    assert not output.exists()
+        assert "x and X cannot be told apart" in trial.run(*more, code=1).stderr
+    assert not new.output.exists()
 
 
 def test_the_names_of_a_table_stay_as_they_are(tmp_path: Path) -> None:
-    table = tmp_path / "cases.csv"
     names = ["12a", "12b", "Pat-A/t1", "Pat-B/t1", COMPOSED, "T1.nii", "t2.nii.gz"]
-    rows = [f"{name},p{n}/t1.nii.gz" for n, name in enumerate(names)]
-    table.write_text("\n".join(["case,scan", *rows]), encoding="utf-8")
+    scans = {name: f"p{n}/t1.nii.gz" for n, name in enumerate(names)}
+    table = write_table(tmp_path / "cases.csv", **scans)
     assert sorted(case.name for case in find_cohort(table, tmp_path / "out")) == sorted(names)
 
 
-def test_a_long_table_is_checked_in_one_go(tmp_path: Path) -> None:
-    table = tmp_path / "cases.csv"
-    rows = [f"p{n:05},p{n}/t1.nii.gz" for n in range(20_000)]
-    table.write_text("\n".join(["case,scan", *rows, "P00007,x.nii"]))
-    with pytest.raises(InputError, match="lines 9 and 20002: the cases p00007 and P00007"):
+def test_two_lines_of_a_long_table_are_found(tmp_path: Path) -> None:
+    scans = {f"p{n:05}": f"p{n}/t1.nii.gz" for n in range(3_000)}
+    table = write_table(tmp_path / "cases.csv", **scans, P00007="x.nii")
+    with pytest.raises(InputError, match="lines 9 and 3002: the cases p00007 and P00007"):
         find_cohort(table, tmp_path / "out")
 
 
-def test_a_table_is_not_written_over_by_its_own_batch(
-    write: Write, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
-    output = tmp_path / "out"
-    write(output / "in" / "a.nii.gz")
-    for name in ("manifest.csv", "Manifest.CSV", "manifest_shard-1-of-2.csv", "report.csv"):
-        table = output / name
-        table.write_text("case,scan\na,in/a.nii.gz\n")
-        done = batch(table, output, tiny_checkpoint)
-        assert done.exit_code == 1
-        assert f"{name} is the input" in done.stderr
-        assert "rename the input" in done.stderr
-        assert table.read_text() == "case,scan\na,in/a.nii.gz\n"
-        table.unlink()
-    assert not (output / HIDDEN).exists()
+@pytest.mark.parametrize(
+    "name", ["manifest.csv", "Manifest.CSV", "manifest_shard-1-of-2.csv", "report.csv"]
+)
+def test_a_table_is_not_written_over_by_its_own_batch(new: Trial, name: str) -> None:
+    new.output.mkdir()
+    table = write_table(new.output / name, a="in/a.nii.gz")
+    content = table.read_text()
+    done = new.of(table).run(code=1)
+    assert f"{name} is the input" in done.stderr
+    assert "rename the input" in done.stderr
+    assert table.read_text() == content
+    assert not (new.output / HIDDEN).exists()
 
 
 # --- folders and patterns ------------------------------------------------------------------------
 
-# What lies in a folder, and which of it cannot be told from which.
+# The files of a folder, and pairs of them that cannot be told apart.
 ALIKE: dict[str, tuple[list[str], list[tuple[str, str]]]] = {
     "case": (["x.nii.gz", "x.nii", "X.nii.gz"], [("x.nii.gz", "X.nii.gz")]),
     "case of folders": (["s1/x.nii", "S1/x.nii"], [("s1/x.nii", "S1/x.nii")]),
@@ -305,18 +190,12 @@ ALIKE: dict[str, tuple[list[str], list[tuple[str, str]]]] = {
     ),
     "sharp s": (["stra\xdfe.nii", "STRASSE.nii"], [("stra\xdfe.nii", "STRASSE.nii")]),
     "blank": (["p /t.nii", "p/t.nii"], [("p /t.nii", "p/t.nii")]),
-    "after renaming": (
-        ["x.nii", "x.nii.gz", "x.nii.nii.gz"],
-        [("x.nii", "x.nii.nii.gz")],
-    ),
+    "after renaming": (["x.nii", "x.nii.gz", "x.nii.nii.gz"], [("x.nii", "x.nii.nii.gz")]),
     "a file where a folder is": (
         ["a.nii", "a/a_record.json.nii"],
         [("a.nii", "a/a_record.json.nii")],
     ),
-    "bids names": (
-        ["sub-01_T1w.nii", "SUB-01_T1w.nii"],
-        [("sub-01_T1w.nii", "SUB-01_T1w.nii")],
-    ),
+    "bids names": (["sub-01_T1w.nii", "SUB-01_T1w.nii"], [("sub-01_T1w.nii", "SUB-01_T1w.nii")]),
     "bids suffixes": (
         ["sub-01_T1w.nii", "sub-01_T1w.nii.gz"],
         [("sub-01_T1w.nii", "sub-01_T1w.nii.gz")],
@@ -325,129 +204,86 @@ ALIKE: dict[str, tuple[list[str], list[tuple[str, str]]]] = {
 
 
 @pytest.mark.parametrize("kind", ALIKE)
-def test_scans_that_cannot_be_told_apart_are_not_run_and_name_each_other(
-    write: Write, tmp_path: Path, tiny_checkpoint: Path, kind: str
-) -> None:
+def test_scans_that_cannot_be_told_apart_name_each_other(tmp_path: Path, kind: str) -> None:
     names, pairs = ALIKE[kind]
     source, output = tmp_path / "in", tmp_path / "out"
-    for n, name in enumerate(names):
-        write(source / name, n)
-    write(source / "other.nii.gz", 3)
-    pattern = str(source / "**" / "*.nii*")
-    for given in (source, pattern):
+    for name in (*names, "other.nii.gz"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(b"")
+    alike = {name for pair in pairs for name in pair}
+    for given in (source, str(source / "**" / "*.nii*")):
         cases = by_input(find_cohort(given, output))
         assert cases.keys() == {*names, "other.nii.gz"}
-        alike = {name for pair in pairs for name in pair}
         assert {name for name, case in cases.items() if case.problem} == alike
         for one, other in pairs:
             assert f"cannot be told apart from {other}" in cases[one].problem
             assert f"cannot be told apart from {one}" in cases[other].problem
-    found = {f.case.input: f.problem for f in inspect_cohort(find_cohort(source, output), output)}
-    assert {name for name, fault in found.items() if fault} == alike
+    inspected = inspect_cohort(find_cohort(source, output), output)
+    found = {each.case.input for each in inspected if "told apart" in each.problem}
+    assert found == alike
 
-    listed = batch(source, output, tiny_checkpoint, "--dry-run")
-    assert listed.exit_code == cli.SOME_FAILED
-    assert listed.stdout.count("cannot be told apart") == len(alike)
-    assert not output.exists()
 
-    done = batch(source, output, tiny_checkpoint)
-    assert done.exit_code == cli.SOME_FAILED
+@pytest.mark.parametrize("kind", ["case", "a file where a folder is", "bids suffixes"])
+def test_scans_that_cannot_be_told_apart_are_not_run(
+    new: Trial, write_brain: WriteBrain, kind: str
+) -> None:
+    names, pairs = ALIKE[kind]
+    for n, name in enumerate((*names, "other.nii.gz")):
+        write_brain(Path(new.source, name), n)
+    alike = {name for pair in pairs for name in pair}
+    done = new.fails()
     assert f"{len(names) + 1 - len(alike)} done, {len(alike)} failed, 0 skipped" in done.stderr
-    rows = {row["input"]: row for row in manifest(output).values()}
+    rows, first = {row["input"]: row for row in new.rows.values()}, new.files
     for name in (*names, "other.nii.gz"):
         assert rows[name]["status"] == ("failed" if name in alike else "done")
-    first = files(output)
-    entries = {e.result.input: e.result for e in read_cohort(output).entries}
+    entries = {e.result.input: e.result for e in read_cohort(new.output).entries}
     for one, other in pairs:
         assert f"from {other}" in rows[one]["reason"]
-        assert entries[one].status == "failed"
-        assert f"from {other}" in entries[one].reason
-    # nothing is swapped
-    again = batch(source, output, tiny_checkpoint)
-    assert again.exit_code == cli.SOME_FAILED
-    assert again.stderr.count(": unchanged") == len(names) + 1 - len(alike)
-    assert files(output) == first
-    retried = batch(source, output, tiny_checkpoint, "--retry-failed")
-    assert retried.exit_code == cli.SOME_FAILED
-    assert f"0 done, {len(alike)} failed" in retried.stderr
+        assert (entries[one].status, entries[one].reason) == ("failed", rows[one]["reason"])
+    assert new.fails().stderr.count(": unchanged") == len(names) + 1 - len(alike)
+    assert new.files == first
+    assert f"0 done, {len(alike)} failed" in new.fails("--retry-failed").stderr
 
 
-def test_a_scan_whose_name_cannot_be_written_fails_alone(
-    write: Write, tmp_path: Path, tiny_checkpoint: Path
+def test_a_scan_with_a_name_that_cannot_be_written_fails_alone(
+    new: Trial, write_brain: WriteBrain
 ) -> None:
-    source, output = tmp_path / "in", tmp_path / "out"
-    write(source / "good.nii.gz")
+    source = Path(new.source)
+    write_brain(source / "good.nii.gz")
     long, old = "n" * 246, os.fsdecode(b"M\xfcller")
     for name in (long, old, "con", "manifest.csv", "sub-01"):
-        write(source / "s" / "x.nii.gz").rename(source / f"{name}.nii.gz")
+        write_brain(source / "s" / "x.nii.gz").rename(source / f"{name}.nii.gz")
     (source / old).mkdir()
-    touch(source / old / "t1.nii.gz", source / old / "t1_mask.nii.gz")
-    listed = batch(source, output, tiny_checkpoint, "--dry-run")
-    assert listed.exit_code == cli.SOME_FAILED
-    done = batch(source, output, tiny_checkpoint)
-    assert done.exit_code == cli.SOME_FAILED, done.stderr
-    assert "bug" not in done.stderr
-    rows = {row["input"]: row for row in manifest(output).values()}
-    assert {name for name, row in rows.items() if row["status"] == "done"} == {
-        "good.nii.gz",
-        "sub-01.nii.gz",
-    }
-    for name, said in (
+    for name in ("t1.nii.gz", "t1_mask.nii.gz"):
+        (source / old / name).write_bytes(b"x")
+    new.fails("--dry-run")
+    new.fails()
+    rows = {row["input"]: row for row in new.rows.values()}
+    for name, message in (
         (f"{long}.nii.gz", "too long"),
         ("M\\xfcller.nii.gz", "not written in UTF-8"),
         ("M\\xfcller/t1.nii.gz", "not written in UTF-8"),
         ("con.nii.gz", "device"),
         ("manifest.csv.nii.gz", "the batch writes manifest.csv itself"),
     ):
-        assert rows[name]["status"] == "failed"
-        assert said in rows[name]["reason"]
-    assert rows["M\\xfcller/t1_mask.nii.gz"]["status"] == "skipped"
-    assert batch(source, output, tiny_checkpoint).exit_code == cli.SOME_FAILED
+        row = rows.pop(name)
+        assert row["status"] == "failed"
+        assert message in row["reason"]
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "good.nii.gz": "done",
+        "sub-01.nii.gz": "done",
+        "M\\xfcller/t1_mask.nii.gz": "skipped",
+    }
 
 
-def test_a_folder_that_cannot_be_read_is_said_and_ends_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    touch(tmp_path / "in" / "a.nii", tmp_path / "in" / "lost+found" / "b.nii")
-    bids = tmp_path / "bids"
-    touch(*(bids / f"sub-{n}" / "anat" / f"sub-{n}_T1w.nii" for n in range(2)))
-
-    def closed(real: Any) -> Any:
-        def look(path: Any = ".") -> Any:
-            if str(path).endswith(("lost+found", "sub-1/anat")):
-                raise PermissionError(13, "Permission denied", str(path))
-            return real(path)
-
-        return look
-
-    monkeypatch.setattr(os, "scandir", closed(os.scandir))
-    monkeypatch.setattr(os, "listdir", closed(os.listdir))
-    for source, good, bad in (
-        (tmp_path / "in", "a", "lost+found"),
-        (bids, "sub-0", "sub-1/anat"),
-    ):
-        found = {case.name: case.skip for case in find_cohort(source, tmp_path / "out")}
-        assert found == {good: "", bad: "the folder cannot be read (Permission denied)"}
-
-
-def test_a_scan_under_two_names_is_two_cases(
-    write: Write, tmp_path: Path, tiny_checkpoint: Path
-) -> None:
-    """As with git-annex, whose files of equal content are links to one."""
-    source, output = tmp_path / "in", tmp_path / "out"
-    write(source / "a.nii.gz")
+def test_a_scan_under_two_names_is_two_cases(new: Trial, write_brain: WriteBrain) -> None:
+    """In git-annex, files of equal content are links to one."""
+    source = Path(new.source)
+    write_brain(source / "a.nii.gz")
     (source / "b.nii.gz").symlink_to(source / "a.nii.gz")
-    assert batch(source, output, tiny_checkpoint).exit_code == 0
-    assert manifest(output).keys() == {"a", "b"}
-    assert {name.split("/")[0] for name in files(output)} == {"a", "b"}
-
-
-def test_a_pattern_takes_a_file_once(tmp_path: Path) -> None:
-    touch(tmp_path / "in" / "a" / "b" / "t1.nii", tmp_path / "in" / "a" / "c" / "t1.nii")
-    for pattern in ("**/**/t1.nii", "a/*/../b/t1.nii"):
-        found = find_cohort(str(tmp_path / "in" / pattern), tmp_path / "out")
-        assert sum(case.scan.parent.name == "b" for case in found) == 1
-        assert all(case.runs for case in found)
+    new.run()
+    assert new.rows.keys() == {"a", "b"}
+    assert {name.split("/")[0] for name in new.files} == {"a", "b"}
 
 
 def test_the_key_of_a_name_is_what_file_systems_compare() -> None:

@@ -14,7 +14,8 @@ from support import invoke
 
 from napari_addm.cohort.case import CaseResult, CohortCase, Shard
 from napari_addm.cohort.folder import CohortFolder
-from napari_addm.cohort.report import read_cohort, subject, write_cohort_report
+from napari_addm.cohort.report import subject, write_cohort_report
+from napari_addm.cohort.results import read_cohort
 from napari_addm.errors import InputError
 from napari_addm.io.hashing import json_sha256, scan_sha256
 
