@@ -154,6 +154,11 @@ class AnomalyMaps:
             done &= np.isin(np.arange(len(done)), self.plan.settings.slices)
         return done
 
+    def prepare(self) -> None:
+        """Compute what the maps need of the scan alone."""
+        settings = self.plan.settings
+        self.scan.prepare_scoring(symmetry=bool(settings.symmetry), whole=settings.slices is None)
+
     def make(self, finished: Mask | None = None) -> Detection:
         """Score the finished slices, each with its finished neighbors.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -129,11 +130,9 @@ def detect(
     maps = AnomalyMaps(plan, reconstructor.threads, seconds)
     reporter = _Reporter(started, maps, reconstructor)
     gives_partial = partial and not plan.scores_neighbors
-    with ThreadPoolExecutor(1) as beside:
-        whole = settings.slices is None
-        symmetry = bool(settings.symmetry)
-        ready = beside.submit(plan.scan.prepare_scoring, symmetry=symmetry, whole=whole)
-        for _ in reconstructor.steps():
+    with ThreadPoolExecutor(1) as beside, closing(reconstructor.steps()) as steps:
+        ready = beside.submit(maps.prepare)
+        for _ in steps:
             yield reporter.progress("reconstruct", reconstructor.seconds_left)
             if gives_partial and reporter.is_due():
                 ready.result()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -147,7 +147,7 @@ class Reconstructor:
         rest = self._count_batches(len(store.pending(range(len(slices.images)), draws)))
         return Pace(one * per_batch, rest / self._at_a_time(rest) * per_batch)
 
-    def steps(self) -> Iterator[None]:
+    def steps(self) -> Generator[None, None, None]:
         """Reconstruct, and pause after every call of the network.
 
         Closing the generator cancels within one call, and keeps what is finished.

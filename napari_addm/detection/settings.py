@@ -239,33 +239,15 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
         One sentence that names the setting and its range.
     """
     default, method = specification.detection, specification.method
-    defaults: dict[str, Any] = {
+    defaults = {
         "sampler": default.sampler,
         "eta": default.eta,
         "draws": default.draws,
         "score": default.score.kind,
         "smoothing_mm": default.score.smoothing_mm,
         "symmetry": default.score.symmetry,
+        **_resolve_noise_level(settings, specification),
     }
-    if specification.diffusion is None or default.level is None:
-        if settings.level is not None or settings.steps not in (None, 1):
-            raise AddmError(
-                f"The method {method} of this checkpoint has no noise level and no sampling "
-                "steps; leave them out."
-            )
-        defaults["steps"] = 1
-    else:
-        length = specification.diffusion.length
-        level = default.level if settings.level is None else settings.level
-        if level > length:
-            raise AddmError(
-                f"The noise level {level} is not within 1..{length} of this checkpoint."
-            )
-        if settings.steps is not None and settings.steps > level:
-            raise AddmError(
-                f"{settings.steps} sampling steps do not fit a noise level of {level}: 1..{level}."
-            )
-        defaults |= {"level": level, "steps": min(default.steps, level)}
     if settings.draws is not None and settings.draws > 1 and not METHODS[method].random:
         raise AddmError(
             f"The method {method} of this checkpoint draws no noise, so that every draw would be "
@@ -279,6 +261,29 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
     return settings.replace(
         **{name: value for name, value in defaults.items() if getattr(settings, name) is None}
     )
+
+
+def _resolve_noise_level(
+    settings: DetectionSettings, specification: ModelSpecification
+) -> dict[str, int]:
+    """Return the defaults for noise level and sampling steps, and check those of the settings."""
+    default, method = specification.detection, specification.method
+    if specification.diffusion is None or default.level is None:
+        if settings.level is not None or settings.steps not in (None, 1):
+            raise AddmError(
+                f"The method {method} of this checkpoint has no noise level and no sampling "
+                "steps; leave them out."
+            )
+        return {"steps": 1}
+    length = specification.diffusion.length
+    level = default.level if settings.level is None else settings.level
+    if level > length:
+        raise AddmError(f"The noise level {level} is not within 1..{length} of this checkpoint.")
+    if settings.steps is not None and settings.steps > level:
+        raise AddmError(
+            f"{settings.steps} sampling steps do not fit a noise level of {level}: 1..{level}."
+        )
+    return {"level": level, "steps": min(default.steps, level)}
 
 
 def uses_calibrated_settings(
