@@ -1,25 +1,24 @@
-"""The run record: what was done to a scan, with which, and what came out, as one JSON file.
+"""The run record: one JSON file about what was done to a scan, with what, and the result.
 
-It holds all that `napari_addm.outputs.verification` needs to do the run again. Files
-are named without their folders, and no free text of a header is taken over.
+It holds all that `napari_addm.outputs.verification` needs to repeat the run. Files are named
+without their folders, and no free text of a header is copied.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import nibabel as nib
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_addm import __version__
-from napari_addm.detection.midline import describe_side
+from napari_addm.detection.midline import Midline, MidlineSource, Side, describe_side
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_labels, edited_voxels
@@ -35,8 +34,8 @@ if TYPE_CHECKING:
     from napari_addm.outputs.case import CaseOutputs
 
 SCHEMA_VERSION: Final = 3
-# More than any record has; what is larger is something else.
 LARGEST_BYTES = 64 * 2**20
+"""Upper limit for a record's file; a larger one is something else."""
 
 Digest = str | None
 
@@ -48,25 +47,31 @@ class _Entry(BaseModel):
 class FileEntry(_Entry):
     """A file: its name without folders, the SHA-256 of its bytes and of its voxels.
 
-    ``name`` and ``sha256`` are None for voxels that came from no file, such as
-    a layer that was drawn; ``voxels_sha256`` is `voxels_sha256`'s, None for
-    files without voxels.
+    ``name`` and ``sha256`` are None for voxels without a file, such as those of a layer that was
+    drawn. ``voxels_sha256`` is that of `napari_addm.io.hashing.voxels_sha256`; None for files
+    without voxels.
     """
 
     name: str | None
     sha256: Digest = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     voxels_sha256: Digest = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
+    @classmethod
+    def of(cls, path: Path | None, data: np.ndarray, **more: Any) -> Self:
+        """Hash a file, where there is one, and the voxels that were read from it."""
+        name, sha256 = (None, None) if path is None else (path.name, file_sha256(path))
+        return cls(**{"name": name, "sha256": sha256, "voxels_sha256": voxels_sha256(data)} | more)
+
 
 class InputEntry(FileEntry):
-    """The scan; ``frame`` is the one of a 4D file that was taken, ``files`` those of a series."""
+    """The scan; ``frame`` is that of a 4D file, ``files`` the number of images of a series."""
 
     frame: int | None = None
     files: int | None = None
 
 
 class MaskEntry(FileEntry):
-    """The brain mask as it was used; ``origin`` is whether it was found in the scan or given."""
+    """The brain mask as it was used; ``origin`` says whether it was found in the scan or given."""
 
     origin: Literal["found", "given"]
 
@@ -150,24 +155,16 @@ class FindingEntry(_Entry):
     slice: int
     voxels: int
     sides_known: bool = True
-    side: Literal["left", "right", "midline"] | None = None
+    side: Side | None = None
     from_midline_mm: float | None = None
-    midline_source: Literal["symmetry", "mask"] | None = None
+    midline_source: MidlineSource | None = None
     decision: Literal["accepted", "rejected"] | None = None
     note: str = ""
 
     @property
     def location(self) -> str:
-        """Its side in words; see `napari_addm.detection.midline.describe_side`."""
+        """Describe its side; see `napari_addm.detection.midline.describe_side`."""
         return describe_side(self.side, self.from_midline_mm, self.midline_source)
-
-
-class MidlineEntry(_Entry):
-    """`Midline`: unit normal (x, y, z) in world RAS+, and its offset in mm."""
-
-    normal: tuple[float, float, float]
-    offset_mm: float
-    source: Literal["symmetry", "mask"]
 
 
 class RunRecord(_Entry):
@@ -190,7 +187,7 @@ class RunRecord(_Entry):
     geometry : GeometryEntry
         Of the scan, and so of every map.
     slices_done : SlicesEntry
-    midline : MidlineEntry or None
+    midline : Midline or None
         Between the halves of the brain; None where none was found, and in older records.
     warnings : tuple of str
     seconds : dict of str to float
@@ -220,7 +217,7 @@ class RunRecord(_Entry):
     versions: dict[str, str]
     geometry: GeometryEntry
     slices_done: SlicesEntry
-    midline: MidlineEntry | None = None
+    midline: Midline | None = None
     warnings: tuple[str, ...]
     seconds: dict[str, float]
     findings: tuple[FindingEntry, ...]
@@ -231,7 +228,7 @@ class RunRecord(_Entry):
 
     @classmethod
     def of(cls, outputs: CaseOutputs, *, dated: bool = True) -> RunRecord:
-        """Record a case; `outputs` stays empty, for its files are yet to be written.
+        """Record a case, but for its files, which are yet to be written.
 
         Parameters
         ----------
@@ -245,13 +242,13 @@ class RunRecord(_Entry):
             When a file of the inputs cannot be read.
         """
         detection, metrics, quality = outputs.detection, outputs.metrics, outputs.quality
-        truth, midline = outputs.inputs.truth, detection.midline
+        truth = outputs.inputs.truth
         seconds = outputs.seconds or detection.seconds
         return cls(
             created_utc=datetime.now(UTC).isoformat(timespec="seconds") if dated else None,
             input=_input_entry(outputs.scan),
             brain_mask=_mask_entry(outputs),
-            truth=None if truth is None else file_entry(truth.path, truth.voxels),
+            truth=None if truth is None else FileEntry.of(truth.path, truth.voxels),
             checkpoint=_checkpoint_entry(outputs.checkpoint),
             settings=_recorded_settings(detection),
             threshold=float(outputs.threshold),
@@ -259,10 +256,10 @@ class RunRecord(_Entry):
             device=detection.device,
             precision=detection.precision,
             threads=detection.threads,
-            versions=software_versions(detection.device),
-            geometry=geometry_entry(outputs.scan),
+            versions=_software_versions(detection.device),
+            geometry=_geometry_entry(outputs.scan),
             slices_done=_slices_entry(detection),
-            midline=None if midline is None else MidlineEntry.model_validate(asdict(midline)),
+            midline=detection.midline,
             warnings=detection.warnings,
             seconds={stage: round(s, 3) for stage, s in seconds.items()} if dated else {},
             findings=tuple(
@@ -285,20 +282,18 @@ class RunRecord(_Entry):
 
 def _input_entry(scan: Volume) -> InputEntry:
     source = scan.source
-    entry = file_entry(source.path, scan.data).model_dump()
+    series: dict[str, Any] = {}
     if source.series:
-        entry |= {
-            "name": scan.name,
-            "sha256": files_sha256(source.series),
-            "files": len(source.series),
-        }
-    return InputEntry(**entry, frame=source.frame)
+        series = {"name": scan.name, "sha256": files_sha256(source.series)}
+        series["files"] = len(source.series)
+    return InputEntry.of(source.path, scan.data, frame=source.frame, **series)
 
 
 def _mask_entry(outputs: CaseOutputs) -> MaskEntry:
-    given = outputs.inputs.mask
-    entry = file_entry(None if given is None else given.path, outputs.detection.brain_mask.data)
-    return MaskEntry(**entry.model_dump(), origin="found" if given is None else "given")
+    given, used = outputs.inputs.mask, outputs.detection.brain_mask.data
+    if given is None:
+        return MaskEntry.of(None, used, origin="found")
+    return MaskEntry.of(given.path, used, origin="given")
 
 
 def _checkpoint_entry(checkpoint: Checkpoint) -> CheckpointEntry:
@@ -365,7 +360,7 @@ def read_record(path: Path) -> RunRecord:
             f"{SCHEMA_VERSION}): use the version of napari-addm that it names."
         )
     try:
-        # strict JSON rules, but lists for tuples
+        # JSON has lists where the record has tuples.
         return RunRecord.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
@@ -376,17 +371,7 @@ def read_record(path: Path) -> RunRecord:
         ) from error
 
 
-def file_entry(path: Path | None, data: np.ndarray | None = None) -> FileEntry:
-    """The entry of a file and of the voxels that were taken from it."""
-    return FileEntry(
-        name=None if path is None else path.name,
-        sha256=None if path is None else file_sha256(path),
-        voxels_sha256=None if data is None else voxels_sha256(data),
-    )
-
-
-def geometry_entry(volume: Volume) -> GeometryEntry:
-    """Where a volume's file has its voxels."""
+def _geometry_entry(volume: Volume) -> GeometryEntry:
     source = volume.source
     return GeometryEntry(
         shape=source.shape,
@@ -396,8 +381,8 @@ def geometry_entry(volume: Volume) -> GeometryEntry:
     )
 
 
-def software_versions(device: str) -> dict[str, str]:
-    """What a result on a device may depend on."""
+def _software_versions(device: str) -> dict[str, str]:
+    """Return the versions that a result on a device may depend on."""
     libraries = ["numpy", "scipy", "torch", "monai", "nibabel"]
     if device == "openvino":
         libraries.append(device)
