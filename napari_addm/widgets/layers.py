@@ -2,8 +2,8 @@
 
 A layer shows the voxels in S, A, R order with a diagonal scale and a
 translation in mm: napari slices along data axes, so a rotating or permuting
-layer affine would slice the wrong way. What the layer cannot say (an oblique
-or sheared grid, the file's header) stays in its metadata.
+layer affine would slice the wrong way. An oblique or sheared grid, and the
+file's header, are kept in the layer's metadata.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 AXIS_LABELS = ("S", "A", "R")
 FRAME_LABEL = "frame"
 METADATA_KEY = "napari_addm"
-# In the metadata of a layer whose voxels were computed: they are not those of the scan's file,
-# whatever the geometry beside it says. Copies have it too, so it never tells whose a layer is.
+# Marks layers with computed voxels: the scan's file does not hold them, although it has their
+# geometry. Copies are marked, too, so the mark does not tell which scan a layer belongs to.
 COMPUTED_KEY = "napari_addm_computed"
-# Layers whose voxels lie no further apart lie on the same ones.
+# Voxels that are at most so far apart are the same.
 SAME_MM = 1e-3
 # The arguments of a layer that say where it lies.
 GEOMETRY = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
@@ -42,7 +42,7 @@ DISPLAY_PERCENTILES = (0.1, 99.9)
 
 @dataclass(frozen=True, eq=False)
 class LayerGeometry:
-    """What a layer keeps in its metadata so that it can be saved where it came from.
+    """Geometry that a layer keeps in its metadata, to be saved on the grid of its file.
 
     Attributes
     ----------
@@ -63,13 +63,13 @@ class LayerGeometry:
 
     @classmethod
     def of(cls, volume: Volume) -> LayerGeometry:
-        """What a volume's layer keeps."""
+        """Take the geometry of a volume."""
         return cls(volume.affine, volume.source, volume.warnings, volume.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class FramesGeometry(LayerGeometry):
-    """What a layer of several frames keeps: where each of them lies, and the file they are from.
+    """Geometry of a layer of several frames, with the file that they are from.
 
     Attributes
     ----------
@@ -79,30 +79,30 @@ class FramesGeometry(LayerGeometry):
     frames: Frames
 
     def at(self, frame: int) -> LayerGeometry:
-        """What the layer of one frame keeps.
+        """Read the geometry of one frame.
 
         Raises
         ------
         InputError
-            When the file is not what it was.
+            When the file has changed.
         """
         return LayerGeometry.of(self.frames.volume(frame))
 
 
 def layer_geometry(volume: Volume) -> dict[str, Any]:
-    """Keyword arguments that put a layer where the volume lies.
+    """Give the arguments that put a layer where the volume lies.
 
     Parameters
     ----------
     volume : Volume
-        Its voxels are not looked at.
+        Its voxels are not read.
 
     Returns
     -------
     dict
         ``scale`` and ``translate`` (mm, S A R), ``units``, ``axis_labels``
         and ``metadata``, as every layer type takes them. An oblique grid is
-        turned upright about its centre.
+        turned upright about its center.
     """
     scale, translate = _upright(volume.affine, volume.shape)
     return {
@@ -117,7 +117,7 @@ def layer_geometry(volume: Volume) -> dict[str, Any]:
 def volume_to_layer(
     volume: Volume, kind: LayerKind = "image", *, name: str | None = None, **options: Any
 ) -> LayerTuple:
-    """A layer data tuple of a volume.
+    """Make a layer data tuple of a volume.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def volume_to_layer(
     kind : {"image", "labels"}
         Labels need whole numbers.
     name : str, optional
-        Of the layer; the file's without it.
+        Name of the layer; by default the file's.
     **options
         Further arguments of the layer, for example ``colormap``.
 
@@ -151,15 +151,15 @@ def volume_to_layer(
 def frames_to_layer(
     frames: Frames, kind: LayerKind = "image", *, name: str | None = None
 ) -> LayerTuple:
-    """A layer data tuple of all frames of a file; the first axis counts them.
+    """Make a layer data tuple of all frames of a file; the first axis counts them.
 
     Parameters
     ----------
     frames : Frames
-        The first is read now, each other one when it is looked at.
+        The first frame is read now, each other one when it is shown.
     kind : {"image", "labels"}
     name : str, optional
-        Of the layer; the file's without it.
+        Name of the layer; by default the file's.
 
     Returns
     -------
@@ -193,12 +193,12 @@ def frames_to_layer(
 
 
 def layer_to_volume(layer: Layer) -> Volume:
-    """The volume that a layer shows, whoever made the layer.
+    """Read the volume that a layer shows, whichever reader made the layer.
 
-    A layer of ours, or one that took over its metadata, gives its grid
-    exactly. Any other layer, and one that was moved or cropped since, is
-    placed by its own scale, translation and affine, with its axes taken as
-    S, A, R; a warning of the volume says so.
+    A layer of our reader, or a layer with its metadata, gives its grid
+    exactly. Any other layer, and a layer that was moved or cropped, is placed
+    by its own scale, translation and affine, with its axes taken as S, A, R.
+    A warning of the volume says so.
 
     Parameters
     ----------
@@ -215,10 +215,9 @@ def layer_to_volume(layer: Layer) -> Volume:
 
 
 def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
-    """`layer_to_volume` for the (data, meta) that napari hands to a writer.
+    """Do as `layer_to_volume` for the (data, meta) that napari hands to a writer.
 
-    The voxels are always `data`: what the metadata keeps is the geometry, so
-    edits are saved.
+    The voxels are always `data`, so edits are saved; metadata gives the geometry alone.
 
     Parameters
     ----------
@@ -229,19 +228,8 @@ def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
     """
     called = str(meta.get("name", ""))
     name = f"layer '{called or 'without a name'}'"
-    own = called.strip(".")  # as files may begin
-    if meta.get("rgb"):
-        raise InputError(f"{name} is in colour: choose a grey 3D scan.")
-    if meta.get("multiscale"):
-        raise InputError(f"{name} holds several resolutions: choose a layer that holds one.")
-    if np.ndim(data) > 3:
-        frames = int(np.prod(np.shape(data)[:-3]))
-        raise InputError(
-            f"{name} has {np.ndim(data)} axes with {frames} frames: go to the frame you want and "
-            "press 'Take this frame'."
-        )
-    if np.ndim(data) < 3:
-        raise InputError(f"{name} is a single 2D image: open the whole 3D scan.")
+    own = called.strip(".")  # a file's name may begin with a dot
+    _refuse_other_data(data, meta, name)
     data = np.asarray(data)
     kept = meta.get("metadata", {}).get(METADATA_KEY)
     to_world = _layer_to_world(meta, name)
@@ -255,7 +243,7 @@ def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
     to_ras = to_world[[2, 1, 0, 3]]
     volume = volume_from_native(data, to_ras, name=own, warnings=(GRID_OF_LAYER,))
     if isinstance(kept, LayerGeometry) and kept.source.shape == volume.source.shape:
-        # what was resampled onto a layer in another voxel order is there still
+        # Labels that were resampled onto a layer in another voxel order have the scan's grid.
         apart = displacement(kept.source.affine, volume.source.affine, volume.source.shape)
         if apart <= SAME_MM:
             warnings = dict.fromkeys((*volume.warnings, *kept.warnings))
@@ -263,16 +251,32 @@ def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
     return volume
 
 
+def _refuse_other_data(data: Any, meta: dict[str, Any], name: str) -> None:
+    """Raise an InputError unless the data is one 3D grey volume."""
+    if meta.get("rgb"):
+        raise InputError(f"{name} is in colour: choose a grey 3D scan.")
+    if meta.get("multiscale"):
+        raise InputError(f"{name} holds several resolutions: choose a layer that holds one.")
+    if np.ndim(data) > 3:
+        frames = int(np.prod(np.shape(data)[:-3]))
+        raise InputError(
+            f"{name} has {np.ndim(data)} axes with {frames} frames: go to the frame you want and "
+            "press 'Take this frame'."
+        )
+    if np.ndim(data) < 3:
+        raise InputError(f"{name} is a single 2D image: open the whole 3D scan.")
+
+
 def spatial_part(
     data: Any, meta: dict[str, Any], frame: tuple[int, ...] | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """The last three axes of a layer's data and arguments, where that is possible.
+    """Take the last three axes of a layer's data and arguments, where that is possible.
 
     Of several resolutions the finest is taken. Axes before the last three are
-    dropped when they have one step, or when a frame is named. What cannot be
-    reduced so (colours, fewer axes, several frames, a transform that mixes
+    dropped when they have one step, or when a frame is given. Data that cannot be
+    reduced so (colors, fewer axes, several frames, a transform that mixes
     space with another axis) is returned as it is. A frame of a file that our
-    reader opened keeps where it lies in that file.
+    reader opened keeps its place in that file.
 
     Parameters
     ----------
@@ -284,7 +288,7 @@ def spatial_part(
     Raises
     ------
     InputError
-        When a frame is named and its file is not what it was.
+        When the file of the frame has changed.
     """
     meta = dict(meta)
     if meta.get("multiscale"):
@@ -304,13 +308,13 @@ def spatial_part(
     meta["affine"], meta["rotate"] = affine[extra:, extra:], rotate[extra:, extra:]
     for key in ("scale", "translate", "units", "axis_labels"):
         meta[key] = tuple(meta[key])[extra:]
-    # planes that clip in more axes mean nothing in three
+    # clipping planes have the layer's number of axes
     meta.pop("experimental_clipping_planes", None)
     metadata = dict(meta.get("metadata", {}))
     kept = metadata.get(METADATA_KEY)
     if isinstance(kept, FramesGeometry):
         del metadata[METADATA_KEY]
-        if np.shape(data)[:extra] == (kept.frames.count,):  # else nobody knows which these are
+        if np.shape(data)[:extra] == (kept.frames.count,):  # else their frames are unknown
             metadata[METADATA_KEY] = kept.at(*frame)
         meta["metadata"] = metadata
     return data[frame], meta
@@ -324,31 +328,31 @@ def same_place(one: dict[str, Any], other: dict[str, Any], shape: tuple[int, ...
     one, other
         Arguments of two layers, as of ``layer.as_layer_data_tuple()``.
     shape : tuple of int
-        Of the voxels; anything but three axes has no place in space.
+        Shape of the voxels; only three axes have a place in space.
     """
     if len(shape) != 3 or any(len(meta.get("scale", (1, 1, 1))) != 3 for meta in (one, other)):
         return False
     try:
         there = [_layer_to_world(meta, "") for meta in (one, other)]
-    except InputError:  # a unit that is no length
+    except InputError:  # a unit of another kind than length
         return False
     s, a, r = shape
     return displacement(there[0], there[1], (s, a, r)) <= SAME_MM
 
 
 def _named(source: Source, name: str) -> Source:
-    """A source that is called as its layer, where it has neither file nor series."""
+    """Name a source that has neither file nor series after its layer."""
     return replace(source, name=name) if source.path is None and not source.series else source
 
 
 def _upright(
     affine: np.ndarray, shape: tuple[int, int, int]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Diagonal scale and translation (S, A, R) that keep the volume's centre in its place."""
+    """Compute diagonal scale and translation (S, A, R) that keep the volume's center in place."""
     scale = np.array(voxel_spacing(affine))
-    centre = (np.asarray(shape) - 1) / 2
-    world = (affine[:3, :3] @ centre + affine[:3, 3])[::-1]
-    return tuple(scale.tolist()), tuple((world - scale * centre).tolist())
+    center = (np.asarray(shape) - 1) / 2
+    world = (affine[:3, :3] @ center + affine[:3, 3])[::-1]
+    return tuple(scale.tolist()), tuple((world - scale * center).tolist())
 
 
 def _matrix(scale: tuple[float, ...], translate: tuple[float, ...]) -> np.ndarray:
@@ -358,7 +362,7 @@ def _matrix(scale: tuple[float, ...], translate: tuple[float, ...]) -> np.ndarra
 
 
 def _layer_to_world(meta: dict[str, Any], name: str) -> np.ndarray:
-    """(4, 4): layer index to napari world, in mm where the layer has a unit of length."""
+    """Compute the matrix (4, 4) from layer index to napari world, in mm for units of length."""
     from napari.utils.transforms import Affine
 
     parts = {key: meta[key] for key in ("scale", "translate", "rotate", "shear") if key in meta}
@@ -378,7 +382,7 @@ def _units_in_mm(units: Any, name: str) -> tuple[float, ...]:
     factors = []
     for unit in units:
         if str(unit) == "pixel":
-            factors.append(1.0)  # napari's default, so it says nothing
+            factors.append(1.0)  # napari's default means no unit
             continue
         try:
             factors.append(float(registry.Quantity(1, str(unit)).to("mm").magnitude))
