@@ -70,15 +70,9 @@ def write_seg(
         When the labels do not lie on the series, or there are too many of them.
     """
     pydicom, hd = import_extra("pydicom"), import_extra("highdicom")
-    numbers = np.unique(labels.data)
-    numbers = numbers[(numbers != 0) & ~np.isin(numbers, list(rejected))]
+    numbers = _shown_numbers(labels.data, rejected)
     if not len(numbers):
         return None
-    if len(numbers) > MOST_SEGMENTS:
-        raise AddmError(
-            f"{len(numbers)} findings are too many for a DICOM segmentation ({MOST_SEGMENTS}): "
-            "raise the threshold or the smallest volume."
-        )
     images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     if len(images) < 2:
         raise AddmError("A DICOM segmentation of a multi-frame series cannot be written.")
@@ -109,6 +103,18 @@ def write_seg(
     )
     seg.save_as(path)
     return path
+
+
+def _shown_numbers(labels: np.ndarray, rejected: Collection[int]) -> np.ndarray:
+    """The numbers of the findings that are not rejected."""
+    numbers = np.unique(labels)
+    numbers = numbers[(numbers != 0) & ~np.isin(numbers, list(rejected))]
+    if len(numbers) > MOST_SEGMENTS:
+        raise AddmError(
+            f"{len(numbers)} findings are too many for a DICOM segmentation ({MOST_SEGMENTS}): "
+            "raise the threshold or the smallest volume."
+        )
+    return numbers
 
 
 def _describe_segment(n: int, number: int, edited: bool, location: str, accepted: bool) -> Any:
