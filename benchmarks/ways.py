@@ -106,7 +106,7 @@ class Bench:
     def schedule(self) -> LinearSchedule:
         """Of the chain that the network was trained on."""
         assert self.checkpoint.specification.diffusion is not None
-        return LinearSchedule(self.checkpoint.specification.diffusion.length)
+        return LinearSchedule(self.checkpoint.specification.diffusion.timesteps)
 
     def prepared(self, case: LabelledScan) -> PreparedScan:
         """A case on the model grid."""

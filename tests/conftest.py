@@ -97,7 +97,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         method="addm",
         name="tiny",
         network=network,
-        diffusion=DiffusionSpecification(length=1000, noise="coarse"),
+        diffusion=DiffusionSpecification(timesteps=1000, noise="coarse"),
         preparation=PreparationSpecification(
             spacing_mm=(6.0, 4.0, 4.0),
             size=(56, 48),

@@ -444,7 +444,7 @@ class Benchmark:
         specification = checkpoint.specification
         sampling: dict[str, Any] = {}
         if specification.diffusion is not None:
-            level = specification.diffusion.length // 4
+            level = specification.diffusion.timesteps // 4
             steps = min(level, self.settings.anoddpm_steps)
             sampling = {"level": level, "steps": steps, "sampler": "ddpm"}
         rows = []
@@ -496,7 +496,7 @@ class Benchmark:
         if checkpoint is None or checkpoint.specification.diffusion is None:
             return []
         default = checkpoint.specification.detection
-        length = checkpoint.specification.diffusion.length
+        length = checkpoint.specification.diffusion.timesteps
         assert default.level is not None
         points: list[tuple[str, float, int, int]] = [
             ("steps", steps, default.level, steps)
@@ -630,7 +630,7 @@ class Benchmark:
             sampling = "one pass"
             if specification.diffusion is not None:
                 sampling = (
-                    f"level {detection.level} of {specification.diffusion.length}, "
+                    f"level {detection.level} of {specification.diffusion.timesteps}, "
                     f"{self.settings.steps or detection.steps} {detection.sampler.upper()} step(s)"
                 )
             if METHODS[specification.method].random:

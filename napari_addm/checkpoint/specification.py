@@ -123,13 +123,13 @@ class DiffusionSpecification(Part):
 
     Attributes
     ----------
-    length : int
-        T, the number of noise levels; betas are linear, scaled by 1000/T.
+    timesteps : int
+        Length T of the chain; betas are linear, scaled by 1000/T. Files call it ``length``.
     noise : str
         Kind of noise, of unit variance, in training and sampling.
     """
 
-    length: Annotated[int, Field(ge=21, le=100_000)]
+    timesteps: Annotated[int, Field(alias="length", ge=21, le=100_000)]
     betas: Literal["linear"] = "linear"
     noise: NoiseKind
     prediction: Literal["noise"] = "noise"
@@ -293,7 +293,7 @@ class ModelSpecification(Part):
         if method.noise_levels:
             if self.diffusion is None or self.detection.level is None:
                 raise ValueError(f"the method {self.method} needs diffusion and detection.level")
-            if self.detection.level > self.diffusion.length:
+            if self.detection.level > self.diffusion.timesteps:
                 raise ValueError("detection.level lies beyond diffusion.length")
             if self.detection.steps > self.detection.level:
                 raise ValueError("detection.steps exceeds detection.level")

@@ -74,7 +74,7 @@ def _rows(path: Path, specification: ModelSpecification) -> dict[str, str]:
     z, y, x = preparation.spacing_mm
     method, sampling = str(specification.method), "one pass"
     if specification.diffusion is not None and detection.level is not None:
-        length = specification.diffusion.length
+        length = specification.diffusion.timesteps
         method = f"{method}, T = {length}, {specification.diffusion.noise} noise"
         sampling = (
             f"noise level {detection.level} ({detection.level / length:.0%}), {detection.steps} "

@@ -275,7 +275,7 @@ def _resolve_noise_level(
                 "steps; leave them out."
             )
         return {"steps": 1}
-    length = specification.diffusion.length
+    length = specification.diffusion.timesteps
     level = default.level if settings.level is None else settings.level
     if level > length:
         raise AddmError(f"The noise level {level} is not within 1..{length} of this checkpoint.")

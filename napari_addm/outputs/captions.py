@@ -53,7 +53,7 @@ def caption_lines(
     words = [f"threshold {threshold:.3g}"]
     if specification.diffusion is not None and settings.level is not None:
         sampler = (settings.sampler or "").upper()
-        words.append(f"noise level {settings.level} of {specification.diffusion.length}")
+        words.append(f"noise level {settings.level} of {specification.diffusion.timesteps}")
         words.append(f"{settings.steps} {sampler} step{'' if settings.steps == 1 else 's'}")
     draws = settings.draws or 1
     words += [

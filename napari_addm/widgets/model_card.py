@@ -20,7 +20,7 @@ SHOWN = {
 def card_lines(specification: ModelSpecification) -> list[str]:
     """What a person must know before using a checkpoint, one fact or two per line."""
     diffusion, detection = specification.diffusion, specification.detection
-    chain = f", T = {diffusion.length}, {diffusion.noise} noise" if diffusion else ""
+    chain = f", T = {diffusion.timesteps}, {diffusion.noise} noise" if diffusion else ""
     lines = [
         f"{specification.name}: {METHODS[specification.method].title}{chain}",
         _training(specification.training),

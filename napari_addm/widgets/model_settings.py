@@ -341,7 +341,7 @@ class ModelSettings(QWidget):
         self.level_slider.setValue(level)
         if self.specification is not None:
             diffusion = self.specification.diffusion
-            self.level_percent.setText(f"{level / diffusion.length:.0%}" if diffusion else "")
+            self.level_percent.setText(f"{level / diffusion.timesteps:.0%}" if diffusion else "")
         self.steps.setMaximum(level)
 
     def _on_steps(self) -> None:
@@ -354,6 +354,6 @@ class ModelSettings(QWidget):
 
 def _highest_level(specification: ModelSpecification) -> int:
     """Up to where the network was trained; the record of the training may be silent or foreign."""
-    length = specification.diffusion.length if specification.diffusion else 1
+    length = specification.diffusion.timesteps if specification.diffusion else 1
     highest = specification.training.get("highest_level")
     return min(highest, length) if isinstance(highest, int) and highest >= 1 else length

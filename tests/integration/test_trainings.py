@@ -59,7 +59,7 @@ def tiny_settings(method):
         spacing_mm=(9.0, 4.0, 4.0),
         size=(56, 48),
         network=NETWORKS[method],
-        diffusion=settings.diffusion and DiffusionSpecification(length=1000, noise="coarse"),
+        diffusion=settings.diffusion and DiffusionSpecification(timesteps=1000, noise="coarse"),
         slices_per_volume=8,
         batch_size=4,
         learning_rate=5e-3 if isinstance(settings.network, VqTransformerSpecification) else 2e-3,

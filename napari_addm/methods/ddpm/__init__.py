@@ -36,7 +36,7 @@ def small_diffusion(
         method=method,
         **SMALL,
         network=SMALL_UNET,
-        diffusion=DiffusionSpecification(length=timesteps, noise=noise),
+        diffusion=DiffusionSpecification(timesteps=timesteps, noise=noise),
         detection=uncalibrated(
             ScoreSpecification(kind="structure", smoothing_mm=6.0, erosion_mm=4.0, symmetry=True),
             round(0.15 * timesteps),
@@ -59,7 +59,7 @@ def paper_diffusion(
         spacing_mm=(1.0, 0.9, 0.9),
         size=(256, 256),
         network=PAPER_UNET,
-        diffusion=DiffusionSpecification(length=timesteps, noise=noise),
+        diffusion=DiffusionSpecification(timesteps=timesteps, noise=noise),
         # The level, the squared error and the ancestral sampler are AnoDDPM's.
         detection=uncalibrated(
             ScoreSpecification(kind="squared", smoothing_mm=0.0, erosion_mm=0.0),

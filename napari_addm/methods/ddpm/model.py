@@ -39,7 +39,7 @@ class DdpmObjective(Objective):
         assert isinstance(settings.network, UNetSpecification)
         self.max_timestep = settings.max_timestep
         self.noise = settings.diffusion.noise
-        self.schedule = LinearSchedule(settings.diffusion.length)
+        self.schedule = LinearSchedule(settings.diffusion.timesteps)
         self.network = build_network(settings.network)
 
     def step(self, clean: Tensor, context: StepContext) -> dict[str, Tensor]:
@@ -87,7 +87,7 @@ class DdpmMethod(Method):
     ) -> Iterator[Reconstruction]:
         """Noise to the first level and denoise to the last."""
         assert specification.diffusion is not None
-        schedule = LinearSchedule(specification.diffusion.length)
+        schedule = LinearSchedule(specification.diffusion.timesteps)
         denoiser = at_precision(network)
         levels = sampling.levels
         noisy = schedule.add_noise(clean, noise(0), levels[0])

@@ -50,7 +50,7 @@ def presets(timesteps: int) -> dict[str, TrainingSettings]:
             **SMALL,
             network=LatentUNetSpecification(vqvae=vqvae, unet=unet),
             # Latents have no smooth fields that white noise would spare.
-            diffusion=DiffusionSpecification(length=timesteps, noise="gaussian"),
+            diffusion=DiffusionSpecification(timesteps=timesteps, noise="gaussian"),
             detection=uncalibrated(
                 ABSOLUTE_SCORE,
                 timesteps // 2,

@@ -203,7 +203,7 @@ class LatentDiffusionObjective(TwoStageObjective):
         assert settings.max_timestep is not None
         self.max_timestep = settings.max_timestep
         self.noise = settings.diffusion.noise
-        self.schedule = LinearSchedule(settings.diffusion.length)
+        self.schedule = LinearSchedule(settings.diffusion.timesteps)
         self.divergences: Tensor
         self.gathered: Tensor
         # In the trainer's state, so that a resumed training goes on with them.
@@ -297,7 +297,7 @@ class LatentDiffusionMethod(Method):
         """Find where the latents diverge, and paint them there."""
         assert isinstance(network, LatentDiffusion)
         assert specification.diffusion is not None
-        schedule = LinearSchedule(specification.diffusion.length)
+        schedule = LinearSchedule(specification.diffusion.timesteps)
         with torch.no_grad():
             latents = network.encode(clean)
             unchanged = Reconstruction(network.decode(latents), torch.zeros_like(clean))

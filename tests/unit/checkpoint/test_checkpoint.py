@@ -39,7 +39,7 @@ def specification(**changes):
             unshuffle=2, channels=(4, 8), res_blocks=(1, 1), attention=(False, True),
             head_channels=4, norm_groups=4,
         ),
-        "diffusion": DiffusionSpecification(length=300, noise="coarse"),
+        "diffusion": DiffusionSpecification(timesteps=300, noise="coarse"),
         "preparation": PreparationSpecification(
             spacing_mm=(3.0, 1.5, 1.5), size=(32, 48), percentiles=(1, 50, 99),
             landmarks=(0.05, 0.5, 0.95),

@@ -48,7 +48,7 @@ def tiny_settings(method: str) -> TrainingSettings:
             norm_groups=4,
         )
         network = LatentUNetSpecification(vqvae=VQVAE, unet=unet)
-        diffusion = DiffusionSpecification(length=1000, noise="gaussian")
+        diffusion = DiffusionSpecification(timesteps=1000, noise="gaussian")
     return preset_settings(method).replace(
         spacing_mm=(9.0, 4.0, 4.0),
         size=(56, 48),
