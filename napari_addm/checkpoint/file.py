@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: one safetensors file whose header says how to use it.
+"""Reading and writing checkpoints: one safetensors file with a header that says how to use it.
 
 The header's ``specification`` entry is the JSON of a
 :class:`~napari_addm.checkpoint.specification.ModelSpecification`. Reading it imports no torch, and

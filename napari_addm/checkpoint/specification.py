@@ -35,7 +35,7 @@ from napari_addm.registry import (
 
 SCHEMA_VERSION = 1
 FIRST_METHOD = "addm"
-"""The method of the first checkpoints, whose headers name none."""
+"""Method of the first checkpoints; their headers name none."""
 
 ScoreKind = Annotated[ScoreName, BeforeValidator(SCORES.check)]
 SamplerKind = Annotated[SamplerName, BeforeValidator(SAMPLERS.check)]
@@ -229,7 +229,7 @@ class DetectionSpecification(Part):
     Attributes
     ----------
     level : int or None
-        Noise level; None for methods that have none, whose ``steps`` is 1.
+        Noise level; None for methods without noise levels, with ``steps`` 1.
     false_alarms : FalseAlarmSpecification or None
         Valid for these defaults alone: another level, score or number of draws
         shifts the scores.

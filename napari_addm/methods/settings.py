@@ -141,7 +141,7 @@ ABSOLUTE_SCORE = ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_m
 def uncalibrated(
     score: ScoreSpecification, level: int | None = None, **detection: Any
 ) -> DetectionSpecification:
-    """Detection defaults of a model whose threshold has not been chosen yet."""
+    """Detection defaults of a model before its threshold is chosen."""
     return DetectionSpecification(
         level=level, score=score, threshold=0.1, threshold_source="not calibrated", **detection
     )

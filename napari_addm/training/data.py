@@ -250,7 +250,7 @@ class SliceDataset(Dataset[Tensor]):
 
 
 class SliceSampler(Sampler[int]):
-    """Random slices of every volume, drawn anew for each epoch.
+    """Random slices of every volume, other ones in each epoch.
 
     The draw depends on the seed and the epoch alone, so that a resumed training sees the same
     slices as an uninterrupted one.

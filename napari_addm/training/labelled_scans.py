@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,33 +95,34 @@ def find_cases(data: Path, split: Mapping[str, Any]) -> list[LabelledScan]:
     InputError
         If there is nothing to measure, or nothing to choose thresholds on.
     """
-    cases = []
-    for subject in split.get("healthy", {}).get("calibration", ()):
-        scans = sorted((data / "healthy").glob(f"{subject}_*.nii*"))
-        if not scans:
-            raise InputError(
-                f"{data / 'healthy'}: there is no scan of {subject}; correct split.json."
-            )
-        cases.append(LabelledScan("healthy/calibration", subject, scans[0], None))
+    calibration = split.get("healthy", {}).get("calibration", ())
+    scans = [_healthy_scan(data / "healthy", subject) for subject in calibration]
     for folder in sorted(p for p in data.iterdir() if p.is_dir() and p.name != "healthy"):
-        parts = split.get(folder.name, {})
-        for case in sorted(p for p in folder.iterdir() if p.is_dir()):
-            scan = next(iter(sorted(case.glob("t1.nii*"))), None)
-            truth = next(iter(sorted(case.glob("mask.nii*"))), None)
-            if scan is None or truth is None:
-                continue
-            part = next((name for name, members in parts.items() if case.name in members), None)
-            if parts and part is None:
-                continue
-            group = f"{folder.name}/{part}" if part else folder.name
-            cases.append(LabelledScan(group, case.name, scan, truth))
-    groups = {case.group for case in cases}
-    if not any(group.endswith("/validation") for group in groups):
+        scans += _labelled_scans(folder, split.get(folder.name, {}))
+    if not any(scan.group.endswith("/validation") for scan in scans):
         raise InputError(
             f"{data}: no labelled validation cases, so no threshold can be chosen; name some in "
             "split.json, as in tumour.validation."
         )
-    return cases
+    return scans
+
+
+def _healthy_scan(folder: Path, subject: str) -> LabelledScan:
+    scans = sorted(folder.glob(f"{subject}_*.nii*"))
+    if not scans:
+        raise InputError(f"{folder}: there is no scan of {subject}; correct split.json.")
+    return LabelledScan("healthy/calibration", subject, scans[0], None)
+
+
+def _labelled_scans(folder: Path, parts: Mapping[str, Any]) -> Iterator[LabelledScan]:
+    """The cases of a folder that have a ground truth and, where there are parts, are in one."""
+    for case in sorted(p for p in folder.iterdir() if p.is_dir()):
+        scan = min(case.glob("t1.nii*"), default=None)
+        truth = min(case.glob("mask.nii*"), default=None)
+        part = next((name for name, members in parts.items() if case.name in members), None)
+        if scan is not None and truth is not None and (part is not None or not parts):
+            group = folder.name if part is None else f"{folder.name}/{part}"
+            yield LabelledScan(group, case.name, scan, truth)
 
 
 def read_split(path: Path) -> dict[str, Any]:

@@ -67,8 +67,9 @@ class RunSettings(BaseModel):
     start_from: Path | None = Field(
         None,
         title="Start from",
-        description="Checkpoint of the same kind with weights to start from (fine-tuning). What "
-        "else is trained starts anew, and intensities are standardized to the new scans.",
+        description="Checkpoint of the same kind with weights to start from (fine-tuning). A "
+        "discriminator and the optimizers start new, and intensities are standardized to the new "
+        "scans.",
     )
     name: Line | None = Field(None, title="Name", description="Name of the model on its card.")
     description: str = Field(

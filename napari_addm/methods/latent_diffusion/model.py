@@ -1,7 +1,7 @@
 """Diffusion in the latents of a VQ-VAE.
 
 A diffusion model learns the latents of a VQ-VAE. Where its steps disagree with a scan's
-latents more than with healthy ones, the latents are painted anew from their surroundings.
+latents more than with healthy ones, the latents are inpainted from their surroundings.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class LatentDiffusion(nn.Module):
     Attributes
     ----------
     mean, deviation : Tensor of float32, shape (C, 1, 1)
-        Of the VQ-VAE's latents.
+        Statistics of the VQ-VAE's latents.
     healthy : Tensor of float32, shape (1, h, w)
         The divergence that :data:`HEALTHY_FRACTION` of the healthy latents stay below;
-        0, which asks for every latent to be painted, until it has been measured.
+        0 until it has been measured, so that every latent is inpainted.
     """
 
     def __init__(self, specification: LatentUNetSpecification, size: tuple[int, int]) -> None:
@@ -274,7 +274,7 @@ class LatentDiffusionObjective(TwoStageObjective):
 
 
 class LatentDiffusionMethod(Method):
-    """Latents that diverge, painted anew."""
+    """Inpainting of latents that diverge."""
 
     objective = LatentDiffusionObjective
 

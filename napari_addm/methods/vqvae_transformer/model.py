@@ -1,8 +1,8 @@
 """A VQ-VAE, and a transformer over its codes.
 
 The transformer learns how likely every code of a healthy slice is after those before it, in
-raster order. In a scan, codes that are unlikely are drawn anew, and what has changed in
-the decoded image is the anomaly.
+raster order. In a scan, unlikely codes are resampled. The change of the decoded image is the
+anomaly.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from napari_addm.methods.settings import TrainingSettings
 from napari_addm.methods.vqvae_transformer import VqTransformerSpecification
 
 UNLIKELY = 0.005
-"""Codes less likely than this are drawn anew."""
+"""Codes less likely than this are resampled."""
 
 
 class VqTransformer(nn.Module):
@@ -85,7 +85,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 def resample(
     network: VqTransformer, codes: Tensor, unlikely: Tensor, uniform: Tensor
 ) -> Iterator[Tensor]:
-    """Draw codes anew, one after the other, each given those before it.
+    """Resample codes one after the other, each given the codes before it.
 
     The transformer is asked only about codes that are drawn, and only for the sequences
     that they are in.
@@ -144,7 +144,7 @@ class VqTransformerObjective(TwoStageObjective):
 
 
 class VqTransformerMethod(Method):
-    """Unlikely codes drawn anew."""
+    """Resampling of unlikely codes."""
 
     objective = VqTransformerObjective
 
@@ -165,7 +165,7 @@ class VqTransformerMethod(Method):
         sampling: Sampling,
         noise: DrawNoise,
     ) -> Iterator[Reconstruction]:
-        """Draw unlikely codes anew.
+        """Resample unlikely codes.
 
         Codes that stay yield as well, so that the number of yields is known beforehand and
         the remaining time can be estimated.
