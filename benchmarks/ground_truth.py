@@ -95,12 +95,12 @@ def main() -> None:
     panel = DetectWidget(viewer)
     viewer.window.add_dock_widget(panel)
     viewer.open(arguments.scan, plugin="napari-addm")
-    panel.steps.setValue(1)
-    panel.draws.setValue(1)
+    panel.model.steps.setValue(1)
+    panel.model.draws.setValue(1)
     heart = Heart()
     heart.measure("run", panel.run, lambda: not panel.running)
-    if panel.error.text():
-        raise SystemExit(panel.error.text())
+    if panel.notices.error.text():
+        raise SystemExit(panel.notices.error.text())
 
     mask = read_labels(arguments.mask)
     zoom = np.diag([0.8, 0.8, 0.8, 1.0])
@@ -115,13 +115,13 @@ def main() -> None:
     )
     truth = viewer.add_labels(data, **options)
     wait(500)
-    panel.truth_chooser.choose(truth)
+    panel.agreement.truth.chooser.choose(truth)
     wait(500)
 
     def compared() -> bool:
         return panel.outcome is not None and panel.outcome.agreement is not None
 
-    heart.measure("resample and compare", panel.resample_button.click, compared)
+    heart.measure("resample and compare", panel.agreement.truth.resample_button.click, compared)
     wait(500)
 
     outcome = panel.outcome

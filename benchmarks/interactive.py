@@ -121,7 +121,7 @@ def main() -> None:
     data, arguments, _ = volume_to_layer(volume)
     viewer.add_image(data, **arguments)
     if options.checkpoint:
-        panel.checkpoint_chooser.choose(options.checkpoint)
+        panel.model.checkpoint_chooser.choose(options.checkpoint)
     brain = np.flatnonzero((volume.data != volume.data.min()).any(axis=(1, 2)))
     middle = int(brain[len(brain) // 2])
 
@@ -157,12 +157,12 @@ def main() -> None:
     }
 
     def begun() -> bool:
-        return panel.progress.maximum() > 0 and panel.progress.value() >= 4
+        return panel.notices.progress.maximum() > 0 and panel.notices.progress.value() >= 4
 
     cancels = []
     with steps() as took:
         for _ in range(5):
-            panel.session.clear()  # what is there already is not run again
+            panel.runner.session.clear()  # what is there already is not run again
             panel.run()
             wait(begun)
             panel.cancel()

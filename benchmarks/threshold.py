@@ -75,7 +75,7 @@ def main() -> None:
     viewer.window.add_dock_widget(panel)
     data, arguments, _ = volume_to_layer(scan)
     layer = viewer.add_layer(Image(data, **arguments))
-    path = options.checkpoint or panel.checkpoint_chooser.path
+    path = options.checkpoint or panel.model.checkpoint_chooser.path
     checkpoint = load_checkpoint(path)
     detection = run(scan, checkpoint, DetectionSettings(draws=options.draws))
     show(panel, viewer, layer, checkpoint, detection)
@@ -94,14 +94,14 @@ def main() -> None:
     print(f"{'':>28} {'median':>8} {'worst':>8}   {'median':>8} {'worst':>8} of CPU time")
 
     canvas = viewer.window._qt_viewer.canvas._scene_canvas
-    minimum = panel.minimum.value()
+    minimum = panel.findings.minimum.value()
     pause(QUIET_S)
     clocks: dict[str, tuple[float, float]] = {}
     # Connected after the panel's own: by then labels, colours and table are handed over.
     panel.findings.moved.connect(lambda: clocks.__setitem__("handed", clock()))
 
     def now(threshold: float) -> None:
-        panel.threshold.setValue(threshold)
+        panel.findings.threshold.setValue(threshold)
         while "handed" not in clocks:
             QApplication.processEvents()
 
@@ -175,7 +175,7 @@ def show(
     )
     panel.outcome = outcome
     panel.findings.begin(checkpoint.specification, layer.unique_id)
-    outcome.layers.show(result, panel.threshold.value())
+    outcome.layers.show(result, panel.findings.threshold.value())
     panel._mark()
     panel.findings.end(result)
     viewer.dims.set_current_step(0, layer.data.shape[0] // 2)

@@ -123,7 +123,7 @@ class Walk:
 
     def wait(self, done: Callable[[], bool]) -> float:
         """Run the event loop until something holds; the seconds that it took."""
-        return run_until(done, self.panel.error.text)
+        return run_until(done, self.panel.notices.error.text)
 
     def pause(self, seconds: float) -> None:
         """Turn the event loop for so long."""
@@ -191,7 +191,7 @@ class Walk:
     def open(self, scan: str | None, truth: str | None) -> None:
         """The scan and its ground truth, or the demo case."""
         if scan is None:
-            self.panel.demo_button.click()
+            self.panel.welcome.demo_button.click()
         else:
             self.viewer.open(scan, plugin="napari-addm")
             if truth is not None:
@@ -207,7 +207,7 @@ class Walk:
                             **{key: getattr(layer, key) for key in place},
                         )
                     )
-                self.panel.truth_chooser.choose(layer)
+                self.panel.agreement.truth.chooser.choose(layer)
         self.pause(0.5)
         for layer in self.viewer.layers:
             if isinstance(layer, Labels):
@@ -240,7 +240,7 @@ class Walk:
         """The whole volume, while a person scrolls."""
         panel, dims = self.panel, self.viewer.dims
         here = dims.point
-        panel.whole_volume.setChecked(True)
+        panel.model.whole_volume.setChecked(True)
 
         def scroll(step: int) -> None:
             self.turn_wheel(1 if step % 8 < 4 else -1)
@@ -258,7 +258,10 @@ class Walk:
         while panel.running:
             scroll(step)
             step += 1
-            if not taken and panel.progress.value() > 0.3 * panel.progress.maximum() > 0:
+            if (
+                not taken
+                and panel.notices.progress.value() > 0.3 * panel.notices.progress.maximum() > 0
+            ):
                 dims.point, taken = here, True
                 block = self.heart.take()
                 self.picture("run")
@@ -270,28 +273,28 @@ class Walk:
         truth = self.panel.agreement.truth.layer
         if truth is not None:
             self.wait(lambda: panel.outcome is not None and panel.outcome.agreement is not None)
-        self.report["status"] = panel.status.text()
+        self.report["status"] = panel.notices.status.text()
 
     def review(self) -> None:
         """Threshold, a click on the largest finding, and a decision."""
         panel, table = self.panel, self.panel.findings.table
-        default = panel.threshold.value()
+        default = panel.findings.threshold.value()
         blocks = []
         for factor in (0.8, 0.9, 1.1, 1.0):
             self.heart.take_ms()
-            panel.threshold.setValue(factor * default)
+            panel.findings.threshold.setValue(factor * default)
             self.pause(0.3)
             blocks.append(self.heart.take_ms())
         self.report["longest_block_threshold_ms"] = max(blocks)
         self.unfold(texts.FINDINGS_SECTION)
-        self.report["found"] = panel.count.text()
+        self.report["found"] = panel.findings.count.text()
         rows = table.model.rowCount()
         if rows:
             index = table.model.index(0, 1)
             table.view.clicked.emit(index)
             table.view.selectRow(0)
             self.pause(0.3)
-            first = table.selected
+            first = table.review.selected
             self.report["first"] = [
                 table.model.data(table.model.index(0, column))
                 for column in range(table.model.columnCount())
@@ -309,7 +312,9 @@ class Walk:
             table.note.editingFinished.emit()
         self.picture("detect")
         self.unfold(texts.TRUTH_SECTION)
-        self.report["figures"] = {key: label.text() for key, label in panel.figures.items()}
+        self.report["figures"] = {
+            key: label.text() for key, label in panel.agreement.view.figures.items()
+        }
         self.picture("truth")
 
     def planes(self) -> None:
@@ -346,8 +351,8 @@ class Walk:
         """Save, verify, and read the labels back."""
         panel, outcome = self.panel, self.outcome
         shown = np.array(outcome.layers.labels())
-        panel.save(folder)
-        self.wait(lambda: "saved" in panel.status.text())
+        panel.saving.save(folder)
+        self.wait(lambda: "saved" in panel.notices.status.text())
         self.unfold(texts.FINDINGS_SECTION)
         self.picture("save")
         self.report["saved"] = sorted(path.name for path in folder.rglob("*") if path.is_file())
@@ -389,7 +394,7 @@ def main() -> None:
     walk = Walk(viewer, panel, arguments.output)
     walk.pause(0.5)
     if arguments.checkpoint is not None:
-        panel.checkpoint_chooser.choose(arguments.checkpoint)
+        panel.model.checkpoint_chooser.choose(arguments.checkpoint)
     walk.start()
     walk.open(arguments.scan, arguments.truth)
     if not arguments.no_preview:

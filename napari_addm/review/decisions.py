@@ -6,7 +6,7 @@ Free of Qt and napari.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -143,6 +143,10 @@ class DecisionHistory:
         if not (last.unfinished and last.finding == finding):
             self._at += 1
         self._steps[self._at :] = [_Step(decided, finding, unfinished)]
+
+    def finish(self) -> None:
+        """Finish the last step: the next one on the same finding is a step of its own."""
+        self._steps[self._at] = replace(self._steps[self._at], unfinished=False)
 
     def undo(self) -> None:
         """Take the last step back, if there is one."""

@@ -177,14 +177,12 @@ def _differences(record: RunRecord, detection: Detection, model_sha256: str) -> 
     return tuple(differences)
 
 
-def describe_resumed(review: SavedReview, minimum_ml: float, matched: int) -> str:
+def describe_resumed(review: SavedReview, matched: int) -> str:
     """Say what was taken over from a saved review.
 
     Parameters
     ----------
     review : SavedReview
-    minimum_ml : float
-        The smallest finding as it is now, mL; a field may have rounded it.
     matched : int
         How many of the decisions hold for a finding of now.
     """
@@ -195,9 +193,6 @@ def describe_resumed(review: SavedReview, minimum_ml: float, matched: int) -> st
     words += ", with its threshold and smallest finding"
     if review.corrected:
         words += ", and its corrections"
-    differences = list(review.differences)
-    if abs(minimum_ml - review.minimum_ml) > 1e-9:
-        differences.append(f"a smallest finding of {review.minimum_ml:g} mL")
-    if differences:
-        words += f". It was made with {', '.join(differences)}: findings may differ"
+    if review.differences:
+        words += f". It was made with {', '.join(review.differences)}: findings may differ"
     return words

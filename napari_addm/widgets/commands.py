@@ -36,7 +36,7 @@ def detect_in_layer(viewer: Viewer) -> None:
     if not isinstance(layer, Image) or is_output(layer):
         show_info(texts.NO_IMAGE_CHOSEN)
         return
-    open_panel(viewer).scan_chooser.choose(layer)
+    open_panel(viewer).inputs.scan_chooser.choose(layer)
 
 
 def compare_with_layer(viewer: Viewer) -> None:
@@ -45,17 +45,16 @@ def compare_with_layer(viewer: Viewer) -> None:
     if not isinstance(layer, Labels) or is_output(layer):
         show_info(texts.NO_LABELS_CHOSEN)
         return
-    open_panel(viewer).truth_chooser.choose(layer)
+    open_panel(viewer).agreement.truth.chooser.choose(layer)
 
 
 def save_results(viewer: Viewer) -> None:
     """Ask for a folder and save the last result, as the panel's button does."""
     panel = open_panel(viewer)
-    if not panel.save_button.isEnabled():
-        outcome = panel.outcome
-        show_info(texts.NO_RESULT if outcome is None else outcome.misfit or texts.NO_RESULT)
-        return
-    panel.save_button.click()
+    if why_not := panel.controller.why_not_save:
+        show_info(why_not)
+    else:
+        panel.saving.save_button.click()
 
 
 def open_demo(viewer: Viewer) -> None:

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 from weakref import WeakSet
 
@@ -70,6 +71,7 @@ class Job(GeneratorWorker[Any, None, None]):
         super().__init__(_forward, self._items)
         self._errors = _Errors()
         self.failed = self._errors.failed
+        self.over = Event()
 
     def work(self) -> None:
         """Run to the end, or until `quit` was called."""
@@ -79,6 +81,8 @@ class Job(GeneratorWorker[Any, None, None]):
                 super().work()
         except Exception as error:
             self.failed.emit(error.__cause__ if isinstance(error, JobError) else error)
+        finally:
+            self.over.set()
 
 
 def start_job(
@@ -124,6 +128,11 @@ class Jobs:
         job = start_job(*args, **options)
         self._all.add(job)
         return job
+
+    @property
+    def going(self) -> bool:
+        """Whether any of them is not over yet."""
+        return not all(job.over.is_set() for job in list(self._all))
 
     def quit(self) -> None:
         """Ask all of them to stop."""

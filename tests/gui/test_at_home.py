@@ -49,10 +49,10 @@ def model() -> ViewerModel:
 
 
 def prepare(panel: DetectWidget, checkpoint) -> DetectWidget:
-    panel.checkpoint_chooser.choose(checkpoint)
-    panel.device.setCurrentText("cpu")
-    panel.precision.setCurrentText("float32")
-    panel.threshold.setValue(0.01)
+    panel.model.checkpoint_chooser.choose(checkpoint)
+    panel.model.device.setCurrentText("cpu")
+    panel.model.precision.setCurrentText("float32")
+    panel.findings.threshold.setValue(0.01)
     return panel
 
 
@@ -123,31 +123,31 @@ def test_run_stays_in_reach_on_a_small_screen(
     window.resize(1280, 800)
     panel = prepare(open_panel(viewer), tiny_checkpoint)
     add(viewer, scan)
-    panel.this_slice.setChecked(True)
+    panel.model.this_slice.setChecked(True)
     panel.run()
     finish(qtbot, panel)
-    panel.status.setText("A long line of words that wraps. " * 6)
+    panel.notices.status.setText("A long line of words that wraps. " * 6)
     qtbot.wait(200)
     assert (window.width(), window.height()) == (1280, 800)
-    for widget in (panel.run_button, panel.cancel_button, panel.status):
+    for widget in (panel.run_button, panel.cancel_button, panel.notices.status):
         low = widget.mapTo(window, QPoint(0, widget.height()))
         assert widget.isVisible()
         assert low.y() <= window.height()
         assert low.x() + widget.width() <= window.width()
     # The rest scrolls.
-    panel._scroll.ensureWidgetVisible(panel.save_button)
-    top = panel.save_button.mapTo(panel, QPoint(0, 0)).y()
+    panel.scroll_area.ensureWidgetVisible(panel.saving.save_button)
+    top = panel.saving.save_button.mapTo(panel, QPoint(0, 0)).y()
     assert 0 <= top <= panel.run_button.mapTo(panel, QPoint(0, 0)).y()
 
 
 def test_empty_panel_offers_the_demo_and_nothing_else(model, panel, scan):
-    shown = {title for title, section in panel._sections.items() if not section.isHidden()}
+    shown = {title for title, section in panel.sections.items() if not section.isHidden()}
     assert shown == set()
     assert not panel.welcome.isHidden()
     assert not panel.run_button.isEnabled()
     assert "docs/clinician.md" in panel.welcome.help_link.text()
     layer = add(model, scan)
-    shown = {title for title, section in panel._sections.items() if not section.isHidden()}
+    shown = {title for title, section in panel.sections.items() if not section.isHidden()}
     assert {"Scan", "Model", "Ground truth", "View"} <= shown
     assert panel.welcome.isHidden()
     model.layers.remove(layer)
@@ -178,20 +178,20 @@ def test_commands_of_the_menus_work_on_the_selected_layer(make_napari_viewer, sa
     viewer.layers.selection.active = second
     do("detect_in_layer")
     (panel,) = viewer.window.dock_widgets.values()
-    assert panel.scan_chooser.currentText() == "second"
+    assert panel.inputs.scan_chooser.currentText() == "second"
     viewer.layers.selection.active = first
     do("detect_in_layer")
-    assert panel.scan_chooser.currentText() == "first"
+    assert panel.inputs.scan_chooser.currentText() == "first"
     do("compare_with_layer")  # on an image
     assert said()[-1] == texts.NO_LABELS_CHOSEN
     viewer.layers.selection.active = labels
     do("compare_with_layer")
-    assert panel.truth_chooser.currentText() == "truth"
+    assert panel.agreement.truth.chooser.currentText() == "truth"
     do("save_results")
     assert said()[-1] == texts.NO_RESULT
     do("open_demo")
     assert "demo_T1w" in viewer.layers
-    assert panel.truth_chooser.currentText() == "demo_lesion"
+    assert panel.agreement.truth.chooser.currentText() == "demo_lesion"
     assert len(viewer.window.dock_widgets) == 1
     # napari's own entry toggles the very same panel.
     do("detect")
@@ -278,7 +278,7 @@ def test_other_kinds_of_layers_give_the_same_result(model, panel, qtbot, scan, f
     assert panel.inputs.message.text() == ""
     panel.run()
     finish(qtbot, panel)
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""
     made = output(model, "anomaly map")
     assert_array_equal(made.data, expected)
     assert_allclose(made.scale, scan.spacing)
@@ -296,15 +296,15 @@ def test_a_frame_of_several_is_taken_where_the_viewer_is(model, panel, qtbot, sc
     model.dims.set_current_step(0, 2)
     panel.inputs.frame_button.click()
     taken = model.layers["series 2"]
-    assert panel.scan_chooser.currentText() == "series 2"
+    assert panel.inputs.scan_chooser.currentText() == "series 2"
     assert panel.inputs.message.text() == ""
     assert_array_equal(np.asarray(taken.data), scan.data)
     assert_allclose(taken.translate, (1, 2, 3))
     model.dims.set_current_step(1, 17)
-    panel.this_slice.setChecked(True)
+    panel.model.this_slice.setChecked(True)
     panel.run()
     finish(qtbot, panel)
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""
     assert_array_equal(np.flatnonzero(panel.outcome.detection.done), [17])
 
 
@@ -315,10 +315,10 @@ def test_layers_renamed_and_removed_while_a_run_goes_on(model, panel, qtbot, sca
     mask = model.add_layer(
         Labels((scan.data > 0).astype(np.uint8), scale=layer.scale, translate=layer.translate)
     )
-    panel.scan_chooser.choose(layer)
-    panel.mask_chooser.choose(mask)
-    panel.batch_size.setValue(1)
-    panel.draws.setValue(4)
+    panel.inputs.scan_chooser.choose(layer)
+    panel.inputs.brain.chooser.choose(mask)
+    panel.model.batch_size.setValue(1)
+    panel.model.draws.setValue(4)
     panel.run()
     qtbot.waitUntil(lambda: output(model, "anomalies") is not None, timeout=MINUTE)
     layer.name = "renamed"
@@ -328,7 +328,7 @@ def test_layers_renamed_and_removed_while_a_run_goes_on(model, panel, qtbot, sca
     model.layers.remove(other)
     output(model, "reconstruction").data = np.zeros((4, 5, 6), np.float32)  # as a crop does
     finish(qtbot, panel)
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""
     assert panel.outcome.layers.labels() is not None
     output(model, "anomalies").data = np.zeros((4, 5, 6), int)
     assert panel.outcome.layers.labels() is None  # so what was found is saved
@@ -336,8 +336,8 @@ def test_layers_renamed_and_removed_while_a_run_goes_on(model, panel, qtbot, sca
     assert detection.done.all()
     assert_array_equal(anomalies.data, detection.anomaly.data)
     assert output(model, "reconstruction").data.shape == (4, 5, 6)  # a person's, left alone
-    assert panel.scan_chooser.currentText() == "renamed"
-    assert panel.mask_chooser.currentText() == "Automatic"
+    assert panel.inputs.scan_chooser.currentText() == "renamed"
+    assert panel.inputs.brain.chooser.currentText() == "Automatic"
 
 
 def test_the_scan_changed_while_a_run_goes_on(model, panel, qtbot, scan):
@@ -346,7 +346,7 @@ def test_the_scan_changed_while_a_run_goes_on(model, panel, qtbot, scan):
     panel.run()
     layer.data = np.zeros_like(layer.data)
     finish(qtbot, panel)
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""
     assert panel.outcome.detection.reconstruction.data.any()
 
 
@@ -362,7 +362,7 @@ def test_two_viewers_run_at_once(make_napari_viewer, tiny_checkpoint, qtbot, sca
     finish(qtbot, *panels)
     maps = [output(viewer, "anomaly map").data for viewer in viewers]
     for panel, viewer, found in zip(panels, viewers, maps, strict=True):
-        assert panel.error.text() == ""
+        assert panel.notices.error.text() == ""
         assert len(viewer.layers) == 4 + panel.outcome.detection.settings.draws // 2
         assert_array_equal(found, panel.outcome.detection.anomaly.data)
     assert not np.array_equal(*maps)

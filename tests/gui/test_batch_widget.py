@@ -822,11 +822,11 @@ def test_the_panel_of_one_scan_follows_the_case_that_is_opened(
     detect = DetectWidget(viewer)
     qtbot.addWidget(detect)
     mine = viewer.add_image(np.random.default_rng(0).random((9, 9, 9)), name="mine")
-    assert detect.scan_chooser.layer_id == mine.unique_id
+    assert detect.inputs.scan_chooser.layer_id == mine.unique_id
     look(qtbot, panel, scans / "cases.csv", done)
     for case in ("first", "third", "first"):
         opened(qtbot, panel, case)
-        assert detect.scan_chooser.currentText() == case
+        assert detect.inputs.scan_chooser.currentText() == case
         shown = {layer.name for layer in viewer.layers if layer.visible}
         wanted = {case, f"{case} anomaly map", f"{case} anomalies"}
         assert shown == wanted | ({"first ground truth"} if case == "first" else set())

@@ -247,10 +247,10 @@ class Case:
         self.viewer = ViewerModel()
         self.panel = panel = DetectWidget(self.viewer)
         qtbot.addWidget(panel)
-        panel.checkpoint_chooser.choose(checkpoint)
-        panel.device.setCurrentText("cpu")
-        panel.precision.setCurrentText("float32")
-        panel.threshold.setValue(0.01)
+        panel.model.checkpoint_chooser.choose(checkpoint)
+        panel.model.device.setCurrentText("cpu")
+        panel.model.precision.setCurrentText("float32")
+        panel.findings.threshold.setValue(0.01)
         data, arguments, _ = volume_to_layer(read_volume(scan_file))
         self.viewer.add_layer(Image(data, **arguments))
         data, arguments, _ = volume_to_layer(read_labels(self.file), "labels")
@@ -258,7 +258,7 @@ class Case:
         self.layer.brush_size = 8
         self.layer.selected_label = 2
         self.viewer.dims.set_current_step(0, 14)
-        panel.truth_chooser.choose(self.layer)
+        panel.agreement.truth.chooser.choose(self.layer)
         panel.run()
         qtbot.waitUntil(lambda: not panel.running, timeout=MINUTE)
         self.rest()
@@ -295,9 +295,9 @@ class Case:
         assert_array_equal(view.dice.points, (curve.threshold, curve.dice))
 
     def save(self) -> RunRecord:
-        self.panel.save(self.folder / "out", overwrite=True)
+        self.panel.saving.save(self.folder / "out", overwrite=True)
         self.rest()
-        assert self.panel.error.text() == ""
+        assert self.panel.notices.error.text() == ""
         record = read_record(self.folder / "out" / "head_record.json")
         assert record.truth.voxels_sha256 == voxels_sha256(self.layer.data != 0)
         return record
@@ -310,18 +310,18 @@ def case(qtbot, tmp_path, make_brain, tiny_checkpoint, truth) -> Case:
 
 def test_figures_and_curves_follow_strokes_on_the_truth(case):
     case.wait_for_truth()
-    dice = case.panel.figures["dice"].text()
+    dice = case.panel.agreement.view.figures["dice"].text()
     before = case.agreement
     case.layer.paint((14, 20, 10), 2)
     case.layer.paint((14, 20, 18), 2)
     assert case.agreement is before  # it is measured once the strokes are done, and aside
-    assert not case.panel.metrics.isHidden()
+    assert not case.panel.agreement.view.metrics.isHidden()
     case.wait_for_truth()
-    assert case.panel.figures["dice"].text() != dice
+    assert case.panel.agreement.view.figures["dice"].text() != dice
     case.layer.undo()
     case.layer.undo()
     case.wait_for_truth()
-    assert case.panel.figures["dice"].text() == dice
+    assert case.panel.agreement.view.figures["dice"].text() == dice
     case.layer.fill((0, 0, 0), 0)
     case.layer.data = np.roll(case.layer.data, 3, axis=1)
     case.wait_for_truth()
@@ -358,9 +358,9 @@ def test_the_record_names_the_file_of_a_truth_only_while_it_holds_that_truth(cas
     found = verify(case.folder / "out" / "head_record.json", model=case.checkpoint, device="cpu")
     assert (found.problems, found.notes) == ([], [])
     # and a layer that was drawn on before it was chosen is no better
-    case.panel.truth_chooser.choose(None)
+    case.panel.agreement.truth.chooser.choose(None)
     case.layer.paint((14, 20, 10), 2)
-    case.panel.truth_chooser.choose(case.layer)
+    case.panel.agreement.truth.chooser.choose(case.layer)
     case.rest()
     assert case.save().truth.name is None
 
@@ -371,8 +371,8 @@ def test_a_truths_file_that_is_gone_or_another_is_not_named(case):
     case.wait_for_truth()
     assert case.save().truth.name is None
     write_volume(case.file, case.panel.outcome.scan.with_data(case.layer.data.astype(np.uint8)))
-    case.panel.truth_chooser.choose(None)
-    case.panel.truth_chooser.choose(case.layer)
+    case.panel.agreement.truth.chooser.choose(None)
+    case.panel.agreement.truth.chooser.choose(case.layer)
     case.rest()
     assert case.save().truth.name == case.file.name
 
@@ -382,12 +382,12 @@ def test_a_truth_that_no_longer_fits_is_refused_until_it_does(case):
     case.layer.data = data[1:]
     case.rest(500)
     assert case.agreement is None
-    assert case.panel.metrics.isHidden()
-    assert "does not lie on the voxels" in case.panel.metrics_notes.text()
+    assert case.panel.agreement.view.metrics.isHidden()
+    assert "does not lie on the voxels" in case.panel.agreement.view.notes.text()
     case.layer.data = data
     case.rest(500)
     case.wait_for_truth()
-    assert not case.panel.metrics.isHidden()
+    assert not case.panel.agreement.view.metrics.isHidden()
 
 
 def test_what_is_no_stroke_on_the_truth_measures_nothing(case):
@@ -404,7 +404,7 @@ def test_what_is_no_stroke_on_the_truth_measures_nothing(case):
     case.rest(500)
     assert case.agreement is before
     # one that is no longer chosen is not listened to
-    case.panel.truth_chooser.choose(None)
+    case.panel.agreement.truth.chooser.choose(None)
     started.clear()
     case.layer.paint((14, 20, 10), 2)
     case.rest(500)

@@ -38,19 +38,19 @@ def test_segmentation_saved_from_the_panel(
     assert reader is not None
     ((voxels, arguments, _),) = reader(str(folder))
     viewer.add_image(voxels, **arguments)
-    panel.checkpoint_chooser.choose(tiny_checkpoint)
-    panel.threshold.setValue(0.01)
+    panel.model.checkpoint_chooser.choose(tiny_checkpoint)
+    panel.findings.threshold.setValue(0.01)
     panel.run()
     qtbot.waitUntil(lambda: not panel.running, timeout=120_000)
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""
     assert len(panel.outcome.marked.findings) > 0
     assert not panel.saving.seg.isHidden()
     panel.saving.seg.setChecked(True)
     out = tmp_path / "out"
-    panel.save(out)
-    qtbot.waitUntil(lambda: "files saved" in panel.status.text(), timeout=120_000)
-    assert panel.error.text() == ""
-    assert panel.status.text().startswith(f"{len(list(out.iterdir()))} files saved")
+    panel.saving.save(out)
+    qtbot.waitUntil(lambda: "files saved" in panel.notices.status.text(), timeout=120_000)
+    assert panel.notices.error.text() == ""
+    assert panel.notices.status.text().startswith(f"{len(list(out.iterdir()))} files saved")
 
     labels = panel.outcome.layers.labels()
     volume = panel.outcome.scan
@@ -67,8 +67,8 @@ def test_segmentation_saved_from_the_panel(
     # and when a person has rejected them all, the panel says why there is none
     for finding in panel.outcome.marked.findings:
         panel.findings.table.decide(finding.id, Decision("rejected"))
-    panel.save(out, overwrite=True)
-    qtbot.waitUntil(lambda: panel.status.text().endswith(texts.NO_SEG), timeout=120_000)
+    panel.saving.save(out, overwrite=True)
+    qtbot.waitUntil(lambda: panel.notices.status.text().endswith(texts.NO_SEG), timeout=120_000)
     assert not (out / "dicom_series4_seg.dcm").exists()
 
 

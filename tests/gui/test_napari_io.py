@@ -434,9 +434,9 @@ def test_a_frame_is_saved_where_the_file_has_it(
     viewer.dims.set_current_step(0, 1)
     panel.inputs.frame_button.click()
 
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""
     assert panel.inputs.message.text() == ""
-    assert panel.scan_chooser.currentText() == "film 1"
+    assert panel.inputs.scan_chooser.currentText() == "film 1"
     taken = viewer.layers["film 1"]
     viewer.open(alone, plugin="napari-addm")
     like = viewer.layers["one"]  # the same frame as a file of its own
@@ -466,15 +466,15 @@ def test_a_record_names_the_frame(
     affine = np.array([[-5, 0, 0, 80], [0, 5, 0, -95], [0, 0, 5, -70], [0, 0, 0, 1.0]])
     head = make_brain(affine, (33, 39, 29)).to_native()
     path = save(tmp_path / "film.nii.gz", np.stack([head * 0.9, head], axis=-1), affine)
-    panel.checkpoint_chooser.choose(tiny_checkpoint)
-    panel.device.setCurrentText("cpu")
+    panel.model.checkpoint_chooser.choose(tiny_checkpoint)
+    panel.model.device.setCurrentText("cpu")
     viewer.add_layer(open_layers(path)[0])
     viewer.dims.set_current_step(0, 1)
     panel.inputs.frame_button.click()
     panel.run()
     qtbot.waitUntil(lambda: not panel.running, timeout=120_000)
-    panel.save(tmp_path)
-    qtbot.waitUntil(lambda: "saved" in panel.status.text(), timeout=60_000)
+    panel.saving.save(tmp_path)
+    qtbot.waitUntil(lambda: "saved" in panel.notices.status.text(), timeout=60_000)
 
     record = tmp_path / "film_record.json"
     assert read_record(record).input.frame == 1
@@ -508,7 +508,7 @@ def test_a_film_whose_file_is_gone_is_said(
     viewer.dims.set_current_step(0, 1)
     panel.inputs.frame_button.click()
 
-    assert f"{path} does not exist" in panel.error.text()
+    assert f"{path} does not exist" in panel.notices.error.text()
     assert len(viewer.layers) == 1
 
 

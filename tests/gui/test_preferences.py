@@ -64,13 +64,13 @@ def test_choices_are_there_in_the_next_session(panel, tiny_checkpoint):
     first.model.level.setValue(77)  # not remembered: the threshold is calibrated for another
     first._sections["View"].heading.click()
     second = panel()
-    assert second.device.currentText() == "cpu"
-    assert second.precision.currentText() == "float32"
-    assert second.checkpoint_chooser.path == tiny_checkpoint
-    assert second.checkpoint_chooser.currentText() == tiny_checkpoint.name
-    assert second.level.value() == 200
-    assert not second._sections["View"].expanded
-    assert second._sections["Model"].expanded
+    assert second.model.device.currentText() == "cpu"
+    assert second.model.precision.currentText() == "float32"
+    assert second.model.checkpoint_chooser.path == tiny_checkpoint
+    assert second.model.checkpoint_chooser.currentText() == tiny_checkpoint.name
+    assert second.model.level.value() == 200
+    assert not second.sections["View"].expanded
+    assert second.sections["Model"].expanded
 
 
 def test_reset_forgets_everything(panel, tiny_checkpoint):
@@ -81,10 +81,10 @@ def test_reset_forgets_everything(panel, tiny_checkpoint):
     first.batch_size.setValue(3)
     first.model.reset_button.click()
     for widget in (first, panel()):
-        assert widget.device.currentText() == "auto"
-        assert widget.checkpoint_chooser.path == DEMO_CHECKPOINT
-        assert widget.batch_size.value() == 0
-        assert widget._sections["Model"].expanded
+        assert widget.model.device.currentText() == "auto"
+        assert widget.model.checkpoint_chooser.path == DEMO_CHECKPOINT
+        assert widget.model.batch_size.value() == 0
+        assert widget.sections["Model"].expanded
     assert preferences.read() == preferences.Preferences()
 
 
@@ -98,9 +98,9 @@ def test_nothing_is_kept_when_the_page_says_so(panel):
 def test_a_checkpoints_own_sampler_wins_when_it_is_chosen(panel, tiny_checkpoint):
     napari_settings.get_plugin_settings("napari-addm").panel.sampler = "DDPM"
     widget = panel()
-    assert widget.settings.sampler == "ddpm"
-    widget.checkpoint_chooser.choose(tiny_checkpoint)
-    assert widget.settings.sampler == "ddim"
+    assert widget.model.settings.sampler == "ddpm"
+    widget.model.checkpoint_chooser.choose(tiny_checkpoint)
+    assert widget.model.settings.sampler == "ddim"
 
 
 def test_a_checkpoint_that_is_gone_is_said_and_replaced(panel, tiny_checkpoint, tmp_path):
@@ -108,8 +108,8 @@ def test_a_checkpoint_that_is_gone_is_said_and_replaced(panel, tiny_checkpoint, 
     panel().checkpoint_chooser.choose(copy)
     copy.unlink()
     widget = panel()
-    assert "lent.safetensors" in widget.status.text()
-    assert widget.checkpoint_chooser.path == DEMO_CHECKPOINT
+    assert "lent.safetensors" in widget.notices.status.text()
+    assert widget.model.checkpoint_chooser.path == DEMO_CHECKPOINT
     assert widget.model.specification is not None
 
 
@@ -122,14 +122,14 @@ def test_checkpoints_of_the_folder_are_offered_while_the_panel_is_open(
     (tmp_path / "notes.txt").write_text("no checkpoint")
     page = napari_settings.get_plugin_settings("napari-addm").panel
     page.checkpoint_folder = str(tmp_path)
-    box = widget.checkpoint_chooser
+    box = widget.model.checkpoint_chooser
 
     def offered() -> list[str]:
         return [box.itemText(n) for n in range(box.count())]
 
     assert offered() == ["Demo (bundled)", "a.safetensors", "b.safetensors", "Choose a file..."]
     pick(box, "b.safetensors")
-    assert "tiny" in widget.card.text()
+    assert "tiny" in widget.model.card.text()
     (tmp_path / "a.safetensors").unlink()
     box.showPopup()
     box.hidePopup()
@@ -141,11 +141,11 @@ def test_checkpoints_of_the_folder_are_offered_while_the_panel_is_open(
 
 def test_a_cancelled_file_dialog_changes_nothing(panel, tiny_checkpoint, monkeypatch):
     widget = panel()
-    widget.checkpoint_chooser.choose(tiny_checkpoint)
+    widget.model.checkpoint_chooser.choose(tiny_checkpoint)
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: ("", ""))
-    pick(widget.checkpoint_chooser, "Choose a file...")
-    assert widget.checkpoint_chooser.path == tiny_checkpoint
-    assert widget.checkpoint_chooser.currentText() == tiny_checkpoint.name
+    pick(widget.model.checkpoint_chooser, "Choose a file...")
+    assert widget.model.checkpoint_chooser.path == tiny_checkpoint
+    assert widget.model.checkpoint_chooser.currentText() == tiny_checkpoint.name
 
 
 def test_a_damaged_settings_file_gives_defaults(panel):
@@ -153,8 +153,8 @@ def test_a_damaged_settings_file_gives_defaults(panel):
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(yaml.safe_dump({"panel": {"device": "abacus", "precision": "float32"}}))
     widget = panel()
-    assert widget.device.currentText() == "auto"
-    assert widget.precision.currentText() == "float32"
+    assert widget.model.device.currentText() == "auto"
+    assert widget.model.precision.currentText() == "float32"
 
 
 def test_a_closed_panel_no_longer_follows(panel, qtbot):
@@ -180,6 +180,6 @@ def test_the_page_in_the_real_dialog(make_napari_viewer, panel, qtbot):
     boxes = [box for box in page.findChildren(QComboBox) if box.findText("cuda") >= 0]
     assert len(boxes) == 1
     boxes[0].setCurrentText("cpu")
-    assert widget.device.currentText() == "cpu"
+    assert widget.model.device.currentText() == "cpu"
     dialog.reject()
-    assert widget.device.currentText() == "auto"
+    assert widget.model.device.currentText() == "auto"

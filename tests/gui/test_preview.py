@@ -19,7 +19,6 @@ from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
-from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layer_registry import is_output
 from napari_addm.widgets.layers import volume_to_layer
 
@@ -50,10 +49,10 @@ def layer(viewer, scan) -> Layer:
 def panel(viewer, layer, tiny_checkpoint) -> DetectWidget:
     widget = DetectWidget(viewer)
     viewer.window.add_dock_widget(widget)
-    widget.checkpoint_chooser.choose(tiny_checkpoint)
-    widget.device.setCurrentText("cpu")
-    widget.precision.setCurrentText("float32")
-    widget.threshold.setValue(0.01)
+    widget.model.checkpoint_chooser.choose(tiny_checkpoint)
+    widget.model.device.setCurrentText("cpu")
+    widget.model.precision.setCurrentText("float32")
+    widget.findings.threshold.setValue(0.01)
     return widget
 
 
@@ -95,21 +94,19 @@ def follow(viewer, panel: DetectWidget, qtbot, index: int) -> None:
 
 
 def settle(panel: DetectWidget, qtbot) -> None:
-    qtbot.waitUntil(
-        lambda: not panel.follow.working and not panel.follow._rest.isActive(), timeout=MINUTE
-    )
+    qtbot.waitUntil(lambda: not panel.follow.working, timeout=MINUTE)
     qtbot.wait(50)
 
 
 def finish(panel: DetectWidget, qtbot) -> None:
     qtbot.waitUntil(lambda: not panel.running, timeout=MINUTE)
-    qtbot.waitUntil(lambda: panel._aside not in Job._worker_set, timeout=MINUTE)
+    qtbot.waitUntil(lambda: not panel.jobs.going, timeout=MINUTE)
     qtbot.wait(50)
 
 
 def by_itself(panel: DetectWidget, scan: Volume) -> Detection:
     """The same run without a panel."""
-    return run(scan, load_checkpoint(panel.model.checkpoint), panel.settings)
+    return run(scan, load_checkpoint(panel.model.checkpoint), panel.model.settings)
 
 
 def test_only_the_newest_of_twenty_slices_is_reconstructed(viewer, panel, qtbot, calls):
@@ -121,7 +118,7 @@ def test_only_the_newest_of_twenty_slices_is_reconstructed(viewer, panel, qtbot,
         qtbot.wait(5)
     panel.follow._rest.setInterval(usual)  # starts it anew
     settle(panel, qtbot)
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""
     reconstruction = output(viewer, "reconstruction")
     shown = np.flatnonzero(reconstruction.any(axis=(1, 2)))
     assert shown.tolist() == list(range(22 - REACH, 22 + REACH + 1))
@@ -145,12 +142,12 @@ def test_only_the_newest_of_twenty_slices_is_reconstructed(viewer, panel, qtbot,
 
 
 def test_a_newer_slice_drops_the_older_one_within_a_step(viewer, panel, qtbot, calls):
-    panel.steps.setValue(panel.steps.maximum())  # two hundred calls for a slice
+    panel.model.steps.setValue(panel.model.steps.maximum())  # two hundred calls for a slice
     calls.stop_after = 5
     viewer.dims.set_current_step(0, 10)
     panel.follow.box.setChecked(True)
     qtbot.waitUntil(calls.reached.is_set, timeout=MINUTE)
-    panel.steps.setValue(1)
+    panel.model.steps.setValue(1)
     viewer.dims.set_current_step(0, 22)
     qtbot.waitUntil(lambda: not panel.follow._rest.isActive(), timeout=MINUTE)
     calls.go.set()
@@ -166,10 +163,10 @@ def test_previews_go_on_after_a_run_of_one_slice(viewer, panel, qtbot, scan):
     viewer.dims.set_current_step(0, 12)
     panel.follow.box.setChecked(True)
     settle(panel, qtbot)
-    panel.this_slice.setChecked(True)
+    panel.model.this_slice.setChecked(True)
     panel.run()
     finish(panel, qtbot)
-    assert panel.save_button.isEnabled()
+    assert panel.saving.save_button.isEnabled()
     assert panel.follow.box.isChecked()
     alone = output(viewer, "anomaly map")[12].copy()
     assert np.flatnonzero(panel.outcome.detection.done).tolist() == [12]
@@ -177,14 +174,14 @@ def test_previews_go_on_after_a_run_of_one_slice(viewer, panel, qtbot, scan):
     settle(panel, qtbot)
     assert output(viewer, "anomaly map")[13].any()
     assert_array_equal(output(viewer, "anomaly map")[12], alone)
-    assert not panel.save_button.isEnabled()
+    assert not panel.saving.save_button.isEnabled()
 
 
 def test_a_run_takes_over_what_was_previewed(viewer, panel, qtbot, scan, calls):
     follow(viewer, panel, qtbot, 12)
     follow(viewer, panel, qtbot, 20)
-    assert not panel.save_button.isEnabled()  # no record could repeat it
-    assert panel.save_button.toolTip() == texts.PREVIEW_NOT_SAVED
+    assert not panel.saving.save_button.isEnabled()  # no record could repeat it
+    assert panel.saving.save_button.toolTip() == texts.PREVIEW_NOT_SAVED
     previewed = len(calls)
     panel.run()
     assert not panel.follow.box.isEnabled()
@@ -198,19 +195,19 @@ def test_a_run_takes_over_what_was_previewed(viewer, panel, qtbot, scan, calls):
     assert panel.outcome.detection.warnings == expected.warnings
     # A setting that is touched does not replace the whole result by a preview.
     assert not panel.follow.box.isChecked()
-    assert panel.save_button.isEnabled()
+    assert panel.saving.save_button.isEnabled()
     calls.clear()
-    panel.seed.setValue(1)
+    panel.model.seed.setValue(1)
     qtbot.wait(200)
     assert calls == []
-    panel.seed.setValue(0)
+    panel.model.seed.setValue(0)
     follow(viewer, panel, qtbot, 14)  # done already
     assert calls == []
     assert not panel.outcome.preview
 
 
 def test_a_cancelled_run_goes_on(viewer, panel, qtbot, scan, calls):
-    panel.draws.setValue(2)
+    panel.model.draws.setValue(2)
     calls.stop_after = 8
     panel.run()
     qtbot.waitUntil(calls.reached.is_set, timeout=MINUTE)
@@ -219,11 +216,11 @@ def test_a_cancelled_run_goes_on(viewer, panel, qtbot, scan, calls):
     calls.go.set()
     finish(panel, qtbot)
     assert before <= len(calls) < before + WORKERS  # it ended within the step of each lane
-    assert panel.status.text().startswith("Cancelled")
+    assert panel.notices.status.text().startswith("Cancelled")
     viewer.dims.set_current_step(0, 8)  # batches are others now
     panel.run()
     finish(panel, qtbot)
-    assert panel.status.text().startswith("Done")
+    assert panel.notices.status.text().startswith("Done")
     together = len(calls)
     calls.clear()
     expected = by_itself(panel, scan)
@@ -235,8 +232,8 @@ def test_a_cancelled_run_goes_on(viewer, panel, qtbot, scan, calls):
         "uncertainty": expected.uncertainty,
     }.items():
         assert_array_equal(output(viewer, title), map_.data)
-    panel.score.setCurrentText("ssim")
-    panel.smoothing.setValue(3.0)
+    panel.model.score.setCurrentText("ssim")
+    panel.model.smoothing.setValue(3.0)
     expected = by_itself(panel, scan)
     calls.clear()
     panel.run()
@@ -250,7 +247,7 @@ def test_other_settings_are_previewed_anew(viewer, panel, qtbot, calls):
     follow(viewer, panel, qtbot, 22)
     first = output(viewer, "reconstruction").copy()
     calls.clear()
-    panel.seed.setValue(5)
+    panel.model.seed.setValue(5)
     settle(panel, qtbot)
     assert calls
     second = output(viewer, "reconstruction")
@@ -258,7 +255,7 @@ def test_other_settings_are_previewed_anew(viewer, panel, qtbot, calls):
     assert second[22].any()
     assert (second[22] != first[22]).any()
     calls.clear()
-    panel.seed.setValue(0)
+    panel.model.seed.setValue(0)
     settle(panel, qtbot)
     assert calls == []
     assert_array_equal(output(viewer, "reconstruction")[22], first[22])
@@ -277,7 +274,7 @@ def test_a_hidden_panel_does_nothing(viewer, panel, qtbot, calls):
 
 
 def test_in_a_coronal_view_the_cursor_says_which_slice(viewer, panel, qtbot, layer):
-    panel.show_plane("Coronal")
+    panel.views.show_plane("Coronal")
     viewer.cursor.position = tuple(layer.data_to_world((9, 15, 14)))
     panel.follow.box.setChecked(True)
     settle(panel, qtbot)
@@ -290,11 +287,11 @@ def test_a_slice_without_brain_and_a_scan_that_goes(viewer, panel, qtbot, layer,
     layer.data[:8] = 0
     follow(viewer, panel, qtbot, 2)
     assert "no brain" in panel.follow.words.text()
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""
     viewer.dims.set_current_step(0, 20)
-    panel.steps.setValue(panel.steps.maximum())
+    panel.model.steps.setValue(panel.model.steps.maximum())
     qtbot.waitUntil(lambda: bool(calls), timeout=MINUTE)
     viewer.layers.remove(layer)
     settle(panel, qtbot)
     assert not [one for one in viewer.layers if is_output(one)]
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""

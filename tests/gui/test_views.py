@@ -589,26 +589,28 @@ def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot, m
     assert views.figure.note.text() == texts.NO_FIGURE
     affine = np.array([[-6.0, 0, 0, 80], [0, 6.0, 0, -95], [0, 0, 6.0, -70], [0, 0, 0, 1]])
     add(model, make_brain(affine, (27, 32, 24)), "Doe John")
-    panel.checkpoint_chooser.choose(tiny_checkpoint)
-    panel.device.setCurrentText("cpu")
-    panel.threshold.setValue(0.01)
+    panel.model.checkpoint_chooser.choose(tiny_checkpoint)
+    panel.model.device.setCurrentText("cpu")
+    panel.findings.threshold.setValue(0.01)
     panel.run()
     qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""
     overlays = model.canvas.overlays
     qtbot.waitUntil(lambda: "addm_bar_label" in overlays)  # it comes after the layers
     qtbot.waitUntil(lambda: overlays["addm_bar_label"].text.endswith("threshold 0.01"))
 
     # next and previous finding: selected in the table, so that a decision is on the one in sight
     table = panel.findings.table
-    panel.minimum.setValue(0.0)
-    panel.threshold.setValue(float(np.quantile(panel.outcome.detection.anomaly.data, 0.98)))
+    panel.findings.minimum.setValue(0.0)
+    panel.findings.threshold.setValue(
+        float(np.quantile(panel.outcome.detection.anomaly.data, 0.98))
+    )
     qtbot.waitUntil(lambda: table.model.rowCount() > 1, timeout=5000)
     rows = [table.model.finding(row).id for row in range(table.model.rowCount())]
     for key, id in (("N", rows[0]), ("N", rows[1]), ("Shift-N", rows[0]), ("Shift-N", rows[-1])):
         model.dims.point = (0.0, 0.0, 0.0)
         model.keymap[coerce_keybinding(key)](model)
-        assert table.selected == id
+        assert table.review.selected == id
         layer = panel.outcome.layers.layer("labels")
         at = tuple(round(float(n)) for n in layer.world_to_data(model.dims.point))
         assert layer.data[at] == id
@@ -658,6 +660,6 @@ def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot, m
     (tmp_path / "patient.png").unlink()
     # a folder that is not there: said in the panel, and no half file
     views.figure.export(tmp_path / "not" / "there.png")
-    qtbot.waitUntil(lambda: panel.error.text() != "", timeout=60_000)
-    assert "there.png" in panel.error.text()
+    qtbot.waitUntil(lambda: panel.notices.error.text() != "", timeout=60_000)
+    assert "there.png" in panel.notices.error.text()
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["0.png", "1.png"]

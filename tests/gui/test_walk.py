@@ -25,7 +25,6 @@ from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.outputs.verification import verify
 from napari_addm.widgets.commands import open_panel
 from napari_addm.widgets.finding_colors import SELECTED_COLOR
-from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layer_registry import is_output
 
 MINUTE = 60_000
@@ -56,22 +55,22 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
 
     def wait(done) -> None:
         qtbot.waitUntil(done, timeout=10 * MINUTE)
-        assert panel.error.text() == ""
+        assert panel.notices.error.text() == ""
 
     # --- open
     wait(panel.welcome.isVisible)
     assert not panel.run_button.isEnabled()
-    press(qtbot, panel.demo_button)
-    assert panel.scan_chooser.currentText() == "demo_T1w"
-    assert panel.truth_chooser.currentText() == "demo_lesion"
+    press(qtbot, panel.welcome.demo_button)
+    assert panel.inputs.scan_chooser.currentText() == "demo_T1w"
+    assert panel.agreement.truth.chooser.currentText() == "demo_lesion"
     truth = viewer.layers["demo_lesion"]
     assert isinstance(truth, Labels)
     lesion = np.argwhere(np.asarray(truth.data) > 0)
     middle = tuple(int(n) for n in lesion.mean(axis=0).round())
     viewer.dims.set_current_step(0, middle[0])
     assert panel.run_button.isEnabled()
-    assert not panel.save_button.isEnabled()
-    panel.draws.setValue(2)  # the fewest with an uncertainty
+    assert not panel.saving.save_button.isEnabled()
+    panel.model.draws.setValue(2)  # the fewest with an uncertainty
 
     # --- preview
     panel.follow.box.click()
@@ -79,10 +78,10 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
     assert panel.outcome.detection.done[middle[0]]
     assert not panel.outcome.detection.done.all()
     wait(lambda: "per slice" in panel.follow.words.text())
-    assert not panel.save_button.isEnabled()  # a preview is rough
+    assert not panel.saving.save_button.isEnabled()  # a preview is rough
 
     # --- run, and scroll meanwhile
-    panel.whole_volume.click()
+    panel.model.whole_volume.click()
     press(qtbot, panel.run_button)
     assert panel.running
     assert panel.cancel_button.isEnabled()
@@ -92,7 +91,7 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
         viewer.dims.set_current_step(0, middle[0] + step % 7)
         qtbot.wait(100)
     wait(lambda: panel.outcome.agreement is not None)
-    assert panel.status.text().startswith("Done in")
+    assert panel.notices.status.text().startswith("Done in")
     detection = panel.outcome.detection
     assert detection.done.all()
     anomaly, labels = output(viewer, "anomaly map"), output(viewer, "anomalies")
@@ -100,26 +99,30 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
 
     # --- the threshold: higher marks less, and what is drawn follows
     scores = detection.anomaly.data[detection.brain_mask.data]
-    panel.minimum.setValue(0.1)
+    panel.findings.minimum.setValue(0.1)
     marked = []
     for share in (0.97, 0.99):
-        panel.threshold.setValue(float(np.quantile(scores, share)))
-        wait(lambda: panel.outcome.marked.threshold == pytest.approx(panel.threshold.value()))
+        panel.findings.threshold.setValue(float(np.quantile(scores, share)))
+        wait(
+            lambda: (
+                panel.outcome.marked.threshold == pytest.approx(panel.findings.threshold.value())
+            )
+        )
         assert_array_equal(labels.data, panel.outcome.marked.labels)
-        assert (labels.data > 0).sum() <= (scores > panel.threshold.value()).sum()
+        assert (labels.data > 0).sum() <= (scores > panel.findings.threshold.value()).sum()
         marked.append(int((labels.data > 0).sum()))
     assert marked[0] > marked[1] > 0
-    assert "mL" in panel.count.text()
+    assert "mL" in panel.findings.count.text()
 
     # --- click a finding: the viewer goes there, and it is outlined in white
     table = panel.findings.table
     assert table.model.rowCount() >= 1
     viewer.dims.set_current_step(0, 0)
-    panel._scroll.ensureWidgetVisible(table)
+    panel.scroll_area.ensureWidgetVisible(table)
     qtbot.wait(100)
     cell = table.view.visualRect(table.model.index(0, 1)).center()
     qtbot.mouseClick(table.view.viewport(), Qt.MouseButton.LeftButton, pos=cell)
-    first = table.selected
+    first = table.review.selected
     assert first is not None
     at = tuple(round(n) for n in labels.world_to_data(viewer.dims.point))
     assert (labels.data[at[0]] == first).any()
@@ -127,33 +130,33 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
     assert_allclose(labels.get_color(first)[:3], white, atol=1e-6)
 
     # --- reject it, undo, reject it again
-    kept = panel.count.text()
+    kept = panel.findings.count.text()
     press(qtbot, table.reject_button)
-    assert table.decisions[first].verdict == "rejected"
-    assert "rejected" in panel.count.text()
+    assert table.review.decisions[first].verdict == "rejected"
+    assert "rejected" in panel.findings.count.text()
     qtbot.keyClick(table.view, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
-    assert first not in table.decisions
-    assert panel.count.text() == kept
+    assert first not in table.review.decisions
+    assert panel.findings.count.text() == kept
     qtbot.keyClick(table.view, Qt.Key.Key_R)
     qtbot.keyClicks(table.note, "a vessel")
     qtbot.keyClick(table.note, Qt.Key.Key_Return)
 
     # --- agreement with the ground truth
     wait(lambda: panel.outcome.agreement is not None)
-    wait(lambda: panel.figures["dice"].text() not in ("", "–"))
+    wait(lambda: panel.agreement.view.figures["dice"].text() not in ("", "–"))
     inside = detection.brain_mask.data
     ours, theirs = (labels.data > 0) & inside, (np.asarray(truth.data) > 0) & inside
     dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
-    assert panel.figures["dice"].text() == f"{dice:.3f}"
+    assert panel.agreement.view.figures["dice"].text() == f"{dice:.3f}"
 
     # --- save
     out = tmp_path / "saved"
     out.mkdir()
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *args: str(out))
-    panel._scroll.ensureWidgetVisible(panel.save_button)
-    press(qtbot, panel.save_button)
-    wait(lambda: "files saved in" in panel.status.text())
-    wait(lambda: panel._aside not in Job._worker_set)
+    panel.scroll_area.ensureWidgetVisible(panel.saving.save_button)
+    press(qtbot, panel.saving.save_button)
+    wait(lambda: "files saved in" in panel.notices.status.text())
+    wait(lambda: not panel.jobs.going)
     (record,) = out.rglob("*_record.json")
     written = json.loads(record.read_text())
     kept_finding = next(each for each in written["findings"] if each["id"] == first)
@@ -175,4 +178,4 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
     assert_array_equal(again.data, labels.data)
     assert_allclose(again.scale, viewer.layers["demo_T1w"].scale)
     assert_allclose(again.translate, viewer.layers["demo_T1w"].translate)
-    assert panel.error.text() == ""
+    assert panel.notices.error.text() == ""

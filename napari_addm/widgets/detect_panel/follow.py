@@ -2,63 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QCheckBox, QWidget
 
-from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.reconstruction import Pace
 from napari_addm.errors import AddmError
 from napari_addm.io.text import format_duration
-from napari_addm.io.volume import Volume
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.run import ResultReady, RunRequest, RunStarted, run_steps
-from napari_addm.widgets.forms import column, message, say, single_shot
+from napari_addm.widgets.forms import column, message, say, single_shot, when_gone
 from napari_addm.widgets.jobs import Job
+from napari_addm.widgets.viewing.connections import Connections
 
 if TYPE_CHECKING:
     import napari
     from qtpy.QtGui import QHideEvent, QShowEvent
 
 REST_MS = 80
-"""The slice has to stay on screen for so long: those that a person scrolls past are not begun."""
+"""A slice has to stay on screen for so long: slices that a person scrolls past are not begun."""
 
 REACH_MM = 16.0
-"""How far on either side the neighbours follow, with which the slice is scored again."""
+"""So far on either side the neighbors are reconstructed, with which the slice is scored again."""
 
 
 class FollowSlice(QWidget):
     """Reconstruct the visible slice in the background: the newest wins, stale ones are dropped.
 
-    One job at a time. It first shows the slice itself, then works outward over the neighbours
-    that its score needs, until the person looks elsewhere. What it has reconstructed stays in
-    the session, for the next preview and for the run.
+    There is one job at a time. It first shows the slice itself. Then it works outward over the
+    neighbors that the score needs, until the person looks elsewhere. The session keeps all that
+    is reconstructed, for the next preview and for the run.
 
     Parameters
     ----------
     viewer : napari.viewer.Viewer
     start : callable
-        As :func:`napari_addm.widgets.jobs.start_job`.
+        Starts a job as `napari_addm.widgets.jobs.start_job` does.
     ask : callable
-        Gives the `RunRequest` for the slice at `position`, or None when there is
-        nothing to do.
+        Gives the `RunRequest` for the slice at `position`, or None when there is nothing to do.
 
     Attributes
     ----------
     shown : Signal(RunRequest, RunStarted, ResultReady)
         A preview has a result.
     failed : Signal(object)
-        An exception that is a bug; what a person can mend is said here.
+        An exception that is a bug; what a person can correct is said here.
     box : QCheckBox
         Turns it on and off.
     point : tuple of float
-        Where the viewer's sliders stand, in its world; may be read from any thread.
+        Where the viewer's sliders stand, in world coordinates; may be read from any thread.
     position : tuple of float
-        What is previewed: the same, but under the cursor where the S axis is on screen.
+        What is previewed: the same, but under the cursor if the S axis is on screen.
     words : QLabel
         Time per slice and for the volume, or why nothing is shown.
     """
@@ -77,14 +74,13 @@ class FollowSlice(QWidget):
         self._start = start
         self._ask = ask
         self._job: Job | None = None
-        self._request: RunRequest | None = None
-        self._here: Hashable = None  # the newest that was asked for
-        self._going: Hashable = None  # what the job was started for
-        self._begun: RunStarted | None = None
+        self._request: RunRequest | None = None  # the one that the job works on
+        self._started: RunStarted | None = None
+        self._wanted: Hashable = None  # identifies the newest request
         self._held = False
         self.point: tuple[float, ...] = ()
         self.position: tuple[float, ...] = ()
-        self._rest = single_shot(self, REST_MS, self._look)
+        self._rest = single_shot(self, REST_MS, self._preview)
         self.box = QCheckBox(texts.FOLLOW.label)
         self.box.setToolTip(texts.FOLLOW.tip)
         self.box.toggled.connect(self._on_toggled)
@@ -93,11 +89,12 @@ class FollowSlice(QWidget):
         body.setSpacing(2)
         body.addWidget(self.box)
         body.addWidget(self.words)
+        self._connections = Connections()
         dims = viewer.dims.events
-        self._events = (dims.point, dims.order, dims.ndisplay)
-        for event in self._events:
-            event.connect(self.look)
-        viewer.cursor.events.position.connect(self._on_cursor)
+        for event in (dims.point, dims.order, dims.ndisplay):
+            self._connections.add(event, self.look)
+        self._connections.add(viewer.cursor.events.position, self._on_cursor)
+        when_gone(self, self._connections.close)
         self.update_point()
 
     # --- where the person looks ------------------------------------------------------------------
@@ -109,12 +106,12 @@ class FollowSlice(QWidget):
         return dims.ndisplay == 2 and dims.ndim >= 3 and dims.order[-3] == dims.ndim - 3
 
     def update_point(self) -> None:
-        """Read the viewer's position; main thread only."""
+        """Read the viewer's position, in the GUI's thread."""
         dims = self._viewer.dims
         self.point = tuple(dims.point)
         point = list(dims.point)
         if dims.ndisplay == 2 and dims.ndim >= 3 and not self.axial:
-            # the S axis is on screen, so that the slider says nothing of it
+            # the S axis is on screen, so the slider does not give the axial slice
             cursor = self._viewer.cursor.position
             if len(cursor) == len(point):
                 point[-3] = cursor[-3]
@@ -133,11 +130,13 @@ class FollowSlice(QWidget):
 
     @property
     def working(self) -> bool:
-        """Whether a preview goes on."""
-        return self._job is not None
+        """Whether a preview goes on, or is about to."""
+        return self._job is not None or self._rest.isActive()
 
     def hold(self, held: bool) -> None:
         """Wait while a run goes on."""
+        if held == self._held:
+            return
         self._held = held
         self.box.setEnabled(not held)
         if held:
@@ -146,19 +145,13 @@ class FollowSlice(QWidget):
             self.look()
 
     def look(self, event: Any = None) -> None:
-        """Slice or settings may be others: follow once they have rested."""
+        """Follow slice and settings, which may be others, once they have rested."""
         self.update_point()
         if self.active:
             self._rest.start()
 
-    def disconnect_viewer(self) -> None:
-        """Hear the viewer no longer."""
-        for event in self._events:
-            event.disconnect(self.look)
-        self._viewer.cursor.events.position.disconnect(self._on_cursor)
-
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Go on when the panel is seen again."""
+        """Go on when the panel is visible again."""
         super().showEvent(event)
         self.look()
 
@@ -175,33 +168,26 @@ class FollowSlice(QWidget):
             self._drop()
 
     def _drop(self) -> None:
-        """End the job within a step."""
+        """End the job within a step of the network."""
         self._rest.stop()
-        self._here = None
+        self._wanted = None
         if self._job is not None:
             self._job.quit()
 
     # --- one preview -----------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        if not self.active:
-            return
-        request = self._ask()
-        if request is None:
-            self._drop()
-            return
-        here = (request.without_slices, tuple(round(n) for n in request.position))
-        if here == self._here:
+    def _preview(self) -> None:
+        """Start a preview of what is looked at now, unless it is under way."""
+        request = self._ask() if self.active else None
+        wanted = None if request is None else _identity(request)
+        if wanted is not None and wanted == self._wanted:
             return
         self._drop()
-        self._here = here
-        if self._job is None:
-            self._go(request)
-
-    def _go(self, request: RunRequest) -> None:
+        self._wanted = wanted
+        if request is None or self._job is not None:  # when the job has ended, the newest begins
+            return
         self._request = replace(request, reach_mm=REACH_MM)
-        self._begun = None
-        self._going = self._here
+        self._started = None
         self._job = self._start(
             "Follow slice",
             run_steps,
@@ -213,19 +199,19 @@ class FollowSlice(QWidget):
 
     @property
     def _stale(self) -> bool:
-        return self._going != self._here
+        return self._request is None or _identity(self._request) != self._wanted
 
     def _on_yielded(self, item: Any) -> None:
         if self._stale:
             return
         if isinstance(item, RunStarted):
-            self._begun = item
+            self._started = item
         elif isinstance(item, ResultReady):
-            self.shown.emit(self._request, self._begun, item)
+            self.shown.emit(self._request, self._started, item)
             if item.progress.pace is not None:
-                self.say_pace(item.progress.pace)
+                self._say_pace(item.progress.pace)
 
-    def say_pace(self, pace: Pace) -> None:
+    def _say_pace(self, pace: Pace) -> None:
         """Say how long a slice and the volume take."""
         words = f"{format_duration(pace.per_slice, tenths=True)} per slice"
         if pace.volume > 0:
@@ -241,75 +227,13 @@ class FollowSlice(QWidget):
             self.failed.emit(error)
 
     def _on_finished(self) -> None:
-        self._job = None
-        if self._stale and self.active:
-            # the newest of all that was asked for meanwhile
-            self._here = None
-            self._look()
+        stale = self._stale
+        self._job = self._request = self._started = None
+        if stale and self.active:
+            self._wanted = None
+            self._preview()
 
 
-@dataclass
-class Patchwork:
-    """Previews of single slices, put together.
-
-    Attributes
-    ----------
-    detection : Detection
-        The maps are the patchwork's own, and are written in place.
-    """
-
-    detection: Detection
-
-    @classmethod
-    def begin(cls, first: Detection, shown: Detection | None = None) -> Patchwork:
-        """An empty one like `first`, or one that goes on from what is shown."""
-        base = shown or first
-        done = base.done if shown is not None else np.zeros_like(first.done)
-        uncertainty = None if base.uncertainty is None else _own(base.uncertainty, done)
-        return cls(
-            replace(
-                first,
-                anomaly=_own(base.anomaly, done),
-                reconstruction=_own(base.reconstruction, done),
-                uncertainty=uncertainty,
-                done=done.copy(),
-            )
-        )
-
-    def put(self, result: Detection, here: int) -> Sequence[int]:
-        """Take the slices that are new, and the one looked at, which now has more neighbours.
-
-        Parameters
-        ----------
-        result : Detection
-            Of a preview.
-        here : int
-            The slice of the scan that is looked at.
-
-        Returns
-        -------
-        sequence of int
-            The slices taken, rising.
-        """
-        done = self.detection.done
-        take = result.done & ~done
-        take[here] = result.done[here]
-        rows = np.flatnonzero(take)
-        for name in ("anomaly", "reconstruction", "uncertainty"):
-            mine, theirs = getattr(self.detection, name), getattr(result, name)
-            if mine is not None and theirs is not None:
-                mine.data[rows] = theirs.data[rows]
-        self.detection = replace(
-            self.detection,
-            done=done | take,
-            seconds=result.seconds,
-            warnings=result.warnings,
-        )
-        return tuple(rows.tolist())
-
-
-def _own(map_: Volume, done: np.ndarray) -> Volume:
-    """A copy of the slices that are done; 0 in the others, which take no memory yet."""
-    data = np.zeros(map_.shape, map_.data.dtype)
-    data[done] = map_.data[done]
-    return map_.with_data(data)
+def _identity(request: RunRequest) -> Hashable:
+    """Identify a request and its slice."""
+    return request.without_slices, tuple(round(n) for n in request.position)

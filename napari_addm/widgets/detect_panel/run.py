@@ -111,14 +111,14 @@ class ResultReady:
     ----------
     progress : Progress
         With the result, whose warnings include the brain mask's.
-    marker : CachedLabeller or None
+    labeller : CachedLabeller or None
         Labels the result; it has done so once where the request gives a threshold.
     quality : Quality or None
         Of the scan, once all of it is done.
     """
 
     progress: Progress
-    marker: CachedLabeller | None
+    labeller: CachedLabeller | None
     quality: Quality | None = None
 
 
@@ -198,11 +198,11 @@ def _result_ready(
     """Mark a result and check the quality of its scan, before the GUI's thread gets it."""
     assert progress.result is not None
     result = replace(progress.result, warnings=(*progress.result.warnings, *notes))
-    marker = None
+    labeller = None
     if request.threshold is not None:
-        marker = CachedLabeller(result)
-        marker.label(*request.threshold())
+        labeller = CachedLabeller(result)
+        labeller.label(*request.threshold())
     quality = None
     if progress.stage == "finish" and result.done.all() and result.slices is not None:
         quality = check_quality(result.slices, checkpoint.specification, result)
-    return ResultReady(replace(progress, result=result), marker, quality)
+    return ResultReady(replace(progress, result=result), labeller, quality)

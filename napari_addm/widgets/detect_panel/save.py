@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +24,18 @@ from napari_addm.outputs.folder import check_outputs
 from napari_addm.review.marking import measure_labels
 from napari_addm.review.saved_review import SavedReview, read_review
 from napari_addm.widgets import texts
+from napari_addm.widgets.detect_panel.controller import DetectController
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.forms import button, column, may_replace
 from napari_addm.widgets.jobs import Job
 
 
 class Saving(QWidget):
-    """Write the files of a result, in the background.
+    """Write the files of the result that is shown, or go on with a saved review of it.
 
     Parameters
     ----------
+    controller : DetectController
     start : callable
         Starts a job as `napari_addm.widgets.jobs.start_job` does.
 
@@ -42,61 +45,65 @@ class Saving(QWidget):
         Files are about to be written or read.
     said : Signal(str)
         Words for the status line.
-    finished : Signal()
-        That has come to its end, well or not.
     failed : Signal(object)
         An exception, for the panel to show.
     folder_chosen : Signal(str, str)
         A person chose a folder: its name in the preferences, and the folder.
-    resumed : Signal(SavedReview)
-        A review of the outcome that was saved before is read.
     folder : Path or None
         Where the dialog starts.
-    outcome : Outcome or None
-        What would be saved; the panel sets it.
     """
 
     begun = Signal()
     said = Signal(str)
-    finished = Signal()
     failed = Signal(object)
     folder_chosen = Signal(str, str)
-    resumed = Signal(object)
 
-    def __init__(self, start: Callable[..., Job]) -> None:
+    def __init__(self, controller: DetectController, start: Callable[..., Job]) -> None:
         super().__init__()
+        self._controller = controller
         self._start = start
-        self._outcome: Outcome | None = None
         self._saved: Path | None = None
         self.folder: Path | None = None
         self.save_button = button(texts.SAVE, self._on_save)
         self.seg = QCheckBox(texts.SEG.label)
         self.seg.setToolTip(texts.SEG.tip)
-        self.seg.hide()
         self.open_button = button(texts.OPEN_FOLDER, self._on_open)
         self.open_button.hide()
         self.resume_button = button(texts.RESUME, self._on_resume)
         layout = column(self)
         for widget in (self.seg, self.save_button, self.open_button, self.resume_button):
             layout.addWidget(widget)
+        controller.changed.connect(self._show_allowed)
+        self._show_allowed()
+
+    def _show_allowed(self) -> None:
+        """Let the buttons say what may be pressed, and why not."""
+        why_not, outcome = self._controller.why_not_save, self._controller.outcome
+        for made in (self.save_button, self.resume_button):
+            made.setEnabled(not why_not)
+        self.save_button.setToolTip(why_not or texts.SAVE.tip)
+        self.seg.setVisible(outcome is not None and bool(outcome.scan.source.series))
 
     @property
-    def outcome(self) -> Outcome | None:
-        """What would be saved; the panel sets it."""
-        return self._outcome
+    def _outcome(self) -> Outcome | None:
+        """The outcome, if it may be saved; else it is said why not."""
+        outcome, why_not = self._controller.outcome, self._controller.why_not_save
+        if not why_not:
+            return outcome
+        if outcome is not None:
+            self.begun.emit()
+            self._on_failed(InputError(why_not))
+        return None
 
-    @outcome.setter
-    def outcome(self, outcome: Outcome | None) -> None:
-        self._outcome = outcome
-        self.seg.setVisible(outcome is not None and bool(outcome.scan.source.series))
+    # --- save ------------------------------------------------------------------------------------
 
     def _on_open(self) -> None:
         if self._saved is not None:
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._saved)))
 
     def _on_save(self) -> None:
-        outcome = self.outcome
-        if outcome is None or outcome.detection is None or self._refused(outcome):
+        outcome = self._outcome
+        if outcome is None:
             return
         folder = QFileDialog.getExistingDirectory(
             self, "Save into which folder?", str(self.folder or "")
@@ -112,50 +119,16 @@ class Saving(QWidget):
             self.failed.emit(error)
             return
         there = [path.name for path in paths.values() if path.exists()]
-        if there and not may_replace(self, there, folder):
-            return
-        self.save(Path(folder), overwrite=bool(there))
-
-    def _on_resume(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(
-            self, "Go on with which review?", str(self.folder or ""), "Run records (*_record.json)"
-        )
-        if name:
-            self.resume(Path(name))
-
-    def resume(self, record: Path) -> None:
-        """Read the review that a record of the outcome's scan holds, in the background."""
-        outcome = self.outcome
-        if outcome is None or outcome.detection is None or self._refused(outcome):
-            return
-        self.begun.emit()
-        self.said.emit(f"Reading {record.name} ...")
-        self._start(
-            "Read a review",
-            _resume,
-            outcome,
-            record,
-            yielded=self._on_read,
-            errored=self._on_failed,
-            finished=self._on_finished,
-        )
-
-    def _on_read(self, read: tuple[Outcome, SavedReview]) -> None:
-        outcome, review = read
-        if outcome is self.outcome:
-            self.resumed.emit(review)
-        else:
-            self.said.emit("")  # of another scan than is shown by now
+        if not there or may_replace(self, there, folder):
+            self.save(Path(folder), overwrite=bool(there))
 
     def save(self, folder: Path, overwrite: bool = False) -> None:
         """Write all files of the result into a folder, in the background.
 
         The labels are written as the layer shows them, with a person's edits.
         """
-        outcome = self.outcome
-        if outcome is None or outcome.detection is None or outcome.marked is None:
-            return
-        if self._refused(outcome):
+        outcome = self._outcome
+        if outcome is None:
             return
         self.begun.emit()
         self.said.emit(f"Saving into {folder} ...")
@@ -163,22 +136,14 @@ class Saving(QWidget):
         self._start(
             "Save the results",
             _save,
-            replace(outcome),  # as it is now
+            replace(outcome, findings=copy(outcome.findings)),  # as they are now
             None if labels is None else labels.copy(),
             folder,
             overwrite,
             self.seg.isChecked() and bool(outcome.scan.source.series),
             yielded=self._on_saved,
             errored=self._on_failed,
-            finished=self._on_finished,
         )
-
-    def _refused(self, outcome: Outcome) -> bool:
-        """Refuse, in words, a result that no longer fits its scan."""
-        if outcome.misfit:
-            self.begun.emit()
-            self._on_failed(InputError(outcome.misfit))
-        return bool(outcome.misfit)
 
     def _on_saved(self, saved: tuple[dict[str, Path], bool]) -> None:
         paths, seg = saved
@@ -194,8 +159,37 @@ class Saving(QWidget):
         self.said.emit("")
         self.failed.emit(error)
 
-    def _on_finished(self) -> None:
-        self.finished.emit()
+    # --- go on with a saved review ---------------------------------------------------------------
+
+    def _on_resume(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(
+            self, "Go on with which review?", str(self.folder or ""), "Run records (*_record.json)"
+        )
+        if name:
+            self.resume(Path(name))
+
+    def resume(self, record: Path) -> None:
+        """Read the review that a record of the outcome's scan holds, in the background."""
+        outcome = self._outcome
+        if outcome is None:
+            return
+        self.begun.emit()
+        self.said.emit(f"Reading {record.name} ...")
+        self._start(
+            "Read a review",
+            _resume,
+            outcome,
+            record,
+            yielded=self._on_read,
+            errored=self._on_failed,
+        )
+
+    def _on_read(self, read: tuple[Outcome, SavedReview]) -> None:
+        outcome, review = read
+        if outcome is self._controller.outcome:
+            self._controller.resume(review)
+        else:
+            self.said.emit("")  # another scan was chosen meanwhile
 
 
 # --- in another thread ---------------------------------------------------------------------------
@@ -218,7 +212,7 @@ def _save(
         marked = measure_labels(detection, labels, marked.threshold, marked.minimum_ml)
     if agreement is not None:
         detection = replace(detection, warnings=(*detection.warnings, *outcome.truth_notes))
-    # The panel asks before it replaces files; these came since.
+    # The panel asks before it replaces files, but some may have come since.
     paths = check_outputs(folder, outcome.stem, True)
     there = [path for path in paths.values() if path.exists()]
     if there and not overwrite:

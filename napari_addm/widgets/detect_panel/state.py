@@ -1,26 +1,93 @@
-"""What a run gave, as the sections of the panel hand it on."""
+"""What a run gave, and how far it is. Free of Qt and napari."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_addm.checkpoint.file import Checkpoint
+from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.quality import Quality
-from napari_addm.findings.decisions import Decisions
+from napari_addm.findings.decisions import Decision
 from napari_addm.io.volume import Volume
 from napari_addm.review.agreement import Agreement
-from napari_addm.review.marking import CachedLabeller, LabelledFindings
+from napari_addm.review.decisions import ReviewedFindings
+from napari_addm.review.marking import CachedLabeller, LabelledFindings, is_calibrated
 from napari_addm.widgets import texts
-from napari_addm.widgets.result_layers import ResultLayers
+
+if TYPE_CHECKING:
+    from napari_addm.widgets.detect_panel.run import RunRequest, RunStarted
+    from napari_addm.widgets.result_layers import ResultLayers
+
+# The range of the slider, as a multiple of the checkpoint's threshold or of the present one.
+DEFAULT_RANGE, BEYOND = 4.0, 1.2
+LOWEST_RANGE = 1e-3
 
 
-@dataclass
+@dataclass(frozen=True)
+class Marking:
+    """Where findings begin: what the threshold section is set to.
+
+    Attributes
+    ----------
+    specification : ModelSpecification or None
+        Of the checkpoint whose defaults were set.
+    threshold : float
+    minimum_ml : float
+        Volume of the smallest finding, mL.
+    limit : float
+        The highest threshold that the slider offers.
+    """
+
+    specification: ModelSpecification | None = None
+    threshold: float = 0.0
+    minimum_ml: float = 0.0
+    limit: float = 1.0
+
+    @classmethod
+    def default(cls, specification: ModelSpecification) -> Marking:
+        """The defaults of a checkpoint."""
+        default = specification.detection
+        limit = max(DEFAULT_RANGE * default.threshold, LOWEST_RANGE)
+        return cls(specification, default.threshold, default.minimum_ml, limit)
+
+    def at(self, threshold: float) -> Marking:
+        """The same with another threshold, which the slider can reach."""
+        limit = self.limit if threshold <= self.limit else BEYOND * threshold
+        return replace(self, threshold=threshold, limit=limit)
+
+    def reach(self, highest: float) -> Marking:
+        """The same with a slider that ends at the highest score of a map."""
+        return replace(self, limit=max(highest, BEYOND * self.threshold, LOWEST_RANGE))
+
+    def false_alarms(self, detection: Detection | None) -> FalseAlarmSpecification | None:
+        """The checkpoint's curve of false alarms; None if it was not measured, or does not hold."""
+        if self.specification is None:
+            return None
+        holds = detection is None or is_calibrated(detection, self.minimum_ml)
+        return self.specification.detection.false_alarms if holds else None
+
+    @property
+    def measured(self) -> bool:
+        """Whether false alarms were measured for the checkpoint."""
+        return self.false_alarms(None) is not None
+
+    def promise(self, detection: Detection | None) -> str:
+        """What the threshold marks in a healthy brain, in words; empty if nobody measured it."""
+        alarms = self.false_alarms(detection)
+        if alarms is not None:
+            return f"{alarms.in_words(self.threshold)} {texts.IN_HEALTHY}"
+        return texts.UNCALIBRATED if self.measured else ""
+
+
+@dataclass(eq=False)
 class Outcome:
-    """What the last run gave, and how it may be saved.
+    """What a run, or previews, gave on a scan, and a person's review of it.
 
     Attributes
     ----------
@@ -31,50 +98,63 @@ class Outcome:
         File of the brain mask that was chosen.
     name : str
         Of the scan's layer, without its folder: for files and figures.
+    title : str
+        Of the scan's layer when the run began: for the screen.
+    scan_id : hashable
+        `unique_id` of the scan's layer.
+    asked_for : hashable
+        Identifies the request, whichever slices it asked for.
+    mask_given : bool
+        Whether a brain mask was chosen; a layer may have no file.
+    findings : ReviewedFindings
     detection : Detection or None
-        The last result, partial while the run goes on.
-    marker : CachedLabeller or None
-        Marks `detection`.
-    marked : LabelledFindings or None
-    decisions : mapping of int to Decision
-        What a person thinks of the findings in `marked`, by their ids.
+        The last result; partial while the run goes on.
+    labeller : CachedLabeller or None
+        Of `detection`.
     agreement : Agreement or None
-        With the ground truth that is chosen.
+        With the chosen ground truth.
     truth_path : Path or None
         File of that ground truth.
     truth_notes : tuple of str
-        Its warnings.
-    mask_given : bool
-        Whether a brain mask was chosen; a layer may have no file.
+        Warnings of that ground truth.
     quality : Quality or None
-        What tells the scan from those of the training; None until all of it is done.
+        How the scan differs from those of the training; None until all of it is done.
     preview : bool
         Whether it is put together from previews, which no record could repeat.
-    title : str
-        Of the scan's layer when the run began: for the screen.
     """
 
     layers: ResultLayers
     checkpoint: Checkpoint
     mask_path: Path | None
     name: str
+    title: str = ""
+    scan_id: Hashable = None
+    asked_for: Hashable = None
+    mask_given: bool = False
+    findings: ReviewedFindings = field(default_factory=ReviewedFindings)
     detection: Detection | None = None
-    marker: CachedLabeller | None = None
-    marked: LabelledFindings | None = None
-    decisions: Decisions = field(default_factory=dict)
+    labeller: CachedLabeller | None = None
     agreement: Agreement | None = None
     truth_path: Path | None = None
     truth_notes: tuple[str, ...] = ()
-    mask_given: bool = False
     quality: Quality | None = None
     preview: bool = False
-    title: str = ""
+
+    @property
+    def marked(self) -> LabelledFindings | None:
+        """The findings under the present threshold."""
+        return self.findings.marked
+
+    @property
+    def decisions(self) -> Mapping[int, Decision]:
+        """A person's decisions on the findings in `marked`, by their numbers."""
+        return self.findings.decisions
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person is told about the result."""
-        assert self.detection is not None
-        return (*self.detection.warnings, *(self.quality.notes if self.quality else ()))
+        """What a person has to know about the result."""
+        notes = self.quality.notes if self.quality else ()
+        return (*self.detection.warnings, *notes) if self.detection else ()
 
     @property
     def scan(self) -> Volume:
@@ -88,20 +168,29 @@ class Outcome:
         name = self.name if layer is None else layer.name
         return texts.MISFITS[misfit].format(name) if misfit else ""
 
-    def mark(self, threshold: float, minimum_ml: float) -> LabelledFindings:
-        """Mark the result, which has to be there, under a threshold."""
-        self.marked = self._marker().label(threshold, minimum_ml)
+    def is_marked(self, marking: Marking) -> bool:
+        """Whether `marked` are the findings under a threshold."""
+        marked = self.marked
+        return marked is not None and (marked.threshold, marked.minimum_ml) == (
+            marking.threshold,
+            marking.minimum_ml,
+        )
+
+    def label(self, marking: Marking) -> LabelledFindings:
+        """Label the findings of the result, which has to be there, under a threshold."""
+        self.findings.show(self._labeller().label(marking.threshold, marking.minimum_ml))
+        assert self.marked is not None
         return self.marked
 
     def renumber(self, labels: np.ndarray) -> None:
         """Give the findings of the result, which has to be there, the numbers of other labels."""
-        self._marker().renumber(labels)
+        self._labeller().renumber(labels)
 
-    def _marker(self) -> CachedLabeller:
+    def _labeller(self) -> CachedLabeller:
         assert self.detection is not None
-        if self.marker is None or self.marker.detection is not self.detection:
-            self.marker = CachedLabeller(self.detection)
-        return self.marker
+        if self.labeller is None or self.labeller.detection is not self.detection:
+            self.labeller = CachedLabeller(self.detection)
+        return self.labeller
 
     @property
     def stem(self) -> str:
@@ -110,3 +199,155 @@ class Outcome:
             return self.scan.name
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
         return name.strip(".") or self.scan.name
+
+
+def describe_count(outcome: Outcome) -> str:
+    """Say how many findings there are, their volume, and what is left without the rejected."""
+    marked, detection = outcome.marked, outcome.detection
+    if marked is None or detection is None:
+        return ""
+    findings = marked.findings
+    total = len(findings)
+    if not total and detection.done.sum() == 1:
+        area = 1000 * marked.minimum_ml / detection.anomaly.spacing[0]
+        return f"No findings: in one slice {marked.minimum_ml:.2f} mL are {area:.0f} mm²"
+    if not total:
+        return "No findings"
+    words = f"{total} finding{'' if total == 1 else 's'}, {findings.total_ml:.1f} mL together"
+    rejected = list(outcome.findings.rejected)
+    if rejected:
+        left = findings.total_ml - findings.volume_ml[np.isin(findings.id, rejected)].sum()
+        words += f"; {max(left, 0.0):.1f} mL without the {len(rejected)} rejected"
+    return words
+
+
+@dataclass(eq=False)
+class ScanReview:
+    """What a person has set and sees of one scan.
+
+    Attributes
+    ----------
+    marking : Marking
+        Replaced as a whole, so that any thread may read it.
+    outcome : Outcome or None
+    """
+
+    marking: Marking
+    outcome: Outcome | None = None
+
+
+# --- a run ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Idle:
+    """No run yet."""
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """Run was pressed, and there is no result yet: an earlier outcome stays.
+
+    Attributes
+    ----------
+    request : RunRequest
+    review : ScanReview
+        Of the request's scan.
+    since : float
+        When Run was pressed, s.
+    started : RunStarted or None
+        What was read; None until then.
+    error : str
+        Why the run ends, if it failed.
+    """
+
+    request: RunRequest
+    review: ScanReview
+    since: float
+    started: RunStarted | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Running(Preparing):
+    """There is a result.
+
+    Attributes
+    ----------
+    whole : bool
+        Whether it is the last one, of all slices that were asked for.
+    """
+
+    whole: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome that the run makes."""
+        assert self.review.outcome is not None
+        return self.review.outcome
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run gave all that it was asked for.
+
+    Attributes
+    ----------
+    outcome : Outcome
+    seconds : float
+        Since Run was pressed.
+    """
+
+    outcome: Outcome
+    seconds: float
+
+    @property
+    def whole_volume(self) -> bool:
+        """Whether the volume was asked for, and not some of its slices."""
+        detection = self.outcome.detection
+        return detection is not None and detection.settings.slices is None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run ended with an error before its first result.
+
+    Attributes
+    ----------
+    message : str
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """A run ended before it was done.
+
+    Attributes
+    ----------
+    outcome : Outcome or None
+        What was finished.
+    seconds : float
+        Since Run was pressed.
+    by_person : bool
+        Whether Cancel was pressed; napari ends jobs when it closes a window, for example.
+    """
+
+    outcome: Outcome | None
+    seconds: float
+    by_person: bool
+
+
+RunState = Idle | Preparing | Running | Done | Failed | Cancelled
+
+
+def ended(run: Preparing, now: float) -> Done | Failed | Cancelled:
+    """The state that follows when the job of a run has ended, `now` in s."""
+    seconds = now - run.since
+    outcome = run.outcome if isinstance(run, Running) else None
+    if outcome is not None and isinstance(run, Running) and run.whole:
+        return Done(outcome, seconds)
+    if run.error and outcome is None:
+        return Failed(run.error)
+    return Cancelled(outcome, seconds, run.request.cancelled.is_set())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +20,16 @@ from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.forms import column, form, row, say, single_shot, when_gone
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layer_combos import LabelsChoice
-from napari_addm.widgets.layer_volumes import (
-    LayerData,
-    labels_file,
-    labels_notes,
-    labels_volume,
-)
+from napari_addm.widgets.layer_volumes import LayerData, labels_file, labels_notes, labels_volume
 from napari_addm.widgets.layers import GEOMETRY
+from napari_addm.widgets.viewing.connections import Connections
 
 if TYPE_CHECKING:
     import napari
-    from napari.layers import Layer
 
 # Metrics follow when a dragged threshold has rested for this long.
 SETTLED_MS = 120
-# And so long after the last stroke on the truth.
+# And when the last stroke on the truth is this long ago.
 DRAWN_MS = 300
 
 
@@ -53,36 +47,34 @@ class TruthAgreement(QWidget):
     Attributes
     ----------
     truth_changed : Signal()
-    finished : Signal()
-        A comparison has come to its end, well or not.
     failed : Signal(object)
         An exception, for the panel to show.
     threshold_chosen : Signal(float)
         On a curve.
     truth : LabelsChoice
     view : AgreementView
+    outcome : Outcome or None
+        What is compared; see `compare`.
     """
 
     truth_changed = Signal()
     threshold_chosen = Signal(float)
-    finished = Signal()
     failed = Signal(object)
 
     def __init__(self, viewer: napari.viewer.Viewer, start: Callable[..., Job]) -> None:
         super().__init__()
         self._viewer = viewer
         self._start = start
-        self._outcome: Outcome | None = None
+        self.outcome: Outcome | None = None
+        self._detection: Detection | None = None  # the outcome's, when it was compared
         self._compared_with: LayerData | None = None
-        self._comparing = 0  # jobs
-        self._watched: Layer | None = None
-        self._seen: tuple[Any, ...] = ()  # which slices were shown last
+        self._comparisons = 0  # that go on
+        self._slices: tuple[Any, ...] = ()  # that were shown last
         self._settled = single_shot(self, SETTLED_MS, self._show)
-        self._drawn = single_shot(self, DRAWN_MS, self._compare_again)
+        self._drawn = single_shot(self, DRAWN_MS, self._compare_drawn)
 
         self.truth = LabelsChoice(viewer, "None", start)
-        self.truth.changed.connect(self._watch)
-        self.truth.changed.connect(self.truth_changed)
+        self.truth.changed.connect(self._on_truth)
         self.truth.failed.connect(self.failed)
         fields = form()
         row(fields, texts.TRUTH, self.truth.chooser, self.truth.open_button)
@@ -90,67 +82,42 @@ class TruthAgreement(QWidget):
         self.view.threshold_chosen.connect(self.threshold_chosen)
         self.view.overlay_wanted.connect(self._show_overlay)
         self.view.voxel_chosen.connect(self._on_voxel)
-        self.metrics = self.view.metrics
-        self.metrics_notes = self.view.notes
-        self.figures = self.view.figures
         body = column(self)
         body.addLayout(fields)
         body.addWidget(self.truth)
         body.addWidget(self.view)
-        when_gone(self, _Farewell(self))
+        self._connections = Connections()
+        when_gone(self, self._connections.close)
 
-    def forget(self, outcome: Outcome) -> None:
-        """Show no agreement of an outcome: there is another ground truth or result."""
-        before, self._outcome = self._outcome, outcome
-        outcome.agreement = None
-        self._compared_with = None
-        if before is not None:
-            before.layers.hide_agreement()
-        self._show()
+    def compare(self, outcome: Outcome | None) -> None:
+        """Compare an outcome with the chosen truth, once for each of its results.
 
-    def compare(self, outcome: Outcome) -> None:
-        """Compare a result with the ground truth that is chosen, if one is.
+        What needs sorting is done aside; `Outcome.agreement` is set when it is there.
 
-        All that needs sorting is done aside; `Outcome.agreement` is set when
-        it is there.
+        Parameters
+        ----------
+        outcome : Outcome or None
+            None while there is nothing to compare.
         """
-        self.forget(outcome)
-        truth = self.truth.layer
-        if truth is not None and outcome.detection is not None:
-            self._begin(outcome, outcome.detection, truth)
-
-    def _begin(self, outcome: Outcome, detection: Detection, truth: Layer) -> None:
-        self._drawn.stop()
-        self._compared_with = LayerData.of(truth)
-        self._comparing += 1
-        self._start(
-            "Compare with the ground truth",
-            _compare,
-            outcome,
-            detection,
-            self._compared_with,
-            None if outcome.agreement is None else outcome.agreement.truth,
-            yielded=self._on_compared,
-            errored=self._on_not_compared,
-            finished=self._on_finished,
-        )
+        detection = None if outcome is None else outcome.detection
+        if outcome is not self.outcome or detection is not self._detection:
+            self._forget()
+            self.outcome, self._detection = outcome, detection
+            self._begin()
 
     def show_marked(self, outcome: Outcome) -> None:
         """Measure other findings of an outcome, once the threshold rests."""
-        self._outcome = outcome
-        if outcome.agreement is not None and outcome.marked is not None:
+        if outcome is self.outcome and outcome.agreement is not None:
+            assert outcome.marked is not None
             self.view.show_threshold(outcome.marked.threshold)
             self._show_overlay()
-        self._settled.start()
+            self._settled.start()
 
     def check_layers(self) -> None:
-        """Hear that layers came or went: who deletes hits and misses wants them no longer."""
-        outcome = self._outcome
-        if (
-            outcome is not None
-            and outcome.agreement is not None
-            and outcome.layers.layer("agreement") is None
-        ):
+        """Notice that layers came or went: a person may have deleted hits and misses."""
+        outcome = self.outcome
+        compared = outcome is not None and outcome.agreement is not None
+        if outcome is not None and compared and outcome.layers.layer("agreement") is None:
             self.view.overlay.setChecked(False)
 
     def changeEvent(self, event: QEvent | None) -> None:
@@ -159,31 +126,22 @@ class TruthAgreement(QWidget):
             self.view.set_theme(self._viewer.theme)
         super().changeEvent(event)
 
-    # --- drawing on the truth --------------------------------------------------------------------
+    # --- another truth, or strokes on it ---------------------------------------------------------
 
-    def disconnect_layer(self) -> None:
-        """Hear the truth's layer no longer."""
-        layer, self._watched = self._watched, None
+    def _on_truth(self) -> None:
+        self._connections.close()
+        layer = self.truth.layer
         if layer is not None:
-            for event in _changes(layer):
-                event.disconnect(self._on_drawn)
-            layer.events.set_data.disconnect(self._on_redrawn)
+            for name in ("paint", "labels_update", "data", *GEOMETRY):
+                self._connections.add(getattr(layer.events, name), self._on_drawn)
+            # napari tells of an undone stroke by nothing else
+            self._connections.add(layer.events.set_data, self._on_redrawn)
+            self._slices = self._shown_slices()
+        self._forget()
+        self._begin()
+        self.truth_changed.emit()
 
-    def _watch(self) -> None:
-        """Hear when the layer that is chosen now is drawn on."""
-        self.disconnect_layer()
-        self._drawn.stop()
-        layer = self._watched = self.truth.layer
-        if layer is not None:
-            for event in _changes(layer):
-                event.connect(self._on_drawn)
-            # of an undone stroke napari tells nothing else
-            layer.events.set_data.connect(self._on_redrawn)
-            self._seen = self._slices
-
-    @property
-    def _slices(self) -> tuple[Any, ...]:
-        """Which slices are shown."""
+    def _shown_slices(self) -> tuple[Any, ...]:
         dims = self._viewer.dims
         return dims.point, dims.order, dims.ndisplay
 
@@ -191,53 +149,71 @@ class TruthAgreement(QWidget):
         self._drawn.start()
 
     def _on_redrawn(self, event: Any = None) -> None:
-        """The layer shows its voxels anew: maybe others, unless it is for other slices."""
-        seen, self._seen = self._seen, self._slices
-        if self._seen == seen:
+        """The layer shows its voxels again: they may be others, unless the slice is another."""
+        before, self._slices = self._slices, self._shown_slices()
+        if self._slices == before:
             self._drawn.start()
 
-    def _compare_again(self) -> None:
+    def _compare_drawn(self) -> None:
         """Compare with the truth as it is now; until that is done, what is known stays shown."""
-        outcome, truth = self._outcome, self.truth.layer
-        # While a result grows nothing is compared, and when it is whole all is.
-        if (
-            self._compared_with is None
-            or truth is None
-            or outcome is None
-            or outcome.detection is None
-        ):
-            return
-        if self._comparing:
+        if self._comparisons:
             self._drawn.start()  # one at a time, however fast a person draws
-            return
-        self._begin(outcome, outcome.detection, truth)
+        elif self._compared_with is not None:
+            self._begin()
 
-    # --- what a comparison gave ------------------------------------------------------------------
+    # --- a comparison ----------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Show no agreement: there is another ground truth or result."""
+        self._drawn.stop()
+        self._compared_with = None
+        if self.outcome is not None:
+            self.outcome.agreement = None
+            self.outcome.layers.hide_agreement()
+        self._show()
+
+    def _begin(self) -> None:
+        outcome, truth = self.outcome, self.truth.layer
+        if outcome is None or outcome.detection is None or truth is None:
+            return
+        self._compared_with = LayerData.of(truth)
+        self._comparisons += 1
+        self._start(
+            "Compare with the ground truth",
+            _compare,
+            outcome,
+            outcome.detection,
+            self._compared_with,
+            None if outcome.agreement is None else outcome.agreement.truth,
+            yielded=self._on_compared,
+            errored=self._on_failed,
+            finished=self._on_finished,
+        )
 
     def _on_compared(self, compared: Compared | Refused) -> None:
-        # Another result or another truth may have come meanwhile.
         outcome, truth = compared.outcome, compared.truth
-        if outcome is not self._outcome or truth is not self._compared_with:
-            return
+        if outcome is not self.outcome or truth is not self._compared_with:
+            return  # another result or another truth came meanwhile
         if isinstance(compared, Refused):
-            self.forget(outcome)  # what is shown is of voxels that the layer no longer has
-            self._compared_with = truth  # a person may mend it
-            say(self.metrics_notes, compared.words)
+            self._forget()  # what is shown belongs to voxels that the layer no longer has
+            self._compared_with = truth  # a person may correct it
+            say(self.view.notes, compared.words)
         elif compared.agreement.detection is outcome.detection:
             outcome.agreement = compared.agreement
             outcome.truth_path, outcome.truth_notes = compared.path, compared.notes
             self._show()
 
-    def _on_not_compared(self, error: Exception) -> None:
+    def _on_failed(self, error: Exception) -> None:
         self.failed.emit(error)
 
     def _on_finished(self) -> None:
-        self._comparing -= 1
-        self.finished.emit()
+        self._comparisons -= 1
+
+    # --- what it gave ----------------------------------------------------------------------------
 
     def _show(self) -> None:
-        outcome = self._outcome
-        agreement = outcome.agreement if outcome is not None else None
+        outcome = self.outcome
+        agreement = None if outcome is None else outcome.agreement
         if agreement is None or agreement is not self.view.agreement:
             self.view.show_agreement(agreement)
         if agreement is not None and outcome is not None and outcome.marked is not None:
@@ -246,8 +222,8 @@ class TruthAgreement(QWidget):
             self._show_overlay()
 
     def _show_overlay(self) -> None:
-        """Show hits and misses, or take them away, as the button says."""
-        outcome = self._outcome
+        """Show hits and misses, or remove them, as the button says."""
+        outcome = self.outcome
         if outcome is None or outcome.agreement is None or outcome.marked is None:
             return
         if self.view.overlay.isChecked():
@@ -257,26 +233,8 @@ class TruthAgreement(QWidget):
             outcome.layers.hide_agreement()
 
     def _on_voxel(self, index: tuple[int, int, int]) -> None:
-        if self._outcome is not None:
-            self._outcome.layers.go_to(index)
-
-
-def _changes(layer: Layer) -> list[Any]:
-    """The events that tell that labels are others, or lie elsewhere."""
-    names = ("paint", "labels_update", "data", *GEOMETRY)
-    return [getattr(layer.events, name) for name in names]
-
-
-class _Farewell:
-    """What is left to do when the section is gone: hear the truth's layer no longer."""
-
-    def __init__(self, section: TruthAgreement) -> None:
-        self._section = weakref.ref(section)
-
-    def __call__(self) -> None:
-        section = self._section()
-        if section is not None:
-            section.disconnect_layer()
+        if self.outcome is not None:
+            self.outcome.layers.go_to(index)
 
 
 # --- in another thread ---------------------------------------------------------------------------
@@ -284,7 +242,7 @@ class _Farewell:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """How an outcome agrees with a ground truth, and that one's file and warnings."""
+    """How an outcome agrees with a ground truth, and the file and warnings of the truth."""
 
     outcome: Outcome
     truth: LayerData

@@ -168,8 +168,13 @@ def test_a_note_that_is_being_written_is_one_step_with_its_end(review):
     assert review.decisions == {}
     review.redo()
     assert review.decisions == {2: Decision(note="half a word")}
-    # a step on another finding is a step of its own
+    # what is written later, or on another finding, is a step of its own
+    review.decide(2, Decision(note="half a word,"), unfinished=True)
+    review.history.finish()
     review.decide(2, Decision(note="half a word, or"), unfinished=True)
+    review.undo()
+    assert review.decisions == {2: Decision(note="half a word,")}
+    review.redo()
     review.decide(1, ACCEPTED)
     review.undo()
     assert review.decisions == {2: Decision(note="half a word, or")}

@@ -1,0 +1,513 @@
+"""What the panel 'Detect anomalies' knows and allows. Free of Qt and napari."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from psygnal import Signal
+
+from napari_addm.checkpoint.specification import ModelSpecification
+from napari_addm.detection.pipeline import Progress
+from napari_addm.io.text import format_duration
+from napari_addm.review.decisions import DecisionHistory, ReviewedFindings
+from napari_addm.review.saved_review import SavedReview, describe_resumed, match_numbers
+from napari_addm.widgets import texts
+from napari_addm.widgets.detect_panel.patchwork import add_preview
+from napari_addm.widgets.detect_panel.state import (
+    Cancelled,
+    Done,
+    Failed,
+    Idle,
+    Marking,
+    Outcome,
+    Preparing,
+    Running,
+    RunState,
+    ScanReview,
+    ended,
+)
+
+if TYPE_CHECKING:
+    from napari_addm.widgets.detect_panel.run import ResultReady, RunRequest, RunStarted
+
+
+class ScanLayer(Protocol):
+    """What the controller asks of a scan's layer, which it holds weakly."""
+
+    @property
+    def unique_id(self) -> Hashable:
+        """Stays the same when the layer is renamed."""
+
+    def __hash__(self) -> int: ...
+
+
+class Title(NamedTuple):
+    """How a scan is called on screen."""
+
+    plain: str
+    quoted: str
+
+
+@dataclass(frozen=True)
+class OpenScans:
+    """What the viewer holds.
+
+    Attributes
+    ----------
+    titles : mapping of hashable to Title
+        Of all scans that may be chosen, by the `unique_id` of their layers.
+    several : bool
+        Whether there is more than one brain scan.
+    with_results : frozenset of hashable
+        `unique_id` of the scans that have result layers, from whichever panel.
+    """
+
+    titles: Mapping[Hashable, Title]
+    several: bool = False
+    with_results: frozenset[Hashable] = frozenset()
+
+
+@dataclass(frozen=True)
+class Headings:
+    """What the panel's headings and its Run button say.
+
+    Attributes
+    ----------
+    scan, findings, save : str
+        Empty for a section that is about no scan.
+    run, run_tip : str
+    other : str
+        Which scan the last result belongs to, if that is not the chosen one.
+    notes : str
+        What a person has to know about the result that is shown.
+    """
+
+    scan: str
+    findings: str
+    save: str
+    run: str
+    run_tip: str
+    other: str
+    notes: str
+
+
+# What was decided on a scan, by the grid that it had. It outlives the panel, not the layer.
+_histories: WeakKeyDictionary[ScanLayer, dict[Hashable, DecisionHistory]] = WeakKeyDictionary()
+
+
+class DetectController:
+    """State and transitions of the panel: the chosen scan, its review, and the run.
+
+    Each scan has a review of its own, for as long as its layer lives.
+
+    Parameters
+    ----------
+    make_outcome : callable
+        Makes the empty outcome of a request, once its scan is read.
+    clock : callable
+        Gives the time in s.
+
+    Attributes
+    ----------
+    run : RunState
+    specification : ModelSpecification or None
+        Of the chosen checkpoint; None if it cannot be read.
+    opened : OpenScans
+    scan_id : hashable or None
+        `unique_id` of the chosen scan's layer.
+    """
+
+    changed = Signal()
+    """What is said or allowed is another."""
+    review_changed = Signal()
+    """Another outcome is shown, or its threshold was set from here."""
+    result_came = Signal(Outcome, object)
+    """An outcome has a result, which is new in some slices."""
+    marked = Signal(Outcome)
+    """The findings of an outcome are others."""
+    said = Signal(str)
+    """Words for the status line."""
+
+    def __init__(
+        self,
+        make_outcome: Callable[[RunRequest, RunStarted], Outcome],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._make_outcome = make_outcome
+        self._clock = clock
+        self._reviews: WeakKeyDictionary[ScanLayer, ScanReview] = WeakKeyDictionary()
+        self._review = ScanReview(Marking())
+        self._last: ScanReview | None = None  # the review with the outcome that came last
+        self.run: RunState = Idle()
+        self.specification: ModelSpecification | None = None
+        self.opened = OpenScans({})
+        self.scan_id: Hashable | None = None
+
+    # --- the chosen scan -------------------------------------------------------------------------
+
+    def choose(self, layer: ScanLayer | None) -> None:
+        """Choose a scan, whose own review comes back; without a scan the last one is shown."""
+        self.mark()  # a threshold that was moved just now
+        self.scan_id = None if layer is None else layer.unique_id
+        new = ScanReview(self._review.marking)  # it starts with the threshold that is set
+        if layer is None:
+            self._review = self._last or new
+        else:
+            self._review = self._reviews.setdefault(layer, new)
+        if self.specification is not None and self._review.outcome is None:
+            self._set_default(self.specification)
+        self.review_changed.emit()
+        self.changed.emit()
+        if isinstance(self.run, Preparing):
+            self._say_run("...")
+        elif layer is not None and self.opened.several:
+            self.said.emit(texts.RUN_IS_ON.format(self._title(self.scan_id).plain))
+
+    def see(self, opened: OpenScans) -> None:
+        """Take what the viewer holds now; a run whose scan was closed is cancelled."""
+        self.opened = opened
+        if isinstance(self.run, Preparing) and self.run.request.scan_id not in opened.titles:
+            self.cancel()
+        self.changed.emit()
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The outcome that is shown: the chosen scan's; without a chosen scan the last one."""
+        return self._review.outcome
+
+    @property
+    def marking(self) -> Marking:
+        """The threshold, and what goes with it, of the outcome that is shown."""
+        return self._review.marking
+
+    def is_done(self, request: RunRequest, index: int) -> bool:
+        """Whether a run has done a slice of the scan just as a request would."""
+        outcome = self.outcome
+        return (
+            outcome is not None
+            and outcome.detection is not None
+            and not outcome.preview
+            and outcome.asked_for == request.without_slices
+            and bool(outcome.detection.done[index])
+        )
+
+    def _title(self, scan_id: Hashable | None) -> Title:
+        return self.opened.titles.get(scan_id, Title("", ""))
+
+    # --- what is allowed -------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether a run goes on."""
+        return isinstance(self.run, Preparing)
+
+    @property
+    def why_not_run(self) -> str:
+        """Why Run cannot be pressed; empty if it can."""
+        if self.running:
+            return texts.RUN_GOES_ON
+        if self.scan_id is None:
+            return texts.NO_SCAN
+        return texts.NO_CHECKPOINT if self.specification is None else ""
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether a run goes on that nobody has cancelled yet."""
+        return isinstance(self.run, Preparing) and not self.run.request.cancelled.is_set()
+
+    @property
+    def why_not_save(self) -> str:
+        """Why the outcome cannot be saved; empty if it can."""
+        outcome = self.outcome
+        if outcome is None or outcome.detection is None:
+            return texts.NO_RESULT
+        if outcome.misfit:
+            return outcome.misfit
+        if isinstance(self.run, Preparing) and self.run.request.scan_id == outcome.scan_id:
+            return texts.RUN_GOES_ON
+        return texts.PREVIEW_NOT_SAVED if outcome.preview else ""
+
+    @property
+    def grows(self) -> bool:
+        """Whether a run still adds to the outcome that is shown."""
+        return isinstance(self.run, Running) and self.run.outcome is self.outcome
+
+    @property
+    def comparable(self) -> Outcome | None:
+        """The outcome, if it may be compared with a ground truth of the chosen scan."""
+        outcome = self.outcome
+        if outcome is None or outcome.scan_id != self.scan_id or self.grows or outcome.misfit:
+            return None
+        return outcome
+
+    @property
+    def findings_shown(self) -> bool:
+        """Whether there are findings to show, in mL and mm that still hold."""
+        outcome = self.outcome
+        return outcome is not None and outcome.marked is not None and not outcome.misfit
+
+    @property
+    def headings(self) -> Headings:
+        """What the headings and the Run button say."""
+        outcome, title = self.outcome, self._title(self.scan_id).plain
+        found = ""
+        if outcome is not None:
+            found = self._title(outcome.scan_id).plain or outcome.title
+        tips = (texts.RUN_IS_ON.format(title) if title else "", texts.RUN.tip)
+        return Headings(
+            scan=title and texts.SCAN_NAMED.format(title),
+            findings=found and texts.FINDINGS_NAMED.format(found),
+            save=found and texts.SAVE_NAMED.format(found),
+            run=texts.RUN_NAMED.format(title) if title and self.opened.several else texts.RUN.label,
+            run_tip="\n".join(filter(None, tips)),
+            other=self._other_scan(),
+            notes="" if outcome is None or self.grows else "\n".join(outcome.warnings),
+        )
+
+    def _other_scan(self) -> str:
+        """Where the last result is, if it is not the one shown; or what is wrong with that."""
+        outcome, last = self.outcome, None if self._last is None else self._last.outcome
+        if outcome is not None:
+            return outcome.misfit or self._closed(outcome)
+        words = []
+        if last is not None:
+            title = self._title(last.scan_id).quoted
+            words.append(self._closed(last) or texts.OTHER_SCAN.format(title))
+        if self.scan_id in self.opened.with_results:
+            words.append(texts.RESULTS_SHOWN)
+        return " ".join(words)
+
+    def _closed(self, outcome: Outcome) -> str:
+        closed = outcome.scan_id not in self.opened.titles
+        return texts.CLOSED_SCAN.format(outcome.title) if closed else ""
+
+    # --- a run -----------------------------------------------------------------------------------
+
+    def start(self, request: RunRequest) -> RunRequest:
+        """Begin a run on the chosen scan.
+
+        Parameters
+        ----------
+        request : RunRequest
+
+        Returns
+        -------
+        RunRequest
+            The same, with the threshold of the scan, which other threads may ask for.
+        """
+        review = self._review
+
+        def threshold() -> tuple[float, float]:
+            return review.marking.threshold, review.marking.minimum_ml
+
+        request = replace(request, threshold=threshold)
+        self.run = Preparing(request, review, self._clock())
+        self.changed.emit()
+        return request
+
+    def cancel(self) -> None:
+        """Stop the run within one step of the network; finished slices stay."""
+        if isinstance(self.run, Preparing):
+            self.run.request.cancelled.set()
+            self.said.emit(texts.CANCELLING)
+            self.changed.emit()
+
+    def tell(self, words: str) -> None:
+        """Say what the run does now, unless it is cancelled."""
+        if self.may_cancel:
+            self._say_run(words)
+
+    def _say_run(self, words: str) -> None:
+        assert isinstance(self.run, Preparing)
+        request = self.run.request
+        if request.scan_id != self.scan_id:
+            title = self._title(request.scan_id).plain or request.scan.name
+            words = f"{texts.RUNNING_ON.format(title)}: {words}"
+        self.said.emit(words)
+
+    def take_started(self, started: RunStarted) -> None:
+        """The run has read its files; an earlier outcome stays until there is a result."""
+        assert isinstance(self.run, Preparing)
+        self.run = replace(self.run, started=started)
+
+    def take_result(self, result: ResultReady) -> None:
+        """Take a result of the run, partial or whole."""
+        run = self.run
+        assert isinstance(run, Preparing)
+        if not isinstance(run, Running):
+            assert run.started is not None
+            self._begin(run.request, run.started, run.review)
+            # What was read is in the outcome from now on.
+            run = Running(run.request, run.review, run.since)
+        self.run = replace(run, whole=result.progress.stage == "finish")
+        outcome, detection = run.outcome, result.progress.result
+        assert detection is not None
+        outcome.detection, outcome.labeller = detection, result.labeller
+        outcome.quality, outcome.agreement = result.quality, None
+        self._show(run.review, tuple(np.flatnonzero(detection.done).tolist()))
+
+    def fail(self, error: Exception) -> None:
+        """Take the error that ends the run."""
+        if isinstance(self.run, Preparing):
+            self.run = replace(self.run, error=str(error) or type(error).__name__)
+
+    def end(self) -> None:
+        """End the run, whose job is over."""
+        run = self.run
+        if not isinstance(run, Preparing):
+            return
+        self.run = state = ended(run, self._clock())
+        words = describe_end(state)
+        outcome = None if isinstance(state, Failed) else state.outcome
+        if outcome is not None and outcome.detection is not None:
+            highest = float(outcome.detection.anomaly.data.max())
+            run.review.marking = run.review.marking.reach(highest)
+            words = f"{words}. {self._kept_corrections(outcome)}".removesuffix(". ")
+            if outcome is not self.outcome:
+                title = self._title(outcome.scan_id).plain or outcome.title
+                words = f"{title}: {words}"
+        self.review_changed.emit()
+        self.changed.emit()
+        self.said.emit(words)
+
+    def take_preview(self, request: RunRequest, started: RunStarted, result: ResultReady) -> None:
+        """Take a preview, unless a run goes on or its scan was closed."""
+        layer = self._layer(request.scan_id)
+        if self.running or layer is None or request.scan_id not in self.opened.titles:
+            return
+        review = self._reviews[layer]
+        if review.outcome is None or review.outcome.asked_for != request.without_slices:
+            self._begin(request, started, review)
+        outcome, detection = review.outcome, result.progress.result
+        assert outcome is not None
+        assert detection is not None
+        shown = outcome.detection
+        here = started.scan.slice_at(request.position)
+        outcome.detection, changed = add_preview(shown, detection, here, in_place=outcome.preview)
+        outcome.preview, outcome.quality, outcome.agreement = True, None, None
+        self._show(review, changed)
+
+    def _begin(self, request: RunRequest, started: RunStarted, review: ScanReview) -> None:
+        """Give a scan an empty outcome: another request is shown from now on."""
+        outcome = self._make_outcome(request, started)
+        layer = self._layer(request.scan_id)
+        history = DecisionHistory()
+        if layer is not None:
+            grid = outcome.scan.shape, outcome.layers.volume.order
+            history = _histories.setdefault(layer, {}).setdefault(grid, history)
+        outcome.findings = ReviewedFindings(history)
+        specification = started.checkpoint.specification
+        if specification != review.marking.specification:
+            review.marking = Marking.default(specification)
+        review.outcome, self._last = outcome, review
+        self.review_changed.emit()
+
+    def _layer(self, scan_id: Hashable) -> ScanLayer | None:
+        """The layer of a scan that was chosen at some time, if it is still alive."""
+        return next((layer for layer in self._reviews if layer.unique_id == scan_id), None)
+
+    def _show(self, review: ScanReview, changed: Sequence[int]) -> None:
+        """Have a result shown, and mark it."""
+        assert review.outcome is not None
+        review.outcome.label(review.marking)
+        self.result_came.emit(review.outcome, changed)
+        self._mark(review)
+
+    # --- review ----------------------------------------------------------------------------------
+
+    def set_specification(self, specification: ModelSpecification | None) -> None:
+        """Another checkpoint is chosen.
+
+        A result that is shown keeps its threshold until a run with the other checkpoint begins.
+        """
+        self.specification = specification
+        outcome = self.outcome
+        shown = outcome is not None and outcome.detection is not None
+        if specification is not None and not self.running and not shown:
+            self._set_default(specification)
+            self.review_changed.emit()
+        self.changed.emit()
+
+    def _set_default(self, specification: ModelSpecification) -> None:
+        if self._review.marking.specification != specification:
+            self._review.marking = Marking.default(specification)
+
+    def set_marking(self, marking: Marking) -> None:
+        """Take another threshold for the chosen scan; `mark` shows what it finds."""
+        self._review.marking = marking
+
+    def mark(self) -> None:
+        """Find what the outcome that is shown has above the threshold, if that is another one.
+
+        Findings that a person has corrected stay as they are while the threshold does.
+        """
+        outcome, marking = self.outcome, self.marking
+        if outcome is None or outcome.detection is None or outcome.is_marked(marking):
+            return
+        self._mark(self._review)
+
+    def _mark(self, review: ScanReview) -> None:
+        outcome = review.outcome
+        assert outcome is not None
+        outcome.label(review.marking)
+        self.marked.emit(outcome)
+        if not self.running and (kept := self._kept_corrections(outcome)):
+            self.said.emit(kept)
+        self.changed.emit()
+
+    def _kept_corrections(self, outcome: Outcome) -> str:
+        """Say once where a person's corrections are now."""
+        name, outcome.layers.corrected = outcome.layers.corrected, None
+        return "" if name is None else texts.CORRECTIONS_KEPT.format(name)
+
+    def resume(self, saved: SavedReview) -> None:
+        """Go on with a saved review of the outcome that is shown."""
+        outcome = self.outcome
+        assert outcome is not None
+        marking = replace(self.marking, minimum_ml=saved.minimum_ml).at(saved.threshold)
+        self._review.marking = marking
+        numbers = match_numbers(saved.labels.data, outcome.label(marking).labels)
+        outcome.renumber(numbers)
+        self._mark(self._review)
+        outcome.findings.add(saved.decided(numbers))
+        self.review_changed.emit()
+        if saved.corrected:
+            outcome.layers.show_corrections(saved.labels.data)
+        matched = len(saved.decisions.keys() & outcome.decisions.keys())
+        self.said.emit(describe_resumed(saved, matched))
+
+
+def describe_progress(progress: Progress) -> str:
+    """Say how far a run is."""
+    if progress.stage == "prepare":
+        return "Preparing the scan ..."
+    if progress.stage == "finish":
+        return "Finishing ..."
+    words = f"Reconstructing: {progress.done}/{progress.total}"
+    return words if progress.eta is None else f"{words}, about {format_duration(progress.eta)} left"
+
+
+def describe_end(state: Done | Failed | Cancelled) -> str:
+    """Say how a run ended; empty for an error, which is shown elsewhere."""
+    if isinstance(state, Failed):
+        return ""
+    outcome = state.outcome
+    if outcome is None or outcome.detection is None:
+        by_person = isinstance(state, Cancelled) and state.by_person
+        return texts.CANCELLED_EARLY if by_person else texts.STOPPED_EARLY
+    detection = outcome.detection
+    took = format_duration(state.seconds, tenths=True)
+    took += f" on {detection.device}, in {detection.precision}"
+    if isinstance(state, Done):
+        return f"Done in {took}"
+    brain = detection.brain_mask.data.any(axis=(1, 2))
+    if detection.slices is not None:
+        brain = detection.slices.reconstructed
+    done, total = int((detection.done & brain).sum()), int(brain.sum())
+    word = "Cancelled" if state.by_person else "Stopped"
+    return f"{word} after {took}; {done} of {total} slices are done"

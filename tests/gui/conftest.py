@@ -1,0 +1,135 @@
+"""Panels, runs and results for the tests of the GUI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+
+from napari_addm.checkpoint.file import load_checkpoint
+from napari_addm.detection.pipeline import Detection, Progress
+from napari_addm.io.volume import Volume
+from napari_addm.widgets.detect_panel.panel import DetectWidget
+from napari_addm.widgets.detect_panel.run import ResultReady, RunRequest, RunStarted
+from napari_addm.widgets.layer_registry import is_output
+from napari_addm.widgets.layer_volumes import LayerData, scan_volume
+from napari_addm.widgets.layers import volume_to_layer
+
+MINUTE = 60_000
+
+
+@pytest.fixture
+def new_panel(tiny_checkpoint: Path, qtbot: Any) -> Callable[..., DetectWidget]:
+    """``new_panel(viewer)``: with a tiny network on the CPU and a low threshold.
+
+    In a viewer with a window it is docked there.
+    """
+
+    def make(viewer: Any, checkpoint: Path = tiny_checkpoint) -> DetectWidget:
+        panel = DetectWidget(viewer)
+        if isinstance(viewer, ViewerModel) and not hasattr(viewer, "window"):
+            qtbot.addWidget(panel)
+        else:
+            viewer.window.add_dock_widget(panel, name="detect")
+        panel.model.checkpoint_chooser.choose(checkpoint)
+        panel.model.device.setCurrentText("cpu")
+        panel.model.precision.setCurrentText("float32")
+        # An untrained network finds something everywhere.
+        panel.findings.threshold.setValue(0.01)
+        return panel
+
+    return make
+
+
+@pytest.fixture
+def finish(qtbot: Any) -> Callable[[DetectWidget], None]:
+    """``finish(panel)``: wait until its run and all its other jobs are over."""
+
+    def wait(panel: DetectWidget) -> None:
+        qtbot.waitUntil(lambda: not panel.running and not panel.jobs.going, timeout=MINUTE)
+        qtbot.wait(50)
+
+    return wait
+
+
+@pytest.fixture
+def run(finish: Callable[[DetectWidget], None]) -> Callable[[DetectWidget], None]:
+    """``run(panel)``: a run of the network, from the press of the button to the end."""
+
+    def press(panel: DetectWidget) -> None:
+        panel.run()
+        assert panel.running
+        finish(panel)
+
+    return press
+
+
+@pytest.fixture
+def show_result(
+    tiny_checkpoint: Path, make_detection: Callable[..., Detection]
+) -> Callable[..., Detection]:
+    """``show_result(panel)``: what a run on the chosen scan gives, without a network.
+
+    The map is the scan itself, from 0 to 0.1; or it is of a detection that is given.
+    """
+    checkpoint = replace(load_checkpoint(tiny_checkpoint), weights={})
+
+    def show(panel: DetectWidget, detection: Detection | None = None) -> Detection:
+        layer, control = panel.inputs.scan, panel.controller
+        assert layer is not None
+        scan = scan_volume(LayerData.of(layer))
+        if detection is None:
+            data = scan.volume.data
+            brain = scan.volume.with_data(data > 0)
+            detection = make_detection(
+                scan.volume.with_data((0.1 * data / data.max()).astype(np.float32)),
+                reconstruction=scan.volume,
+                brain_mask=brain,
+            )
+        request = RunRequest(
+            scan=LayerData.of(layer),
+            checkpoint=tiny_checkpoint,
+            settings=panel.model.settings,
+            brain_mask=panel.inputs.brain_mask,
+            position=(0.0, 0.0, 0.0),
+            this_slice=False,
+            scan_id=layer.unique_id,
+        )
+        control.start(request)
+        control.take_started(RunStarted(scan, checkpoint, None, None, ("cpu",)))
+        control.take_result(ResultReady(Progress("finish", 1, 1, 1.0, result=detection), None))
+        control.end()
+        return detection
+
+    return show
+
+
+@pytest.fixture
+def add() -> Callable[..., Layer]:
+    """``add(viewer, volume, kind, name=...)``: the layer of a volume."""
+
+    def add_layer(viewer: Any, volume: Volume, kind: Any = "image", **options: Any) -> Layer:
+        data, arguments, kind = volume_to_layer(volume, kind, **options)
+        layer = (Image if kind == "image" else Labels)(data, **arguments)
+        viewer.add_layer(layer)
+        return layer
+
+    return add_layer
+
+
+@pytest.fixture
+def output() -> Callable[[Any, str], Layer | None]:
+    """``output(viewer, title)``: the layer of a result, if there is one."""
+
+    def find(viewer: Any, title: str) -> Layer | None:
+        found = [each for each in viewer.layers if is_output(each) and each.name.endswith(title)]
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    return find
