@@ -248,70 +248,53 @@ def test_three_planes_are_one(viewer, views, qtbot) -> None:
     scan = add(viewer, brain(), colormap="green")
     _, anomaly, findings = add_results(viewer, scan)
     views.show_plane("Axial")
-    qtbot.waitUntil(lambda: anomaly.colorbar.visible, timeout=5000)
     camera = viewer.scene.camera
     before = camera.center, camera.zoom
-    order = [layer.name for layer in viewer.layers]
-
     views.three_planes.setChecked(True)
-    coronal, sagittal = views.canvases.dock.canvases
+    canvases = views.canvases.dock.canvases
     qtbot.wait(250)
-    models = [coronal.model, sagittal.model]
+    models = [canvas.model for canvas in canvases]
     assert [model.dims.order for model in models] == [PLANES["Coronal"], PLANES["Sagittal"]]
-    # the voxels are not copied
-    for model in models:
-        assert [layer.name for layer in model.layers] == order
-        assert model.layers["scan"].data is scan.data
+    assert all(model.layers["scan"].data is scan.data for model in models)  # no voxels are copied
 
-    # a linked cursor, both ways
-    def crosses() -> list[tuple[float, ...]]:
-        return [m.scene.overlays["addm_crosshair"].position for m in (viewer, *models)]
+    # one position, whichever canvas moves it
+    def assert_all_are_at(*point: float, within: float = 0.0) -> None:
+        assert_allclose(viewer.dims.point, point, atol=within)
+        for model in (viewer, *models):
+            assert model.scene.overlays["addm_crosshair"].position == viewer.dims.point
 
     viewer.dims.point = CORNER[::-1]
-    assert models[0].dims.point[1] == CORNER[1]
-    assert models[1].dims.point[2] == CORNER[0]
-    assert_allclose(crosses(), [CORNER[::-1]] * 3)
+    assert (models[0].dims.point[1], models[1].dims.point[2]) == (CORNER[1], CORNER[0])
+    assert_all_are_at(*CORNER[::-1])
     models[0].dims.set_point(1, 10.0)
-    assert_allclose(viewer.dims.point, (42.0, 10.0, -42.0))
-    assert_allclose(crosses(), [(42.0, 10.0, -42.0)] * 3)
-
-    # a click on the block, wherever it is on the screen, goes there
+    assert_all_are_at(42.0, 10.0, -42.0)
+    # a click on the block goes there
     viewer.dims.point = CORNER[::-1]
     qtbot.wait(150)
-    row, column = green(pixels(coronal.qt_viewer)).mean(axis=0).round().astype(int)
+    row, column = green(pixels(canvases[0].qt_viewer)).mean(axis=0).round().astype(int)
     viewer.dims.point = (0.0, CORNER[1], 0.0)
-    native = coronal.qt_viewer.canvas.native
+    native = canvases[0].qt_viewer.canvas.native
     QTest.mouseClick(native, Qt.MouseButton.LeftButton, pos=QPoint(int(column), int(row)))
-    qtbot.wait(50)
-    assert_allclose(viewer.dims.point, CORNER[::-1], atol=1.5 * SPACING)
+    assert_all_are_at(*CORNER[::-1], within=1.5 * SPACING)
 
-    # looks are linked
-    scan.colormap = "blue"
-    scan.contrast_limits = (0, 500)
-    scan.opacity = 0.5
-    findings.visible = False
-    anomaly.name = "score"
+    # one look, and an update in place: nothing red yet, then all
+    scan.colormap, scan.contrast_limits, scan.opacity = "blue", (0, 500), 0.5
+    findings.visible, anomaly.name = False, "score"
     for model in models:
         copy = model.layers["scan"]
-        assert copy.colormap.name == "blue"
-        assert tuple(copy.contrast_limits) == (0, 500)
+        assert (copy.colormap.name, tuple(copy.contrast_limits)) == ("blue", (0, 500))
         assert copy.opacity == 0.5
         assert not model.layers["findings"].visible
         assert "score" in model.layers
-    scan.opacity = 1.0
-    findings.visible = True
-
-    # so is an update in place: nothing red yet, then all
     qtbot.wait(100)
-    assert pixels(sagittal.qt_viewer)[..., 0].mean() < 30
+    assert pixels(canvases[1].qt_viewer)[..., 0].mean() < 30
     anomaly.data[:] = 1
     anomaly.refresh()
     qtbot.wait(200)
-    for canvas in (coronal, sagittal):
-        picture = pixels(canvas.qt_viewer)
-        assert (picture[..., 0] > 200).mean() > 0.2
+    for canvas in canvases:
+        assert (pixels(canvas.qt_viewer)[..., 0] > 200).mean() > 0.2
 
-    # layers that come, go and move
+    # layers that come, go and move; another plane on the large canvas
     add(viewer, brain(), "second")
     viewer.layers.move(viewer.layers.index("second"), 0)
     for model in models:
@@ -319,8 +302,6 @@ def test_three_planes_are_one(viewer, views, qtbot) -> None:
     viewer.layers.remove("second")
     for model in models:
         assert [x.name for x in model.layers] == [x.name for x in viewer.layers]
-
-    # another plane on the large canvas: the small ones show the others
     views.show_plane("Sagittal")
     assert [model.dims.order for model in models] == [PLANES["Axial"], PLANES["Coronal"]]
     views.show_plane("Axial")
@@ -334,9 +315,6 @@ def test_three_planes_are_one(viewer, views, qtbot) -> None:
     assert isinstance(window, QMainWindow)
     corner = Qt.Corner.BottomRightCorner
     assert window.corner(corner) == Qt.DockWidgetArea.BottomDockWidgetArea
-    # and nothing follows any more
-    viewer.dims.point = (0, 0, 0)
-    scan.name = "renamed"
 
 
 def test_a_person_closes_the_planes(viewer, views, qtbot) -> None:
@@ -497,34 +475,30 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
         )
         qtbot.wait(20)
 
+    def results() -> tuple[bool, ...]:
+        return scan.visible, rec.visible, anomaly.visible, findings.visible
+
     views.show_plane("Axial")
     press("next plane")
     assert tuple(viewer.dims.order) == PLANES["Coronal"]
-    press("3d")
-    assert viewer.dims.ndisplay == 3
-    press("3d")
-    assert viewer.dims.ndisplay == 2
+    for ndisplay in (3, 2):
+        press("3d")
+        assert viewer.dims.ndisplay == ndisplay
     press("hold", QTest.keyPress)
-    assert (scan.visible, rec.visible) == (False, True)
+    assert results() == (False, True, True, True)
     press("hold", QTest.keyRelease)
-    assert (scan.visible, rec.visible) == (True, False)
-    press("blink")
-    assert views.blink_button.isChecked()
-    press("blink")
-    assert not views.blink_button.isChecked()
-    press("swipe")
-    assert "scan swipe" in viewer.layers
-    press("swipe")
-    assert "scan swipe" not in viewer.layers
-    press("maps")
-    assert not anomaly.visible
-    assert not findings.visible
-    findings_only = shown(viewer)
-    assert findings_only["scan"]
-    press("maps")
-    assert anomaly.visible
-    assert findings.visible
-    press("next finding")  # without a result: nothing happens
+    assert results() == (True, False, True, True)
+    for on in (True, False):
+        press("blink")
+        assert views.blink_button.isChecked() == on
+        assert not views.swipe_check.isChecked()
+    for on in (True, False):
+        press("swipe")
+        assert ("scan swipe" in viewer.layers) == on
+    for seen in (False, True):
+        press("maps")
+        assert results() == (True, False, seen, seen)
+    press("next finding")  # without a result nothing happens
     press("previous finding")
     press("three planes")
     assert views.three_planes.isChecked()
