@@ -191,6 +191,17 @@ def test_edits_before_saving_are_no_difference(case: Path) -> None:
     assert any("edited the labels before they were saved (4 voxels)" in n for n in found.notes)
 
 
+def test_other_findings_are_named(case: Path) -> None:
+    edit_record(case, lambda record: record.update(threshold=0.5))
+    (difference,) = verify(record_of(case)).differences
+    assert difference.what == "labels"
+    assert "Dice" in str(difference)
+    for name in ("labels", "anomaly"):
+        (case / "out" / f"scan_{name}.nii.gz").unlink()
+    problems = verify(record_of(case)).problems
+    assert "The run gives other findings than the recorded ones." in problems
+
+
 def test_another_seed_is_different(case: Path) -> None:
     edit_record(case, lambda record: record["settings"].update(seed=1))
     found = verify(record_of(case))
