@@ -384,7 +384,7 @@ class Batch:
         number = _system_error(error)
         if number in HOPELESS:
             raise OutputLostError(
-                f"{self.folder.path} takes no more files ({os.strerror(number)}): mend that, and "
+                f"{self.folder.path} takes no more files ({os.strerror(number)}): fix that, and "
                 "run the same command again to go on."
             ) from error
 

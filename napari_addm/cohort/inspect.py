@@ -1,4 +1,4 @@
-"""A cohort before it is run: what the headers of its cases tell, and what an earlier run left.
+"""A cohort before it is run: the headers of its cases, and the results of an earlier run.
 
 No voxel is read and nothing is written, so thousands of cases take seconds.
 """
@@ -28,17 +28,17 @@ class InspectedCase:
     ----------
     case : CohortCase
     shape : tuple of int or None
-        Voxels (i, j, k), as the file has them; None where the header cannot be read.
+        Voxels (i, j, k), as the file stores them; None if the header cannot be read.
     spacing : tuple of float or None
-        Along the same axes, mm.
+        Spacing along the same axes, mm.
     flags : tuple of QualityFlag
-        Quality flags that the header raises; a run may raise more.
+        Quality flags out of the header; a run may raise more.
     problem : str
-        Why it will fail, as far as headers tell; empty for most.
+        Why it will fail, judging by the headers; empty for most.
     earlier : CaseResult or None
-        What the output folder has of it. A run checks by content whether it still holds.
+        Its result in the output folder. A run checks by content whether it is still valid.
     planned : bool
-        Whether the last run in the output folder was to do it.
+        Whether the last run in the output folder included it.
     """
 
     case: CohortCase
@@ -51,7 +51,7 @@ class InspectedCase:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a run was to do it and did not come to it, or not to its end."""
+        """Whether a run included it, and did not finish it."""
         return self.planned and self.earlier is None
 
 
@@ -62,7 +62,7 @@ def inspect_cohort(
     frame: int | None = None,
     resample: bool = False,
 ) -> Iterator[InspectedCase]:
-    """Look at each case's headers and at what the output folder has of it.
+    """Read each case's headers, and its result in the output folder.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ def inspect_cohort(
     output : path
         It need not exist.
     frame, resample
-        As a run would have them; see `napari_addm.cohort.run.BatchSettings`.
+        As in `napari_addm.cohort.batch.BatchSettings`.
 
     Yields
     ------
     InspectedCase
-        One for each case, in their order; of a case that is skipped nothing is read.
+        One for each case, in their order; nothing is read of a case that is skipped.
     """
     folder = CohortFolder(output)
     try:
@@ -92,7 +92,7 @@ def inspect_cohort(
 
 
 def _earlier(folder: CohortFolder, case: CohortCase) -> CaseResult | None:
-    """What the output folder has of a case, with what the last run said of it."""
+    """The result of a case in the output folder, with the reason of the last run."""
     state = folder.states.read_own(case)
     if state is None or state.result.status == "skipped":
         return None  # there is none, or its writing was cut off
@@ -102,8 +102,8 @@ def _earlier(folder: CohortFolder, case: CohortCase) -> CaseResult | None:
 def _with_headers(found: InspectedCase, frame: int | None, resample: bool) -> InspectedCase:
     case = found.case
     try:
-        for given in filter(None, (case.scan, case.truth, case.mask)):
-            with suppress(OSError):  # reading says it in words
+        for given in case.inputs.values():
+            with suppress(OSError):  # reading says what is wrong
                 check_is_file(given)
         grid = read_grid(case.scan, frame=frame)
         found = replace(
@@ -112,11 +112,10 @@ def _with_headers(found: InspectedCase, frame: int | None, resample: bool) -> In
             spacing=voxel_spacing(grid.source.affine),
             flags=tuple(grid_flags(grid)),
         )
-        for path in (case.truth, case.mask):
-            if path is not None:
-                labels = read_grid(path)
-                if not resample:
-                    check_same_grid(labels, grid, "resample it to bring it there")
+        for path in filter(None, (case.truth, case.mask)):
+            labels = read_grid(path)
+            if not resample:
+                check_same_grid(labels, grid, "resample it to bring it there")
     except AddmError as error:
         return replace(found, problem=case.shorten_paths(str(error)))
     return found

@@ -203,7 +203,7 @@ class CaseStates:
         except OSError as error:
             raise AddmError(
                 f"{path} cannot be read ({error.strerror or error}), so what is done is not known: "
-                "mend that, and run the same command again."
+                "fix that, and run the same command again."
             ) from error
         try:
             return None if content is None else _StateFile.model_validate(content)

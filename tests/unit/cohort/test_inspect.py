@@ -1,4 +1,4 @@
-"""What is known of a cohort before it is run."""
+"""A cohort before it is run: headers, and results of an earlier run."""
 
 import json
 from collections.abc import Callable
@@ -15,8 +15,6 @@ from napari_addm.cohort.case import CaseResult, Shard
 from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.inspect import InspectedCase, inspect_cohort
-from napari_addm.errors import InputError
-from napari_addm.io.reading import read_grid, read_volume
 from napari_addm.io.volume import volume_from_native
 from napari_addm.io.writing import write_volume
 
@@ -58,12 +56,12 @@ def cohort(tmp_path: Path) -> Path:
     return table
 
 
-def look(table: Path, output: Path, **options: Any) -> dict[str, InspectedCase]:
+def inspect(table: Path, output: Path, **options: Any) -> dict[str, InspectedCase]:
     return {f.case.name: f for f in inspect_cohort(find_cohort(table, output), output, **options)}
 
 
 def test_headers_tell_size_spacing_flags_and_faults(cohort: Path, tmp_path: Path) -> None:
-    found = look(cohort, tmp_path / "out")
+    found = inspect(cohort, tmp_path / "out")
     good = found["good"]
     assert good.shape == SHAPE
     assert good.spacing == pytest.approx((2.0, 2.0, 4.5))
@@ -82,8 +80,8 @@ def test_headers_tell_size_spacing_flags_and_faults(cohort: Path, tmp_path: Path
     assert not faults
     assert not any(str(tmp_path) in f.problem for f in found.values())
     # as the run would have them
-    assert look(cohort, tmp_path / "out", resample=True)["beside"].problem == ""
-    assert look(cohort, tmp_path / "out", frame=2)["frames"].shape == SHAPE
+    assert inspect(cohort, tmp_path / "out", resample=True)["beside"].problem == ""
+    assert inspect(cohort, tmp_path / "out", frame=2)["frames"].shape == SHAPE
     assert not (tmp_path / "out").exists()
 
 
@@ -95,7 +93,7 @@ def test_an_earlier_run_is_known_by_its_states(cohort: Path, tmp_path: Path) -> 
     folder.write_plan(Shard(), {}, planned)
     for name, status in (("good", "done"), ("lost", "failed"), ("thin", "skipped")):
         folder.states.write(CaseResult(name, f"{name}.nii.gz", status, anomaly_ml=3.0), "")
-    found = look(cohort, output)
+    found = inspect(cohort, output)
     assert {name: f.earlier.status for name, f in found.items() if f.earlier} == {
         "good": "done",
         "lost": "failed",
@@ -109,50 +107,7 @@ def test_an_earlier_run_is_known_by_its_states(cohort: Path, tmp_path: Path) -> 
     }
 
 
-def test_no_voxel_is_read(tmp_path: Path) -> None:
-    large = nib.Nifti1Header()
-    large.set_data_dtype(np.int16)
-    large.set_data_shape((600, 600, 600))
-    large.set_sform(np.diag([0.1, 0.1, 0.1, 1]), code=1)
-    large["vox_offset"], large["magic"] = 352, b"n+1"
-    path = tmp_path / "large.nii"
-    with path.open("wb") as file:
-        file.write(large.binaryblock)
-        file.truncate(352 + 2 * 600**3)  # a hole: nothing on the disk
-    grid = read_grid(path)
-    assert grid.shape == (600, 600, 600)
-    assert grid.data.strides == (0, 0, 0)
-    assert "864 MB of memory" in " ".join(grid.warnings)
-
-
-@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mgz"])
-def test_the_grid_is_that_of_the_volume(tmp_path: Path, suffix: str) -> None:
-    path = write(tmp_path / f"scan{suffix}")
-    grid, volume = read_grid(path), read_volume(path)
-    np.testing.assert_array_equal(grid.affine, volume.affine)
-    assert (grid.shape, grid.source.axes) == (volume.shape, volume.source.axes)
-    assert grid.warnings == volume.warnings
-    with pytest.raises(InputError, match="does not exist"):
-        read_grid(tmp_path / f"no{suffix}")
-
-
-def test_the_grid_of_nrrd(tmp_path: Path) -> None:
-    nrrd = pytest.importorskip("nrrd")
-    path = tmp_path / "scan.nrrd"
-    nrrd.write(
-        str(path),
-        np.random.default_rng(0).random((5, 6, 7)),
-        {"space": "LPS", "space directions": np.diag([1.0, 2.0, 3.0]), "space origin": np.ones(3)},
-    )
-    grid, volume = read_grid(path), read_volume(path)
-    np.testing.assert_array_equal(grid.affine, volume.affine)
-    assert grid.shape == volume.shape
-    assert not grid.data.any()
-
-
-def test_the_command_lists_and_runs_nothing(
-    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_lists_and_runs_nothing(cohort: Path, tmp_path: Path) -> None:
     command = ["batch", str(cohort), "-o", str(tmp_path / "out"), "--dry-run"]
     done = invoke(command)
     assert done.exit_code == cli.SOME_FAILED, done.output
@@ -170,6 +125,6 @@ def test_the_command_lists_and_runs_nothing(
 def test_of_a_skipped_case_nothing_is_read(tmp_path: Path, make_brain: Callable[..., Any]) -> None:
     (tmp_path / "lesion_mask.nii.gz").write_bytes(b"")
     write(tmp_path / "a.nii.gz")
-    found = look(tmp_path, tmp_path / "out")
+    found = inspect(tmp_path, tmp_path / "out")
     assert found["lesion_mask"].case.skip
     assert (found["lesion_mask"].problem, found["lesion_mask"].shape) == ("", None)
