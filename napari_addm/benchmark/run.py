@@ -29,14 +29,16 @@ from napari_addm.errors import AddmError
 from napari_addm.io.files import open_atomic, write_atomic
 from napari_addm.io.hashing import json_sha256, sha256
 from napari_addm.metrics.intensity_baselines import intensity_baselines
+from napari_addm.metrics.metric import rated_metrics
 from napari_addm.metrics.protocols import (
+    BUILT_IN,
     anoddpm_case,
     anoddpm_slices,
     healthy_case,
     strict_case,
-    threshold_by_dice,
 )
 from napari_addm.metrics.statistics import mean_interval, paired_difference
+from napari_addm.metrics.thresholds import threshold_by_dice
 from napari_addm.registry import METHODS
 from napari_addm.training.labelled_scans import LabelledScan, find_cases, read_split
 from napari_addm.training.settings import RunSettings, preset_settings
@@ -710,7 +712,8 @@ def _judged(case: LabelledScan, anomaly: NDArray[np.float32], threshold: float) 
     strict = strict_case(
         anomaly, case.lesion, case.brain, threshold, spacing=spacing, minimum_ml=MINIMUM_ML
     )
-    return asdict(strict) | {"lesion_recall": strict.lesions.recall}
+    judged = asdict(strict)
+    return judged | judged.pop("further") | {"lesion_recall": strict.lesions.recall}
 
 
 def _digest(maps: Maps) -> str:
@@ -765,7 +768,8 @@ def summarise(
     """Means over subjects with bootstrap intervals, one for each method, group and metric."""
     for (protocol, group), methods in _rows_of(cases, chosen).items():
         for method, rows in methods.items():
-            for metric in METRICS[protocol]:
+            further = rated_metrics().keys() - BUILT_IN if protocol == "strict" else ()
+            for metric in (*METRICS[protocol], *sorted(further)):
                 yield _mean_row(protocol, group, method, metric, rows)
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for row in healthy:

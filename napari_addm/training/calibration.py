@@ -16,15 +16,15 @@ from napari_addm.detection.quality import RECONSTRUCTION_KEY, healthy_range, rec
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import InputError
 from napari_addm.metrics.intensity_baselines import intensity_baselines
-from napari_addm.metrics.protocols import (
+from napari_addm.metrics.protocols import healthy_case
+from napari_addm.metrics.sorted_scores import SortedScores
+from napari_addm.metrics.thresholds import (
     DiceThreshold,
     HealthyMap,
     false_alarm_curve,
-    healthy_case,
     threshold_by_dice,
     threshold_by_false_alarms,
 )
-from napari_addm.metrics.sorted_scores import SortedScores
 from napari_addm.training.labelled_scans import LabelledScan
 
 PROMISED_ML = 5.0

@@ -73,14 +73,11 @@ def with_part(checkpoint: Path, kind: str, name: str) -> dict:
     return specification
 
 
-def run_program(monkeypatch, *arguments: object) -> int:
+def run_program(*arguments: object) -> int:
     """Run the command line in this process; returns its exit code."""
-    from napari_addm.cli.app import main
+    from napari_addm.cli.app import run
 
-    monkeypatch.setattr(sys, "argv", ["napari-addm", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
+    return run([str(argument) for argument in arguments])
 
 
 def test_command_line_and_panel_offer_it(part, monkeypatch, capsys):
@@ -92,16 +89,14 @@ def test_command_line_and_panel_offer_it(part, monkeypatch, capsys):
         assert name in rated_metrics()  # what the panel's grid and the cohort's page show
         return
     monkeypatch.setenv("COLUMNS", "200")
-    assert run_program(monkeypatch, "train" if kind == "noise" else "detect", "--help") == 0
+    assert run_program("train" if kind == "noise" else "detect", "--help") == 0
     assert name in capsys.readouterr().out
     if kind != "noise":  # the panel's form is made from this field
         field = DetectionSettings.model_json_schema()["properties"][kind]
         assert name in field["anyOf"][0]["enum"]
 
 
-def test_a_run_with_it_is_recorded(
-    part, tiny_checkpoint, make_brain, tmp_path, monkeypatch, capsys
-):
+def test_a_run_with_it_is_recorded(part, tiny_checkpoint, make_brain, tmp_path, capsys):
     kind, name = part
     from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
     from napari_addm.checkpoint.specification import parse_specification
@@ -117,8 +112,8 @@ def test_a_run_with_it_is_recorded(
     for file, data in (("scan", scan), ("truth", lesion)):
         nib.save(nib.Nifti1Image(data, BRAIN_AFFINE), tmp_path / f"{file}.nii.gz")
     code = run_program(
-        monkeypatch, "detect", tmp_path / "scan.nii.gz", "-o", tmp_path / "results",
-        "--truth", tmp_path / "truth.nii.gz", "--checkpoint", checkpoint, "--device", "cpu",
+        "detect", tmp_path / "scan.nii.gz", "-o", tmp_path / "results",
+        "--ground-truth", tmp_path / "truth.nii.gz", "--checkpoint", checkpoint, "--device", "cpu",
     )  # fmt: skip
     assert code == 0, capsys.readouterr()
     (record,) = (json.loads(file.read_text()) for file in tmp_path.rglob("*_record.json"))
@@ -127,7 +122,7 @@ def test_a_run_with_it_is_recorded(
         return
     assert kind == "noise" or record["settings"][kind] == name
     capsys.readouterr()
-    assert run_program(monkeypatch, "info", checkpoint) == 0
+    assert run_program("info", checkpoint) == 0
     assert name in capsys.readouterr().out.lower()
 
 

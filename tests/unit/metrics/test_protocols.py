@@ -15,13 +15,10 @@ from sklearn import metrics as sklearn_metrics
 from napari_addm.errors import InputError
 from napari_addm.findings.labelling import label_anomalies
 from napari_addm.metrics.aupro import aupro
-from napari_addm.metrics.protocols import (
+from napari_addm.metrics.protocols import anoddpm_case, anoddpm_slices, healthy_case, strict_case
+from napari_addm.metrics.thresholds import (
     HealthyMap,
-    anoddpm_case,
-    anoddpm_slices,
     false_alarm_curve,
-    healthy_case,
-    strict_case,
     threshold_by_dice,
     threshold_by_false_alarms,
 )
