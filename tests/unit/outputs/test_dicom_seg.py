@@ -137,12 +137,12 @@ def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -
         )
 
     paths = save({})
-    told = [f"Left, {mm}", f"Right, {mm}"]
-    assert segments(paths["seg"]) == ([1, 2], ["Finding 1", "Finding 3"], told)
+    descriptions = [f"Left, {mm}", f"Right, {mm}"]
+    assert segments(paths["seg"]) == ([1, 2], ["Finding 1", "Finding 3"], descriptions)
 
     paths = save({1: Decision("rejected", "a vessel"), 3: Decision("accepted")})
-    told = [f"Right, {mm}; accepted by a person"]
-    assert segments(paths["seg"]) == ([1], ["Finding 3"], told)
+    descriptions = [f"Right, {mm}; accepted by a person"]
+    assert segments(paths["seg"]) == ([1], ["Finding 3"], descriptions)
     np.testing.assert_array_equal(
         segmented_labels(paths["seg"], volume), np.where(labels == 3, 3, 0)
     )
