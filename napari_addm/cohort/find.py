@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from napari_addm.cohort.case import OUTPUT_ENDINGS, CohortCase
 from napari_addm.cohort.files import HIDDEN
-from napari_addm.cohort.folder import CohortFolder
+from napari_addm.cohort.folder import CohortFolder, PlannedCase
 from napari_addm.cohort.names import with_own_names, with_suffix
 from napari_addm.cohort.table import read_table
 from napari_addm.errors import InputError
@@ -263,21 +263,31 @@ def _vanished(
         return []
     found: dict[str, CohortCase] = {}
     for row in rows:
-        path = PurePosixPath(row.input)
-        if row.problem or row.input in inputs or row.case in names or row.case in found:
+        if row.input in inputs or row.case in names or row.case in found:
             continue
-        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in row.input:
-            continue
-        try:
-            case = from_input(row.input)
-        except ValueError:  # no path has this name
-            continue
-        if case.name != row.case:
-            case = with_suffix(case)
-        is_there = os.path.lexists(case.scan) and not os.path.isdir(case.scan)
-        if case.name == row.case and case.runs and not is_there and _is_done(folder, case):
+        case = _planned_case(row, from_input)
+        if case is not None and _has_no_scan(case) and _is_done(folder, case):
             found[case.name] = case
     return list(found.values())
+
+
+def _planned_case(row: PlannedCase, from_input: Callable[[str], CohortCase]) -> CohortCase | None:
+    """The case of a row of a plan; None if the row cannot be that of a case of this input."""
+    path = PurePosixPath(row.input)
+    leads_out = path.is_absolute() or ".." in path.parts
+    if row.problem or leads_out or not path.name or "\0" in row.input:
+        return None
+    try:
+        case = from_input(row.input)
+    except ValueError:  # no path has this name
+        return None
+    if case.name != row.case:
+        case = with_suffix(case)
+    return case if case.name == row.case and case.runs else None
+
+
+def _has_no_scan(case: CohortCase) -> bool:
+    return not os.path.lexists(case.scan) or os.path.isdir(case.scan)
 
 
 def _is_done(folder: CohortFolder, case: CohortCase) -> bool:

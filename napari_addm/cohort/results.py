@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,16 +153,23 @@ def read_cohort(path: Path) -> Cohort:
     missing = tuple(f"{i} of {count}" for i in range(1, count + 1) if i not in there)
     parameters = json_sha256(latest.parameters)
     rows = {row.case: row for plan in plans for row in plan.cases}
-    states = {name: state for name in rows if (state := folder.states.read(name)) is not None}
-    named = Counter(file for state in states.values() for file in state.result.files)
+    states = _read_states(folder, rows)
     entries = []
     for name, planned in sorted(rows.items()):
-        state = states.get(name)
-        if state is not None and any(named[file] > 1 for file in state.result.files):
-            state = None  # it names files of another case
-        result = _current_row(planned, state, parameters)
+        result = _current_row(planned, states.get(name), parameters)
         entries.append(_with_files(folder, result) if result.status == "done" else Entry(result))
     return Cohort(latest.parameters, tuple(entries), missing, tuple(notes))
+
+
+def _read_states(folder: CohortFolder, cases: Iterable[str]) -> dict[str, CaseState]:
+    """The states of the cases, without those that name files of another case."""
+    states = {name: state for name in cases if (state := folder.states.read(name)) is not None}
+    count = Counter(file for state in states.values() for file in state.result.files)
+    return {
+        name: state
+        for name, state in states.items()
+        if all(count[file] == 1 for file in state.result.files)
+    }
 
 
 def _current_row(planned: PlannedCase, state: CaseState | None, parameters: str) -> CaseResult:
