@@ -126,13 +126,13 @@ class Reconstructor:
     @property
     def left(self) -> int:
         """Network calls that remain."""
-        waiting = self._count_batches(len(self._waiting())) * self._calls
-        return waiting + sum(batch.left for batch in self._running)
+        running = sum(batch.left for batch in self._running)
+        return self._count_batches(self._count_waiting()) * self._calls + running
 
     @property
     def seconds_left(self) -> float:
         """Estimate of the time that remains, from the last calls."""
-        batches = self._count_batches(len(self._waiting())) + len(self._running)
+        batches = self._count_batches(self._count_waiting()) + len(self._running)
         return self.left * (self._store.pace or 0.0) / self._at_a_time(batches)
 
     @property
@@ -144,7 +144,7 @@ class Reconstructor:
         per_batch = self._calls * store.pace
         model_slices = max(1.0, slices.volume.spacing[0] / slices.spacing_mm[0])
         one = model_slices * draws / store.batch / self._at_a_time(self._count_batches(draws))
-        rest = self._count_batches(len(store.pending(range(len(slices.images)), draws)))
+        rest = self._count_batches(int(np.count_nonzero(~store.finished[:draws])))
         return Pace(one * per_batch, rest / self._at_a_time(rest) * per_batch)
 
     def steps(self) -> Generator[None, None, None]:
@@ -161,7 +161,7 @@ class Reconstructor:
 
         try:
             with network_workers(self._store.device, self.threads) as (pool, self._workers):
-                while self._waiting() and not self._cancelled():
+                while self._count_waiting() and not self._cancelled():
                     try:
                         yield from self._run(pool)
                     except FloatingPointError as error:
@@ -245,14 +245,18 @@ class Reconstructor:
             self._running.remove(batch)
             self._store.store(batch.pairs, *report.arrays)
 
-    def _waiting(self) -> list[Pair]:
-        """List what is neither finished nor running, slice by slice."""
-        running = {pair for batch in self._running for pair in batch.pairs}
-        pending = self._store.pending(self._plan.order(), self._plan.draws)
-        return [pair for pair in pending if pair not in running]
+    def _count_waiting(self) -> int:
+        """Count the (slice, draw) that are neither finished nor running."""
+        finished = self._store.finished[: self._plan.draws, self._plan.positions]
+        return int(np.count_nonzero(~finished)) - sum(len(batch.pairs) for batch in self._running)
 
     def _next_pairs(self) -> list[Pair]:
-        return [] if self._cancelled() else self._waiting()[: self._store.batch]
+        """Choose what goes into the next batch; nothing once the run is cancelled."""
+        if self._cancelled():
+            return []
+        running = {pair for batch in self._running for pair in batch.pairs}
+        pending = self._store.pending(self._plan.order(), self._plan.draws)
+        return [pair for pair in pending if pair not in running][: self._store.batch]
 
     def _count_batches(self, pairs: int) -> int:
         return -(-pairs // self._store.batch)
