@@ -37,7 +37,7 @@ class Noise:
 class SliceNoise:
     """The noise of a volume, slice by slice.
 
-    Every field has its own generator, whose seed names the field. So the noise of a slice
+    Every field has its own generator, seeded by the field's name. So the noise of a slice
     depends neither on its batch, nor on the device, nor on the other slices that are computed.
 
     Parameters

@@ -190,7 +190,7 @@ def measure_findings(
     uncertainty : ndarray, (S, A, R), optional
         Its mean over the finding is reported.
     midline : Midline, optional
-        Of the brain; without it findings have no side.
+        The brain's midline; without it findings have no side.
 
     Returns
     -------
@@ -268,6 +268,6 @@ def _right_of(midline: Midline, runs: Runs, volume: Volume) -> np.ndarray:
     start = midline.distance_to_right(nib.affines.apply_affine(volume.affine, places))
     step = float(np.dot(midline.normal, volume.affine[:3, 2]))
     leftmost = np.minimum(start, start + (runs.length - 1) * step)
-    # Of a run that lies along the midline, all voxels are on one side of it.
+    # All voxels of a run along the midline are on one side of it.
     left = np.floor(-leftmost / max(abs(step), 1e-9)) + 1
     return runs.length - np.clip(left, 0, runs.length)

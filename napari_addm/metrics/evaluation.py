@@ -17,8 +17,8 @@ EMPTY_TRUTH = "The ground truth is empty: Dice and the like are excluded."
 class Metrics(Mapping[str, float | None]):
     """The metrics of one anomaly map by name; None means "not defined here".
 
-    A case whose truth is empty has no Dice to be averaged: it is excluded and
-    counted, and `notes` says so. An empty prediction is a valid 0 mL.
+    A case with an empty truth has no Dice. It is excluded from averages and counted, and
+    `notes` says so. An empty prediction is a valid 0 mL.
 
     Parameters
     ----------

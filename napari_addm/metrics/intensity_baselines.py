@@ -1,4 +1,4 @@
-"""What every learned anomaly map has to beat: the scan's own intensities."""
+"""Baselines for learned anomaly maps: the scan's own intensities."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ def intensity_baselines(
     smoothing_mm: float,
     erosion_mm: float,
 ) -> dict[str, NDArray[np.float32]]:
-    """Anomaly maps that use no model, only the T1 intensity.
+    """Compute anomaly maps without a model, from the T1 intensity alone.
 
     Parameters
     ----------
     volume : Volume
     brain_mask : ndarray of bool, shape (S, A, R)
     smoothing_mm, erosion_mm : float
-        The same as the learned map's, so that the comparison is fair; each map
-        is also given without smoothing.
+        The learned map's values, for a fair comparison; each map is also returned
+        without smoothing.
 
     Returns
     -------
     dict of str to ndarray of float32, shape (S, A, R)
         ``"dark"``: minus the intensity. ``"unusual"``: the distance from the
         brain's median. ``"even"``: minus the standard deviation within a Gaussian
-        window of 4 mm, because a lesion often has less structure than what it
-        displaces. Each again with ``", smoothed"``. 0 outside the eroded mask,
+        window of 4 mm, because a lesion often has less structure than the tissue that
+        it displaces. Each again with ``", smoothed"``. 0 outside the eroded mask,
         positive inside.
     """
     inner = erode(brain_mask, erosion_mm, volume.spacing)

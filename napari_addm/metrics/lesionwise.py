@@ -11,14 +11,14 @@ from scipy import ndimage
 
 from napari_addm.metrics.checks import check_shapes
 
-# Volumes at which lesions are parted into size classes, mL: 0.1 mL is a sphere of 6 mm across,
+# Volumes that separate the size classes of lesions, mL: 0.1 mL is a sphere of 6 mm across,
 # 1 mL of 12 mm, 10 mL of 27 mm.
 SIZE_BOUNDS_ML = (0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
 class SizeClass:
-    """The lesions of one size.
+    """The lesions of one size class.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class SizeClass:
         A lesion belongs here when its volume is at least `from_ml` and less than
         `below_ml` (None = without end), mL.
     lesions, found : int
-        How many there are, and how many of them were found.
+        Number of lesions, and of found ones.
     """
 
     from_ml: float
@@ -36,24 +36,24 @@ class SizeClass:
 
     @property
     def recall(self) -> float | None:
-        """Share that was found; None where there is no lesion of this size."""
+        """Share of found lesions; None without lesions of this size."""
         return self.found / self.lesions if self.lesions else None
 
 
 @dataclass(frozen=True)
 class LesionRecall:
-    """Which lesions were found, and which predicted components are false; see `lesion_recall`.
+    """Lesions that were found, and predicted components that are false; see `lesion_recall`.
 
     Attributes
     ----------
     lesions, found : int
-        Connected components of the truth, and how many of them were found.
+        Number of connected components of the truth, and of found ones.
     recall : float or None
-        Share that was found; None when the truth is empty.
+        Share of found lesions; None when the truth is empty.
     by_size : tuple of SizeClass
         The same by volume, from the smallest lesions to the largest.
     components, false_positives : int
-        Connected components of the prediction, and how many of them are false.
+        Number of connected components of the prediction, and of false ones.
     """
 
     lesions: int
@@ -66,7 +66,7 @@ class LesionRecall:
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion of a ground truth, and how it was met.
+    """One lesion of a ground truth under some findings.
 
     Attributes
     ----------
@@ -110,12 +110,12 @@ class LesionTable:
 
     @property
     def found(self) -> int:
-        """How many lesions were found."""
+        """Number of found lesions."""
         return sum(lesion.found for lesion in self.lesions)
 
 
 class Lesions:
-    """The lesions of a ground truth: what does not change while a threshold moves.
+    """The lesions of a ground truth, for findings under a threshold that moves.
 
     Parameters
     ----------
@@ -124,10 +124,9 @@ class Lesions:
     anomaly : ndarray, same shape
         Scores.
     mask : ndarray, same shape, optional
-        Region (nonzero) to judge in; everywhere when not given. Lesions are
-        26-connected components of the whole truth: one that the region cuts in
-        two is still one, is judged by its part inside, and one that lies outside
-        is left out.
+        Region (nonzero) of the comparison; everywhere when missing. Lesions are
+        26-connected components of the whole truth. A lesion that the region cuts in
+        two remains one and counts with its part inside; one outside is left out.
     voxel_ml : float
         Volume of one voxel, mL.
     """
@@ -144,7 +143,7 @@ class Lesions:
         check_shapes(np.asarray(anomaly), truth=truth, mask=mask)
         where = np.nonzero(truth)
         if where[0].size:
-            # Labelling holds the interpreter's lock: a box is quick where a whole head is not.
+            # Labelling holds the interpreter's lock, so it is confined to a box.
             box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in where)
             components, _ = connected_components(truth[box])
             lesion = components[truth[box]]
@@ -178,7 +177,7 @@ class Lesions:
         overlap: float = 0.1,
         outside: float = 0.7,
     ) -> LesionTable:
-        """Hold findings against the lesions.
+        """Compare findings with the lesions.
 
         Parameters
         ----------

@@ -1,8 +1,7 @@
-"""What a mean over subjects is worth: bootstrap intervals, and paired tests of two methods.
+"""Bootstrap intervals of means over subjects, and paired tests of two methods.
 
-The subject is the unit throughout: slices and seeds of one person are not independent, so
-several runs of a subject are averaged first. A score that is not defined (None) is left out
-and counted.
+The subject is the unit: slices and seeds of one person are not independent, so the runs of a
+subject are averaged first. Undefined scores (None) are left out and counted.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ class MeanInterval:
     method : str
         ``"BCa"`` or ``"percentile"``.
     subjects : int
-        How many the mean is over.
+        Number of subjects in the mean.
     excluded : int
-        How many more there are for whom no run has a defined score.
+        Number of further subjects, of whom no run has a defined score.
     undefined_runs : int
         Runs without a defined score, over all subjects.
     """
@@ -63,10 +62,10 @@ class PairedDifference:
     p : float or None
         Two-sided p of the Wilcoxon signed-rank test; None without pairs.
     smallest_p : float or None
-        The smallest p that so many pairs can give at all: with five, 0.0625. A
-        `p` that equals it says that every subject speaks for the same method.
+        The smallest p that this number of pairs can give: 0.0625 with five. A `p`
+        that equals it means that every subject favors the same method.
     untied : int
-        Pairs that differ; the test leaves the others out.
+        Pairs that differ; the test ignores the others.
     """
 
     difference: MeanInterval
@@ -110,7 +109,7 @@ def mean_interval(
     resamples: int = 9999,
     seed: int = 0,
 ) -> MeanInterval:
-    """Mean over subjects with a bootstrap interval.
+    """Compute the mean over subjects with a bootstrap interval.
 
     Parameters
     ----------
@@ -123,7 +122,7 @@ def mean_interval(
     resamples : int
         Bootstrap samples of the subjects, at least 99.
     seed : int
-        Of the resampling; equal seeds give equal intervals.
+        Seed of the resampling; equal seeds give equal intervals.
 
     Returns
     -------
@@ -136,11 +135,11 @@ def mean_interval(
 
     Notes
     -----
-    With few subjects any bootstrap interval of a mean is too short: of nominal
-    95 % intervals, some 84 % cover the truth with 5 subjects, 90 % with 10, 94 %
+    With few subjects every bootstrap interval of a mean is too short: nominal 95 %
+    intervals cover the truth in 84 % of cases with 5 subjects, 90 % with 10, 94 %
     with 20 (simulated with normal and with skewed scores; BCa and percentile
-    differ by a point). Subjects that all score the same give an interval of no
-    width, which says how little they tell about others, not how sure the mean is.
+    differ by a point). Subjects with equal scores give an interval of no width: they
+    say little about other subjects, and do not make the mean certain.
     """
     means = subject_means(scores)
     values = [score for score in means.values() if score is not None]
@@ -164,13 +163,13 @@ def paired_difference(
     resamples: int = 9999,
     seed: int = 0,
 ) -> PairedDifference:
-    """Difference of two methods over the same subjects, with an interval and a test.
+    """Compare two methods over the same subjects, with an interval and a test.
 
     Parameters
     ----------
     first, second : mapping of str to float, None, or sequence of float or None
-        The methods' scores. A subject for whom either has no defined score is
-        excluded. The two may have different numbers of runs.
+        The methods' scores. A subject without a defined score from both is
+        excluded. The methods may have different numbers of runs.
     confidence, method, resamples, seed
         As for `mean_interval`.
 
@@ -185,10 +184,10 @@ def paired_difference(
 
     Notes
     -----
-    The Wilcoxon signed-rank test leaves equal pairs out and shares ranks among
-    equal differences. Its p is exact, with shared ranks, too. With n untied pairs
-    it cannot fall below ``2 ** (1 - n)``, so five subjects never reach 0.05,
-    whatever the methods do. Nothing is corrected for several comparisons.
+    The Wilcoxon signed-rank test ignores equal pairs and shares ranks among equal
+    differences. Its p is exact, even with shared ranks. With n untied pairs it
+    cannot fall below ``2 ** (1 - n)``, so five subjects never reach 0.05. There is no
+    correction for several comparisons.
     """
     if first.keys() != second.keys():
         odd = sorted(first.keys() ^ second.keys())
@@ -265,13 +264,13 @@ def _interval(
 
 
 def _wilcoxon(differences: np.ndarray) -> float:
-    """Exact two-sided p of the signed-rank test for differences of which none is zero.
+    """Return the exact two-sided p of the signed-rank test for nonzero differences.
 
-    scipy's exact p knows no shared ranks, and its permutation p takes a thousand times longer.
+    scipy's exact p does not support shared ranks, and its permutation p is a thousand times slower.
     """
     ranks = stats.rankdata(np.abs(differences))
     # Shared ranks are halves: twice the rank sum is an integer, and its distribution over all
-    # signs is built up one pair after the other.
+    # signs is built up pair by pair.
     doubled = np.rint(2 * ranks).astype(np.int64)
     chance = np.zeros(int(doubled.sum()) + 1)
     chance[0] = 1.0
@@ -279,8 +278,8 @@ def _wilcoxon(differences: np.ndarray) -> float:
         chance[rank:] += chance[:-rank].copy()
         chance /= 2
     observed = int(doubled[differences > 0].sum())
-    off_centre = np.abs(2 * np.arange(chance.size) - (chance.size - 1))
-    p = float(chance[off_centre >= off_centre[observed]].sum())
+    off_center = np.abs(2 * np.arange(chance.size) - (chance.size - 1))
+    p = float(chance[off_center >= off_center[observed]].sum())
     return min(p, 1.0)
 
 

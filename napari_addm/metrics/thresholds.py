@@ -49,9 +49,9 @@ class DiceThreshold:
         Mean Dice of the cases there. It is the best of many thresholds, so it
         flatters: on other cases expect less.
     dice : tuple of float
-        Of each case with a truth, in their order.
+        Dice of each case with a truth, in their order.
     excluded : int
-        Cases whose truth is empty.
+        Number of cases with an empty truth.
     """
 
     threshold: float

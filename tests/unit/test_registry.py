@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from napari_addm.errors import AddmError
-from napari_addm.registry import Registry
+from napari_addm.registry import METRICS, NOISES, SAMPLERS, SCORES, Registry
 
 
 def test_names_are_files_and_their_parts_come_from_them():
@@ -65,3 +65,11 @@ def test_a_part_that_cannot_be_imported_names_its_package(install):
         AddmError, match=r"'vessel' of the package broken cannot be loaded .*nothing_of"
     ):
         parts["vessel"]
+
+
+@pytest.mark.parametrize("parts", [METRICS, NOISES, SAMPLERS, SCORES], ids=lambda each: each.kind)
+def test_every_part_is_described(parts):
+    for name, part in parts.items():
+        assert part.title
+        assert getattr(part, "meaning" if parts.kind == "metric" else "description")
+        assert getattr(part, "key", name) == name
