@@ -197,16 +197,16 @@ def test_decisions_stay_with_the_voxels_that_they_are_about(model, panel, qtbot,
     scale = np.array(layer.scale)
     layer.scale = scale * (1, 1, -1)  # left is right: other voxels
     run(qtbot, panel)
-    assert table.decisions == {}
+    assert panel.outcome.decisions == {}
     layer.scale = scale
     run(qtbot, panel)
-    assert table.decisions == {id: Decision("rejected", "a vessel")}
+    assert panel.outcome.decisions == {id: Decision("rejected", "a vessel")}
     copy = Layer.create(*layer.as_layer_data_tuple())
     copy.data = np.ascontiguousarray(layer.data[:, :, ::-1])  # of the same shape
     model.add_layer(copy)
     panel.inputs.scan_chooser.choose(copy)
     run(qtbot, panel)
-    assert table.decisions == {}
+    assert panel.outcome.decisions == {}
 
 
 def test_a_ground_truth_that_is_moved_is_no_longer_compared(model, panel, qtbot, scan) -> None:

@@ -22,7 +22,8 @@ from napari_addm.widgets.finding_colors import finding_colors
 from napari_addm.widgets.layer_registry import forget_output, is_changed, is_output
 from napari_addm.widgets.layer_volumes import LayerData, LayerVolume
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.result_layers import CORRECTED, ResultLayers, voxel_type
+from napari_addm.widgets.result_layers import ResultLayers
+from napari_addm.widgets.run_layers import CORRECTED, voxel_type
 from napari_addm.widgets.viewing.chosen_scan import fit, look_at
 from napari_addm.widgets.viewing.connections import unwrapped
 from napari_addm.widgets.viewing.planes import stand_upright
