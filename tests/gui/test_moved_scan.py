@@ -240,7 +240,7 @@ def test_copies_are_offered_and_their_records_name_no_file(
     panel.agreement.truth.chooser.choose(truth)
     panel.inputs.brain.chooser.choose(mask)
     qtbot.waitUntil(lambda: panel.outcome.agreement is not None, timeout=MINUTE)
-    assert panel.outcome.agreement.at(panel.outcome.marked).dice == 1
+    assert panel.outcome.agreement.at(panel.outcome.marked)["dice"] == 1
     run(qtbot, panel)
     panel.saving.save(tmp_path)
     finish(qtbot, panel)
