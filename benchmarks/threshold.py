@@ -38,17 +38,16 @@ from qtpy.QtWidgets import QApplication
 from scipy import ndimage
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
-from napari_addm.detection.pipeline import Detection, run
+from napari_addm.detection.pipeline import Detection, Progress, run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import measure_findings
 from napari_addm.io.reading import read_volume
 from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.detect_panel.panel import DetectWidget
-from napari_addm.widgets.detect_panel.state import Outcome
+from napari_addm.widgets.detect_panel.run import ResultReady, RunRequest, RunStarted
 from napari_addm.widgets.layer_registry import is_output
 from napari_addm.widgets.layer_volumes import LayerData, scan_volume
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.result_layers import ResultLayers
 
 FORMER_WAIT_S = 0.03
 # Letters and colour bar come after the layers; the threshold is written below them once it rests.
@@ -98,7 +97,8 @@ def main() -> None:
     pause(QUIET_S)
     clocks: dict[str, tuple[float, float]] = {}
     # Connected after the panel's own: by then labels, colours and table are handed over.
-    panel.findings.moved.connect(lambda: clocks.__setitem__("handed", clock()))
+    handed = lambda outcome: clocks.__setitem__("handed", clock())  # noqa: E731
+    panel.controller.marked.connect(handed)
 
     def now(threshold: float) -> None:
         panel.findings.threshold.setValue(threshold)
@@ -164,20 +164,20 @@ def show(
     result: Detection,
 ) -> None:
     """Hand the panel a result, as the end of a run does."""
-    outcome = Outcome(
-        layers=ResultLayers(
-            viewer, LayerData.of(layer), layer.unique_id, scan_volume(LayerData.of(layer))
-        ),
-        checkpoint=checkpoint,
-        mask_path=None,
-        name=layer.name,
-        detection=result,
+    request = RunRequest(
+        scan=LayerData.of(layer),
+        checkpoint=panel.model.checkpoint,
+        settings=panel.model.settings,
+        brain_mask=None,
+        position=(0.0, 0.0, 0.0),
+        this_slice=False,
+        scan_id=layer.unique_id,
     )
-    panel.outcome = outcome
-    panel.findings.begin(checkpoint.specification, layer.unique_id)
-    outcome.layers.show(result, panel.findings.threshold.value())
-    panel._mark()
-    panel.findings.end(result)
+    control, scan = panel.controller, scan_volume(request.scan)
+    control.start(request)
+    control.take_started(RunStarted(scan, checkpoint, None, None, ("cpu",)))
+    control.take_result(ResultReady(Progress("finish", 1, 1, 1.0, result=result), None))
+    control.end()
     viewer.dims.set_current_step(0, layer.data.shape[0] // 2)
 
 

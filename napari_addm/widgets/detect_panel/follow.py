@@ -14,7 +14,7 @@ from napari_addm.errors import AddmError
 from napari_addm.io.text import format_duration
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.run import ResultReady, RunRequest, RunStarted, run_steps
-from napari_addm.widgets.forms import column, message, say, single_shot, when_gone
+from napari_addm.widgets.forms import column, message, say, single_shot
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.viewing.connections import Connections
 
@@ -94,7 +94,7 @@ class FollowSlice(QWidget):
         for event in (dims.point, dims.order, dims.ndisplay):
             self._connections.add(event, self.look)
         self._connections.add(viewer.cursor.events.position, self._on_cursor)
-        when_gone(self, self._connections.close)
+        self._connections.close_with(self)
         self.update_point()
 
     # --- where the person looks ------------------------------------------------------------------

@@ -17,7 +17,7 @@ from napari_addm.review.agreement import Agreement
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.agreement_view import AgreementView
 from napari_addm.widgets.detect_panel.state import Outcome
-from napari_addm.widgets.forms import column, form, row, say, single_shot, when_gone
+from napari_addm.widgets.forms import column, form, row, say, single_shot
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layer_combos import LabelsChoice
 from napari_addm.widgets.layer_volumes import LayerData, labels_file, labels_notes, labels_volume
@@ -87,7 +87,7 @@ class TruthAgreement(QWidget):
         body.addWidget(self.truth)
         body.addWidget(self.view)
         self._connections = Connections()
-        when_gone(self, self._connections.close)
+        self._connections.close_with(self)
 
     def compare(self, outcome: Outcome | None) -> None:
         """Compare an outcome with the chosen truth, once for each of its results.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Labels, Layer
 
+from napari_addm.widgets.forms import when_gone
 from napari_addm.widgets.layers import GEOMETRY
 
 if TYPE_CHECKING:
     import napari
     from napari.components import ViewerModel
+    from qtpy.QtWidgets import QWidget
 
 
 def unwrapped(obj: Any) -> Any:
@@ -30,6 +33,17 @@ class Connections:
         """Connect."""
         emitter.connect(callback)
         self._made.append((emitter, callback))
+
+    def close_with(self, widget: QWidget) -> None:
+        """Disconnect all of them when Qt's side of a widget is gone, which they must not hold."""
+        me = weakref.ref(self)
+
+        def close() -> None:
+            connections = me()
+            if connections is not None:
+                connections.close()
+
+        when_gone(widget, close)
 
     def close(self) -> None:
         """Disconnect all of them."""
