@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
-from napari_addm.widgets.detect_panel.controller import DetectController, OpenScans, Title
+from napari_addm.widgets.detect_panel.controller import DetectController
+from napari_addm.widgets.detect_panel.panel_state import OpenScans, Title
 from napari_addm.widgets.detect_panel.scan import ScanInputs
 from napari_addm.widgets.detect_panel.truth import TruthAgreement
 from napari_addm.widgets.forms import single_shot

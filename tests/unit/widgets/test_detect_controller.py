@@ -20,13 +20,8 @@ from napari_addm.findings.decisions import Decision
 from napari_addm.io.volume import Volume, volume_from_array
 from napari_addm.review.saved_review import SavedReview
 from napari_addm.widgets import texts
-from napari_addm.widgets.detect_panel.controller import (
-    DetectController,
-    Headings,
-    OpenScans,
-    Title,
-    describe_progress,
-)
+from napari_addm.widgets.detect_panel.controller import DetectController, describe_progress
+from napari_addm.widgets.detect_panel.panel_state import Headings, OpenScans, Title
 from napari_addm.widgets.detect_panel.patchwork import add_preview
 from napari_addm.widgets.detect_panel.state import (
     Cancelled,
