@@ -254,16 +254,17 @@ def test_another_scan_of_that_name_gets_nothing(model, panel, qtbot, scan):
     """A scan is deleted mid-run and another one of its name is opened: it is another scan."""
     layer = add(model, scan)
     panel.model.batch_size.setValue(1)
-    panel.model.draws.setValue(4)
-    panel.run()
-    qtbot.waitUntil(lambda: output(model, "anomaly map") is not None, timeout=MINUTE)
-    model.layers.remove(layer)
-    other = add(model, scan.with_data(scan.data[:, :, ::-1].copy()))
-    assert other.name == layer.name
-    finish(qtbot, panel)
-    assert error_of(panel) == ""
-    assert not panel.outcome.detection.done.all()
+    cancel_within(qtbot, panel, 25)
     first = output(model, "anomaly map").data.copy()
+    with held_within(1) as (begun, go):
+        panel.run()
+        qtbot.waitUntil(begun.is_set, timeout=MINUTE)
+        model.layers.remove(layer)
+        other = add(model, scan.with_data(scan.data[:, :, ::-1].copy()))
+        go.set()
+        finish(qtbot, panel)
+    assert other.name == layer.name
+    assert error_of(panel) == ""
     run(qtbot, panel)
     assert panel.outcome.layers.scan_layer is other
     maps = [one for one in model.layers if is_output(one) and "anomaly map" in one.name]
