@@ -49,6 +49,7 @@ def _option(
     affects_scores: bool = False,
     unit: str = "",
     step: float | None = None,
+    automatic: str = "",
     **bounds: float,
 ) -> Any:
     """Declare a field.
@@ -62,12 +63,15 @@ def _option(
     unit : str
     step : float, optional
         Of the panel's spin box.
+    automatic : str
+        What the panel shows for None, where the checkpoint has no default of its own.
     **bounds : float
         ``ge``, ``gt``, ``le`` or ``lt``.
     """
     extra: dict[str, Any] = {"panel": panel, "affects_scores": affects_scores}
     extra |= {"unit": unit} if unit else {}
     extra |= {} if step is None else {"step": step}
+    extra |= {"automatic": automatic} if automatic else {}
     return Field(default, title=title, description=description, json_schema_extra=extra, **bounds)  # type: ignore[call-overload]
 
 
@@ -122,7 +126,6 @@ class DetectionSettings(BaseModel):
         0,
         "Seed",
         "Seed of the noise. The same seed, scan and settings give the same result.",
-        panel="basic",
         ge=0,
         le=2**63 - 1,
     )
@@ -154,6 +157,7 @@ class DetectionSettings(BaseModel):
         "Batch size",
         "Number of slices per network call; each draw counts as one. It is halved when memory "
         "runs out.",
+        automatic="automatic",
         ge=1,
         le=65_536,
     )
@@ -192,7 +196,7 @@ class DetectionSettings(BaseModel):
     )
     symmetry: bool | None = _option(
         None,
-        "Discount symmetric differences",
+        "Compare left with right",
         "Subtract what both halves of the brain show alike.",
         affects_scores=True,
     )

@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from magicgui.widgets import ComboBox
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
+    QAbstractSpinBox,
     QButtonGroup,
-    QCheckBox,
     QComboBox,
+    QFormLayout,
     QLabel,
     QRadioButton,
-    QSizePolicy,
     QSlider,
-    QSpinBox,
     QWidget,
 )
 
@@ -24,9 +24,9 @@ from napari_addm.checkpoint.specification import (
 )
 from napari_addm.detection.devices import has_openvino
 from napari_addm.detection.presets import PRESETS, with_preset
-from napari_addm.detection.settings import DEVICES, PRECISIONS, DetectionSettings, resolve
+from napari_addm.detection.settings import DEVICES, SCORE_FIELDS, DetectionSettings, resolve
 from napari_addm.errors import AddmError
-from napari_addm.registry import METHODS, SAMPLERS, SCORES
+from napari_addm.registry import METHODS, SAMPLERS
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import (
     ERROR,
@@ -36,17 +36,13 @@ from napari_addm.widgets.forms import (
     column,
     form,
     message,
-    number,
     row,
     say,
-    whole,
 )
 from napari_addm.widgets.layer_combos import CheckpointChooser
 from napari_addm.widgets.model_card import card_lines
 from napari_addm.widgets.preferences import Preferences
-
-BY_PRESET = ("steps", "level", "sampler", "eta", "draws", "score", "smoothing_mm", "symmetry")
-"""The settings that a preset decides on."""
+from napari_addm.widgets.settings_form import SettingsForm
 
 
 class ModelSettings(QWidget):
@@ -84,109 +80,85 @@ class ModelSettings(QWidget):
     def __init__(self, scope: bool = True) -> None:
         super().__init__()
         self.specification: ModelSpecification | None = None
+        self.form = SettingsForm(DetectionSettings)
+        for name in self.form:  # for scripts: model.steps is the Qt field of that setting
+            setattr(self, name, self.form.native(name))
         self._build(scope)
-        for box in (self.sampler, self.device, self.score, self.precision):
-            box.currentIndexChanged.connect(self.changed)
-        for field in (self.level, self.steps, self.seed, self.draws, self.batch_size):
-            field.valueChanged.connect(self.changed)
-        for number_field in (self.smoothing, self.eta):
-            number_field.valueChanged.connect(self.changed)
-        self.symmetry.toggled.connect(self.changed)
+        self.form.changed.connect(self.changed.emit)
+        self.form["level"].changed.connect(self._on_level)
+        self.form["sampler"].changed.connect(self._on_sampler)
         self.checkpoint_changed.connect(self.changed)
         self.changed.connect(self._show_preset)
         self.preset.activated.connect(self._on_preset)
         self.checkpoint_chooser.changed.connect(self._on_checkpoint)
         self.checkpoint_chooser.changed.connect(self._on_chosen)
-        self.device.textActivated.connect(partial(self.chosen.emit, "device"))
-        self.precision.textActivated.connect(partial(self.chosen.emit, "precision"))
+        for name in ("device", "precision"):
+            box = self.form.native(name)
+            assert isinstance(box, QComboBox)
+            box.textActivated.connect(partial(self.chosen.emit, name))
         self._on_checkpoint()
 
     def _build(self, with_scope: bool) -> None:
         self.checkpoint_chooser = CheckpointChooser()
         self.card = message()
-        self.preset = QComboBox()
-        self.preset.setPlaceholderText(texts.CUSTOM_PRESET)
-        for name in PRESETS:
-            self.preset.addItem(texts.RUN_PRESETS[name].label, name)
-            self.preset.setItemData(
-                self.preset.count() - 1, texts.RUN_PRESETS[name].tip, Qt.ItemDataRole.ToolTipRole
-            )
-        self.level = whole(1, 1000)
+        self.preset = self._make_presets()
+        self.reset_button = button(texts.RESET, self.reset_asked.emit)
+        basic, advanced, more = form(), form(), QWidget()
+        more.setLayout(advanced)
+        row(basic, texts.CHECKPOINT, self.checkpoint_chooser)
+        basic.addRow(self.card)
+        row(basic, texts.RUN_PRESET, self.preset)
+        self._add_level()
+        for panel, fields in (("basic", basic), ("advanced", advanced)):
+            for name in self.form.names(panel):
+                self._add_row(fields, name)
+        self._add_scope(basic, with_scope)
+        advanced.addRow("", self.reset_button)
+        self.advanced = Section(texts.ADVANCED_SECTION, more, expanded=False, quiet=True)
+        body = column(self)
+        body.addLayout(basic)
+        body.addWidget(self.advanced)
+        self.offer_devices(tuple(d for d in DEVICES if d != "openvino" or has_openvino()))
+
+    def _make_presets(self) -> QComboBox:
+        presets = QComboBox()
+        presets.setPlaceholderText(texts.CUSTOM_PRESET)
+        for index, name in enumerate(PRESETS):
+            presets.addItem(texts.RUN_PRESETS[name].label, name)
+            presets.setItemData(index, texts.RUN_PRESETS[name].tip, Qt.ItemDataRole.ToolTipRole)
+        return presets
+
+    def _add_level(self) -> None:
+        """Give the noise level a slider and its share of T."""
         self.level_slider = QSlider(Qt.Orientation.Horizontal)
-        self.level_slider.setRange(1, 1000)
+        self.level_slider.setMinimum(1)
+        self.level_slider.valueChanged.connect(partial(setattr, self.form["level"], "value"))
         self.level_percent = QLabel()
         self.level_percent.setMinimumWidth(34)
-        self.level.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
         self.level_percent.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self.level.valueChanged.connect(self._on_level)
-        self.level_slider.valueChanged.connect(self.level.setValue)
-        self.sampler = QComboBox()
-        for kind, sampler in SAMPLERS.items():
-            self.sampler.addItem(sampler.title, kind)
-            self.sampler.setItemData(
-                self.sampler.count() - 1, sampler.description, Qt.ItemDataRole.ToolTipRole
-            )
-        self.sampler.currentIndexChanged.connect(self._on_sampler)
-        self.steps = whole(1, 1000)
-        self.seed = whole(0, 2**31 - 1)
-        self.draws = whole(1, 1000)
-        self.device = QComboBox()
-        self.device.addItems([d for d in DEVICES if d != "openvino" or has_openvino()])
+        spin_box = self.form.native("level")
+        assert isinstance(spin_box, QAbstractSpinBox)
+        spin_box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
+
+    def _add_row(self, fields: QFormLayout, name: str) -> None:
+        field = self.form[name]
+        if field.annotation is bool:  # a check box has its own title
+            fields.addRow("", self.form.native(name))
+            return
+        beside = (self.level_percent,) if name == "level" else ()
+        before = (self.level_slider,) if name == "level" else ()
+        text = texts.Text(self.form.title(name), str(field.tooltip))
+        row(fields, text, *before, self.form.native(name), *beside)
+
+    def _add_scope(self, fields: QFormLayout, shown: bool) -> None:
         self.this_slice = QRadioButton(texts.THIS_SLICE)
         self.whole_volume = QRadioButton(texts.WHOLE_VOLUME)
         self.whole_volume.setChecked(True)
         scope = QButtonGroup(self)
         scope.addButton(self.this_slice)
         scope.addButton(self.whole_volume)
-
-        fields = form()
-        row(fields, texts.CHECKPOINT, self.checkpoint_chooser)
-        fields.addRow(self.card)
-        row(fields, texts.RUN_PRESET, self.preset)
-        row(fields, texts.LEVEL, self.level_slider, self.level, self.level_percent)
-        row(fields, texts.SAMPLER, self.sampler, self.steps)
-        self.steps.setToolTip(texts.STEPS.tip)
-        self.steps.valueChanged.connect(self._on_steps)
-        self._on_steps()
-        draws_label = QLabel(texts.DRAWS.label)
-        row(fields, texts.SEED, self.seed, draws_label, self.draws)
-        draws_label.setToolTip(texts.DRAWS.tip)
-        self.draws.setToolTip(texts.DRAWS.tip)
-        for field in (self.sampler, self.steps, self.seed, self.draws):
-            field.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        row(fields, texts.DEVICE, self.device)
-        if with_scope:
+        if shown:
             row(fields, texts.SCOPE, self.this_slice, self.whole_volume)
-
-        self.score = QComboBox()
-        for kind, score in SCORES.items():
-            self.score.addItem(kind, kind)
-            self.score.setItemData(
-                self.score.count() - 1, score.description, Qt.ItemDataRole.ToolTipRole
-            )
-        self.smoothing = number(100, 0.5, " mm")
-        self.symmetry = QCheckBox(texts.SYMMETRY.label)
-        self.symmetry.setToolTip(texts.SYMMETRY.tip)
-        self.eta = number(1, 0.1)
-        self.precision = QComboBox()
-        self.precision.addItems(PRECISIONS)
-        self.batch_size = whole(0, 1024)
-        self.batch_size.setSpecialValueText("automatic")
-        more = QWidget()
-        inner = form()
-        more.setLayout(inner)
-        row(inner, texts.SCORE, self.score)
-        row(inner, texts.SMOOTHING, self.smoothing)
-        inner.addRow("", self.symmetry)
-        row(inner, texts.ETA, self.eta)
-        row(inner, texts.PRECISION, self.precision)
-        row(inner, texts.BATCH_SIZE, self.batch_size)
-        self.reset_button = button(texts.RESET, self.reset_asked.emit)
-        inner.addRow("", self.reset_button)
-        self.advanced = Section(texts.ADVANCED_SECTION, more, expanded=False, quiet=True)
-        body = column(self)
-        body.addLayout(fields)
-        body.addWidget(self.advanced)
 
     @property
     def checkpoint(self) -> Path:
@@ -196,21 +168,10 @@ class ModelSettings(QWidget):
     @property
     def settings(self) -> DetectionSettings:
         """The settings as they stand; the scope is not among them."""
-        diffuses = self.specification is None or self.specification.diffusion is not None
-        return DetectionSettings(
-            steps=self.steps.value() if diffuses else None,
-            level=self.level.value() if diffuses else None,
-            sampler=self.sampler.currentData(),
-            eta=self.eta.value(),
-            seed=self.seed.value(),
-            draws=self.draws.value(),
-            device=self.device.currentText(),
-            precision=self.precision.currentText(),
-            batch_size=self.batch_size.value() or None,
-            score=self.score.currentData(),
-            smoothing_mm=self.smoothing.value(),
-            symmetry=self.symmetry.isChecked(),
-        )
+        values = self.form.values()
+        if self.specification is not None and self.specification.diffusion is None:
+            values |= {"steps": None, "level": None}
+        return DetectionSettings(**values)
 
     def restore(self, preferences: Preferences) -> str:
         """Start as the preferences say.
@@ -226,30 +187,33 @@ class ModelSettings(QWidget):
         self.checkpoint_chooser.path = DEMO_CHECKPOINT if gone else path
         self.checkpoint_chooser.offer_folder(preferences.checkpoint_folder)
         self._on_checkpoint()
-        if preferences.sampler is not None and self.sampler.isEnabled():
-            self.sampler.setCurrentIndex(self.sampler.findData(preferences.sampler))
-        self.device.setCurrentText(preferences.device)
-        self.precision.setCurrentText(preferences.precision)
+        if self.form["sampler"].enabled:
+            self.form.set_values({"sampler": preferences.sampler})
+        self._set_hardware(preferences)
         return texts.CHECKPOINT_GONE.format(path) if gone else ""
 
     def follow(self, preferences: Preferences) -> None:
         """Take over what was changed on the page of preferences while the panel is open."""
         self.checkpoint_chooser.offer_folder(preferences.checkpoint_folder)
-        self.device.setCurrentText(preferences.device)
-        self.precision.setCurrentText(preferences.precision)
+        self._set_hardware(preferences)
+
+    def _set_hardware(self, preferences: Preferences) -> None:
+        device = preferences.device
+        devices = self.form["device"].choices  # type: ignore[attr-defined]
+        self.form.set_values({"device": device if device in devices else "auto"})
+        self.form.set_values({"precision": preferences.precision})
 
     def reset(self) -> None:
         """Set every field to its default."""
-        self.batch_size.setValue(0)
-        self.seed.setValue(0)
+        self.form.set_values({"batch_size": 0, "seed": 0})
         self.whole_volume.setChecked(True)
         self.restore(Preferences())
 
     def offer_devices(self, devices: tuple[str, ...]) -> None:
         """Take away what this machine does not have."""
-        for index in reversed(range(self.device.count())):
-            if self.device.itemText(index) not in ("auto", *devices):
-                self.device.removeItem(index)
+        box = self.form["device"]
+        assert isinstance(box, ComboBox)
+        box.choices = [name for name in box.choices if name in ("auto", *devices)]
 
     def _on_checkpoint(self) -> None:
         """Show the card, and set everything to the checkpoint's defaults."""
@@ -271,39 +235,34 @@ class ModelSettings(QWidget):
         self.chosen.emit("checkpoint", "" if path == DEMO_CHECKPOINT else str(path.absolute()))
 
     def _set_defaults(self, specification: ModelSpecification) -> None:
-        default = specification.detection
-        highest = _highest_level(specification)
-        self.level.setMaximum(highest)
-        self.level_slider.setMaximum(highest)
-        self.level.setValue(default.level or 1)
-        self._on_level()
-        self.steps.setValue(default.steps)
-        diffuses = default.level is not None
-        for field in (self.level, self.level_slider, self.steps, self.sampler):
-            field.setEnabled(diffuses)
+        diffuses = specification.detection.level is not None
         draws = METHODS[specification.method].random
-        for field in (self.draws, self.seed):
-            field.setEnabled(draws)
-        self.draws.setMaximum(1000 if draws else 1)
-        self.sampler.setCurrentIndex(self.sampler.findData(default.sampler))
-        self.eta.setValue(default.eta)
+        highest = _highest_level(specification)
+        self.form["level"].max = highest  # type: ignore[attr-defined]
+        self.form["draws"].max = 1000 if draws else 1  # type: ignore[attr-defined]
+        self.level_slider.setMaximum(highest)
+        self.level_slider.setEnabled(diffuses)
+        for name in ("level", "steps", "sampler"):
+            self.form[name].enabled = diffuses
+        for name in ("draws", "seed"):
+            self.form[name].enabled = draws
+        self._show(DetectionSettings(), specification)
+
+    def _show(self, settings: DetectionSettings, specification: ModelSpecification) -> None:
+        """Show what a checkpoint makes of settings; hardware and seed stay."""
+        wanted = dict(resolve(settings, specification))
+        steps = self.form["steps"]
+        steps.max = max(wanted["steps"] or 1, steps.value)  # type: ignore[attr-defined]
+        self.form.set_values({name: wanted[name] for name in SCORE_FIELDS if name in self.form})
+        self._on_level()
         self._on_sampler()
-        self.draws.setValue(default.draws)
-        self.score.setCurrentIndex(self.score.findData(default.score.kind))
-        self.smoothing.setValue(default.score.smoothing_mm)
-        self.symmetry.setChecked(default.score.symmetry)
 
     def _on_preset(self) -> None:
         """Set everything that a preset decides on."""
         specification, preset = self.specification, self.preset.currentData()
         if specification is None or preset is None:
             return
-        self._set_defaults(specification)
-        settings = resolve(with_preset(DetectionSettings(), preset, specification), specification)
-        assert settings.steps is not None
-        assert settings.draws is not None
-        self.steps.setValue(settings.steps)
-        self.draws.setValue(settings.draws)
+        self._show(with_preset(DetectionSettings(), preset, specification), specification)
 
     def _show_preset(self) -> None:
         """Say which preset the fields stand for."""
@@ -328,7 +287,7 @@ class ModelSettings(QWidget):
 
     def _stand_for(self, settings: DetectionSettings, now: DetectionSettings) -> bool:
         """Whether these are the settings now, as far as the fields can tell."""
-        for name in BY_PRESET:
+        for name in SCORE_FIELDS:
             wanted, there = getattr(settings, name), getattr(now, name)
             if isinstance(wanted, float) and isinstance(there, float):
                 wanted, there = round(wanted, 2), round(there, 2)  # the fields' own digits
@@ -337,19 +296,18 @@ class ModelSettings(QWidget):
         return True
 
     def _on_level(self) -> None:
-        level = self.level.value()
+        level = self.form["level"].value
         self.level_slider.setValue(level)
         if self.specification is not None:
             diffusion = self.specification.diffusion
             self.level_percent.setText(f"{level / diffusion.timesteps:.0%}" if diffusion else "")
-        self.steps.setMaximum(level)
-
-    def _on_steps(self) -> None:
-        self.steps.setSuffix(" step" if self.steps.value() == 1 else " steps")
+        self.form["steps"].max = level  # type: ignore[attr-defined]
 
     def _on_sampler(self) -> None:
         diffuses = self.specification is None or self.specification.diffusion is not None
-        self.eta.setEnabled(diffuses and "eta" in SAMPLERS[self.sampler.currentData()].options)
+        self.form["eta"].enabled = (
+            diffuses and "eta" in SAMPLERS[self.form["sampler"].value].options
+        )
 
 
 def _highest_level(specification: ModelSpecification) -> int:

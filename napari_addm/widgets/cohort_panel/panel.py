@@ -261,7 +261,8 @@ class BatchWidget(Panel):
         if self.model.specification is None:
             words = [f"{name} cannot be used: see Model"]
         elif self.model.specification.diffusion is not None:
-            words.insert(1, f"level {self.model.level.value()}, {self.model.steps.text()}")
+            run = self.model.settings
+            words.insert(1, f"level {run.level}, {run.steps} steps")
         say(self.settings_line, " · ".join(words))
 
     @property
