@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import Parameter
 
+from napari_addm.detection.presets import Preset
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.text import format_duration
 
@@ -65,7 +66,7 @@ class RunOptions:
         The settings of the detection.
     """
 
-    quality: Literal["preview", "standard", "thorough"] = "standard"
+    quality: Preset = "standard"
     threshold: float | None = None
     minimum_ml: float | None = None
     settings: Annotated[DetectionSettings, Parameter(name="*")] = DEFAULTS

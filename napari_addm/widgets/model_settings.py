@@ -296,7 +296,7 @@ class ModelSettings(QWidget):
         return True
 
     def _on_level(self) -> None:
-        level = self.form["level"].value
+        level = round(self.form["level"].value)
         self.level_slider.setValue(level)
         if self.specification is not None:
             diffusion = self.specification.diffusion

@@ -20,6 +20,9 @@ from napari_addm.registry import SAMPLERS, SCORES, Registry
 PARTS: dict[str, Registry[Any]] = {"sampler": SAMPLERS, "score": SCORES}
 """Fields whose choices are parts that describe themselves."""
 
+LARGEST_WHOLE = 2**31 - 1
+"""Largest integer that a field shows."""
+
 
 class SettingsForm(Mapping[str, ValueWidget]):
     """One widget for each field of a settings model, by the field's name.
@@ -79,6 +82,8 @@ class SettingsForm(Mapping[str, ValueWidget]):
 
     def _value(self, name: str) -> Any:
         value = self._widgets[name].value
+        if _plain_type(self._model.model_fields[name].annotation) is int:
+            value = round(value)
         automatic = "automatic" in _extra(self._model.model_fields[name])
         return None if automatic and value == 0 else value
 
@@ -107,11 +112,18 @@ def _make_widget(name: str, field: FieldInfo) -> ValueWidget:
     if "step" in extra:
         options["step"] = extra["step"]
     annotation = _plain_type(field.annotation)
+    whole = annotation is int
+    if whole:  # magicgui's own field for integers takes the focus whenever its value is set
+        annotation = float
+        options |= {"step": 1, "max": min(options["max"], LARGEST_WHOLE)}
     if annotation is bool:
         options["text"] = field.title
     if name in PARTS:
         options["choices"] = [(part.title, key) for key, part in PARTS[name].items()]
     widget = create_widget(name=name, annotation=annotation, options=options)
+    if whole:
+        widget.native.setDecimals(0)
+        widget.native.setMinimumWidth(60)  # the largest value would ask for more
     if "unit" in extra:
         widget.native.setSuffix(f" {extra['unit']}")
     if "automatic" in extra:
