@@ -127,7 +127,7 @@ def test_a_cancelled_run_goes_on_with_what_is_there(
     finish(panel)
     assert panel.notices.status.text().startswith("Cancelled")
     panel.model.score.setCurrentText("ssim")
-    panel.model.smoothing.setValue(3.0)
+    panel.model.smoothing_mm.setValue(3.0)
     run(panel)
     assert panel.notices.status.text().startswith("Done")
     expected = detect(scan, load_checkpoint(panel.model.checkpoint), panel.model.settings)
