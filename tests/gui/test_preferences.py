@@ -58,9 +58,9 @@ def test_the_page_offers_what_the_code_takes():
 
 def test_choices_are_there_in_the_next_session(panel, tiny_checkpoint):
     first = panel()
-    pick(first.device, "cpu")
-    pick(first.precision, "float32")
-    first.checkpoint_chooser.choose(tiny_checkpoint)
+    pick(first.model.device, "cpu")
+    pick(first.model.precision, "float32")
+    first.model.checkpoint_chooser.choose(tiny_checkpoint)
     first.model.level.setValue(77)  # not remembered: the threshold is calibrated for another
     first._sections["View"].heading.click()
     second = panel()
@@ -75,10 +75,10 @@ def test_choices_are_there_in_the_next_session(panel, tiny_checkpoint):
 
 def test_reset_forgets_everything(panel, tiny_checkpoint):
     first = panel()
-    pick(first.device, "cpu")
-    first.checkpoint_chooser.choose(tiny_checkpoint)
+    pick(first.model.device, "cpu")
+    first.model.checkpoint_chooser.choose(tiny_checkpoint)
     first._sections["Model"].heading.click()
-    first.batch_size.setValue(3)
+    first.model.batch_size.setValue(3)
     first.model.reset_button.click()
     for widget in (first, panel()):
         assert widget.model.device.currentText() == "auto"
@@ -96,7 +96,7 @@ def test_nothing_is_kept_when_the_page_says_so(panel):
 
 
 def test_a_checkpoints_own_sampler_wins_when_it_is_chosen(panel, tiny_checkpoint):
-    napari_settings.get_plugin_settings("napari-addm").panel.sampler = "DDPM"
+    napari_settings.get_plugin_settings("napari-addm").panel.model.sampler = "DDPM"
     widget = panel()
     assert widget.model.settings.sampler == "ddpm"
     widget.model.checkpoint_chooser.choose(tiny_checkpoint)
@@ -161,7 +161,7 @@ def test_a_closed_panel_no_longer_follows(panel, qtbot):
     widget = DetectWidget(ViewerModel())
     with qtbot.waitSignal(widget.destroyed):
         widget.deleteLater()
-    napari_settings.get_plugin_settings("napari-addm").panel.device = "cpu"
+    napari_settings.get_plugin_settings("napari-addm").panel.model.device = "cpu"
     assert panel().device.currentText() == "cpu"
 
 
