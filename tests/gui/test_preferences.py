@@ -62,7 +62,7 @@ def test_choices_are_there_in_the_next_session(panel, tiny_checkpoint):
     pick(first.model.precision, "float32")
     first.model.checkpoint_chooser.choose(tiny_checkpoint)
     first.model.level.setValue(77)  # not remembered: the threshold is calibrated for another
-    first._sections["View"].heading.click()
+    first.sections["View"].heading.click()
     second = panel()
     assert second.model.device.currentText() == "cpu"
     assert second.model.precision.currentText() == "float32"
@@ -77,8 +77,8 @@ def test_reset_forgets_everything(panel, tiny_checkpoint):
     first = panel()
     pick(first.model.device, "cpu")
     first.model.checkpoint_chooser.choose(tiny_checkpoint)
-    first._sections["Model"].heading.click()
-    first.model.batch_size.setValue(3)
+    first.sections["Model"].heading.click()
+    first.batch_size.setValue(3)
     first.model.reset_button.click()
     for widget in (first, panel()):
         assert widget.model.device.currentText() == "auto"
@@ -91,12 +91,12 @@ def test_reset_forgets_everything(panel, tiny_checkpoint):
 def test_nothing_is_kept_when_the_page_says_so(panel):
     page = napari_settings.get_plugin_settings("napari-addm").panel
     page.remember = False
-    pick(panel().device, "cpu")
-    assert panel().device.currentText() == "auto"
+    pick(panel().model.device, "cpu")
+    assert panel().model.device.currentText() == "auto"
 
 
 def test_a_checkpoints_own_sampler_wins_when_it_is_chosen(panel, tiny_checkpoint):
-    napari_settings.get_plugin_settings("napari-addm").panel.model.sampler = "DDPM"
+    napari_settings.get_plugin_settings("napari-addm").panel.sampler = "DDPM"
     widget = panel()
     assert widget.model.settings.sampler == "ddpm"
     widget.model.checkpoint_chooser.choose(tiny_checkpoint)
@@ -105,7 +105,7 @@ def test_a_checkpoints_own_sampler_wins_when_it_is_chosen(panel, tiny_checkpoint
 
 def test_a_checkpoint_that_is_gone_is_said_and_replaced(panel, tiny_checkpoint, tmp_path):
     copy = Path(shutil.copy(tiny_checkpoint, tmp_path / "lent.safetensors"))
-    panel().checkpoint_chooser.choose(copy)
+    panel().model.checkpoint_chooser.choose(copy)
     copy.unlink()
     widget = panel()
     assert "lent.safetensors" in widget.notices.status.text()
@@ -161,8 +161,8 @@ def test_a_closed_panel_no_longer_follows(panel, qtbot):
     widget = DetectWidget(ViewerModel())
     with qtbot.waitSignal(widget.destroyed):
         widget.deleteLater()
-    napari_settings.get_plugin_settings("napari-addm").panel.model.device = "cpu"
-    assert panel().device.currentText() == "cpu"
+    napari_settings.get_plugin_settings("napari-addm").panel.device = "cpu"
+    assert panel().model.device.currentText() == "cpu"
 
 
 def test_the_page_in_the_real_dialog(make_napari_viewer, panel, qtbot):
