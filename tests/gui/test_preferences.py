@@ -78,7 +78,7 @@ def test_reset_forgets_everything(panel, tiny_checkpoint):
     pick(first.model.device, "cpu")
     first.model.checkpoint_chooser.choose(tiny_checkpoint)
     first.sections["Model"].heading.click()
-    first.batch_size.setValue(3)
+    first.model.batch_size.setValue(3)
     first.model.reset_button.click()
     for widget in (first, panel()):
         assert widget.model.device.currentText() == "auto"
