@@ -419,9 +419,6 @@ OTHER_SCAN = (
     "The findings of {} are kept: choose that scan under Scan, or select it in the layer list, to "
     "see them again."
 )
-RESULTS_OPEN = (
-    "Results of an earlier panel are open: Run brings their findings back, with your decisions."
-)
 MISFITS = {
     "place": (
         "'{}' has been moved, scaled or turned since the run. Its findings were computed for "

@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.io.volume import Volume
+from napari_addm.metrics.metric import rated_metrics
 from napari_addm.widgets import texts
 from napari_addm.widgets.commands import open_panel
 from napari_addm.widgets.detect_panel.panel import DetectWidget
@@ -388,6 +389,7 @@ def test_the_guide_names_what_the_panel_has() -> None:
         for said in (group.values() if isinstance(group, dict) else [group])
         if isinstance(said, texts.Text)
     } | {name.casefold() for name in PLANES}
+    labels |= {metric.title.casefold() for metric in rated_metrics().values()}
     keys = {key.shown.split(" (")[0].casefold() for key in texts.SHORTCUTS}
     guide = GUIDE.read_text()
     written = set()
