@@ -19,8 +19,8 @@ import napari
 from make_pictures import WINDOW, Heartbeat, run_until
 from qtpy.QtWidgets import QApplication
 
+from napari_addm.widgets.cohort_panel.cases import DONE
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
-from napari_addm.widgets.cohort_panel.table import DONE
 
 
 def main() -> None:
@@ -49,19 +49,24 @@ def main() -> None:
     pause(0.5)
     heart.take_ms()
     panel.choose(arguments.scans, str(arguments.output))
-    wait(lambda: not panel.looking)
-    report["cases"] = len(panel.table.model.rows)
+    wait(lambda: not panel.controller.inspecting)
+    report["cases"] = len(panel.controller.rows)
     report["longest_block_listing_ms"] = heart.take_ms()
     started = time.perf_counter()
     panel.run()
-    wait(lambda: not panel.running or any(r.state in DONE for r in panel.table.model.rows))
+    wait(
+        lambda: (
+            not panel.controller.running
+            or any(r.state in DONE for r in panel.controller.rows.values())
+        )
+    )
     report["longest_block_until_first_case_ms"] = heart.take_ms()
-    first = next(row.case.name for row in panel.table.model.rows if row.state in DONE)
+    first = next(row.name for row in panel.controller.rows.values() if row.state in DONE)
     place = panel.table.model.place_of(first)
     assert place is not None
     panel.table.view.selectRow(place)
     panel.open_case(first)
-    wait(lambda: panel._opening is None)
+    wait(lambda: panel.controller.opening is None)
     pause(0.5)
     report["longest_block_opening_a_case_ms"] = heart.take_ms()
     pause(1.0)
@@ -69,15 +74,15 @@ def main() -> None:
     viewer.screenshot(path, canvas_only=False, flash=False, size=None)
     heart.take_ms()  # taking it blocks
     step = 0
-    while panel.running:
+    while panel.controller.running:
         step += 1
         here = viewer.dims.current_step[0]
         viewer.dims.set_current_step(0, here + (1 if step % 20 < 10 else -1))
         pause(0.2)
     report["longest_block_running_ms"] = heart.take_ms()
     report["seconds"] = round(time.perf_counter() - started, 1)
-    report["status"] = panel.status.text()
-    report["error"] = panel.error.text()
+    report["status"] = panel.notices.status.text()
+    report["error"] = panel.notices.error.text()
     print(json.dumps(report, indent=1))
     viewer.close()
     QApplication.processEvents()
