@@ -51,12 +51,12 @@ def simplex(shape: Shape, generator: torch.Generator) -> Tensor:
     power = 0.0
     for octave in range(OCTAVES):
         amplitude = PERSISTENCE**octave
-        total += amplitude * _octave(shape, PERIOD / 2**octave, generator)
+        total += amplitude * simplex_octave(shape, PERIOD / 2**octave, generator)
         power += amplitude**2
     return total / math.sqrt(power * VARIANCE)
 
 
-def _octave(shape: Shape, period: float, generator: torch.Generator) -> Tensor:
+def simplex_octave(shape: Shape, period: float, generator: torch.Generator) -> Tensor:
     """Draw simplex noise of one period (in pixels), variance VARIANCE, shape (C, H, W)."""
     channels, height, width = shape
     turn, place_i, place_j = torch.rand(3, generator=generator).tolist()

@@ -18,14 +18,6 @@ from torch.nn.functional import interpolate
 from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.diffusion.noise import Shape
 from napari_addm.diffusion.schedules import LinearSchedule
-from napari_addm.methods._vqvae import (
-    TwoStageObjective,
-    build_vqvae,
-    codebook,
-    decode,
-    encode,
-    frozen,
-)
 from napari_addm.methods.base import (
     DrawNoise,
     Method,
@@ -39,6 +31,14 @@ from napari_addm.methods.ddpm.model import VALIDATION_FRACTIONS
 from napari_addm.methods.latent_diffusion import LatentUNetSpecification
 from napari_addm.methods.networks import channels_last
 from napari_addm.methods.settings import TrainingSettings
+from napari_addm.methods.vqvae import (
+    TwoStageObjective,
+    build_vqvae,
+    codebook,
+    decode,
+    encode,
+    frozen,
+)
 from napari_addm.registry import NOISES, SAMPLERS
 
 DIVERGENCE_RANGE = (0.4, 0.6)

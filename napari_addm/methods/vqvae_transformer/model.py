@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from napari_addm.checkpoint.specification import ModelSpecification
-from napari_addm.methods._vqvae import TwoStageObjective, build_vqvae, decode, encode, frozen
 from napari_addm.methods.base import (
     DrawNoise,
     Method,
@@ -26,6 +25,7 @@ from napari_addm.methods.base import (
 )
 from napari_addm.methods.networks import channels_last
 from napari_addm.methods.settings import TrainingSettings
+from napari_addm.methods.vqvae import TwoStageObjective, build_vqvae, decode, encode, frozen
 from napari_addm.methods.vqvae_transformer import VqTransformerSpecification
 
 UNLIKELY = 0.005

@@ -15,13 +15,13 @@ from napari_addm.detection.settings import DetectionSettings
 from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.io.volume import Volume
-from napari_addm.methods._vqvae import build_vqvae, codebook, decode, encode, frozen, revive
 from napari_addm.methods.base import Sampling
 from napari_addm.methods.latent_diffusion import LatentUNetSpecification
 from napari_addm.methods.latent_diffusion import model as latent_diffusion
 from napari_addm.methods.loading import load_network
 from napari_addm.methods.network_specifications import UNetSpecification, VqVaeSpecification
 from napari_addm.methods.settings import TrainingSettings
+from napari_addm.methods.vqvae import build_vqvae, codebook, decode, encode, frozen, revive
 from napari_addm.methods.vqvae_transformer import VqTransformerSpecification
 from napari_addm.methods.vqvae_transformer import model as vqvae_transformer
 from napari_addm.registry import METHODS
