@@ -11,13 +11,7 @@ import napari_addm
 
 PACKAGE = Path(napari_addm.__file__).parent
 LINES = {ast.FunctionDef: 80, ast.AsyncFunctionDef: 80, ast.ClassDef: 300}
-TOO_LONG = {  # still to be divided; a name leaves with its last excess line
-    "benchmark/run.py Benchmark",
-    "widgets/cohort_panel/panel.py BatchWidget",
-    "widgets/detect_panel/controller.py DetectController",
-    "widgets/model_settings.py ModelSettings",
-    "widgets/model_settings.py _build",
-}
+STILL_TOO_LONG = {"benchmark/run.py Benchmark"}
 
 
 def too_long(path: Path) -> Iterator[str]:
@@ -30,7 +24,7 @@ def too_long(path: Path) -> Iterator[str]:
 
 def test_functions_and_classes_are_short() -> None:
     found = {name for path in PACKAGE.rglob("*.py") for name in too_long(path)}
-    assert found == TOO_LONG
+    assert found <= STILL_TOO_LONG
 
 
 def test_the_package_has_few_entries() -> None:
