@@ -18,13 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from napari_addm.errors import AddmError
 
-if TYPE_CHECKING:
-    from napari_addm.detection.scoring import Score
-    from napari_addm.diffusion.noise import Noise
-    from napari_addm.diffusion.sampling import Sampler
-    from napari_addm.methods.info import MethodInfo
-    from napari_addm.metrics.metric import Metric
-
 T = TypeVar("T")
 
 
@@ -162,13 +155,13 @@ def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else entry.module
 
 
-METHODS: Registry[MethodInfo] = Registry("methods", "METHOD", packages=True)
-SCORES: Registry[Score] = Registry("detection.scores", "SCORE")
-NOISES: Registry[Noise] = Registry("diffusion.noises", "NOISE")
-SAMPLERS: Registry[Sampler] = Registry(
+METHODS: Registry[Any] = Registry("methods", "METHOD", packages=True)
+SCORES: Registry[Any] = Registry("detection.scores", "SCORE")
+NOISES: Registry[Any] = Registry("diffusion.noises", "NOISE")
+SAMPLERS: Registry[Any] = Registry(
     "diffusion.samplers", "SAMPLER", spelling={"dpm_solver": "dpm++"}
 )
-METRICS: Registry[Metric] = Registry("metrics.measures", "METRIC")
+METRICS: Registry[Any] = Registry("metrics.measures", "METRIC")
 FORMATS: Registry[Any] = Registry("io.formats", "FORMAT")
 
 if TYPE_CHECKING:

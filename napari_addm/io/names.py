@@ -6,13 +6,10 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from napari_addm.errors import AddmError, InputError
 from napari_addm.registry import FORMATS
-
-if TYPE_CHECKING:
-    from napari_addm.io.format import Format
 
 # Words that name a label file in BIDS, nnU-Net, BraTS, FreeSurfer and our own outputs, and words
 # that name a scan. Where a file name has several, the last one decides.
@@ -28,7 +25,7 @@ SCAN_WORDS = {
 OTHER_SUFFIXES = (".nhdr",)
 
 
-def installed_formats() -> Iterator[Format]:
+def installed_formats() -> Iterator[Any]:
     """Yield the file formats, the built-in ones first; warn of one that cannot be loaded."""
     for name in FORMATS:
         try:
