@@ -1,16 +1,23 @@
 """Errors whose message is one sentence for the person at the screen."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 
 class AddmError(Exception):
-    """What went wrong, in one sentence: the file, the fault, the mend.
+    """What went wrong, in one sentence: the file, the problem, the fix.
 
-    The command line prints the message on one line and exits with 1; the
-    dock widget shows it in words. Anything else that is raised is a bug.
+    The command line prints the message on one line and exits with 1; the dock widget shows it.
+    Anything else that is raised is a bug.
     """
 
 
 class InputError(AddmError):
-    """A scan, mask or truth that cannot be used as it is."""
+    """A scan, mask or ground truth that cannot be used as it is."""
 
 
 class CheckpointError(AddmError):
@@ -19,3 +26,9 @@ class CheckpointError(AddmError):
 
 class MissingExtraError(AddmError):
     """An optional package is needed and is not installed."""
+
+
+def describe_problem(problem: ErrorDetails) -> str:
+    """Return what pydantic says of a value, as the end of a sentence without its full stop."""
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    return message[:1].lower() + message[1:]

@@ -125,6 +125,16 @@ class Registry(Mapping[str, T]):
             ) from error
         return part
 
+    def usable(self) -> dict[str, T]:
+        """Import all parts, and leave out with a warning those that cannot be imported."""
+        parts: dict[str, T] = {}
+        for name in self:
+            try:
+                parts[name] = self[name]
+            except AddmError as error:
+                warnings.warn(str(error), stacklevel=2)
+        return parts
+
 
 @lru_cache(maxsize=1)
 def _all_entry_points(path: tuple[str, ...]) -> Any:

@@ -23,7 +23,7 @@ from napari_addm.checkpoint.specification import (
     ModelSpecification,
     parse_specification,
 )
-from napari_addm.errors import CheckpointError
+from napari_addm.errors import CheckpointError, describe_problem
 from napari_addm.io.files import replacing
 from napari_addm.io.hashing import sha256
 
@@ -208,8 +208,7 @@ def _list_problems(error: ValidationError, most: int = 5) -> str:
         elif problem["type"] == "missing":
             problems.append(f"{where} is missing")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            problems.append(f"{where}: {_printable(message, 120)}")
+            problems.append(f"{where}: {_printable(describe_problem(problem), 120)}")
     if error.error_count() > most:
         problems.append(f"{error.error_count() - most} more")
     return "; ".join(problems)

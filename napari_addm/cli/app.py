@@ -25,7 +25,7 @@ from napari_addm.cli.info import info
 from napari_addm.cli.report import report
 from napari_addm.cli.train import train
 from napari_addm.cli.verify import verify
-from napari_addm.errors import AddmError
+from napari_addm.errors import AddmError, describe_problem
 
 __all__ = ["SOME_FAILED", "app", "main", "run"]
 
@@ -67,7 +67,7 @@ def _launch(
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
-    """Return what an error tells a person, and its exit code."""
+    """Return the message of an error for a person, and its exit code."""
     match error:
         case ValidationError():
             return f"Error: {_first_problem(error)}", USAGE
@@ -93,8 +93,10 @@ def _describe(error: BaseException) -> tuple[str, int]:
 
 def _first_problem(error: ValidationError) -> str:
     first = error.errors()[0]
+    if not first["loc"]:
+        return f"These options do not fit together: {describe_problem(first)}."
     option = ".".join(str(part) for part in first["loc"]).replace("_", "-")
-    return f"--{option} cannot be {first['input']!r}: {first['msg']}."
+    return f"--{option} cannot be {first['input']!r}: {describe_problem(first)}."
 
 
 def run(tokens: Sequence[str] | None = None) -> int:

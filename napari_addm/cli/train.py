@@ -54,7 +54,7 @@ def _given(changes: BaseModel | None) -> dict[str, Any]:
     return {name: value for name, value in dict(changes).items() if value is not None}
 
 
-_OPTIONS = {METHODS[name].options for name in METHODS} - {None}
+_OPTIONS = {method.options for method in METHODS.usable().values()} - {None}
 
 if TYPE_CHECKING:
     SettingsChanges = BaseModel

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from napari_addm.errors import AddmError
+from napari_addm.errors import AddmError, describe_problem
 from napari_addm.registry import METHODS, SamplerName, ScoreName
 
 if TYPE_CHECKING:
@@ -211,9 +211,9 @@ class DetectionSettings(BaseModel):
             name = ".".join(str(part) for part in first["loc"])
             field = cls.model_fields.get(str(first["loc"][0])) if first["loc"] else None
             title = name if field is None or field.title is None else f"{field.title} ({name})"
-            problem = first["msg"].removeprefix("Value error, ").rstrip(".")
-            problem = problem[0].lower() + problem[1:]
-            raise AddmError(f"{title} cannot be {first['input']!r}: {problem}.") from error
+            raise AddmError(
+                f"{title} cannot be {first['input']!r}: {describe_problem(first)}."
+            ) from error
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with other values, checked.

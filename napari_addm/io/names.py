@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from napari_addm.errors import AddmError, InputError
+from napari_addm.errors import InputError
 from napari_addm.registry import FORMATS
 
 # Words that name a label file in BIDS, nnU-Net, BraTS, FreeSurfer and our own outputs, and words
@@ -25,13 +24,9 @@ SCAN_WORDS = {
 OTHER_SUFFIXES = (".nhdr",)
 
 
-def installed_formats() -> Iterator[Any]:
-    """Yield the file formats, the built-in ones first; warn of one that cannot be loaded."""
-    for name in FORMATS:
-        try:
-            yield FORMATS[name]
-        except AddmError as error:
-            warnings.warn(str(error), stacklevel=2)
+def installed_formats() -> Iterable[Any]:
+    """Return the file formats that can be loaded, the built-in ones first."""
+    return FORMATS.usable().values()
 
 
 def readable_suffixes() -> tuple[str, ...]:

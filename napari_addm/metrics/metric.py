@@ -77,7 +77,7 @@ class Metric:
 
 def metrics_in_order() -> dict[str, Metric]:
     """Return the installed metrics by name, in the order of tables."""
-    return dict(sorted(METRICS.items(), key=lambda item: (item[1].order, item[0])))
+    return dict(sorted(METRICS.usable().items(), key=lambda item: (item[1].order, item[0])))
 
 
 def case_metrics() -> dict[str, Metric]:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from napari_addm import __version__
 from napari_addm.detection.midline import Midline, MidlineSource, Side, describe_side
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.errors import AddmError
+from napari_addm.errors import AddmError, describe_problem
 from napari_addm.findings.computed import computed_labels, edited_voxels
 from napari_addm.findings.table import findings_record
 from napari_addm.io.arrays import voxel_spacing
@@ -366,8 +366,8 @@ def read_record(path: Path) -> RunRecord:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise AddmError(
-            f"{path} is damaged or was changed by hand ({where}: {first['msg'].lower()}): take "
-            "the file as it was saved."
+            f"{path} is damaged or was changed by hand ({where}: "
+            f"{describe_problem(first).lower()}): use the file as it was saved."
         ) from error
 
 

@@ -119,7 +119,7 @@ def _make_widget(name: str, field: FieldInfo) -> ValueWidget:
     if annotation is bool:
         options["text"] = field.title
     if name in PARTS:
-        options["choices"] = [(part.title, key) for key, part in PARTS[name].items()]
+        options["choices"] = [(part.title, key) for key, part in PARTS[name].usable().items()]
     widget = create_widget(name=name, annotation=annotation, options=options)
     if whole:
         widget.native.setDecimals(0)
@@ -145,5 +145,5 @@ def _plain_type(annotation: Any) -> Any:
 
 
 def _describe_choices(box: QComboBox, parts: Registry[Any]) -> None:
-    for index, part in enumerate(parts.values()):
+    for index, part in enumerate(parts.usable().values()):
         box.setItemData(index, part.description, Qt.ItemDataRole.ToolTipRole)

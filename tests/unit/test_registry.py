@@ -65,6 +65,10 @@ def test_a_part_that_cannot_be_imported_names_its_package(install):
         AddmError, match=r"'vessel' of the package broken cannot be loaded .*nothing_of"
     ):
         parts["vessel"]
+    with pytest.warns(UserWarning, match="'vessel' of the package broken cannot be loaded"):
+        usable = Registry("detection.scores", "SCORE").usable()
+    assert "vessel" not in usable
+    assert usable["squared"] is SCORES["squared"]
 
 
 @pytest.mark.parametrize("parts", [METRICS, NOISES, SAMPLERS, SCORES], ids=lambda each: each.kind)
