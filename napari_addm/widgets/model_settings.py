@@ -56,7 +56,7 @@ class ModelSettings(QWidget):
     Parameters
     ----------
     scope : bool
-        Whether one slice may be chosen in place of the volume.
+        Whether one slice may be chosen instead of the volume.
 
     Attributes
     ----------
@@ -205,7 +205,7 @@ class ModelSettings(QWidget):
 
     def reset(self) -> None:
         """Set every field to its default."""
-        self.form.set_values({"batch_size": 0, "seed": 0})
+        self.form.reset()
         self.whole_volume.setChecked(True)
         self.restore(Preferences())
 

@@ -50,6 +50,7 @@ class SettingsForm(Mapping[str, ValueWidget]):
             for name, field in model.model_fields.items()
             if _extra(field).get("panel", "hidden") != "hidden"
         }
+        self.reset()
         for widget in self._widgets.values():
             widget.changed.connect(lambda _: self.changed.emit())
 
@@ -86,6 +87,12 @@ class SettingsForm(Mapping[str, ValueWidget]):
             value = round(value)
         automatic = "automatic" in _extra(self._model.model_fields[name])
         return None if automatic and value == 0 else value
+
+    def reset(self) -> None:
+        """Set every field whose default does not depend on a checkpoint."""
+        fields = self._model.model_fields
+        self.set_values({name: fields[name].default for name in self})
+        self.set_values({name: 0 for name in self if "automatic" in _extra(fields[name])})
 
     def set_values(self, values: Mapping[str, Any]) -> None:
         """Set fields; None leaves a field as it is."""

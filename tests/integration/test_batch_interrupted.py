@@ -2,13 +2,12 @@
 
 import random
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+import killed_batch
 import pytest
 from cohorts import NOTES, SETTINGS, Trial, truncated
 
@@ -17,58 +16,18 @@ from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.run import run_batch
 from napari_addm.errors import AddmError
 
-# Runs the case a with another threshold, and dies before it renames one file more than `left`.
-CHILD = """
-import os, sys
-from pathlib import Path
-from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.cohort.batch import BatchSettings
-from napari_addm.cohort.find import find_cohort
-from napari_addm.cohort.run import run_batch
-from napari_addm.detection.settings import DetectionSettings
-source, output, checkpoint, left = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-real = os.replace
 
-def replace(one, other):
-    global left
-    if Path(other).parent == output / "a" and Path(one).parent.parent == output / "a":
-        if not left:
-            os._exit(9)
-        left -= 1
-    real(one, other)
-
-os.replace = replace
-settings = BatchSettings(DetectionSettings(device="cpu"), threshold=0.03, pictures=False)
-cases = find_cohort(source, output)
-for progress in run_batch(cases, output, load_checkpoint(checkpoint), settings, only=["a"]):
-    print(progress.stage, flush=True)
-"""
-
-Crash = Callable[[Trial, int], None]
+def crash(trial: Trial, renames: int) -> None:
+    """Run the case a until it has renamed so many files, and let the process die."""
+    process, _ = killed_batch.start(trial, renames)
+    process.join()
+    assert process.exitcode == 9
 
 
-def child(trial: Trial, left: int) -> list[str]:
-    arguments = [trial.source, trial.output, trial.checkpoint, left]
-    return [sys.executable, "-c", CHILD, *map(str, arguments)]
-
-
-@pytest.fixture(scope="module")
-def crash() -> Crash:
-    """``crash(trial, left)``: a run of the case a ends after it has renamed `left` files."""
-
-    def run(trial: Trial, left: int) -> None:
-        done = subprocess.run(child(trial, left), check=False, stdout=subprocess.DEVNULL)
-        assert done.returncode == 9
-
-    return run
-
-
-@pytest.mark.parametrize("left", range(5))
-def test_an_end_between_two_files_is_never_taken_for_a_result(
-    folder: Trial, crash: Crash, left: int
-) -> None:
+@pytest.mark.parametrize("renames", range(5))
+def test_an_end_between_two_files_is_never_taken_for_a_result(folder: Trial, renames: int) -> None:
     before = folder.files
-    crash(folder, left)
+    crash(folder, renames)
     mixed = {name for name, content in folder.files.items() if before.get(name) != content}
     assert not any(name.startswith(("b/", "c/")) for name in mixed)
     state = CohortFolder(folder.output).states.read(folder.cases[0])
@@ -83,9 +42,7 @@ def test_an_end_between_two_files_is_never_taken_for_a_result(
     assert not list(folder.output.rglob("*.part"))
 
 
-def test_without_an_earlier_result_an_end_between_two_files_is_made_good(
-    folder: Trial, crash: Crash
-) -> None:
+def test_without_an_earlier_result_an_end_between_two_files_is_made_good(folder: Trial) -> None:
     new = Trial(folder.source, folder.root / "new", folder.checkpoint)
     crash(new, 3)
     assert new.reported()["a"] == ("skipped", "not reached yet")
@@ -93,19 +50,15 @@ def test_without_an_earlier_result_an_end_between_two_files_is_made_good(
     assert new.files == folder.files
 
 
-def test_after_several_ends_between_two_files_all_files_are_still_ours(
-    folder: Trial, crash: Crash
-) -> None:
+def test_after_several_ends_between_two_files_all_files_are_still_ours(folder: Trial) -> None:
     before = folder.files
-    for left in (4, 0, 1):
-        crash(folder, left)
+    for renames in (4, 0, 1):
+        crash(folder, renames)
     folder.run()
     assert folder.files == before
 
 
-def test_a_file_that_was_changed_after_the_end_of_a_run_is_not_written_over(
-    folder: Trial, crash: Crash
-) -> None:
+def test_a_file_that_was_changed_after_the_end_of_a_run_is_not_written_over(folder: Trial) -> None:
     before, scan = folder.files, folder.root / "in" / "a.nii.gz"
     crash(folder, 3)
     kept, edited = scan.read_bytes(), folder.output / "a" / "a_findings.csv"
@@ -122,16 +75,15 @@ def test_a_file_that_was_changed_after_the_end_of_a_run_is_not_written_over(
     assert folder.files == before
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(folder: Trial) -> None:
     new = Trial(folder.source, folder.root / "new", folder.checkpoint)
     moments = random.Random(int(time.time()))
     for _ in range(3):
-        with subprocess.Popen(child(new, 99), stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(moments.uniform(0, 1))
-            process.kill()
+        process, begun = killed_batch.start(new, 99)
+        assert begun.wait(60)
+        time.sleep(moments.uniform(0, 1))
+        process.kill()
+        process.join()
         assert {row["status"] for row in new.rows.values()} <= {"done", "skipped"}
     new.run()
     assert new.files == folder.files

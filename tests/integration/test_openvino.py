@@ -17,17 +17,14 @@ import torch
 from numpy.testing import assert_allclose
 from support import invoke
 
-from napari_addm.checkpoint.file import (
-    DEMO_CHECKPOINT,
-    Checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, save_checkpoint
 from napari_addm.detection import devices
 from napari_addm.detection.devices import free_memory
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError, MissingExtraError
+from napari_addm.io.demo import DEMO_CHECKPOINT, DEMO_SCAN
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume
 
@@ -89,10 +86,7 @@ def test_the_maps_are_torchs(scan: Volume, checkpoint: Checkpoint, sampler: Any)
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-3), ("auto", 0.03)])
 def test_the_demo_case_comes_out_as_on_torch(precision: str, bound: float) -> None:
-    from napari_addm.cli.app import SAMPLE_DATA
-    from napari_addm.io.reading import read_volume
-
-    demo = read_volume(SAMPLE_DATA / "demo_T1w.nii.gz")
+    demo = read_volume(DEMO_SCAN)
     checkpoint = load_checkpoint(DEMO_CHECKPOINT)
     settings = DetectionSettings(slices=tuple(range(70, 76)), precision=precision, draws=1)
     ours = run(demo, checkpoint, settings.replace(device="openvino"))

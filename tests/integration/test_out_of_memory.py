@@ -77,7 +77,7 @@ print(json.dumps({
 def wide_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     """A network whose every layer takes 0.3 MB for each slice: 19 MB for 64 of them."""
     network = UNetSpecification(
-        pack=2,
+        unshuffle=2,
         channels=(32, 32),
         res_blocks=(1, 1),
         attention=(False, False),

@@ -1,0 +1,53 @@
+"""Batches in processes of their own that die at a chosen moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+from cohorts import Trial
+
+# A server that has imported the libraries and computed nothing forks quick processes.
+PROCESSES = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+PROCESSES.set_forkserver_preload(
+    ["pytest", "napari_addm.cohort.run", "monai.networks.nets.diffusion_model_unet"]
+)
+
+
+def start(trial: Trial, renames: int) -> tuple[multiprocessing.process.BaseProcess, Event]:
+    """Run the case a of a batch with another threshold in a process.
+
+    It exits with 9 before it renames one file more than ``renames``; the event says that the
+    batch has begun.
+    """
+    begun = PROCESSES.Event()
+    process = PROCESSES.Process(target=_run, args=(trial, renames, begun))
+    process.start()
+    return process, begun
+
+
+def _run(trial: Trial, renames: int, begun: Event) -> None:
+    from napari_addm.checkpoint.file import load_checkpoint
+    from napari_addm.cohort.batch import BatchSettings
+    from napari_addm.cohort.run import run_batch
+    from napari_addm.detection.settings import DetectionSettings
+
+    rename, left = os.replace, renames
+    results = trial.output / "a"
+
+    def replace(one: str, other: str) -> None:
+        nonlocal left
+        if Path(other).parent == results and Path(one).parent.parent == results:
+            if not left:
+                os._exit(9)
+            left -= 1
+        rename(one, other)
+
+    os.replace = replace
+    settings = BatchSettings(DetectionSettings(device="cpu"), threshold=0.03, pictures=False)
+    checkpoint = load_checkpoint(trial.checkpoint)
+    for _ in run_batch(trial.cases, trial.output, checkpoint, settings, only=["a"]):
+        begun.set()
