@@ -1,4 +1,4 @@
-"""What the menus do: the commands that the manifest ``napari.yaml`` names."""
+"""The menu commands that the manifest ``napari.yaml`` names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layer_registry import is_output
 
-# As napari's own menu entry calls the panel, so that both mean one and the same.
+# The name in napari's own menu, so that both open the same dock.
 PANEL = "Detect anomalies (ADDM)"
 
 
 def open_panel(viewer: Viewer) -> DetectWidget:
-    """The panel of a viewer, opened if it is not there and brought to the front."""
+    """Open the panel of a viewer, or bring it to the front."""
     for widget in viewer.window.dock_widgets.values():
-        # napari hands plugins proxies of all whose module begins with its name: ours does
+        # napari wraps widgets of modules whose name begins with napari, as ours does.
         widget = getattr(widget, "__wrapped__", widget)
         if isinstance(widget, DetectWidget):
             dock = widget.parentWidget()
@@ -40,7 +40,7 @@ def detect_in_layer(viewer: Viewer) -> None:
 
 
 def compare_with_layer(viewer: Viewer) -> None:
-    """Take the selected labels layer as the ground truth."""
+    """Use the selected labels layer as the ground truth."""
     layer = viewer.layers.selection.active
     if not isinstance(layer, Labels) or is_output(layer):
         show_info(texts.NO_LABELS_CHOSEN)
@@ -49,7 +49,7 @@ def compare_with_layer(viewer: Viewer) -> None:
 
 
 def save_results(viewer: Viewer) -> None:
-    """Ask for a folder and save the last result, as the panel's button does."""
+    """Press the panel's button *Save*."""
     panel = open_panel(viewer)
     if why_not := panel.controller.why_not_save:
         show_info(why_not)

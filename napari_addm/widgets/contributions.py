@@ -1,4 +1,4 @@
-"""The functions that the manifest ``napari.yaml`` names: reader, writers, sample data."""
+"""Readers, writers and sample data that the manifest ``napari.yaml`` names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PathOrPaths = str | Sequence[str]
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
-    """The reader for files whose names end like a brain scan's, else None."""
+    """Return the reader if all files have a suffix of brain scans, else None."""
     paths = _paths(path)
     if not paths or not all(p.name.lower().endswith(readable_suffixes()) for p in paths):
         return None
@@ -36,7 +36,7 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
 
 
 def get_dicom_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
-    """The reader for a folder that holds DICOM images, or for one of its images, else None."""
+    """Return the reader for a folder of DICOM images, or for one DICOM image, else None."""
     from napari_addm.io.dicom import holds_dicom, is_dicom
 
     paths = _paths(path)
@@ -46,12 +46,12 @@ def get_dicom_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTup
 
 
 def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
-    """The layer of a DICOM series: of a folder's only one or only T1, or the one of an image.
+    """Read a DICOM series as a layer: that of an image, or the only series or T1 of a folder.
 
     Raises
     ------
     InputError
-        When a folder has several; open an image of the right one instead.
+        When a folder has several series.
     """
     from napari.utils.notifications import show_warning
 
@@ -73,13 +73,12 @@ def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
 
 
 def read_layers(path: PathOrPaths) -> list[LayerTuple]:
-    """Layer data tuples of one or more files; a scan's warnings are shown.
+    """Read one or more files as layers, and show their warnings.
 
-    A file becomes a labels layer when its voxels are whole numbers and its
-    name says so (``mask``, ``seg``, ``labels``, ``lesion`` ...), else an
-    image layer: ``lesion_mask.nii.gz`` is labels, ``lesion_T1w.nii.gz`` is
-    not. A file of several frames becomes one layer, whose frames are read when
-    they are looked at.
+    A file becomes a labels layer if its voxels are integers and its name says so (``mask``,
+    ``seg``, ``labels``, ``lesion`` ...): ``lesion_mask.nii.gz`` is labels, ``lesion_T1w.nii.gz``
+    is an image. A file of several frames becomes one layer, which reads each frame when it is
+    shown.
     """
     from napari.utils.notifications import show_warning
 
@@ -98,28 +97,28 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Parameters
     ----------
     path : str
-        napari has asked before an existing file is replaced. The file that
-        the layer was read from is never replaced.
+        napari asks before it replaces a file. The file that the layer was read from is never
+        replaced.
     data : array-like, shape (S, A, R)
         Voxels of the layer.
     meta : dict
-        The layer's other arguments; they give the geometry.
+        The other arguments of the layer, with its geometry.
 
     Returns
     -------
     list of str
-        The file.
+        The written file.
     """
     return [str(write_volume(path, volume_from_layer_data(data, meta), overwrite=True))]
 
 
 def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Save a labels layer's voxels, edits and all: `write_image` for labels."""
+    """Save the present voxels of a labels layer; see `write_image`."""
     return write_image(path, data, meta)
 
 
 def demo_case() -> list[LayerTuple]:
-    """Layers of the bundled case: a T1 of a healthy brain with a simulated lesion, and its mask."""
+    """Read the bundled case: a T1 of a healthy brain with a simulated lesion, and its mask."""
     return read_layers([str(SAMPLE_DATA / f"demo_{what}.nii.gz") for what in ("T1w", "lesion")])
 
 
@@ -128,9 +127,9 @@ def _paths(path: PathOrPaths) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[LayerTuple, tuple[str, ...]]:
-    """The layer of a file, and its warnings."""
+    """Read a file as a layer, with its warnings."""
     if names_labels(path):
-        # A probability map may be named so, too; any other fault shows when it is read as a scan.
+        # A probability map may have such a name; other errors come up again below.
         with contextlib.suppress(InputError):
             return _read_as(path, "labels")
     return _read_as(path, "image")

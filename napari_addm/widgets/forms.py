@@ -1,4 +1,4 @@
-"""Small pieces of which every section of the panel is built, so that all look alike."""
+"""Small widgets and layouts that all panels are built from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from napari_addm.widgets.texts import Text
 from napari_addm.widgets.wheel import WheelGuard
 
 LABEL_WIDTH = 104
-BUTTON_MARGIN = 12  # between its words and both its edges
+BUTTON_MARGIN = 12  # px, left and right of its words together
 SMALL = "font-size: 11px;"
 # Readable on napari's dark and on its light background alike.
 ERROR = "color: #dd4a55;"
@@ -38,14 +38,13 @@ LINK = "color: #4a84e0;"
 
 
 class ElidedButton(QPushButton):
-    """A button whose words are shortened in the middle where they do not fit.
+    """A button that shortens its words in the middle where they do not fit.
 
-    So a long name widens no panel, and two that differ at the end can still be told apart.
+    A long name does not widen the panel, and names that differ at the end stay different.
     """
 
     def __init__(self, words: str = "") -> None:
         super().__init__()
-        self._words = words
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.say(words)
 
@@ -55,12 +54,12 @@ class ElidedButton(QPushButton):
         self._fit()
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
-        """Fit the words in."""
+        """Fit the words to the new width."""
         super().resizeEvent(event)
         self._fit()
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Fit the words in."""
+        """Fit the words to the width."""
         super().showEvent(event)
         self._fit()
 
@@ -69,16 +68,16 @@ class ElidedButton(QPushButton):
         if self.isVisible():
             room = self.width() - BUTTON_MARGIN
             words = self.fontMetrics().elidedText(words, Qt.TextElideMode.ElideMiddle, room)
-        words = words.replace("&", "&&")  # no key of its own
+        words = words.replace("&", "&&")  # one alone would make a shortcut
         if words != self.text():
             self.setText(words)
 
 
 class Section(QWidget):
-    """A heading that folds what is below it.
+    """A heading that folds its content.
 
-    superqt's ``QCollapsible`` would cut off words that wrap: it fixes the
-    height of its content to the size hint.
+    superqt's ``QCollapsible`` fixes the height of its content to the size hint, which cuts off
+    words that wrap.
 
     Parameters
     ----------
@@ -86,9 +85,9 @@ class Section(QWidget):
         The heading.
     content : QWidget
     expanded : bool
-        How it begins.
+        Whether the content is shown at first.
     quiet : bool
-        For a section inside another one: no bold heading.
+        Whether the heading is not bold, as in a section inside another one.
 
     Attributes
     ----------
@@ -140,7 +139,7 @@ class Section(QWidget):
         self.heading.setChecked(expanded)
 
     def name(self, words: str = "") -> None:
-        """Let the heading say what the section is about; its title alone without words."""
+        """Set the heading; without words it is the title."""
         self._words = words or self._text.label
         self.heading.setToolTip("\n".join(filter(None, (words, self._text.tip))))
         self._on_toggled(self.expanded)
@@ -151,7 +150,7 @@ class Section(QWidget):
 
 
 class Column(QScrollArea):
-    """Scrolls up and down only: it is never narrower than what it holds."""
+    """A scroll area that is never narrower than its content."""
 
     def __init__(self, content: QWidget) -> None:
         super().__init__()
@@ -161,7 +160,7 @@ class Column(QScrollArea):
         self.setWidget(content)
 
     def minimumSizeHint(self) -> QSize:
-        """Qt's, but as wide as the content and the scroll bar."""
+        """Return Qt's size, as wide as the content and the scroll bar."""
         content, bar = self.widget(), self.verticalScrollBar()
         assert content is not None
         assert bar is not None
@@ -169,14 +168,14 @@ class Column(QScrollArea):
         return QSize(width, super().minimumSizeHint().height())
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Hear when the content's size changes, as when napari's style comes over it."""
+        """Follow the content's size, which changes when napari sets its style."""
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
         return super().eventFilter(watched, event)
 
 
 def column(parent: QWidget | None = None) -> QVBoxLayout:
-    """A layout from top to bottom without margins."""
+    """Make a layout from top to bottom without margins."""
     layout = QVBoxLayout(parent)
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(5)
@@ -184,7 +183,7 @@ def column(parent: QWidget | None = None) -> QVBoxLayout:
 
 
 def form() -> QFormLayout:
-    """An empty form; see `row`."""
+    """Make an empty form; see `row`."""
     layout = QFormLayout()
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(5)
@@ -194,7 +193,7 @@ def form() -> QFormLayout:
 
 
 def row(layout: QFormLayout, text: Text, *fields: QWidget) -> None:
-    """Add a label with one or more fields beside it; all get the tooltip."""
+    """Add a label and one or more fields, all with the tooltip."""
     label = QLabel(text.label)
     label.setToolTip(text.tip)
     label.setMinimumWidth(LABEL_WIDTH)
@@ -211,7 +210,7 @@ def row(layout: QFormLayout, text: Text, *fields: QWidget) -> None:
 
 
 def button(text: Text, pressed: Callable[[], object]) -> QPushButton:
-    """A button that calls `pressed`."""
+    """Make a button that calls `pressed`."""
     made = QPushButton(text.label)
     made.setToolTip(text.tip)
     made.clicked.connect(lambda _=False: pressed())
@@ -219,10 +218,10 @@ def button(text: Text, pressed: Callable[[], object]) -> QPushButton:
 
 
 def message(style: str = "") -> QLabel:
-    """A line of words that takes no room while it is empty; see `say`."""
+    """Make a line of words that takes no room while it is empty; see `say`."""
     label = QLabel()
     label.setWordWrap(True)
-    # Names and cards come from files: never read them as markup.
+    # Names and cards come from files and must not be read as markup.
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     label.setStyleSheet(SMALL + style)
@@ -231,7 +230,7 @@ def message(style: str = "") -> QLabel:
 
 
 def say(label: QLabel, words: str) -> None:
-    """Set a `message`."""
+    """Set the words of a `message`."""
     label.setText(words)
     label.setVisible(bool(words))
 
@@ -244,7 +243,7 @@ def may_replace(parent: QWidget, names: Iterable[str], folder: str | Path) -> bo
 
 
 def single_shot(parent: QObject | None, ms: int, call: Callable[[], object]) -> QTimer:
-    """Make a timer that calls once, so long after it was last started."""
+    """Make a timer that calls `call` once, `ms` after its last start."""
     timer = QTimer(parent)
     timer.setSingleShot(True)
     timer.setInterval(ms)
@@ -253,7 +252,7 @@ def single_shot(parent: QObject | None, ms: int, call: Callable[[], object]) -> 
 
 
 def lay_out_now(changed: QWidget) -> None:
-    """Have everything that holds a widget laid out at once, so that it is drawn once.
+    """Lay out all parents of a widget at once.
 
     Qt would go up level by level, and draw the whole window after each.
     """
@@ -266,27 +265,20 @@ def lay_out_now(changed: QWidget) -> None:
 
 
 def whole(low: int, high: int) -> QSpinBox:
-    """A field for a whole number."""
+    """Make a field for a whole number."""
     box = QSpinBox()
     box.setRange(low, high)
-    box.setMinimumWidth(60)  # the largest value would ask for more
+    box.setMinimumWidth(60)  # Qt would make room for the largest value
     return box
 
 
 def number(high: float, step: float, unit: str = "") -> QDoubleSpinBox:
-    """A field for a number from 0."""
+    """Make a field for a number from 0."""
     box = QDoubleSpinBox()
     box.setRange(0.0, high)
     box.setSingleStep(step)
     box.setSuffix(unit)
     return box
-
-
-def line() -> QFrame:
-    """A thin line across."""
-    made = QFrame()
-    made.setFrameShape(QFrame.Shape.HLine)
-    return made
 
 
 def heading(
@@ -296,17 +288,17 @@ def heading(
     aligned: Qt.AlignmentFlag,
     role: int,
 ) -> Any:
-    """What a table's model answers for the heading of a column.
+    """Return what a table's model answers for the heading of a column.
 
     Parameters
     ----------
     text : Text
     column : int
     sorted_by : (int, SortOrder)
-        The column that the rows are sorted by; an arrow says so.
+        The column that the rows are sorted by, which gets an arrow.
     aligned : AlignmentFlag
     role : int
-        Of Qt.
+        One of Qt's item data roles.
     """
     if role == Qt.ItemDataRole.DisplayRole:
         by, order = sorted_by
@@ -318,10 +310,10 @@ def heading(
 
 
 class Panel(QWidget):
-    """A widget for a dock, which goes when that is closed.
+    """A dock widget that deletes itself when its dock is closed.
 
-    napari only takes it out then: it would live on unseen, with its jobs, its keys and what it has
-    put into the viewer. The mouse wheel scrolls it, and changes none of its fields by the way.
+    napari only removes it, so its jobs and key bindings would stay alive. The mouse wheel scrolls
+    the panel instead of changing fields under the cursor.
     """
 
     def __init__(self) -> None:
@@ -330,7 +322,7 @@ class Panel(QWidget):
         self._wheel = WheelGuard(self)
 
     def event(self, event: QEvent | None) -> bool:
-        """Notice that it was taken out of its dock."""
+        """Notice when napari removes it from its dock."""
         if event is not None and event.type() == QEvent.Type.ParentChange:
             if self.parentWidget() is not None:
                 self._was_docked = True
@@ -339,12 +331,12 @@ class Panel(QWidget):
         return super().event(event)
 
     def leave(self) -> None:
-        """What to do when the dock is closed."""
+        """Delete the panel, as its dock is closed."""
         self.deleteLater()
 
     def _on_taken_out(self) -> None:
         with contextlib.suppress(RuntimeError):  # it may be gone already
-            # else somebody has put it elsewhere meanwhile
+            # It may have another parent by now.
             if self.parentWidget() is None and not self.isVisible():
                 self.leave()
 
@@ -353,14 +345,14 @@ _farewells: set[Callable[[], None]] = set()
 
 
 def when_gone(widget: QWidget, farewell: Callable[[], None]) -> None:
-    """Have something done when Qt's side of a widget is gone.
+    """Call a function when Qt's side of a widget is deleted.
 
     Parameters
     ----------
     widget : QWidget
     farewell : callable
-        Must not hold the widget, whose Python side may be gone by then. It is kept
-        until it is called: garbage may be emptied before Qt tells.
+        Must not hold a reference to the widget, whose Python side may be deleted first. It is
+        kept alive until it is called.
     """
 
     def call() -> None:
@@ -372,10 +364,10 @@ def when_gone(widget: QWidget, farewell: Callable[[], None]) -> None:
 
 
 class ProgressLine(QProgressBar):
-    """A thin progress bar without text, hidden, that keeps its place while it is.
+    """A thin progress bar without text. It keeps its room while it is hidden.
 
-    Qt's own draws the whole window at once, and waits for it, whenever its value changes; this one
-    is drawn with what else has changed.
+    Qt's own bar draws the whole window at once whenever its value changes. This one is drawn
+    with the next update.
     """
 
     def __init__(self) -> None:
@@ -388,7 +380,7 @@ class ProgressLine(QProgressBar):
         self.hide()
 
     def tell(self, done: int, total: int) -> None:
-        """So much is done."""
+        """Show how much is done."""
         self.setUpdatesEnabled(False)
         self.setRange(0, total)
         self.setValue(done)

@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 
 def _narrow(box: QComboBox) -> None:
-    """Let long names not widen the dock."""
+    """Keep long names from widening the dock."""
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(10)
 
 
 class LayerChooser(QComboBox):
-    """One of some layers, by identity: it follows when layers come, go or are renamed.
+    """Chooses one of several layers, which may be renamed.
 
     Parameters
     ----------
     none : str, optional
-        Words of a first entry that means no layer; without it the first layer is chosen.
+        Words of a first entry that means no layer. By default the first layer is chosen.
     """
 
     changed = Signal()
@@ -58,7 +58,7 @@ class LayerChooser(QComboBox):
         self.currentIndexChanged.connect(self.changed)
 
     def offer(self, layers: Iterable[Layer]) -> None:
-        """Offer these layers; the choice stays where it can."""
+        """Offer these layers; the chosen one stays if it is among them."""
         chosen = self.layer_id
         self.blockSignals(True)
         self.clear()
@@ -70,7 +70,7 @@ class LayerChooser(QComboBox):
             title = title_of(layer)
             self.addItem(title if names[plain_name(layer)] > 1 else layer.name, layer.unique_id)
             self.setItemData(self.count() - 1, title, Qt.ItemDataRole.ToolTipRole)
-        self._select(chosen)
+        self.choose_id(chosen)
         self.blockSignals(False)
         if self.layer_id != chosen:
             self.changed.emit()
@@ -82,23 +82,18 @@ class LayerChooser(QComboBox):
         return chosen
 
     def choose(self, layer: Layer | None) -> None:
-        """Choose a layer that is offered, or none."""
+        """Choose an offered layer, or none."""
         self.choose_id(None if layer is None else layer.unique_id)
 
     def choose_id(self, layer_id: Hashable | None) -> None:
-        """Choose a layer that is offered by its `unique_id`, or none."""
-        self._select(layer_id)
-
-    def _select(self, layer_id: Hashable | None) -> None:
-        for index in range(self.count()):
-            if self.itemData(index) == layer_id:
-                self.setCurrentIndex(index)
-                return
-        self.setCurrentIndex(0 if self.count() else -1)
+        """Choose an offered layer by its `unique_id`; the first entry if it is not offered."""
+        ids = [self.itemData(index) for index in range(self.count())]
+        first = 0 if ids else -1
+        self.setCurrentIndex(ids.index(layer_id) if layer_id in ids else first)
 
 
 def layer_of(viewer: napari.viewer.Viewer, chooser: LayerChooser) -> Layer | None:
-    """The layer that is chosen, if it is still there."""
+    """Return the chosen layer, if the viewer still has it."""
     for layer in viewer.layers:
         if layer.unique_id == chooser.layer_id:
             return layer
@@ -106,12 +101,11 @@ def layer_of(viewer: napari.viewer.Viewer, chooser: LayerChooser) -> Layer | Non
 
 
 class LabelsChoice(QWidget):
-    """A chooser of labels that have to lie on the scan's voxels, and what to do if they do not.
+    """Chooses labels for a scan, and offers to resample those that lie on other voxels.
 
-    The chooser and the button that opens a file are for a row of a form; the
-    widget itself, below them, holds a message and a button that resamples, and
-    is empty while the labels fit. What is chosen is chosen for one scan: with another scan comes
-    what was chosen for that one, or no layer.
+    `chooser` and `open_button` are for a row of a form. The widget itself, below them, holds a
+    message and a button that resamples; it is hidden while the labels fit. Each scan has labels of
+    its own.
 
     Parameters
     ----------
@@ -141,10 +135,9 @@ class LabelsChoice(QWidget):
         self._viewer = viewer
         self._start = start
         self._scan: Layer | None = None
-        self._chosen: dict[Hashable, Hashable | None] = {}  # labels by the scans they are for
-        self._resampled: Hashable | None = None  # the layer that is resampled now
-        self._opened_for: Hashable | None = None  # the scans for which that is done
-        self._resampled_for: Hashable | None = None
+        self._chosen: dict[Hashable, Hashable | None] = {}  # labels by scan
+        self._opened_for: Hashable | None = None  # the scan whose labels are read now
+        self._resampled: tuple[Hashable, Hashable] | None = None  # the labels, and their scan
         self.chooser = LayerChooser(none)
         self.open_button = button(texts.OPEN_LABELS, self._on_open)
         self.grid_message = message(WARNING)
@@ -163,7 +156,7 @@ class LabelsChoice(QWidget):
         return layer_of(self._viewer, self.chooser)
 
     def lie_on(self, scan: Layer | None) -> None:
-        """Set the scan on whose voxels the labels have to lie, and choose those that are its."""
+        """Set the scan that the labels are for, and choose the labels of that scan."""
         before, self._scan = self._scan_id, scan
         if before is not None and before != self._scan_id:
             # Another scan may be of another patient, even on the same grid.
@@ -176,31 +169,28 @@ class LabelsChoice(QWidget):
         return None if self._scan is None else self._scan.unique_id
 
     def _on_chosen(self) -> None:
-        """Note for which scan the labels are chosen."""
-        scan, layer = self._scan, self.layer
-        if scan is None:
+        """Note which scan the labels are chosen for."""
+        if self._scan is None:
             return
-        self._chosen[scan.unique_id] = self.chooser.layer_id
+        self._chosen[self._scan.unique_id] = self.chooser.layer_id
+        layer = self.layer
         if layer is not None:
-            belongs_to(layer, scan.unique_id)
+            belongs_to(layer, self._scan.unique_id)
             give_back(layer)
 
     def _check(self) -> None:
-        """Say when the labels lie on other voxels than the scan."""
-        layer, scan = self.layer, self._scan
-        fits = True
+        """Show whether the labels lie on other voxels than the scan."""
+        layer, scan, words = self.layer, self._scan, ""
         if layer is not None and scan is not None:
-            with contextlib.suppress(AddmError):  # said when it is used
-                fits = layer_grid(LayerData.of(layer)).same_grid(layer_grid(LayerData.of(scan)))
-        words = ""
-        if not fits and layer is not None and scan is not None:
-            words = f"'{layer.name}' does not lie on the voxels of '{scan.name}'."
+            with contextlib.suppress(AddmError):  # comes up again when the labels are used
+                if not layer_grid(LayerData.of(layer)).same_grid(layer_grid(LayerData.of(scan))):
+                    words = f"'{layer.name}' does not lie on the voxels of '{scan.name}'."
         say(self.grid_message, words)
-        self.resample_button.setVisible(not fits)
-        self.setVisible(not fits)
+        self.resample_button.setVisible(bool(words))
+        self.setVisible(bool(words))
 
     def open(self, path: Path) -> None:
-        """Read a file aside, add it as a labels layer and choose that."""
+        """Read a file in the background, add it as a labels layer and choose that."""
         self.open_button.setEnabled(False)
         self._opened_for = self._scan_id
         self._start(
@@ -209,7 +199,7 @@ class LabelsChoice(QWidget):
             path,
             yielded=self._on_read,
             errored=self._on_failed,
-            finished=self._on_done,
+            finished=self._on_finished,
         )
 
     def _on_open(self) -> None:
@@ -219,17 +209,13 @@ class LabelsChoice(QWidget):
             self.open(Path(name))
 
     def _on_read(self, made: LayerTuple) -> None:
-        layer = self._add(made, self._opened_for)
-        if self._opened_for == self._scan_id:
-            self.chooser.choose(layer)
-        else:
-            self._chosen[self._opened_for] = layer.unique_id
+        self._choose_for(self._opened_for, self._add(made, self._opened_for))
 
     def _on_resample(self) -> None:
         layer, scan = self.layer, self._scan
         if layer is None or scan is None:
             return
-        self._resampled, self._resampled_for = layer.unique_id, scan.unique_id
+        self._resampled = layer.unique_id, scan.unique_id
         self.resample_button.setEnabled(False)
         self.resample_button.setText(texts.RESAMPLING)
         self._start(
@@ -239,24 +225,29 @@ class LabelsChoice(QWidget):
             LayerData.of(scan),
             yielded=self._on_resampled,
             errored=self._on_failed,
-            finished=self._on_done,
+            finished=self._on_finished,
         )
 
     def _on_resampled(self, made: LayerTuple) -> None:
-        copy = self._add(made, self._resampled_for)
-        # Another one, or another scan, may have been chosen meanwhile.
-        if self._chosen.get(self._resampled_for) != self._resampled:
-            return
-        if self._resampled_for == self._scan_id:
-            self.chooser.choose(copy)
+        assert self._resampled is not None
+        labels_id, scan_id = self._resampled
+        layer = self._add(made, scan_id)
+        # A person may have chosen other labels by now.
+        if self._chosen.get(scan_id) == labels_id:
+            self._choose_for(scan_id, layer)
+
+    def _choose_for(self, scan_id: Hashable | None, layer: Layer) -> None:
+        """Choose labels for a scan, which may not be the chosen one by now."""
+        if scan_id == self._scan_id:
+            self.chooser.choose(layer)
         else:
-            self._chosen[self._resampled_for] = copy.unique_id
+            self._chosen[scan_id] = layer.unique_id
 
     def _add(self, made: LayerTuple, scan_id: Hashable | None) -> Labels:
-        """Add labels for a scan, which another one may have followed meanwhile."""
+        """Add labels for a scan; they are hidden if another scan is chosen by now."""
         data, arguments, _ = made
         layer = Labels(data, **arguments)
-        layer.contour = 1  # what is below stays to be seen
+        layer.contour = 1  # an outline hides nothing below
         if scan_id is not None:
             belongs_to(layer, scan_id)
         if scan_id == self._scan_id:
@@ -265,7 +256,7 @@ class LabelsChoice(QWidget):
         put_away(layer)
         selection = self._viewer.layers.selection
         selected = selection.active
-        with selection.events.blocker_all():  # what a person has selected stays so
+        with selection.events.blocker_all():  # a new layer would be selected
             self._viewer.add_layer(layer)
             selection.active = selected
         return layer
@@ -273,14 +264,14 @@ class LabelsChoice(QWidget):
     def _on_failed(self, error: Exception) -> None:
         self.failed.emit(error)
 
-    def _on_done(self) -> None:
+    def _on_finished(self) -> None:
         self.open_button.setEnabled(True)
         self.resample_button.setEnabled(True)
         self.resample_button.setText(texts.RESAMPLE.label)
 
 
 class CheckpointChooser(QComboBox):
-    """The bundled checkpoint, one of a folder, or any file.
+    """Chooses the bundled checkpoint, one of a folder, or any file.
 
     Attributes
     ----------
@@ -302,18 +293,18 @@ class CheckpointChooser(QComboBox):
         self.activated.connect(self._on_activated)
 
     def offer_folder(self, folder: Path | None) -> None:
-        """Offer the checkpoints of a folder as well; the choice stays."""
+        """Offer the checkpoints of a folder, too; the chosen one stays."""
         self._folder = folder
         self._list()
 
     def choose(self, path: Path) -> None:
-        """Choose a file, which is offered from now on."""
+        """Choose a file, and offer it from now on."""
         self.path = path
         self._list()
         self.changed.emit()
 
     def wheelEvent(self, event: QWheelEvent | None) -> None:
-        """Qt's, but for the last entry: no turn of the wheel opens a dialog."""
+        """Leave out the last entry, because it opens a dialog."""
         self._offer_other(False)
         super().wheelEvent(event)
         self._offer_other(True)
@@ -326,7 +317,7 @@ class CheckpointChooser(QComboBox):
         item.setEnabled(offered)
 
     def showPopup(self) -> None:
-        """Qt's, with the folder as it is now."""
+        """Offer what the folder holds now."""
         self._list()
         super().showPopup()
 

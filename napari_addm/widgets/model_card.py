@@ -1,4 +1,4 @@
-"""A checkpoint's model card in a few plain lines, from its header alone."""
+"""The model card of a checkpoint in a few plain lines."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SHOWN = {
     "best_dice": "best Dice",
     "false_positive_ml_mean": "false alarm mL",
 }
-"""Figures of an evaluation that the card has room for, and their names for a person."""
+"""Titles of the figures of an evaluation that the card has room for."""
 
 
 def card_lines(specification: ModelSpecification) -> list[str]:
-    """What a person must know before using a checkpoint, one fact or two per line."""
+    """Return what a person must know before using a checkpoint, one or two facts a line."""
     diffusion, detection = specification.diffusion, specification.detection
     chain = f", T = {diffusion.timesteps}, {diffusion.noise} noise" if diffusion else ""
     lines = [
@@ -53,7 +53,7 @@ def _training(training: Mapping[str, Any]) -> str:
 
 
 def _figures(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each data set that the checkpoint was measured on."""
+    """Yield one line for each data set that the checkpoint was measured on."""
     for data, figures in evaluation.items():
         if not isinstance(figures, Mapping):
             continue

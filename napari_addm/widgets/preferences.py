@@ -1,12 +1,8 @@
-"""What the panel starts with: napari's page of preferences for this plugin.
+"""The plugin's page in napari's preferences, which holds all that panels remember.
 
-The values live in napari's own plugin settings, and nowhere else: what is
-chosen in the panel and what stands on the page in *Preferences* cannot
-differ, a person sees all that is remembered, and napari's *Restore defaults*
-and its choice of a settings folder hold for them too.
-
-The level, the steps, the draws and the score are not remembered. They are a
-checkpoint's own, and its threshold was calibrated with them.
+The values live in napari's own plugin settings, so panel and page always agree, and napari's
+*Restore defaults* works for them. Level, steps, draws and score are not remembered: they belong
+to a checkpoint, and its threshold was calibrated with them.
 """
 
 from __future__ import annotations
@@ -24,26 +20,26 @@ OWN_SAMPLER = "checkpoint's own"
 
 @dataclass(frozen=True)
 class Preferences:
-    """What the page holds.
+    """The values of the page.
 
     Attributes
     ----------
     device, precision : str
-        As `napari_addm.detection.pipeline.DetectionSettings` takes them.
+        As in `napari_addm.detection.settings.DetectionSettings`.
     sampler : str or None
-        That a new panel starts with; None is the checkpoint's own.
+        The sampler of a new panel; None is the checkpoint's own.
     checkpoint : Path or None
-        Chosen last; None is the bundled one.
+        The one chosen last; None is the bundled one.
     checkpoint_folder : Path or None
-        Whose checkpoints are offered.
+        The folder of the checkpoints that are offered.
     output_folder : Path or None
-        Where the dialog of *Save* starts.
+        The folder that the dialog of *Save* starts in.
     folded : frozenset of str
         Headings of the sections that are folded.
     cohort : str
         Folder, pattern or table of the last batch; empty for none.
     cohort_output : Path or None
-        Where its results go.
+        Folder of its results.
     """
 
     device: str = "auto"
@@ -58,7 +54,7 @@ class Preferences:
 
 
 def read() -> Preferences:
-    """The preferences as they stand; defaults where napari does not know the plugin."""
+    """Read the preferences; gives the defaults if napari does not know the plugin."""
     page = _page()
     if page is None:
         return Preferences()
@@ -76,14 +72,14 @@ def read() -> Preferences:
 
 
 def remember(name: str, value: str) -> None:
-    """Keep a choice for the next panel, unless the preferences say that none is to be kept.
+    """Remember a choice for the next panel, unless the page turns that off.
 
     Parameters
     ----------
     name : str
         A property of the page, as `napari.yaml` names it.
     value : str
-        Empty means its default.
+        Empty for the default.
     """
     page = _page()
     if page is not None and page.remember and getattr(page, name) != value:
@@ -98,12 +94,12 @@ def reset() -> None:
 
 
 def watch(changed: Callable[[Any], object]) -> Callable[[], object]:
-    """Call a bound method when a value on the page has changed.
+    """Call a bound method whenever a value on the page changes.
 
     Returns
     -------
     callable
-        Ends it.
+        Ends this.
     """
     page = _page()
     if page is None:
@@ -113,10 +109,10 @@ def watch(changed: Callable[[Any], object]) -> Callable[[], object]:
 
 
 def _page() -> Any:
-    # Asked for anew each time: napari builds it again when plugins come or go.
+    # napari makes a new page when plugins are added or removed.
     try:
         return getattr(get_plugin_settings(PLUGIN), "panel", None)
-    except KeyError:  # the plugin is disabled, or napari has not heard of it
+    except KeyError:  # the plugin is disabled or not registered
         return None
 
 

@@ -1,4 +1,4 @@
-"""What stands below a panel's buttons: how far it is, what it says, and what it is not for."""
+"""The lines below a panel's buttons: progress, status, errors and the caution."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from napari_addm.widgets.forms import ERROR, SMALL, ProgressLine, message, say
 
 log = logging.getLogger(__name__)
 
-
+# The shortest time between two updates of a panel.
 TELL_SECONDS = 0.25
 
 
 class Notices(QWidget):
-    """Progress, status, errors in words, where a bug is, and the caution.
+    """Progress, status, errors, the traceback of a bug, and the caution.
 
     Parameters
     ----------
     details_height : int
-        Of the text that says where a bug is, pixels.
+        Largest height of a traceback, pixels.
 
     Attributes
     ----------
@@ -55,16 +55,16 @@ class Notices(QWidget):
             layout.addWidget(part)
 
     def begin(self) -> None:
-        """Show that a job has begun, by an empty bar: a busy one would be drawn all the time."""
+        """Show an empty bar; a busy one would be drawn all the time."""
         self.progress.tell(0, 1)
         self.progress.show()
         self._next = 0.0
 
     def is_due(self) -> bool:
-        """Whether it is time to tell again how far a job is.
+        """Return whether it is time to show progress again.
 
-        What a panel tells has the whole window put together anew, which without a graphics card
-        takes as long as a call of the network.
+        Each update draws the whole window. Without a graphics card, that takes as long as a call
+        of the network.
         """
         now = time.monotonic()
         if now < self._next:
@@ -73,17 +73,17 @@ class Notices(QWidget):
         return True
 
     def clear(self) -> None:
-        """Say nothing any more."""
+        """Remove all words."""
         say(self.status, "")
         self.forget_error()
 
     def forget_error(self) -> None:
-        """Say no more what went wrong."""
+        """Remove the error."""
         say(self.error, "")
         self.details.hide()
 
     def show_error(self, error: Exception) -> None:
-        """Say in words what went wrong; anything but an AddmError is a bug, and shows where."""
+        """Show an error; any but an `AddmError` is a bug, and comes with its traceback."""
         if isinstance(error, AddmError):
             say(self.error, str(error))
             return

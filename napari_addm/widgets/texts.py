@@ -1,4 +1,4 @@
-"""Labels and tooltips of the widgets, all in one place."""
+"""Labels, tooltips and messages of the widgets."""
 
 from __future__ import annotations
 
@@ -6,43 +6,46 @@ from typing import NamedTuple
 
 
 class Text(NamedTuple):
-    """How a field is called, and what it does."""
+    """The name of a field, and its tooltip."""
 
     label: str
     tip: str
 
 
 OUT_OF_MEMORY = (
-    "Out of memory: close other programs, take fewer draws or a smaller batch, or crop the scan."
+    "Out of memory: close other programs, use fewer draws or a smaller batch, or crop the scan."
 )
 
-SCAN_SECTION = Text("Scan", "What is looked at. Click to fold or unfold.")
-MODEL_SECTION = Text("Model", "What rebuilds the scan, and how. Click to fold or unfold.")
+SCAN_SECTION = Text("Scan", "The scan to examine. Click to fold or unfold.")
+MODEL_SECTION = Text(
+    "Model", "The model that rebuilds the scan, and its settings. Click to fold or unfold."
+)
 FINDINGS_SECTION = Text(
-    "Findings", "What differs by more than the threshold. Click to fold or unfold."
+    "Findings", "Regions with scores above the threshold. Click to fold or unfold."
 )
 TRUTH_SECTION = Text(
-    "Ground truth", "How well findings and a known answer agree. Click to fold or unfold."
+    "Ground truth", "Agreement of the findings with known lesions. Click to fold or unfold."
 )
 VIEW_SECTION = Text("View", "How the layers are shown. Click to fold or unfold.")
 SAVE_SECTION = Text("Save", "Results as files, and earlier reviews. Click to fold or unfold.")
-ADVANCED_SECTION = Text("Advanced", "What rarely needs a change. Click to fold or unfold.")
+ADVANCED_SECTION = Text("Advanced", "Settings that rarely need a change. Click to fold or unfold.")
 
 WELCOME = (
     "No scan is open yet. Drop a T1-weighted brain scan (NIfTI, MGH or NRRD) onto the viewer, "
-    "or begin with the demo case."
+    "or start with the demo case."
 )
 HELP = Text("How to use this panel", "Opens the guide for clinicians in the web browser.")
 
-SCAN = Text("Scan", "The T1-weighted brain scan to look at: a 3D image layer.")
+SCAN = Text("Scan", "The T1-weighted brain scan to examine: a 3D image layer.")
 TRUTH = Text(
     "Labels",
-    "Optional labels layer; every label but 0 counts as anomaly. With it, agreement is measured.",
+    "Optional labels layer; every label except 0 counts as anomaly. With it, the panel measures "
+    "agreement.",
 )
 BRAIN_MASK = Text(
     "Brain mask",
-    "Optional labels layer that marks the brain. 'Automatic' takes what is not background of a "
-    "stripped scan, and strips the skull of a whole head with deepbet.",
+    "Optional labels layer that marks the brain. 'Automatic' uses the voxels of a stripped scan "
+    "that are not background, and strips the skull of a whole head with deepbet.",
 )
 OPEN_DEMO = Text("Open the demo case", "Colin27, a healthy brain, with a simulated lesion.")
 RESAMPLE = Text(
@@ -53,22 +56,22 @@ RESAMPLING = "Resampling ..."
 OPEN_LABELS = Text("File...", "Open a file of labels and choose it.")
 TAKE_FRAME = Text(
     "Take this frame",
-    "Adds the frame that the viewer is at as a layer of its own and chooses it.",
+    "Adds the frame on screen as a layer of its own and chooses it.",
 )
 CHECKPOINT = Text(
     "Checkpoint",
-    "The trained model. The bundled one is small and made to show how everything works; others "
-    "come from napari-addm train.",
+    "The trained model. The bundled one is small and made for demonstration; train others with "
+    "napari-addm train.",
 )
 RUN_PRESET = Text(
     "Preset",
-    "How much time a run may take. Sets all that is below, down to the device, and the score; it "
-    "says 'Custom' when one of them is another.",
+    "Speed against quality. It sets the fields below, down to the device, and the score. It shows "
+    "'Custom' if one of them is different.",
 )
 RUN_PRESETS = {
     "preview": Text(
         "Preview",
-        "One draw, and a tenth of the steps where the checkpoint takes many: the quickest look. "
+        "One draw, and a tenth of the steps if the checkpoint uses many: the quickest look. "
         "Scores vary more with the seed, and there is no uncertainty map.",
     ),
     "standard": Text(
@@ -77,71 +80,31 @@ RUN_PRESETS = {
     "thorough": Text(
         "Thorough",
         "Twice the checkpoint's draws, in twice the time. Map and uncertainty vary less with the "
-        "seed; that more is found is not to be expected.",
+        "seed; do not expect more findings.",
     ),
 }
 CUSTOM_PRESET = "Custom"
-LEVEL = Text(
-    "Noise level",
-    "How much noise is added before the scan is rebuilt: a timestep t of the checkpoint's T. "
-    "More removes larger anomalies, and more of the healthy detail.",
-)
-STEPS = Text(
-    "Sampling steps",
-    "Calls of the network per slice. More is slower and a little sharper.",
-)
-SAMPLER = Text(
-    "Sampler",
-    "How the scan is rebuilt from noise. Each entry says what it does.",
-)
-SEED = Text("Seed", "Of the noise. The same seed, scan and settings give the same result.")
-DRAWS = Text(
-    "Draws",
-    "Reconstructions with different noise that are averaged; from two on, their spread is shown "
-    "as an uncertainty map. Time grows with them.",
-)
-DEVICE = Text(
-    "Device",
-    "Where the network runs. 'auto' takes CUDA, else MPS (Apple), else the CPU. 'openvino' is the "
-    "CPU, faster; the first run with a checkpoint converts it, which takes some seconds.",
-)
 SCOPE = Text(
     "Scope",
-    "This slice: the axial slice that the viewer is at, for a quick look. Its neighbours are "
-    "reconstructed with it, so that its scores are nearly those of the whole volume, which the "
-    "calibrated threshold fits.",
+    "This slice: the axial slice on screen, for a quick look. Its neighbors are reconstructed "
+    "too, so its scores are close to those of the whole volume, which the threshold was calibrated "
+    "for.",
 )
 THIS_SLICE = "This slice"
 WHOLE_VOLUME = "Whole volume"
 
-SCORE = Text("Score", "How scan and reconstruction are compared.")
-SMOOTHING = Text(
-    "Smoothing", "Standard deviation of the Gaussian that smooths the anomaly map, in mm."
-)
-SYMMETRY = Text(
-    "Compare left with right",
-    "Take off what the mirrored place shows as well, up to what is common in this scan. Most "
-    "errors of the network lie on both sides, most lesions on one.",
-)
-ETA = Text("DDIM eta", "0 is deterministic, 1 as random as DDPM.")
-PRECISION = Text(
-    "Precision",
-    "Number format of the network. 'auto' takes half precision where the device computes in it.",
-)
-BATCH_SIZE = Text("Batch size", "Slices at once. It is halved by itself when memory runs out.")
-
 RESET = Text(
     "Reset to defaults",
-    "Sets all of 'Model' and the plugin's preferences as they were at first: the bundled "
-    "checkpoint, its own settings, nothing remembered.",
+    "Resets 'Model' and the plugin's preferences: the bundled checkpoint with its own settings, "
+    "and nothing remembered.",
 )
-CHECKPOINT_GONE = "{} of last time is gone: the bundled checkpoint is chosen."
+CHECKPOINT_GONE = "{} does not exist now: the bundled checkpoint is chosen."
 
 FOLLOW = Text(
     "Follow slice",
-    "Reconstructs the axial slice on screen while you scroll, then its neighbours, and says how "
-    "long the whole volume would take. Finished slices are kept for the run. A preview is scored "
-    "with few neighbours: what it marks may differ from the run.",
+    "Reconstructs the axial slice on screen while you scroll, then its neighbors, and estimates "
+    "the time for the whole volume. The run uses finished slices. A preview is scored with few "
+    "neighbors, so its findings may differ from those of the run.",
 )
 FOLLOW_AXIAL = "The preview follows axial slices: the one under the cursor"
 PREVIEW_NOT_SAVED = "A preview is not saved: run the whole volume, or this slice."
@@ -149,28 +112,26 @@ PREVIEW_NOT_SAVED = "A preview is not saved: run the whole volume, or this slice
 RUN = Text("Run", "Reconstruct the scan as if it were healthy, and show the difference.")
 CANCEL = Text("Cancel", "Stops within one step of the network; finished slices stay.")
 
-THRESHOLD = Text(
-    "Threshold", "Voxels whose anomaly score is above it become findings, while you drag."
-)
+THRESHOLD = Text("Threshold", "Voxels with a higher anomaly score become findings, while you drag.")
 IN_HEALTHY = "of false alarm in a healthy brain"
 PROMISE = (
-    "What this threshold marked, on average, in healthy brains that the model was not trained on. "
-    "They came from one scanner: on another one expect more."
+    "Mean volume that this threshold marked in healthy brains that the model was not trained on. "
+    "They came from one scanner: expect more on another one."
 )
 UNCALIBRATED = "False alarms were measured with the checkpoint's own settings, not with these."
 PRESETS = Text(
     "False alarm",
-    "Sets the threshold by its promise: how many mL it marked, on average, in a healthy brain.",
+    "Sets the threshold that marked this many mL, on average, in a healthy brain.",
 )
 PRESET = "{:g} mL"
 PRESET_TIP = "The threshold that marked {:g} mL in a healthy brain, on average."
-PRESET_BEYOND = "Even the highest threshold that was measured marked more than {:g} mL."
+PRESET_BEYOND = "Even the highest measured threshold marked more than {:g} mL."
 NO_PRESETS = "False alarms were not measured for this checkpoint."
 DEFAULT_THRESHOLD = Text("Default", "The checkpoint's own threshold: {}.")
 MINIMUM = Text("Smallest finding", "Smaller findings are dropped, in mL.")
 FINDING_COLUMNS = (
     Text("", "✓ accepted, ✗ rejected, ✎ with a note."),
-    Text("#", "Number of the finding, in the labels too. It stays as the threshold moves."),
+    Text("#", "Number of the finding, also in the labels. It stays when the threshold changes."),
     Text("mL", "Volume."),
     Text(
         "Side",
@@ -189,21 +150,19 @@ FINDING_COLUMNS = (
     Text("±", "Uncertainty: mean spread of the score over the draws."),
 )
 FINDINGS_TABLE = (
-    "Click a finding to go there; Up and Down walk on. A accepts, R rejects, N writes a note, "
-    "Ctrl+Z takes back."
+    "Click a finding to go there; Up and Down go to the next. A accepts, R rejects, N writes a "
+    "note, Ctrl+Z undoes."
 )
 SIDES_UNKNOWN = "The file does not say which side is left."
-ACCEPT = Text("✓ Accept", "This is one. Press again to leave it open. Key: A")
+ACCEPT = Text("✓ Accept", "This is an anomaly. Press again to leave it open. Key: A")
 REJECT = Text(
     "✗ Reject",
-    "This is none: dimmed in the picture, struck through here, and saved with this mark. Press "
-    "again to leave it open. Key: R",
+    "This is no anomaly: it is dimmed in the picture, struck through here, and saved as rejected. "
+    "Press again to leave it open. Key: R",
 )
-UNDO = Text("Undo", "Takes the last decision or note back. Key: Ctrl+Z in the table")
-REDO = Text("Redo", "Decides again what was taken back. Key: Ctrl+Y in the table")
-NOTE = Text(
-    "Note on finding {}", "Saved with the finding. Names of patients do not belong here. Key: N"
-)
+UNDO = Text("Undo", "Undoes the last decision or note. Key: Ctrl+Z in the table")
+REDO = Text("Redo", "Repeats what was undone. Key: Ctrl+Y in the table")
+NOTE = Text("Note on finding {}", "Saved with the finding. Do not write names of patients. Key: N")
 NOTHING_SELECTED = "Select a finding to decide on it"
 SAVE = Text(
     "Save...",
@@ -215,28 +174,28 @@ SEG = Text(
     "For an archive: it carries the patient's name, as its series does. Rejected findings are left "
     "out.",
 )
-NO_SEG = "no DICOM segmentation, as there is no finding that is not rejected"
+NO_SEG = "no DICOM segmentation: all findings are rejected"
 OPEN_FOLDER = Text("Open folder", "Shows the saved files.")
 RESUME = Text(
     "Go on with a review...",
-    "Takes decisions, notes, threshold, smallest finding and corrections out of the record of an "
+    "Reads decisions, notes, threshold, smallest finding and corrections from the record of an "
     "earlier review of this scan (..._record.json).",
 )
 VIEW_3D = Text("3D", "The volume from the front; the patient's right is on the left of the screen.")
 THREE_PLANES = Text(
     "Three planes",
-    "The two other planes below this one, at the same place. Click anywhere to go there.",
+    "Shows the two other planes below, at the same place. Click anywhere to go there.",
 )
 SIDE_BY_SIDE = Text(
-    "Side by side", "The reconstruction on a second canvas, with the same slice and zoom."
+    "Side by side", "Shows the reconstruction on a second canvas, with the same slice and zoom."
 )
-BLINK = Text("Blink", "Scan and reconstruction in turn, some times a second.")
+BLINK = Text("Blink", "Shows scan and reconstruction in turn, some times a second.")
 SWIPE = Text(
     "Swipe",
-    "The scan to the left of the border, the reconstruction to the right. Drag the slider.",
+    "Shows the scan left of the border and the reconstruction right of it. Drag the slider.",
 )
-COLOUR_BAR = Text("Colour bar", "Which colour of the anomaly map is which score.")
-COLOUR_BAR_LABEL = "anomaly score"
+COLOR_BAR = Text("Colour bar", "Shows the score of each colour of the anomaly map.")
+COLOR_BAR_LABEL = "anomaly score"
 FIGURE_SCOPES = {"This slice": 1, "6 axial slices": 6, "12 axial slices": 12, "24 axial slices": 24}
 FIGURE = Text(
     "Figure...",
@@ -245,19 +204,19 @@ FIGURE = Text(
 )
 FIGURE_NAMED = Text(
     "Scan name",
-    "Write the scan's name into the figure. A file name may be a patient's name: leave it out of "
-    "what others will see.",
+    "Write the scan's name into the figure. A file name may be a patient's name: leave it out if "
+    "others will see the figure.",
 )
 NO_FIGURE = "A figure shows a result: press Run first."
 NO_SLICE = (
-    "No layer of this result is open, so that no slice of it is on screen: choose several slices, "
+    "No layer of this result is open, so none of its slices is on screen: choose several slices, "
     "or run the scan again."
 )
 KEYS = Text("Keys", "They work while the mouse is over the viewer. Click to fold or unfold.")
 
 
 class Shortcut(NamedTuple):
-    """A key: how napari and how people call it, and what it does."""
+    """A key as napari names it and as people do, and its action."""
 
     key: str
     shown: str
@@ -265,7 +224,7 @@ class Shortcut(NamedTuple):
     does: str
 
 
-# napari's own keys, for any kind of layer, are others.
+# None of them is one of napari's own keys.
 SHORTCUTS = (
     Shortcut("Q", "Q", "next plane", "next plane"),
     Shortcut("Shift-Q", "Shift Q", "3d", "3D and back"),
@@ -278,7 +237,7 @@ SHORTCUTS = (
     Shortcut("N", "N", "next finding", "next finding"),
     Shortcut("Shift-N", "Shift N", "previous finding", "previous finding"),
 )
-# Those of the table of findings, while it has the keyboard.
+# Keys of the table of findings while it has the focus.
 TABLE_KEYS = (
     ("A, R", "in the table: accept, reject"),
     ("N", "in the table: note"),
@@ -294,21 +253,21 @@ OVERLAY = Text(
     "Show hits and misses",
     "Colours every voxel by findings and ground truth, inside the brain mask: hit (in both), false "
     "alarm (marked, not in the truth), missed (in the truth, not marked). It follows the "
-    "threshold. Map, outlines and truth are hidden meanwhile.",
+    "threshold, and hides map, outlines and truth.",
 )
 HIT, FALSE_ALARM, MISSED = "hit", "false alarm", "missed"
 CURVES_OF_MAP = (
-    "Of the anomaly map voxel by voxel, inside the brain mask, before the smallest finding is "
-    "applied."
+    "Computed from the voxels of the anomaly map inside the brain mask, without regard to the "
+    "smallest finding."
 )
 DICE_CURVE = Text(
     "Dice",
     "Overlap with the ground truth at every threshold. Drag the line, or click, to choose one. "
-    "The best Dice was found by looking at the truth: an upper bound, no result. " + CURVES_OF_MAP,
+    "The best Dice is chosen with the truth: an upper bound, no result. " + CURVES_OF_MAP,
 )
 FALSE_ALARM_CURVE = Text(
     "False alarm",
-    "With an empty ground truth whatever is marked is a false alarm: its volume at every "
+    "With an empty ground truth every marked voxel is a false alarm: their volume at every "
     "threshold, on a logarithmic scale. Drag the line, or click, to choose one. " + CURVES_OF_MAP,
 )
 ROC_CURVE = Text(
@@ -335,8 +294,8 @@ LESION_COLUMNS = {
     "peak": Text("Peak", "Largest anomaly score in the lesion."),
 }
 FLOODED = (
-    "Covered, but only by findings of which more than 70 % lies outside the ground truth: they "
-    "would find any lesion."
+    "Covered, but only by findings that lie to more than 70 % outside the ground truth: they would "
+    "find any lesion."
 )
 THRESHOLD_AXIS = "Threshold"
 FALSE_POSITIVE_RATE_AXIS = "False positive rate"
@@ -346,42 +305,43 @@ PRECISION_AXIS = "Precision"
 
 # --- the panel 'Detect in a cohort' ---
 
-COHORT_SECTION = Text("Cohort", "Which scans, and where the results go. Click to fold or unfold.")
-OPTIONS_SECTION = Text("Options", "What is written, and what counts. Click to fold or unfold.")
+COHORT_SECTION = Text("Cohort", "The scans, and the folder for results. Click to fold or unfold.")
+OPTIONS_SECTION = Text(
+    "Options", "What counts as a finding, and what is written. Click to fold or unfold."
+)
 COHORT_INPUT = Text(
     "Scans",
     "A folder (searched with the folders in it), a BIDS dataset (its T1w images), a pattern such "
-    "as study/*/t1.nii.gz, or a CSV with the column scan and, if there are any, case, truth and "
-    "mask. Return looks again.",
+    "as study/*/t1.nii.gz, or a CSV with the column scan and optional columns case, truth and "
+    "mask. Return searches again.",
 )
 COHORT_OUTPUT = Text(
     "Results",
-    "Folder for all files. What is there already for the same scans, model and settings is not "
-    "done again.",
+    "Folder for all files. Results of the same scans, model and settings that are there are kept.",
 )
 CHOOSE_FOLDER = Text("Folder...", "Choose a folder.")
 CHOOSE_TABLE = Text("CSV...", "Choose a table of cases.")
 COHORT_THRESHOLD = Text(
-    "Threshold", "Voxels whose anomaly score is above it become findings. It starts at the model's."
+    "Threshold", "Voxels with a higher anomaly score become findings. It starts at the model's own."
 )
-FRAME = Text("Frame of 4D", "Which frame of scans with several is taken, from 0.")
+FRAME = Text("Frame of 4D", "The frame to read from scans with several frames, from 0.")
 NO_FRAME = "none"
 RESAMPLE_BESIDE = Text(
-    "Resample", "Bring truths and masks that lie on another grid to their scan's (nearest)."
+    "Resample", "Resample truths and masks on another grid onto their scan (nearest neighbor)."
 )
 PICTURES = Text("Pictures", "Write a montage of each case; the report shows them.")
-COHORT_FILTER = Text("Filter by name", "Only cases whose name or file has these letters.")
+COHORT_FILTER = Text("Filter by name", "Show only cases with these letters in their name or file.")
 COHORT_COLUMNS = {
     "case": Text("Case", "Its folder in the results. Double-click, or Return, opens it."),
-    "status": Text("Status", "What becomes of it; what is from an earlier run is said so."),
+    "status": Text("Status", "The state of the case, in this run or an earlier one."),
     "ml": Text("mL", "Volume of all findings."),
     "dice": Text("Dice", "Overlap of findings and ground truth, 0 to 1."),
-    "seconds": Text("s", "Seconds of work on it."),
-    "qc": Text("Flags", "How it differs from the scans that the model knows. A run may add some."),
+    "seconds": Text("s", "Computing time in seconds."),
+    "qc": Text("Flags", "Differences from the scans that the model knows. A run may add some."),
     "truth": Text("T", "Whether it has a ground truth."),
     "mask": Text("M", "Whether it has a brain mask of its own."),
-    "size": Text("Voxels", "As the file has them."),
-    "spacing": Text("mm", "Distance of neighbouring voxels, as the file has them."),
+    "size": Text("Voxels", "Number of voxels, in the file's order."),
+    "spacing": Text("mm", "Distance between neighboring voxels, in the file's order."),
 }
 COHORT_EMPTY = (
     "Choose scans and a folder for the results: the cases are listed before anything runs."
@@ -389,20 +349,20 @@ COHORT_EMPTY = (
 LOOKING_CANCELLED = "The search was cancelled: press Enter in Scans or Results to search again."
 COHORT_STATES = {
     "waiting": "",
-    "will fail": "It cannot be done as it is.",
+    "will fail": "It cannot be run as it is.",
     "skipped": "It is not run.",
-    "done earlier": "By the state in the results folder. A run looks whether scan, model, settings "
-    "and files are still the same, and does it again if not.",
-    "failed earlier": "In an earlier run. It will be tried again.",
-    "not checked": "Its files are of an earlier run; the last run could not check them, or "
+    "done earlier": "The results folder has a result. A run checks whether scan, model, settings "
+    "and files are still the same, and repeats the case if not.",
+    "failed earlier": "It failed in an earlier run. The next run tries it again.",
+    "not checked": "Its files come from an earlier run. The last run could not check them, or "
     "somebody has changed one.",
     "unchanged": "Done in an earlier run: scan, model, settings and files are still the same.",
 }
 COHORT_RUN = Text(
     "Run",
-    "Do all cases; those that are done already, with the same settings, are left as they are.",
+    "Run all cases. Cases that are done with the same settings are kept.",
 )
-COHORT_RESUME = Text("Resume", "Go on where the last run stopped. Finished cases are checked.")
+COHORT_RESUME = Text("Resume", "Continue where the last run stopped. Finished cases are checked.")
 COHORT_CANCEL = Text(
     "Cancel",
     "Stops within one step of the network; finished cases stay. Before a run it stops the search "
@@ -410,9 +370,11 @@ COHORT_CANCEL = Text(
 )
 RETRY_FAILED = Text(
     "Retry failed",
-    "Only the cases that failed or could not be checked; the others stay as they are.",
+    "Run only the cases that failed or could not be checked.",
 )
-OPEN_REPORT = Text("Open report", "Makes the page of the cohort and opens it in the web browser.")
+OPEN_REPORT = Text(
+    "Open report", "Writes the report of the cohort and opens it in the web browser."
+)
 OPEN_RESULTS = Text("Open folder", "Shows the files of all cases.")
 
 OTHER_SCAN = (

@@ -1,7 +1,7 @@
-"""How a scan is called on screen, so that two of the same file name can be told apart.
+"""Titles of scans on the screen, which differ for two files of the same name.
 
-Free of Qt. What is written to files is named in `napari_addm.outputs.naming`, never
-here: the name of a folder may be a patient's.
+Free of Qt. Names in files come from `napari_addm.outputs.naming` instead, because the name of a
+folder may be a patient's.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ resampled result results run sag sagittal scans se seg segmentation series ses s
 spgr stripped structural swi t1 t2 timepoint tp truth unknown untitled visit vol volume weighted
 whole
 """
-# Words of file and folder names that say what a picture is, and not of whom.
+# Words of file and folder names that describe an image, not a person.
 GENERIC = frozenset(_GENERIC.split())
 PARTS = re.compile(r"[^\w]|_")
-# A kind of picture with its number, such as scan2 or T1w; or a number too short for a person's.
+# A word with a number, such as scan2; or a number that is too short to identify a person.
 SHORT = re.compile(r"([a-z]*?)\d{0,2}")
 CONTRAST = re.compile(r"t[12](w|n|c|ce|gd|k|map|star|post|pre|weighted|brain|mprage)?")
-MILLIMETRES = re.compile(r"\d+(p\d+)?mm")
-# As napari tells layers of one name apart.
+MILLIMETERS = re.compile(r"\d+(p\d+)?mm")
+# napari's suffix of a second layer of the same name.
 COUNTED = re.compile(r" \[\d+\]$")
-LEVELS = 3  # of folders, at most
+# The most folders in a title.
+LEVELS = 3
 
 
 def is_generic(name: str) -> bool:
-    """Whether a name of a file or folder says nothing of whose scan it is: ``t1``, ``anat``."""
+    """Return whether a file or folder name, such as ``t1`` or ``anat``, identifies no scan."""
     for word in filter(None, PARTS.split(name.lower())):
         short = SHORT.fullmatch(word)
         known = word in GENERIC or (short is not None and short[1] in ("", *GENERIC))
-        if not (known or CONTRAST.fullmatch(word) or MILLIMETRES.fullmatch(word)):
+        if not (known or CONTRAST.fullmatch(word) or MILLIMETERS.fullmatch(word)):
             return False
     return True
 
 
 def folder_of(path: Path) -> str:
-    """The folder of a file, with those that it lies in until one of them has a name of its own."""
+    """Return the folder of a file, with its parents up to one that is not generic."""
     folders: list[str] = []
     for folder in path.absolute().parents:
         if not folder.name or len(folders) == LEVELS:
@@ -61,14 +62,14 @@ def folder_of(path: Path) -> str:
 
 
 def name_of_scan(path: Path) -> str:
-    """How a scan's new layer is called: as its file, with the folder where that says too little."""
+    """Return the name of a scan's new layer: its file's, with the folder if that is generic."""
     name = stem(path)
     folder = folder_of(path) if is_generic(name) else ""
     return f"{name} ({folder})" if folder else name
 
 
 def path_of(layer: Layer) -> Path | None:
-    """The file, or one of the files, that a layer comes from, whoever has read it."""
+    """Return the file, or one of the files, that a layer was read from by any plugin."""
     kept = layer.metadata.get(METADATA_KEY)
     if isinstance(kept, LayerGeometry):
         return _file_of(kept)
@@ -77,7 +78,7 @@ def path_of(layer: Layer) -> Path | None:
 
 
 def title_of(layer: Layer, quote: str = "") -> str:
-    """A layer's name, in quotes if wanted, and its file's folder unless the name holds that."""
+    """Return a layer's name, in optional quotes, with its folder unless the name has it."""
     path, name = path_of(layer), str(layer.name)
     folder = "" if path is None else folder_of(path)
     held = re.search(rf"(?<!\w){re.escape(folder)}(?!\w)", name) is not None
@@ -86,13 +87,13 @@ def title_of(layer: Layer, quote: str = "") -> str:
 
 
 def without_folder(name: str, metadata: Mapping[str, Any]) -> str:
-    """A layer's name as files may be called: without a folder's, which may be a patient's.
+    """Return a layer's name for files, without its folder's, which may be a patient's.
 
     Parameters
     ----------
     name : str
     metadata : mapping
-        The layer's.
+        Of the layer.
     """
     kept = metadata.get(METADATA_KEY)
     path = _file_of(kept) if isinstance(kept, LayerGeometry) else None
@@ -104,5 +105,5 @@ def _file_of(kept: LayerGeometry) -> Path | None:
 
 
 def plain_name(layer: Layer) -> str:
-    """A layer's name without the number that napari gives the second of a name."""
+    """Return a layer's name without napari's number of a second layer of that name."""
     return COUNTED.sub("", str(layer.name))

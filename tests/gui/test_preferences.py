@@ -1,9 +1,11 @@
-"""What the panel remembers, and napari's page of preferences for it."""
+"""Values that a panel remembers, and napari's page of preferences for them."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,21 +20,24 @@ from napari_addm.registry import SAMPLERS
 from napari_addm.widgets import preferences
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 
-
-def new_session() -> None:
-    """What napari does when it starts: the settings are read from the disk again."""
-    napari_settings._clear_plugin_settings_cache()
+MakePanel = Callable[[], DetectWidget]
 
 
 @pytest.fixture
-def panel(qtbot):
+def panel(qtbot: Any) -> MakePanel:
+    """Opens a panel in a new session, in which napari reads its settings from the disk again."""
+
     def make() -> DetectWidget:
-        new_session()
+        napari_settings._clear_plugin_settings_cache()
         widget = DetectWidget(ViewerModel())
         qtbot.addWidget(widget)
         return widget
 
     return make
+
+
+def page() -> Any:
+    return napari_settings.get_plugin_settings("napari-addm").panel
 
 
 def pick(box: QComboBox, words: str) -> None:
@@ -44,24 +49,25 @@ def pick(box: QComboBox, words: str) -> None:
     box.textActivated.emit(words)
 
 
-def test_the_page_offers_what_the_code_takes():
+def test_the_page_offers_all_choices_of_the_settings() -> None:
     manager = PluginManager.instance()
     manager.discover()
     manifest = manager.get_manifest("napari-addm")
-    page = manifest.contributions.configurations["panel"].properties
-    assert set(page["device"].enum) == set(DEVICES)
-    assert set(page["precision"].enum) == set(PRECISIONS)
+    properties = manifest.contributions.configurations["panel"].properties
+    assert set(properties["device"].enum) == set(DEVICES)
+    assert set(properties["precision"].enum) == set(PRECISIONS)
     samplers = {preferences.OWN_SAMPLER, *(sampler.title for sampler in SAMPLERS.values())}
-    assert set(page["sampler"].enum) == samplers
+    assert set(properties["sampler"].enum) == samplers
     assert preferences.read() == preferences.Preferences()
 
 
-def test_choices_are_there_in_the_next_session(panel, tiny_checkpoint):
+def test_choices_last_until_they_are_reset(panel: MakePanel, tiny_checkpoint: Path) -> None:
     first = panel()
     pick(first.model.device, "cpu")
     pick(first.model.precision, "float32")
     first.model.checkpoint_chooser.choose(tiny_checkpoint)
     first.model.level.setValue(77)  # not remembered: the threshold is calibrated for another
+    first.model.batch_size.setValue(3)
     first.sections["View"].heading.click()
     second = panel()
     assert second.model.device.currentText() == "cpu"
@@ -72,38 +78,34 @@ def test_choices_are_there_in_the_next_session(panel, tiny_checkpoint):
     assert not second.sections["View"].expanded
     assert second.sections["Model"].expanded
 
-
-def test_reset_forgets_everything(panel, tiny_checkpoint):
-    first = panel()
-    pick(first.model.device, "cpu")
-    first.model.checkpoint_chooser.choose(tiny_checkpoint)
-    first.sections["Model"].heading.click()
-    first.model.batch_size.setValue(3)
     first.model.reset_button.click()
     for widget in (first, panel()):
         assert widget.model.device.currentText() == "auto"
         assert widget.model.checkpoint_chooser.path == DEMO_CHECKPOINT
         assert widget.model.batch_size.value() == 0
-        assert widget.sections["Model"].expanded
+        assert widget.sections["View"].expanded
     assert preferences.read() == preferences.Preferences()
 
 
-def test_nothing_is_kept_when_the_page_says_so(panel):
-    page = napari_settings.get_plugin_settings("napari-addm").panel
-    page.remember = False
+def test_nothing_is_remembered_if_the_page_turns_it_off(panel: MakePanel) -> None:
+    page().remember = False
     pick(panel().model.device, "cpu")
     assert panel().model.device.currentText() == "auto"
 
 
-def test_a_checkpoints_own_sampler_wins_when_it_is_chosen(panel, tiny_checkpoint):
-    napari_settings.get_plugin_settings("napari-addm").panel.sampler = "DDPM"
+def test_a_checkpoints_own_sampler_wins_when_it_is_chosen(
+    panel: MakePanel, tiny_checkpoint: Path
+) -> None:
+    page().sampler = "DDPM"
     widget = panel()
     assert widget.model.settings.sampler == "ddpm"
     widget.model.checkpoint_chooser.choose(tiny_checkpoint)
     assert widget.model.settings.sampler == "ddim"
 
 
-def test_a_checkpoint_that_is_gone_is_said_and_replaced(panel, tiny_checkpoint, tmp_path):
+def test_a_missing_checkpoint_is_replaced_with_a_message(
+    panel: MakePanel, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     copy = Path(shutil.copy(tiny_checkpoint, tmp_path / "lent.safetensors"))
     panel().model.checkpoint_chooser.choose(copy)
     copy.unlink()
@@ -114,41 +116,36 @@ def test_a_checkpoint_that_is_gone_is_said_and_replaced(panel, tiny_checkpoint, 
 
 
 def test_checkpoints_of_the_folder_are_offered_while_the_panel_is_open(
-    panel, tiny_checkpoint, tmp_path
-):
+    panel: MakePanel, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     widget = panel()
     for name in ("b", "a"):
         shutil.copy(tiny_checkpoint, tmp_path / f"{name}.safetensors")
     (tmp_path / "notes.txt").write_text("no checkpoint")
-    page = napari_settings.get_plugin_settings("napari-addm").panel
-    page.checkpoint_folder = str(tmp_path)
+    page().checkpoint_folder = str(tmp_path)
     box = widget.model.checkpoint_chooser
 
     def offered() -> list[str]:
-        return [box.itemText(n) for n in range(box.count())]
+        names = [box.itemText(n) for n in range(box.count())]
+        assert (names[0], names[-1]) == ("Demo (bundled)", "Choose a file...")
+        return names[1:-1]
 
-    assert offered() == ["Demo (bundled)", "a.safetensors", "b.safetensors", "Choose a file..."]
+    assert offered() == ["a.safetensors", "b.safetensors"]
     pick(box, "b.safetensors")
     assert "tiny" in widget.model.card.text()
     (tmp_path / "a.safetensors").unlink()
     box.showPopup()
     box.hidePopup()
-    assert offered() == ["Demo (bundled)", "b.safetensors", "Choose a file..."]
-    assert box.path == tmp_path / "b.safetensors"
-    page.checkpoint_folder = "/no/such/folder"
-    assert offered() == ["Demo (bundled)", "b.safetensors", "Choose a file..."]
-
-
-def test_a_cancelled_file_dialog_changes_nothing(panel, tiny_checkpoint, monkeypatch):
-    widget = panel()
-    widget.model.checkpoint_chooser.choose(tiny_checkpoint)
+    assert offered() == ["b.safetensors"]
+    page().checkpoint_folder = "/no/such/folder"
+    assert offered() == ["b.safetensors"]
     monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: ("", ""))
-    pick(widget.model.checkpoint_chooser, "Choose a file...")
-    assert widget.model.checkpoint_chooser.path == tiny_checkpoint
-    assert widget.model.checkpoint_chooser.currentText() == tiny_checkpoint.name
+    pick(box, "Choose a file...")
+    assert box.path == tmp_path / "b.safetensors"
+    assert box.currentText() == "b.safetensors"
 
 
-def test_a_damaged_settings_file_gives_defaults(panel):
+def test_a_damaged_settings_file_gives_defaults(panel: MakePanel) -> None:
     path = napari_settings.get_plugin_settings("napari-addm").config_path
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text(yaml.safe_dump({"panel": {"device": "abacus", "precision": "float32"}}))
@@ -157,29 +154,20 @@ def test_a_damaged_settings_file_gives_defaults(panel):
     assert widget.model.precision.currentText() == "float32"
 
 
-def test_a_closed_panel_no_longer_follows(panel, qtbot):
-    widget = DetectWidget(ViewerModel())
-    with qtbot.waitSignal(widget.destroyed):
-        widget.deleteLater()
-    napari_settings.get_plugin_settings("napari-addm").panel.device = "cpu"
-    assert panel().model.device.currentText() == "cpu"
-
-
-def test_the_page_in_the_real_dialog(make_napari_viewer, panel, qtbot):
-    """napari builds its page from the manifest, and the panel follows it."""
+def test_a_panel_follows_the_page_in_the_real_dialog(make_napari_viewer: Any, qtbot: Any) -> None:
     from napari._qt.dialogs.preferences_dialog import PreferencesDialog
 
     viewer = make_napari_viewer()
-    widget = DetectWidget(viewer)
+    widget, closed = DetectWidget(viewer), DetectWidget(ViewerModel())
     qtbot.addWidget(widget)
+    with qtbot.waitSignal(closed.destroyed):
+        closed.deleteLater()
     dialog = PreferencesDialog(parent=viewer.window._qt_window)
     qtbot.addWidget(dialog)
     names = [dialog._list.item(n).text() for n in range(dialog._list.count())]
-    assert "ADDM" in names
-    page = dialog._stack.widget(names.index("ADDM"))
-    boxes = [box for box in page.findChildren(QComboBox) if box.findText("cuda") >= 0]
-    assert len(boxes) == 1
-    boxes[0].setCurrentText("cpu")
+    boxes = dialog._stack.widget(names.index("ADDM")).findChildren(QComboBox)
+    (device,) = (box for box in boxes if box.findText("cuda") >= 0)
+    device.setCurrentText("cpu")
     assert widget.model.device.currentText() == "cpu"
     dialog.reject()
     assert widget.model.device.currentText() == "auto"

@@ -101,7 +101,7 @@ class ColorBar:
             return
         if BAR_LABEL not in overlays:
             overlays[BAR_LABEL] = TextOverlay(position="top_right", font_size=8, box=True)
-        words = texts.COLOUR_BAR_LABEL
+        words = texts.COLOR_BAR_LABEL
         threshold = self._threshold
         overlays[BAR_LABEL].text = (
             words if threshold is None else f"{words}\nthreshold {threshold:.3g}"

@@ -127,8 +127,8 @@ class Views(QWidget):
             field.setToolTip(texts.SWIPE.tip)
         self.swipe_check.toggled.connect(self._on_swipe)
         self.swipe_border.valueChanged.connect(self._on_border)
-        self.bar_check = QCheckBox(texts.COLOUR_BAR.label)
-        self.bar_check.setToolTip(texts.COLOUR_BAR.tip)
+        self.bar_check = QCheckBox(texts.COLOR_BAR.label)
+        self.bar_check.setToolTip(texts.COLOR_BAR.tip)
         self.bar_check.setChecked(True)
         self.bar_check.toggled.connect(self.color_bar.show)
         rows: tuple[list[QWidget], ...] = (
