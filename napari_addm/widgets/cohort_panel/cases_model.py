@@ -37,7 +37,7 @@ class CasesModel(QAbstractTableModel):
     Parameters
     ----------
     rows : mapping of str to CaseRow
-        All cases by their names; the owner changes it, and says so here.
+        All cases by their names. Call `show_changes` or `reset` after a change.
     parent : QWidget
 
     Attributes

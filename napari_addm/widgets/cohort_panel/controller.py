@@ -1,4 +1,4 @@
-"""What the panel 'Detect in a cohort' knows, says and allows. Free of Qt and napari."""
+"""What the panel 'Detect in a cohort' knows, shows and allows. Free of Qt and napari."""
 
 from __future__ import annotations
 
@@ -90,19 +90,19 @@ class CohortController:
     """
 
     rows_replaced = Signal()
-    """Other cases are listed."""
+    """The rows are those of other cases."""
     rows_changed = Signal(object)
-    """The rows of some cases, a list of names, are others."""
+    """The rows of some cases, a list of names, changed."""
     rows_settled = Signal()
-    """Order and filter have to fit the rows now."""
+    """Many rows changed: order and filter have to follow at once."""
     changed = Signal()
-    """Something else is allowed."""
-    said = Signal(str)
-    """Words for the status line."""
+    """`allowed`, `failed_count` or `run_text` may have changed."""
+    status_changed = Signal(str)
+    """The status line has other words."""
     failed = Signal(object)
     """An exception to show."""
     progressed = Signal(int, int)
-    """So much of a run is done, of so much."""
+    """How much of a run is done, and the whole."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
@@ -149,7 +149,7 @@ class CohortController:
 
     @property
     def run_text(self) -> texts.Text:
-        """What the button that starts a run says."""
+        """The label and tooltip of the button that starts a run."""
         unfinished = any(row.unfinished for row in self.rows.values())
         return texts.COHORT_RESUME if unfinished and not self.running else texts.COHORT_RUN
 
@@ -173,7 +173,7 @@ class CohortController:
         self.run = Idle()
         self.rows.clear()
         self.rows_replaced.emit()
-        self.said.emit("Looking for cases ..." if complete else texts.COHORT_EMPTY)
+        self.status_changed.emit("Looking for cases ..." if complete else texts.COHORT_EMPTY)
         self.changed.emit()
         return self.search if complete else None
 
@@ -186,15 +186,15 @@ class CohortController:
         )
 
     def take_search(self, item: SearchItem) -> None:
-        """Take what a search gives; one that is given up is ignored."""
+        """Take an item of a search; items of an earlier search are ignored."""
         if self.inspecting is None or item.search is not self.inspecting.search:
             return
         match item:
             case CasesCounted():
-                self.said.emit(f"Looking for cases: {item.count} so far ...")
+                self.status_changed.emit(f"Looking for cases: {item.count} so far ...")
             case SearchFailed():
                 self.inspecting = None
-                self.said.emit("")
+                self.status_changed.emit("")
                 self.failed.emit(item.error)
             case CasesFound():
                 self._list_cases(item.cases)
@@ -211,7 +211,7 @@ class CohortController:
     def _take_headers(self, item: HeadersRead) -> None:
         for each in item.found:
             row = self.rows[each.case.name]
-            # A run knows better what becomes of a case.
+            # The state of a case in a run is newer than the inspection.
             new = replace(row, found=each) if self.running else CaseRow.before_run(each)
             self.rows[each.case.name] = new
         self.rows_changed.emit([each.case.name for each in item.found])
@@ -224,7 +224,7 @@ class CohortController:
     def _say_read(self, read: int) -> None:
         total = len(self.rows)
         words = f"Reading headers: {read} of {total} ..."
-        self.said.emit(words if read < total else summarize(self.rows.values()))
+        self.status_changed.emit(words if read < total else summarize(self.rows.values()))
 
     # --- a run -----------------------------------------------------------------------------------
 
@@ -264,11 +264,11 @@ class CohortController:
         """Ask a run to stop, or give up looking for cases."""
         if isinstance(self.run, Running):
             self.run = replace(self.run, cancelled=True)
-            self.said.emit("Cancelling ...")
+            self.status_changed.emit("Cancelling ...")
         elif self.inspecting is not None:
             self.inspecting = None
             self.rows_settled.emit()
-            self.said.emit(texts.LOOKING_CANCELLED)
+            self.status_changed.emit(texts.LOOKING_CANCELLED)
         self.changed.emit()
 
     def take_progress(self, progress: BatchProgress) -> None:
@@ -286,7 +286,7 @@ class CohortController:
         total = max(progress.total, 1) * PERCENT
         self.progressed.emit(min(done, total), total)
         if not run.cancelled:
-            self.said.emit(describe_progress(progress))
+            self.status_changed.emit(describe_progress(progress))
 
     def take_error(self, error: Exception) -> None:
         """Take the error that ends the run."""
@@ -301,7 +301,7 @@ class CohortController:
                 self.rows[name] = _close_row(row, run)
         kind = Cancelled if run.cancelled else Failed if run.error is not None else Done
         self.run = kind(self._clock() - run.started, run.last)
-        self.said.emit(describe_end(self.run))
+        self.status_changed.emit(describe_end(self.run))
         self._settle(self.rows)
 
     def _get_run(self) -> Running:
@@ -344,21 +344,21 @@ class CohortController:
         return self.rows[name].case, Path(self.search.output), self.search.frame
 
     def finish_opening(self, name: str, notes: Sequence[str] = ()) -> None:
-        """Take that a case is shown, with notes on what is missing of it."""
+        """Take the end of opening a case, with notes on missing files."""
         self.opening = None
         self._say_unless_running(" ".join((f"{name} is open.", *notes)))
         if self.running and notes:
             self.failed.emit(AddmError(" ".join(notes)))
 
     def fail_opening(self, error: Exception) -> None:
-        """Take that a case cannot be shown."""
+        """Take the error of a case that cannot be shown."""
         self.opening = None
         self._say_unless_running("")
         self.failed.emit(error)
 
     def _say_unless_running(self, words: str) -> None:
         if not self.running:
-            self.said.emit(words)
+            self.status_changed.emit(words)
 
 
 def _percent(step: Progress) -> int:
@@ -376,7 +376,7 @@ def _case_in_network(run: Running, progress: BatchProgress) -> str:
 def _rows_after(
     rows: Mapping[str, CaseRow], run: Running, progress: BatchProgress
 ) -> list[CaseRow]:
-    """Return the rows that are others after this progress."""
+    """Return the rows that change with this progress."""
     result = progress.result
     if result is not None:
         state: RowState = "done" if result.status == "done" else "failed"

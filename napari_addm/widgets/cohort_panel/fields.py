@@ -100,9 +100,9 @@ class CohortOptions(QWidget):
     Attributes
     ----------
     marking_changed : Signal()
-        What counts as a finding is another.
+        The threshold or the smallest finding changed.
     reading_changed : Signal()
-        How files are read is another.
+        The frame or the resampling changed.
     threshold, minimum : QDoubleSpinBox
     frame : QSpinBox
     resample, pictures : QCheckBox

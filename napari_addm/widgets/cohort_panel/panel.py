@@ -131,7 +131,7 @@ class BatchWidget(Panel):
         controller.rows_changed.connect(self.table.show_changes)
         controller.rows_settled.connect(self.table.settle)
         controller.changed.connect(self._show_allowed)
-        controller.said.connect(partial(say, self.notices.status))
+        controller.status_changed.connect(partial(say, self.notices.status))
         controller.failed.connect(self.notices.show_error)
         controller.progressed.connect(self.notices.progress.tell)
 
@@ -334,7 +334,7 @@ class BatchWidget(Panel):
     def _on_case(self, item: CaseVersion | SavedCase | CaseNotOpened) -> None:
         name = item.version.case if isinstance(item, SavedCase) else item.case
         if name != self.controller.opening:
-            return  # a person wants another one by now
+            return  # a person has chosen another case
         if isinstance(item, CaseNotOpened):
             self.controller.fail_opening(item.error)
         elif isinstance(item, SavedCase):

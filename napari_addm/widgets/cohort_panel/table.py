@@ -92,7 +92,7 @@ class CasesTable(QWidget):
     Parameters
     ----------
     rows : mapping of str to CaseRow
-        All cases by their names; the owner changes it, and says so here.
+        All cases by their names. Call `show_changes` or `reset` after a change.
 
     Attributes
     ----------

@@ -70,7 +70,7 @@ class Panel:
         self.said: list[str] = []
         self.errors: list[Exception] = []
         self.progress: list[tuple[int, int]] = []
-        self.controller.said.connect(self.said.append)
+        self.controller.status_changed.connect(self.said.append)
         self.controller.failed.connect(self.errors.append)
         self.controller.progressed.connect(lambda *both: self.progress.append(both))
         self.controller.set_specification(SPECIFICATION)
