@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import napari
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -14,7 +15,9 @@ from napari.layers import Image, Labels, Layer
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import Detection, Progress
+from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
+from napari_addm.io.writing import write_volume
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.run import ResultReady, RunRequest, RunStarted
 from napari_addm.widgets.layer_registry import is_output
@@ -24,25 +27,55 @@ from napari_addm.widgets.layers import volume_to_layer
 MINUTE = 60_000
 
 
-@pytest.fixture
-def new_panel(tiny_checkpoint: Path, qtbot: Any) -> Callable[..., DetectWidget]:
-    """``new_panel(viewer)``: with a tiny network on the CPU and a low threshold.
+@pytest.fixture(scope="session")
+def scan_file(make_brain: Callable[..., Volume], tmp_path_factory: Any) -> Path:
+    """``head.nii.gz``: a head of 29 x 39 x 33 voxels of 5 mm with a lesion."""
+    affine = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
+    head = make_brain(affine, (33, 39, 29), ((25.0, -20.0, 15.0, 20.0),))
+    return write_volume(tmp_path_factory.mktemp("scan") / "head.nii.gz", head)
 
-    In a viewer with a window it is docked there.
-    """
 
-    def make(viewer: Any, checkpoint: Path = tiny_checkpoint) -> DetectWidget:
-        panel = DetectWidget(viewer)
-        if isinstance(viewer, ViewerModel) and not hasattr(viewer, "window"):
-            qtbot.addWidget(panel)
-        else:
-            viewer.window.add_dock_widget(panel, name="detect")
+@pytest.fixture(scope="session")
+def scan(scan_file: Path) -> Volume:
+    """The head, read from its file."""
+    return read_volume(scan_file)
+
+
+@pytest.fixture(scope="module")
+def window(qapp: Any) -> Iterator[napari.Viewer]:
+    """One viewer with a window for all tests of a file; each leaves it as it was."""
+    made = napari.Viewer()
+    made.window.resize(1200, 780)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def prepare(tiny_checkpoint: Path) -> Callable[..., DetectWidget]:
+    """``prepare(panel)``: give it a tiny network on the CPU and a low threshold."""
+
+    def make_ready(panel: DetectWidget, checkpoint: Path = tiny_checkpoint) -> DetectWidget:
         panel.model.checkpoint_chooser.choose(checkpoint)
         panel.model.device.setCurrentText("cpu")
         panel.model.precision.setCurrentText("float32")
         # An untrained network finds something everywhere.
         panel.findings.threshold.setValue(0.01)
         return panel
+
+    return make_ready
+
+
+@pytest.fixture
+def new_panel(prepare: Callable[..., DetectWidget], qtbot: Any) -> Callable[..., DetectWidget]:
+    """``new_panel(viewer)``: one that is prepared; in a viewer with a window it is docked there."""
+
+    def make(viewer: Any) -> DetectWidget:
+        panel = DetectWidget(viewer)
+        if isinstance(viewer, ViewerModel) and not hasattr(viewer, "window"):
+            qtbot.addWidget(panel)
+        else:
+            viewer.window.add_dock_widget(panel, name="detect")
+        return prepare(panel)
 
     return make
 
@@ -70,7 +103,7 @@ def run(finish: Callable[[DetectWidget], None]) -> Callable[[DetectWidget], None
     return press
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def show_result(
     tiny_checkpoint: Path, make_detection: Callable[..., Detection]
 ) -> Callable[..., Detection]:
@@ -110,9 +143,9 @@ def show_result(
     return show
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def add() -> Callable[..., Layer]:
-    """``add(viewer, volume, kind, name=...)``: the layer of a volume."""
+    """``add(viewer, volume, kind, name=...)``: the layer of a volume, called as its file."""
 
     def add_layer(viewer: Any, volume: Volume, kind: Any = "image", **options: Any) -> Layer:
         data, arguments, kind = volume_to_layer(volume, kind, **options)
@@ -123,7 +156,7 @@ def add() -> Callable[..., Layer]:
     return add_layer
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def output() -> Callable[[Any, str], Layer | None]:
     """``output(viewer, title)``: the layer of a result, if there is one."""
 

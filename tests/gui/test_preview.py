@@ -1,4 +1,4 @@
-"""Follow slice in a real viewer, with a real (tiny) network."""
+"""Follow slice with a real (tiny) network; `test_walk.py` has it in a real viewer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from numpy.testing import assert_array_equal
 
 from napari_addm.checkpoint.file import load_checkpoint
@@ -15,14 +16,8 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layer_registry import is_output
 
-AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
 REACH = 3  # slices of 5 mm in the reach of a preview
 MINUTE = 60_000
-
-
-@pytest.fixture(scope="module")
-def scan(make_brain: Any) -> Volume:
-    return make_brain(AFFINE, (33, 39, 29), ((25.0, -20.0, 15.0, 20.0),))
 
 
 class Desk:
@@ -53,10 +48,13 @@ class Desk:
 
 
 @pytest.fixture
-def desk(make_napari_viewer_proxy: Any, new_panel: Any, add: Any, scan: Volume, qtbot: Any) -> Desk:
-    viewer = make_napari_viewer_proxy(show=True)
-    add(viewer, scan.with_data(scan.data.copy()), name="head")
-    return Desk(viewer, new_panel(viewer), qtbot)
+def desk(new_panel: Any, add: Any, scan: Volume, qtbot: Any) -> Desk:
+    viewer = ViewerModel()
+    add(viewer, scan.with_data(scan.data.copy()))
+    panel = new_panel(viewer)
+    panel.show()
+    qtbot.waitExposed(panel)
+    return Desk(viewer, panel, qtbot)
 
 
 def test_the_newest_slice_is_reconstructed_with_its_neighbors(desk: Desk) -> None:

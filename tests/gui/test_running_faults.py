@@ -4,35 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Semaphore
 
 import numpy as np
 import pytest
 import torch
 from napari.components import ViewerModel
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Labels
 from numpy.testing import assert_array_equal
-from qtpy.QtCore import QThreadPool
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from napari_addm.io.reading import read_labels
-from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet
 from napari_addm.outputs.folder import claim_outputs
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layer_registry import is_output
-from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.status_bar import Notices
 
-AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
-SHAPE = (33, 39, 29)
 MINUTE = 60_000
-
-
-@pytest.fixture(scope="module")
-def scan(make_brain) -> Volume:
-    return make_brain(AFFINE, SHAPE, ((25.0, -20.0, 15.0, 20.0),))
 
 
 @pytest.fixture
@@ -41,35 +31,8 @@ def model() -> ViewerModel:
 
 
 @pytest.fixture
-def panel(model, tiny_checkpoint, qtbot) -> DetectWidget:
-    widget = DetectWidget(model)
-    qtbot.addWidget(widget)
-    widget.model.checkpoint_chooser.choose(tiny_checkpoint)
-    widget.model.device.setCurrentText("cpu")
-    widget.model.precision.setCurrentText("float32")
-    widget.findings.threshold.setValue(0.01)
-    return widget
-
-
-def add(viewer, volume: Volume, name: str = "head") -> Image:
-    data, arguments, _ = volume_to_layer(volume, name=name)
-    return viewer.add_layer(Image(data.copy(), **arguments))
-
-
-def output(viewer, title: str) -> Layer | None:
-    return next((x for x in viewer.layers if is_output(x) and x.name.endswith(title)), None)
-
-
-def finish(qtbot, panel: DetectWidget) -> None:
-    qtbot.waitUntil(lambda: not panel.running, timeout=2 * MINUTE)
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=MINUTE)
-    qtbot.wait(50)
-
-
-def run(qtbot, panel: DetectWidget) -> None:
-    panel.run()
-    assert panel.running
-    finish(qtbot, panel)
+def panel(model, new_panel) -> DetectWidget:
+    return new_panel(model)
 
 
 def error_of(panel: DetectWidget) -> str:
@@ -79,15 +42,15 @@ def error_of(panel: DetectWidget) -> str:
 # --- the machine ---------------------------------------------------------------------------------
 
 
-def test_no_memory_at_all_is_said_and_the_panel_goes_on(model, panel, qtbot, scan, monkeypatch):
+def test_no_memory_at_all_is_said_and_the_panel_goes_on(model, panel, run, add, scan, monkeypatch):
     add(model, scan)
     with monkeypatch.context() as patch:
         # more than any machine has: the real refusal
         patch.setattr(PackedUNet, "forward", lambda *arguments: torch.empty(2**60))
-        run(qtbot, panel)
+        run(panel)
     assert error_of(panel).startswith("Out of memory with a single slice")
     assert panel.run_button.isEnabled()
-    run(qtbot, panel)
+    run(panel)
     assert error_of(panel) == ""
     assert panel.outcome.detection.done.all()
 
@@ -100,7 +63,7 @@ def test_any_other_lack_of_memory_is_no_bug(qtbot):
     assert notices.details.isHidden()
 
 
-def test_what_mps_cannot_do_goes_on_on_the_cpu(model, panel, qtbot, scan, monkeypatch):
+def test_what_mps_cannot_do_goes_on_on_the_cpu(model, panel, run, add, scan, monkeypatch):
     """On a machine that says it has MPS, an operation raises what torch raises there."""
     add(model, scan)
     on: list[str] = []
@@ -127,7 +90,7 @@ def test_what_mps_cannot_do_goes_on_on_the_cpu(model, panel, qtbot, scan, monkey
     monkeypatch.setattr(torch.Tensor, "to", stay(tensor_to))
     monkeypatch.setattr(PackedUNet, "forward", unsupported)
     panel.model.device.setCurrentText("auto")
-    run(qtbot, panel)
+    run(panel)
     assert error_of(panel) == ""
     assert "not supported on mps: went on on the CPU" in panel.warnings.text()
     assert panel.outcome.detection.device == "cpu"
@@ -148,20 +111,20 @@ def full_disk(left: int) -> Iterator[None]:
 
 
 def test_a_full_disk_leaves_no_partial_file_and_keeps_what_was_saved(
-    model, panel, qtbot, scan, tmp_path
+    model, panel, qtbot, finish, add, output, show_result, scan, tmp_path
 ):
     add(model, scan)
-    run(qtbot, panel)
+    show_result(panel)
     out = tmp_path / "out"
     with full_disk(4096):
         panel.saving.save(out)
-        finish(qtbot, panel)
+        finish(panel)
     assert error_of(panel).startswith(f"{out} cannot be written to")
     assert "free some space" in error_of(panel)
     assert panel.notices.details.isHidden()
     assert not out.exists() or not list(out.iterdir())
     panel.saving.save(out)  # there is room again, and nothing was lost
-    finish(qtbot, panel)
+    finish(panel)
     assert error_of(panel) == ""
     labels = read_labels(out / "head_labels.nii.gz")
     assert_array_equal(labels.data, output(model, "anomalies").data)
@@ -171,22 +134,22 @@ def test_a_full_disk_leaves_no_partial_file_and_keeps_what_was_saved(
     qtbot.wait(100)
     with full_disk(4096):
         panel.saving.save(out, overwrite=True)
-        finish(qtbot, panel)
+        finish(panel)
     assert "free some space" in error_of(panel)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_two_runs_at_one_output(model, panel, qtbot, scan, tmp_path):
+def test_two_runs_at_one_output(model, panel, finish, add, show_result, scan, tmp_path):
     """One of the two says so and writes nothing; the files are all of the other."""
     add(model, scan)
-    run(qtbot, panel)
+    show_result(panel)
     with claim_outputs(tmp_path, "head"):  # this thread is one of the two
         panel.saving.save(tmp_path)
-        finish(qtbot, panel)
+        finish(panel)
         assert error_of(panel).startswith("Another run is writing the files of head")
         assert not list(tmp_path.glob("head*"))
     panel.saving.save(tmp_path)
-    finish(qtbot, panel)
+    finish(panel)
     assert error_of(panel) == ""
     assert (tmp_path / "head_record.json").is_file()
 
@@ -195,42 +158,47 @@ def test_two_runs_at_one_output(model, panel, qtbot, scan, tmp_path):
 
 
 @contextmanager
-def held_within(call: int) -> Iterator[tuple[Event, Event]]:
-    """The network waits in one of its calls: what tells of it, and what lets it go on."""
-    begun, go, calls = Event(), Event(), []
+def held_after(calls: int) -> Iterator[tuple[Event, Event]]:
+    """The network stops after so many calls: an event that says so, and one that frees it."""
+    allowed, held, go = Semaphore(calls), Event(), Event()
 
     def wait(module, inputs):
-        if isinstance(module, PackedUNet):
-            calls.append(len(inputs[0]))
-            if len(calls) == call:
-                begun.set()
-                assert go.wait(60)
+        if isinstance(module, PackedUNet) and not allowed.acquire(blocking=False):
+            held.set()
+            assert go.wait(60)
 
     hook = register_module_forward_pre_hook(wait)
     try:
-        yield begun, go
+        yield held, go
     finally:
         go.set()
         hook.remove()
 
 
-def cancel_within(qtbot, panel: DetectWidget, call: int) -> None:
-    """Run, and cancel while the network is in one of its calls."""
-    with held_within(call) as (begun, go):
-        panel.run()
-        qtbot.waitUntil(begun.is_set, timeout=MINUTE)
-        panel.cancel_button.click()
-        go.set()
-        finish(qtbot, panel)
+@pytest.fixture
+def cancel_after(qtbot, finish):
+    """``cancel_after(panel, calls)``: run, and cancel when the network has done so much."""
+
+    def run_and_cancel(panel: DetectWidget, calls: int) -> None:
+        with held_after(calls) as (held, go):
+            panel.run()
+            qtbot.waitUntil(held.is_set, timeout=MINUTE)
+            panel.cancel_button.click()
+            go.set()
+            finish(panel)
+
+    return run_and_cancel
 
 
-def test_cancel_keeps_what_is_done_and_the_next_run_goes_on(model, panel, qtbot, scan):
+def test_cancel_keeps_what_is_done_and_the_next_run_goes_on(
+    model, panel, cancel_after, add, output, scan
+):
     """Also a run that is cancelled in its first call shows what the run before has finished."""
     add(model, scan)
     panel.model.batch_size.setValue(1)
-    before = np.zeros(SHAPE[-1], bool)
-    for call in (25, 1, 25):
-        cancel_within(qtbot, panel, call)
+    before = np.zeros(scan.shape[0], bool)
+    for calls in (24, 0, 24):
+        cancel_after(panel, calls)
         detection = panel.outcome.detection
         done, brain = detection.done, detection.slices.reconstructed
         assert done[before].all()
@@ -250,22 +218,24 @@ def test_cancel_keeps_what_is_done_and_the_next_run_goes_on(model, panel, qtbot,
 # --- layers that go or change --------------------------------------------------------------------
 
 
-def test_another_scan_of_that_name_gets_nothing(model, panel, qtbot, scan):
+def test_another_scan_of_that_name_gets_nothing(
+    model, panel, qtbot, run, finish, cancel_after, add, output, scan
+):
     """A scan is deleted mid-run and another one of its name is opened: it is another scan."""
     layer = add(model, scan)
     panel.model.batch_size.setValue(1)
-    cancel_within(qtbot, panel, 25)
+    cancel_after(panel, 24)
     first = output(model, "anomaly map").data.copy()
-    with held_within(1) as (begun, go):
+    with held_after(0) as (held, go):
         panel.run()
-        qtbot.waitUntil(begun.is_set, timeout=MINUTE)
+        qtbot.waitUntil(held.is_set, timeout=MINUTE)
         model.layers.remove(layer)
         other = add(model, scan.with_data(scan.data[:, :, ::-1].copy()))
         go.set()
-        finish(qtbot, panel)
+        finish(panel)
     assert other.name == layer.name
     assert error_of(panel) == ""
-    run(qtbot, panel)
+    run(panel)
     assert panel.outcome.layers.scan_layer is other
     maps = [one for one in model.layers if is_output(one) and "anomaly map" in one.name]
     assert len(maps) == 2  # each scan has its own
@@ -273,8 +243,8 @@ def test_another_scan_of_that_name_gets_nothing(model, panel, qtbot, scan):
     assert_array_equal(maps[1].data, panel.outcome.detection.anomaly.data)
 
 
-@pytest.mark.parametrize("kept", ["reconstruction", "anomaly map", "anomalies"])
-def test_all_other_layers_may_go(model, panel, qtbot, scan, kept):
+@pytest.mark.parametrize("kept", ["reconstruction", "anomalies"])
+def test_all_other_layers_may_go(model, panel, qtbot, finish, add, output, scan, kept):
     layer = add(model, scan)
     place = {"scale": layer.scale, "translate": layer.translate}
     mask, truth = (
@@ -290,14 +260,13 @@ def test_all_other_layers_may_go(model, panel, qtbot, scan, kept):
     titles = {"reconstruction", "anomaly map", "uncertainty", "anomalies"}
     for gone in (mask, truth, *(output(model, title) for title in titles - {kept})):
         model.layers.remove(gone)
-    finish(qtbot, panel)
+    finish(panel)
     assert error_of(panel) == ""
     detection = panel.outcome.detection
     assert detection.done.all()
     assert panel.outcome.agreement is None
     expected = {
         "reconstruction": detection.reconstruction.data,
-        "anomaly map": detection.anomaly.data,
         "anomalies": panel.outcome.marked.labels,
     }
     assert_array_equal(output(model, kept).data, expected[kept])
@@ -307,21 +276,21 @@ def test_all_other_layers_may_go(model, panel, qtbot, scan, kept):
 # --- layers that a run cannot use ----------------------------------------------------------------
 
 
-def test_layers_without_a_file_are_called_by_their_names(model, panel, qtbot, scan):
+def test_layers_without_a_file_are_called_by_their_names(model, panel, run, add, scan):
     model.add_image(np.random.default_rng(0).random((4, 4, 4)), name="tiny")
-    run(qtbot, panel)
+    run(panel)
     assert error_of(panel).startswith("tiny: no slice holds")
     model.layers["tiny"].name = "small"
-    run(qtbot, panel)
+    run(panel)
     assert error_of(panel).startswith("small: no slice holds")
     head = add(model, scan)
     empty = np.zeros(head.data.shape, np.uint8)
     mask = Labels(empty, name="nothing", scale=head.scale, translate=head.translate)
     panel.inputs.brain.chooser.choose(model.add_layer(mask))
-    run(qtbot, panel)
+    run(panel)
     assert error_of(panel).startswith("layer 'nothing' is empty, so it marks no brain")
     mask.data = (head.data > 0).astype(np.uint8)
-    run(qtbot, panel)
+    run(panel)
     assert error_of(panel) == ""
 
 
@@ -332,29 +301,30 @@ def shifted(model, head: Image, name: str, by: tuple[float, float, float]) -> La
     return model.add_layer(Labels(labels, name=name, scale=head.scale, translate=place))
 
 
-@pytest.mark.parametrize("role", ["brain mask", "ground truth"])
-def test_labels_beside_the_scan_are_refused(model, panel, qtbot, scan, role):
+def test_labels_beside_the_scan_are_refused(model, panel, finish, add, scan):
     head = add(model, scan)
     far = shifted(model, head, "far", (0, 0, 1000))
-    choice = panel.inputs.brain if role == "brain mask" else panel.agreement.truth
-    choice.chooser.choose(far)
-    choice.resample_button.click()
-    finish(qtbot, panel)
-    assert error_of(panel).startswith("layer 'far' lies beside the scan, its nearest labelled")
-    assert list(model.layers) == [head, far]
-    assert choice.resample_button.isEnabled()
+    for choice in (panel.inputs.brain, panel.agreement.truth):
+        choice.chooser.choose(far)
+        choice.resample_button.click()
+        finish(panel)
+        assert error_of(panel).startswith("layer 'far' lies beside the scan, its nearest labelled")
+        assert list(model.layers) == [head, far]
+        assert choice.resample_button.isEnabled()
 
 
-def test_what_a_resampled_mask_left_out_is_named_with_the_result(model, panel, qtbot, scan):
+def test_what_a_resampled_mask_left_out_is_named_with_the_result(
+    model, panel, run, finish, add, scan
+):
     head = add(model, scan)
     part = shifted(model, head, "part", (60, 0, 0))
     panel.inputs.brain.chooser.choose(part)
     panel.inputs.brain.resample_button.click()
-    finish(qtbot, panel)
+    finish(panel)
     assert panel.inputs.brain.chooser.currentText() == "part on head"
     panel.model.this_slice.setChecked(True)
     model.dims.set_current_step(0, len(head.data) - 8)
-    run(qtbot, panel)
+    run(panel)
     assert error_of(panel) == ""
     beyond = np.count_nonzero(part.data[-12:]) / 8  # 5 mm each way, in mL
     words = f"The brain mask: {beyond:.0f} of its {np.count_nonzero(part.data) / 8:.0f} mL lie"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from napari.layers import Image, Labels
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
     QAbstractSlider,
     QAbstractSpinBox,
@@ -28,12 +29,7 @@ from napari_addm.io.volume import Volume
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.forms import Panel, Section
-from napari_addm.widgets.layers import volume_to_layer
 
-AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
-SHAPE = (33, 39, 29)
-LESION = (25.0, -20.0, 15.0, 20.0)
-MINUTE = 60_000
 KINDS = (QAbstractSlider, QAbstractSpinBox, QComboBox, QTabBar)
 
 
@@ -110,36 +106,38 @@ def dialogs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return opened
 
 
-def add(viewer: Any, volume: Volume, kind: str = "image", **options: Any) -> Any:
-    data, arguments, kind = volume_to_layer(volume, kind, **options)
-    return viewer.add_layer((Image if kind == "image" else Labels)(data, **arguments))
-
-
-@pytest.fixture(params=["detect", "cohort"])
+@pytest.fixture(scope="module", params=["detect", "cohort"])
 def panel(
-    request: Any, make_napari_viewer_proxy: Any, qtbot: Any, tiny_checkpoint: Any, make_brain: Any
-) -> Any:
+    request: Any, window: Any, prepare: Any, scan: Volume, add: Any, show_result: Any, qapp: Any
+) -> Iterator[Any]:
     """A panel in a real viewer, all of it unfolded; the one of a scan with its result."""
-    viewer = make_napari_viewer_proxy(show=True)
-    viewer.window.set_geometry(0, 0, 1280, 700 if request.param == "detect" else 960)
-    made: Any = (DetectWidget if request.param == "detect" else BatchWidget)(viewer)
-    viewer.window.add_dock_widget(made)
+    window.window.set_geometry(0, 0, 1280, 700 if request.param == "detect" else 960)
+    made: Any = (DetectWidget if request.param == "detect" else BatchWidget)(window)
+    dock = window.window.add_dock_widget(made)
     if request.param == "detect":
-        made.model.checkpoint_chooser.choose(tiny_checkpoint)
-        made.model.device.setCurrentText("cpu")
-        made.model.precision.setCurrentText("float32")
-        scan = make_brain(AFFINE, SHAPE, (LESION,))
-        add(viewer, scan, name="head")
+        prepare(made)
+        add(window, scan, name="head")
         truth = scan.with_data((scan.data > np.quantile(scan.data, 0.95)).astype(np.uint8))
-        made.agreement.truth.chooser.choose(add(viewer, truth, "labels", name="lesion"))
-        made.run()
-        qtbot.waitUntil(lambda: not made.running, timeout=MINUTE)
-        qtbot.waitUntil(lambda: made.outcome.agreement is not None, timeout=MINUTE)
+        made.agreement.truth.chooser.choose(add(window, truth, "labels", name="lesion"))
+        show_result(made)
+        while made.jobs.going:
+            qapp.processEvents()
     for section in made.findChildren(Section):
         section.expand()
-    viewer.window._qt_window.activateWindow()
-    qtbot.wait(300)
-    return made
+    made.window().activateWindow()
+    QTest.qWait(300)
+    yield made
+    window.window.remove_dock_widget(dock)
+    made.close()
+    window.layers.clear()
+
+
+def test_the_panel_opens_with_no_field_focussed(panel: Any) -> None:
+    focus = QApplication.focusWidget()
+    assert focus is None or not isinstance(focus, KINDS)
+    assert all(
+        each.focusPolicy() != Qt.FocusPolicy.WheelFocus for each in panel.findChildren(QWidget)
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,14 +189,6 @@ def test_a_field_with_the_focus_follows_the_wheel(
         field.clearFocus()
     assert changed > 10
     assert dialogs == []  # nor does the last entry of the checkpoints open one
-
-
-def test_the_panel_opens_with_no_field_focussed(panel: Any) -> None:
-    focus = QApplication.focusWidget()
-    assert focus is None or not isinstance(focus, KINDS)
-    assert all(
-        each.focusPolicy() != Qt.FocusPolicy.WheelFocus for each in panel.findChildren(QWidget)
-    )
 
 
 def test_fields_that_come_later_are_no_exception(panel: Any, qtbot: Any) -> None:
