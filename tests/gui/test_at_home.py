@@ -27,22 +27,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.volume import Volume
 from napari_addm.metrics.metric import rated_metrics
 from napari_addm.widgets import texts
 from napari_addm.widgets.commands import open_panel
 from napari_addm.widgets.detect_panel.panel import DetectWidget
-from napari_addm.widgets.layer_registry import is_output
-from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.viewing.planes import PLANES
 
-AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
 MINUTE = 60_000
-
-
-@pytest.fixture(scope="module")
-def scan(make_brain) -> Volume:
-    return make_brain(AFFINE, (33, 39, 29), ((25.0, -20.0, 15.0, 20.0),))
 
 
 @pytest.fixture
@@ -50,33 +41,9 @@ def model() -> ViewerModel:
     return ViewerModel()
 
 
-def prepare(panel: DetectWidget, checkpoint) -> DetectWidget:
-    panel.model.checkpoint_chooser.choose(checkpoint)
-    panel.model.device.setCurrentText("cpu")
-    panel.model.precision.setCurrentText("float32")
-    panel.findings.threshold.setValue(0.01)
-    return panel
-
-
 @pytest.fixture
-def panel(model, tiny_checkpoint, qtbot) -> DetectWidget:
-    widget = DetectWidget(model)
-    qtbot.addWidget(widget)
-    return prepare(widget, tiny_checkpoint)
-
-
-def add(viewer, volume: Volume, name: str = "head") -> Image:
-    data, arguments, _ = volume_to_layer(volume, name=name)
-    return viewer.add_layer(Image(data, **arguments))
-
-
-def output(viewer, title: str):
-    return next((x for x in viewer.layers if is_output(x) and x.name.endswith(title)), None)
-
-
-def finish(qtbot, *panels: DetectWidget) -> None:
-    qtbot.waitUntil(lambda: not any(p.running for p in panels), timeout=2 * MINUTE)
-    qtbot.wait(100)
+def panel(model, new_panel) -> DetectWidget:
+    return new_panel(model)
 
 
 # --- the look ------------------------------------------------------------------------------------
@@ -115,34 +82,32 @@ def test_everything_that_can_be_pressed_or_set_says_what_it_does(panel):
     assert all(bar.tabToolTip(n) for bar in bars for n in range(bar.count()))
 
 
-@pytest.mark.parametrize("theme", ["dark", "light"])
 def test_run_stays_in_reach_on_a_small_screen(
-    make_napari_viewer, tiny_checkpoint, qtbot, scan, theme
+    make_napari_viewer, prepare, add, show_result, qtbot, scan
 ):
     viewer = make_napari_viewer(show=True)
-    viewer.theme = theme
-    window = viewer.window._qt_window
-    window.resize(1280, 800)
-    panel = prepare(open_panel(viewer), tiny_checkpoint)
+    viewer.window.resize(1280, 800)
+    panel = prepare(open_panel(viewer))
+    window = panel.window()
     add(viewer, scan)
-    panel.model.this_slice.setChecked(True)
-    panel.run()
-    finish(qtbot, panel)
+    show_result(panel)
     panel.notices.status.setText("A long line of words that wraps. " * 6)
-    qtbot.wait(200)
-    assert (window.width(), window.height()) == (1280, 800)
-    for widget in (panel.run_button, panel.cancel_button, panel.notices.status):
-        low = widget.mapTo(window, QPoint(0, widget.height()))
-        assert widget.isVisible()
-        assert low.y() <= window.height()
-        assert low.x() + widget.width() <= window.width()
-    # The rest scrolls.
-    panel.scroll_area.ensureWidgetVisible(panel.saving.save_button)
-    top = panel.saving.save_button.mapTo(panel, QPoint(0, 0)).y()
-    assert 0 <= top <= panel.run_button.mapTo(panel, QPoint(0, 0)).y()
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        qtbot.wait(200)
+        assert (window.width(), window.height()) == (1280, 800)
+        for widget in (panel.run_button, panel.cancel_button, panel.notices.status):
+            low = widget.mapTo(window, QPoint(0, widget.height()))
+            assert widget.isVisible()
+            assert low.y() <= window.height()
+            assert low.x() + widget.width() <= window.width()
+        # The rest scrolls.
+        panel.scroll_area.ensureWidgetVisible(panel.saving.save_button)
+        top = panel.saving.save_button.mapTo(panel, QPoint(0, 0)).y()
+        assert 0 <= top <= panel.run_button.mapTo(panel, QPoint(0, 0)).y()
 
 
-def test_empty_panel_offers_the_demo_and_nothing_else(model, panel, scan):
+def test_empty_panel_offers_the_demo_and_nothing_else(model, panel, add, scan):
     shown = {title for title, section in panel.sections.items() if not section.isHidden()}
     assert shown == set()
     assert not panel.welcome.isHidden()
@@ -166,16 +131,23 @@ def said():
     return lambda: [n.message for n in notification_manager.records[before:]]
 
 
-def test_commands_of_the_menus_work_on_the_selected_layer(make_napari_viewer, said, scan, qtbot):
+def test_commands_of_the_menus_work_on_the_selected_layer(make_napari_viewer, said, add, scan):
     viewer = make_napari_viewer()
-    commands = get_app_model().commands
+    menus, commands = get_app_model().menus, get_app_model().commands
+    for menu, names in {
+        "napari/layers/segment": ("detect", "detect_in_layer"),
+        "napari/layers/measure": ("compare_with_layer",),
+        "napari/file/io_utilities": ("save_results", "open_demo"),
+    }.items():
+        there = {item.command.id for item in menus.get_menu(menu) if hasattr(item, "command")}
+        assert {f"napari-addm.{name}" for name in names} <= there
 
     def do(name: str) -> None:
         commands.execute_command(f"napari-addm.{name}")
 
     do("detect_in_layer")
     assert said() == [texts.NO_IMAGE_CHOSEN]
-    first, second = add(viewer, scan, "first"), add(viewer, scan, "second")
+    first, second = (add(viewer, scan, name=name) for name in ("first", "second"))
     labels = viewer.add_layer(Labels(np.zeros(scan.shape, int), scale=first.scale, name="truth"))
     viewer.layers.selection.active = second
     do("detect_in_layer")
@@ -206,18 +178,6 @@ def test_commands_have_no_icon():
     manager.discover()
     commands = manager.get_manifest("napari-addm").contributions.commands
     assert not [command.id for command in commands if command.icon]
-
-
-def test_commands_are_in_the_menus(make_napari_viewer):
-    make_napari_viewer()
-    menus = get_app_model().menus
-    for menu, names in {
-        "napari/layers/segment": ("detect", "detect_in_layer"),
-        "napari/layers/measure": ("compare_with_layer",),
-        "napari/file/io_utilities": ("save_results", "open_demo"),
-    }.items():
-        there = {item.command.id for item in menus.get_menu(menu) if hasattr(item, "command")}
-        assert {f"napari-addm.{name}" for name in names} <= there
 
 
 # --- layers --------------------------------------------------------------------------------------
@@ -267,27 +227,24 @@ def axes_of(form: str, data: np.ndarray, scale: tuple[float, ...]) -> Image:
     return Image(data, scale=scale, name="head")
 
 
-@pytest.mark.parametrize("form", ["one frame", "dask", "multiscale"])
-def test_other_kinds_of_layers_give_the_same_result(model, panel, qtbot, scan, form):
-    reference = axes_of("plain", scan.data, scan.spacing)
-    model.add_layer(reference)
-    panel.run()
-    finish(qtbot, panel)
-    expected = output(model, "anomaly map").data.copy()
-    model.layers.clear()
-    layer = axes_of(form, scan.data, scan.spacing)
-    model.add_layer(layer)
-    assert panel.inputs.message.text() == ""
-    panel.run()
-    finish(qtbot, panel)
-    assert panel.notices.error.text() == ""
-    made = output(model, "anomaly map")
-    assert_array_equal(made.data, expected)
-    assert_allclose(made.scale, scan.spacing)
-    assert_allclose(made.extent.world, layer.extent.world[:, -3:])
+def test_other_kinds_of_layers_give_the_same_result(model, panel, run, output, scan):
+    expected = None
+    for form in ("plain", "one frame", "dask", "multiscale"):
+        layer = axes_of(form, scan.data, scan.spacing)
+        model.add_layer(layer)
+        assert panel.inputs.message.text() == ""
+        run(panel)
+        assert panel.notices.error.text() == ""
+        made = output(model, "anomaly map")
+        if expected is None:
+            expected = made.data.copy()
+        assert_array_equal(made.data, expected, err_msg=form)
+        assert_allclose(made.scale, scan.spacing)
+        assert_allclose(made.extent.world, layer.extent.world[:, -3:])
+        model.layers.clear()
 
 
-def test_a_frame_of_several_is_taken_where_the_viewer_is(model, panel, qtbot, scan):
+def test_a_frame_of_several_is_taken_where_the_viewer_is(model, panel, run, scan):
     frames = dask.array.stack([scan.data * n for n in (3, 2, 1)])
     layer = Image(
         frames, scale=(2, *scan.spacing), translate=(10, 1, 2, 3), contrast_limits=(0, 140)
@@ -304,16 +261,17 @@ def test_a_frame_of_several_is_taken_where_the_viewer_is(model, panel, qtbot, sc
     assert_allclose(taken.translate, (1, 2, 3))
     model.dims.set_current_step(1, 17)
     panel.model.this_slice.setChecked(True)
-    panel.run()
-    finish(qtbot, panel)
+    run(panel)
     assert panel.notices.error.text() == ""
     assert_array_equal(np.flatnonzero(panel.outcome.detection.done), [17])
 
 
-def test_layers_renamed_and_removed_while_a_run_goes_on(model, panel, qtbot, scan):
+def test_layers_renamed_and_removed_while_a_run_goes_on(
+    model, panel, qtbot, finish, add, output, scan
+):
     """Results stay with their scan by identity, and come to what is left."""
     layer = add(model, scan)
-    other = add(model, scan, "other")
+    other = add(model, scan, name="other")
     mask = model.add_layer(
         Labels((scan.data > 0).astype(np.uint8), scale=layer.scale, translate=layer.translate)
     )
@@ -329,7 +287,7 @@ def test_layers_renamed_and_removed_while_a_run_goes_on(model, panel, qtbot, sca
     model.layers.remove(mask)
     model.layers.remove(other)
     output(model, "reconstruction").data = np.zeros((4, 5, 6), np.float32)  # as a crop does
-    finish(qtbot, panel)
+    finish(panel)
     assert panel.notices.error.text() == ""
     assert panel.outcome.layers.labels() is not None
     output(model, "anomalies").data = np.zeros((4, 5, 6), int)
@@ -342,26 +300,27 @@ def test_layers_renamed_and_removed_while_a_run_goes_on(model, panel, qtbot, sca
     assert panel.inputs.brain.chooser.currentText() == "Automatic"
 
 
-def test_the_scan_changed_while_a_run_goes_on(model, panel, qtbot, scan):
+def test_the_scan_changed_while_a_run_goes_on(model, panel, finish, add, scan):
     """A run works on the scan as it was when Run was pressed."""
-    layer = add(model, Volume(scan.data.copy(), scan.affine, scan.source))
+    layer = add(model, scan.with_data(scan.data.copy()))
     panel.run()
     layer.data = np.zeros_like(layer.data)
-    finish(qtbot, panel)
+    finish(panel)
     assert panel.notices.error.text() == ""
     assert panel.outcome.detection.reconstruction.data.any()
 
 
-def test_two_viewers_run_at_once(make_napari_viewer, tiny_checkpoint, qtbot, scan):
-    viewers = [make_napari_viewer(), make_napari_viewer()]
-    panels = [prepare(open_panel(viewer), tiny_checkpoint) for viewer in viewers]
+def test_two_viewers_run_at_once(new_panel, finish, add, output, scan):
+    viewers = [ViewerModel(), ViewerModel()]
+    panels = [new_panel(viewer) for viewer in viewers]
     flipped = scan.with_data(np.ascontiguousarray(scan.data[:, :, ::-1]))
     for viewer, volume in zip(viewers, (scan, flipped), strict=True):
         add(viewer, volume)
     for panel in panels:
         panel.run()
     assert all(panel.running for panel in panels)
-    finish(qtbot, *panels)
+    for panel in panels:
+        finish(panel)
     maps = [output(viewer, "anomaly map").data for viewer in viewers]
     for panel, viewer, found in zip(panels, viewers, maps, strict=True):
         assert panel.notices.error.text() == ""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Labels
-from napari.layers._layer_actions import _duplicate_layer
+from napari.layers import Image, Labels, Layer
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image as Picture
 from qtpy.QtCore import Qt
@@ -98,15 +98,15 @@ def desk(new_panel: Any, cases: Path, show_result: Any) -> Desk:
 
 
 @pytest.fixture
-def window(
-    make_napari_viewer_proxy: Any, new_panel: Any, cases: Path, show_result: Any, qtbot: Any
-) -> Desk:
+def seen(window: Any, prepare: Any, cases: Path, show_result: Any, qtbot: Any) -> Iterator[Desk]:
     """A desk with a real window."""
-    viewer = make_napari_viewer_proxy(show=True)
-    viewer.window.set_geometry(0, 0, 1280, 800)
-    made = Desk(viewer, new_panel(viewer), cases, show_result)
+    panel = prepare(DetectWidget(window))
+    dock = window.window.add_dock_widget(panel, name="detect")
     qtbot.wait(200)
-    return made
+    yield Desk(window, panel, cases, show_result)
+    window.window.remove_dock_widget(dock)
+    panel.close()
+    window.layers.clear()
 
 
 # --- one scan at a time --------------------------------------------------------------------------
@@ -242,15 +242,13 @@ def test_a_result_that_is_selected_stands_for_its_scan(desk: Desk) -> None:
         assert desk.viewer.layers.selection.active.name == f"{ONE} {name}"
 
 
-@pytest.mark.parametrize("title", ["reconstruction", "anomaly map", "anomalies"])
+@pytest.mark.parametrize("title", ["anomaly map", "anomalies"])
 def test_a_copy_of_a_result_is_no_scan_and_goes_with_its_scan(desk: Desk, title: str) -> None:
     desk.open("P_one")
     desk.run()
-    before = set(desk.viewer.layers)
-    desk.select(f"{ONE} {title}")
-    _duplicate_layer(desk.viewer.layers)
-    (copy,) = set(desk.viewer.layers) - before
-    copy.visible = True
+    data, state, kind = desk.viewer.layers[f"{ONE} {title}"].as_layer_data_tuple()
+    copy = Layer.create(data.copy(), {**state, "name": "a copy", "visible": True}, kind)
+    desk.viewer.add_layer(copy)
     desk.select(copy.name)
     assert desk.chosen == ONE
     assert not desk.hidden("Findings")
@@ -400,18 +398,18 @@ def test_a_panel_that_is_closed_shows_again_what_hits_and_misses_covered(
     assert desk.visible == before
 
 
-def test_a_click_on_run_gives_the_focus_to_no_button(window: Desk, qtbot: Any, finish: Any) -> None:
+def test_a_click_on_run_gives_the_focus_to_no_button(seen: Desk, qtbot: Any, finish: Any) -> None:
     """Qt hands the focus on when a button is disabled: to one that hides the panel, for example."""
-    window.open("P_one")
-    window.viewer.window.activate()
-    canvases = window.panel.window().findChildren(QOpenGLWidget)
+    seen.open("P_one")
+    seen.viewer.window.activate()
+    canvases = seen.panel.window().findChildren(QOpenGLWidget)
     canvas = next(each for each in canvases if each.isVisible())
     canvas.setFocus()
     qtbot.waitUntil(canvas.hasFocus)
-    qtbot.mouseClick(window.panel.run_button, Qt.MouseButton.LeftButton)
-    assert window.panel.running
+    qtbot.mouseClick(seen.panel.run_button, Qt.MouseButton.LeftButton)
+    assert seen.panel.running
     assert not isinstance(QApplication.focusWidget(), QAbstractButton)
-    finish(window.panel)
+    finish(seen.panel)
     assert not isinstance(QApplication.focusWidget(), QAbstractButton)
 
 
@@ -520,38 +518,38 @@ def seen_slice(viewer: Any, layer: Any) -> np.ndarray:
     return np.asarray(layer.data[n, low[0] : high[0] + 1, low[1] : high[1] + 1])
 
 
-def test_a_scan_that_lies_elsewhere_is_seen(window: Desk, qtbot: Any) -> None:
-    viewer = window.viewer
-    window.open("P_one")
+def test_a_scan_that_lies_elsewhere_is_seen(seen: Desk, qtbot: Any) -> None:
+    viewer = seen.viewer
+    seen.open("P_one")
     qtbot.wait(100)
-    far = window.open("P_far")
+    far = seen.open("P_far")
     assert_array_equal(seen_slice(viewer, far), np.asarray(far.data[len(far.data) // 2]))
     # back to one that lies where the other does not, and on to one that does
-    assert seen_slice(viewer, window.select(ONE)).any()
+    assert seen_slice(viewer, seen.select(ONE)).any()
     point = (viewer.dims.point[0] + 10, *viewer.dims.point[1:])
     viewer.dims.point = point
     viewer.scene.camera.zoom *= 3
     center, zoom = viewer.scene.camera.center, viewer.scene.camera.zoom
-    window.open("P_two")
+    seen.open("P_two")
     assert_allclose(viewer.dims.point, point)
     assert_allclose(viewer.scene.camera.center, center)
     assert viewer.scene.camera.zoom == zoom
     assert viewer.screenshot(canvas_only=True, flash=False)[..., :3].any()
 
 
-def test_a_larger_scan_in_the_same_place_is_seen_whole(window: Desk) -> None:
+def test_a_larger_scan_in_the_same_place_is_seen_whole(seen: Desk) -> None:
     rng = np.random.default_rng(0)
-    window.viewer.add_image(rng.random((20, 20, 20)), translate=(40, 40, 40), name="small")
-    large = window.viewer.add_image(rng.random((100, 100, 100)), name="large")
-    here = round(window.viewer.dims.point[0])
-    assert_array_equal(seen_slice(window.viewer, large), large.data[here])
+    seen.viewer.add_image(rng.random((20, 20, 20)), translate=(40, 40, 40), name="small")
+    large = seen.viewer.add_image(rng.random((100, 100, 100)), name="large")
+    here = round(seen.viewer.dims.point[0])
+    assert_array_equal(seen_slice(seen.viewer, large), large.data[here])
 
 
-def test_a_scan_beside_one_of_several_frames_is_seen(window: Desk) -> None:
-    viewer = window.viewer
+def test_a_scan_beside_one_of_several_frames_is_seen(seen: Desk) -> None:
+    viewer = seen.viewer
     viewer.add_image(np.random.default_rng(0).random((3, 20, 20, 20)), name="film")
-    far = window.open("P_far")
-    assert window.visible == {FAR}
+    far = seen.open("P_far")
+    assert seen.visible == {FAR}
     reach = np.array(viewer.canvas.size) / viewer.scene.camera.zoom / 2
     box = far.extent.world[:, 1:]
     center = np.array(viewer.scene.camera.center[-2:])

@@ -17,14 +17,15 @@ from scipy import ndimage
 from sklearn import metrics as sklearn_metrics
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.detection.pipeline import Detection, run
+from napari_addm.detection.pipeline import Detection
+from napari_addm.detection.pipeline import run as detect
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.hashing import file_sha256, voxels_sha256
-from napari_addm.io.reading import read_labels, read_volume
+from napari_addm.io.reading import read_labels
 from napari_addm.io.writing import write_volume
 from napari_addm.metrics.evaluation import evaluate
 from napari_addm.outputs.record import RunRecord, read_record
-from napari_addm.outputs.verification import verify
+from napari_addm.outputs.verification import Verification, verify
 from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED, Agreement
 from napari_addm.review.marking import label_findings
 from napari_addm.widgets.detect_panel.agreement_view import AgreementView
@@ -32,15 +33,13 @@ from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.truth import TruthAgreement
 from napari_addm.widgets.jobs import start_job
 
-AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
-SHAPE = (33, 39, 29)
 MINUTE = 60_000
 
 
 @pytest.fixture(scope="module")
-def detection(make_brain, tiny_checkpoint) -> Detection:
+def detection(scan, tiny_checkpoint) -> Detection:
     settings = DetectionSettings(device="cpu", precision="float32")
-    return run(make_brain(AFFINE, SHAPE), load_checkpoint(tiny_checkpoint), settings)
+    return detect(scan, load_checkpoint(tiny_checkpoint), settings)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +202,7 @@ def test_an_empty_truth_is_explained(view, detection, truth):
 
 
 def test_truth_that_fills_the_brain(view, detection):
-    full = Agreement(detection, np.ones(SHAPE[::-1], dtype=bool))
+    full = Agreement(detection, np.ones(detection.anomaly.shape, dtype=bool))
     view.show_agreement(full)
     view.show_threshold(0.01)
     assert view.roc.marked is None
@@ -236,7 +235,7 @@ def test_the_legend_has_the_volumes_of_the_overlay(view, detection, agreement):
 
 
 class Case:
-    """The panel with a scan and a truth that come from files, run and compared."""
+    """The panel with a scan and a truth that come from files, compared on the result of a run."""
 
     def __init__(self, panel: DetectWidget, viewer: ViewerModel, folder: Path, qtbot: Any) -> None:
         self.panel, self.viewer, self.folder, self._qtbot = panel, viewer, folder, qtbot
@@ -282,20 +281,31 @@ class Case:
         assert record.truth.voxels_sha256 == voxels_sha256(self.layer.data != 0)
         return record
 
+    def verify(self) -> Verification:
+        """Repeat the run of the record that was saved."""
+        return verify(
+            self.folder / "out" / "head_record.json",
+            scan=self.panel.outcome.scan.source.path,
+            model=self.panel.model.checkpoint,
+            device="cpu",
+        )
+
 
 @pytest.fixture
-def case(qtbot, tmp_path, make_brain, new_panel, add, run, truth) -> Case:
-    scan, viewer = make_brain(AFFINE, SHAPE), ViewerModel()
+def case(qtbot, tmp_path, scan, new_panel, add, show_result, detection, truth) -> Case:
+    viewer = ViewerModel()
     panel = new_panel(viewer)
-    add(viewer, read_volume(write_volume(tmp_path / "head.nii.gz", scan)))
+    add(viewer, scan)
     file = write_volume(tmp_path / "lesion.nii.gz", scan.with_data(truth.astype(np.uint8)))
     layer = add(viewer, read_labels(file), "labels")
     layer.brush_size = 8
     layer.selected_label = 2
     viewer.dims.set_current_step(0, 14)
     panel.agreement.truth.chooser.choose(layer)
-    run(panel)
-    return Case(panel, viewer, tmp_path, qtbot)
+    show_result(panel, detection)
+    made = Case(panel, viewer, tmp_path, qtbot)
+    made.rest()
+    return made
 
 
 def test_figures_and_curves_follow_strokes_on_the_truth(case):
@@ -337,9 +347,7 @@ def test_the_record_names_the_file_of_a_truth_only_while_it_holds_that_truth(cas
     record = case.save()
     assert record.truth.name is None
     assert record.truth.sha256 is None
-    found = verify(
-        case.folder / "out" / "head_record.json", model=case.panel.model.checkpoint, device="cpu"
-    )
+    found = case.verify()
     assert found.problems == []
     # other numbers for the same lesions are no other truth
     case.layer.undo()
@@ -347,9 +355,7 @@ def test_the_record_names_the_file_of_a_truth_only_while_it_holds_that_truth(cas
     case.layer.refresh()
     case.wait_for_truth()
     assert case.save().truth.name == case.file.name
-    found = verify(
-        case.folder / "out" / "head_record.json", model=case.panel.model.checkpoint, device="cpu"
-    )
+    found = case.verify()
     assert (found.problems, found.notes) == ([], [])
     # and a layer that was drawn on before it was chosen is no better
     case.panel.agreement.truth.chooser.choose(None)

@@ -10,7 +10,6 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
-import dask.array
 import nibabel as nib
 import numpy as np
 import pytest
@@ -35,28 +34,16 @@ from napari_addm.widgets.layer_registry import is_output
 from napari_addm.widgets.layers import METADATA_KEY, layer_to_volume, volume_to_layer
 from napari_addm.widgets.viewing.planes import RADIOLOGICAL
 
-LESION = (25.0, -20.0, 15.0, 20.0)
+LESION = np.array((25.0, -20.0, 15.0)), 20.0
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
-SHAPE = (33, 39, 29)
 MINUTE = 60_000
-
-
-@pytest.fixture(scope="module")
-def scan_file(make_brain, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("scan")
-    return write_volume(folder / "head.nii.gz", make_brain(AFFINE, SHAPE, (LESION,)))
-
-
-@pytest.fixture(scope="module")
-def scan(scan_file) -> Volume:
-    return read_volume(scan_file)
 
 
 def truth_of(volume: Volume) -> Volume:
     """The planted lesion on a volume's grid."""
     index = np.indices(volume.shape).reshape(3, -1)
     world = nib.affines.apply_affine(volume.affine, index.T)
-    inside = np.linalg.norm(world - LESION[:3], axis=1) < LESION[3]
+    inside = np.linalg.norm(world - LESION[0], axis=1) < LESION[1]
     return volume.with_data(inside.reshape(volume.shape).astype(np.uint8))
 
 
@@ -189,34 +176,24 @@ def test_a_single_slice_that_is_cancelled_leaves_nothing(
     assert panel.saving.save_button.isEnabled()
 
 
-@pytest.mark.parametrize("what", ["the threshold moves", "another run", "amid another run"])
-def test_corrections_with_the_brush_are_never_lost(
-    viewer, panel, qtbot, run, finish, add, output, scan, what
+def test_corrections_with_the_brush_amid_another_run_are_never_lost(
+    viewer, panel, qtbot, finish, add, output, show_result, scan
 ) -> None:
     add(viewer, scan)
-    panel.findings.threshold.setValue(0.01)
-    run(panel)
+    show_result(panel)
     labels = output(viewer, "anomalies")
     corner = (0, 0, 0)
     assert labels.data[corner] == 0
     labels.selected_label, labels.brush_size = 5, 1
-    if what == "amid another run":
-        panel.run()
+    panel.run()
     labels.paint(corner, 5)
     corrected = labels.data.copy()
     assert corrected[corner] == 5
-    if what != "the threshold moves":
-        if not panel.running:
-            panel.run()
-        finish(panel)
-        assert panel.notices.status.text().startswith("Done in")
-        assert "head anomalies, corrected" in panel.notices.status.text()
-        labels.undo()  # strokes on what was there before are not this run's
-        assert labels.data[corner] == 0
-    else:
-        panel.findings.threshold.setValue(0.02)
-        qtbot.waitUntil(lambda: labels.data[corner] == 0, timeout=MINUTE)
-        assert "head anomalies, corrected" in panel.notices.status.text()
+    finish(panel)
+    assert panel.notices.status.text().startswith("Done in")
+    assert "head anomalies, corrected" in panel.notices.status.text()
+    labels.undo()  # strokes on what was there before are not this run's
+    assert labels.data[corner] == 0
     kept = viewer.layers["head anomalies, corrected"]
     assert_array_equal(kept.data, corrected)
     assert not is_output(kept)
@@ -228,26 +205,25 @@ def test_corrections_with_the_brush_are_never_lost(
     assert_array_equal(kept.data, corrected)
 
 
-def test_threshold_writes_in_place(viewer, panel, qtbot, run, add, output, scan) -> None:
+def test_threshold_writes_in_place(viewer, panel, qtbot, add, output, show_result, scan) -> None:
     add(viewer, scan)
-    run(panel)
+    show_result(panel)
     labels = output(viewer, "anomalies")
     memory, before = labels.data, labels.data.copy()
-    panel.findings.threshold.setValue(0.5 * panel.outcome.detection.anomaly.data.max())
+    panel.findings.threshold.setValue(0.9 * panel.outcome.detection.anomaly.data.max())
     qtbot.wait(400)
     assert labels.data is memory
     assert 0 < np.count_nonzero(labels.data) < np.count_nonzero(before)
     assert_array_equal(labels.data > 0, panel.outcome.marked.labels > 0)
-    panel.findings.minimum.setValue(900)
+    panel.findings.minimum.setValue(1000)
     qtbot.wait(400)
     assert not labels.data.any()
     assert panel.findings.count.text() == "No findings"
 
 
-@pytest.mark.parametrize("plane", ["Axial", "Coronal"])
-def test_this_slice_is_the_axial_one(viewer, panel, run, add, output, scan, plane) -> None:
+def test_this_slice_is_the_axial_one(viewer, panel, run, add, output, scan) -> None:
     add(viewer, scan)
-    panel.views.show_plane(plane)
+    panel.views.show_plane("Coronal")
     viewer.dims.set_current_step(0, 17)
     viewer.dims.set_current_step(1, 9)
     panel.model.this_slice.setChecked(True)
@@ -279,45 +255,22 @@ def test_a_second_run_takes_the_layers_over(viewer, panel, run, add, output, sca
     assert output(viewer, "uncertainty") is None
 
 
-def test_deleted_layer_stays_deleted(viewer, panel, qtbot, run, finish, add, output, scan) -> None:
-    add(viewer, scan)
-    panel.model.batch_size.setValue(1)
-    panel.run()
-    qtbot.waitUntil(lambda: output(viewer, "anomalies") is not None, timeout=MINUTE)
-    viewer.layers.remove(output(viewer, "anomaly map"))
-    viewer.layers.remove(output(viewer, "anomalies"))
-    finish(panel)
-    assert panel.notices.error.text() == ""
-    assert panel.outcome.detection.done.all()
-    assert output(viewer, "anomaly map") is None
-    assert output(viewer, "anomalies") is None
-    assert output(viewer, "reconstruction").data.any()
-    panel.findings.threshold.setValue(0.02)
-    qtbot.wait(100)
-    panel.model.this_slice.setChecked(True)
-    run(panel)
-    assert output(viewer, "anomaly map").data.any()  # a new run makes it again
-
-
-@pytest.mark.parametrize(
-    ("data", "options"),
-    [
-        (np.zeros((20, 30), np.float32), {}),
-        (np.zeros((9, 20, 30, 3), np.uint8), {"rgb": True}),
+def test_wrong_layers_are_refused_in_words(viewer, panel, run, add, scan) -> None:
+    for data, options in (
         (np.zeros((2, 9, 20, 30), np.float32), {}),
         (np.full((9, 20, 30), np.nan, np.float32), {"contrast_limits": (0, 1)}),
         (np.ones((9, 20, 30), np.float32), {}),
-    ],
-    ids=["2D", "RGB", "4D", "NaN", "constant"],
-)
-def test_wrong_layers_are_refused_in_words(viewer, panel, run, add, scan, data, options) -> None:
-    viewer.add_layer(Image(data, name="wrong", **options))
+    ):
+        layer = viewer.add_layer(Image(data, name="wrong", **options))
+        run(panel)
+        assert "wrong" in panel.notices.error.text() or "volume" in panel.notices.error.text()
+        assert "bug" not in panel.notices.error.text()
+        assert panel.notices.details.isHidden()
+        assert panel.run_button.isEnabled()
+        assert not any(is_output(each) for each in viewer.layers)
+        viewer.layers.remove(layer)
+    viewer.add_layer(layer)
     run(panel)
-    assert "wrong" in panel.notices.error.text() or "volume" in panel.notices.error.text()
-    assert "bug" not in panel.notices.error.text()
-    assert panel.notices.details.isHidden()
-    assert panel.run_button.isEnabled()
-    assert not any(is_output(layer) for layer in viewer.layers)
     panel.inputs.scan_chooser.choose(add(viewer, scan))
     assert panel.notices.error.isHidden()  # it was about the other
 
@@ -377,7 +330,7 @@ def test_choosers_follow_the_layers(viewer, panel, add, scan) -> None:
     assert not panel.run_button.isEnabled()
 
 
-def test_truth_on_another_grid(viewer, panel, run, finish, add, scan, make_brain) -> None:
+def test_truth_on_another_grid(viewer, panel, finish, add, show_result, scan, make_brain) -> None:
     add(viewer, scan)
     fine = AFFINE.copy()
     fine[:3, :3] *= 0.7
@@ -394,44 +347,32 @@ def test_truth_on_another_grid(viewer, panel, run, finish, add, scan, make_brain
     expected = truth_of(scan).data
     overlap = 2 * np.sum((resampled.data > 0) & (expected > 0))
     assert overlap / (np.sum(resampled.data > 0) + expected.sum()) > 0.85
-    panel.model.this_slice.setChecked(True)
-    viewer.dims.set_current_step(0, 17)
-    run(panel)
+    show_result(panel)
+    finish(panel)
     assert not panel.agreement.view.metrics.isHidden()
 
 
-@pytest.mark.parametrize("drawn_on", [False, True])
 def test_a_mask_that_is_drawn_on_is_no_longer_its_file(
-    viewer, panel, qtbot, run, add, scan, scan_file, tmp_path, drawn_on
+    viewer, panel, run, finish, add, scan, tmp_path
 ) -> None:
     """A record that named it would send `verify` to a file that gives other results."""
-    scan = read_volume(scan_file)
-    path = tmp_path / "head_mask.nii.gz"
-    write_volume(path, scan.with_data((scan.data > scan.data.mean()).astype(np.uint8)))
-    add(viewer, scan)
-    layer = add(viewer, read_labels(path), "labels", name="mask")
-    panel.inputs.brain.chooser.choose(layer)
-    if drawn_on:
-        layer.brush_size = 1
-        layer.paint(tuple(np.argwhere(layer.data)[0]), 0)
-    run(panel)
-    assert panel.notices.error.text() == ""
-    panel.saving.save(tmp_path / "out")
-    qtbot.waitUntil(lambda: "saved in" in panel.notices.status.text(), timeout=MINUTE)
-    (file,) = (tmp_path / "out").glob("*_record.json")
-    mask = read_record(file).brain_mask
-    assert mask.origin == "given"
-    assert mask.name == (None if drawn_on else path.name)
-
-
-def test_brain_mask_layer(viewer, panel, run, add, scan) -> None:
     add(viewer, scan)
     mask = scan.with_data((scan.data > 0).astype(np.uint8))
     mask.data[:15] = 0
-    panel.inputs.brain.chooser.choose(add(viewer, mask, "labels", name="mask"))
-    run(panel)
-    assert_array_equal(panel.outcome.detection.brain_mask.data, mask.data > 0)
-    assert panel.warnings.text() == "" or "brain" in panel.warnings.text()
+    path = write_volume(tmp_path / "head_mask.nii.gz", mask)
+    layer = add(viewer, read_labels(path), "labels", name="mask")
+    layer.brush_size = 1
+    panel.inputs.brain.chooser.choose(layer)
+    for name in (path.name, None):
+        run(panel)
+        assert panel.notices.error.text() == ""
+        assert_array_equal(panel.outcome.detection.brain_mask.data, layer.data > 0)
+        panel.saving.save(tmp_path / "out", overwrite=True)
+        finish(panel)
+        record = read_record(tmp_path / "out" / "head_record.json")
+        assert record.brain_mask.origin == "given"
+        assert record.brain_mask.name == name
+        layer.paint(tuple(np.argwhere(layer.data)[0]), 0)
 
 
 def test_warnings_of_mask_and_truth_are_shown_and_saved(
@@ -490,16 +431,10 @@ def test_how_a_scan_differs_from_the_training_is_shown_and_saved(
     assert record.truth.voxels_sha256 == voxels_sha256(truth_of(scan).data != 0)
 
 
-@pytest.mark.parametrize("form", ["plain", "dask", "flipped", "integers"])
-def test_layers_of_other_readers(viewer, panel, run, output, scan, form) -> None:
+def test_layers_of_other_readers(viewer, panel, run, output, scan) -> None:
     """No metadata of ours: the grid is the layer's own, and the outputs have its voxel order."""
-    data, scale = scan.data, scan.spacing
-    if form == "dask":
-        data = dask.array.from_array(data, chunks=(4, -1, -1))
-    elif form == "flipped":
-        data, scale = data[::-1, :, ::-1], (-scale[0], scale[1], -scale[2])
-    elif form == "integers":
-        data = data.astype(np.uint16)
+    data, scale = scan.data[::-1, :, ::-1].astype(np.uint16), scan.spacing
+    scale = (-scale[0], scale[1], -scale[2])
     layer = Image(data, name="foreign", scale=scale, contrast_limits=(0, 140))
     viewer.add_layer(layer)
     viewer.dims.set_current_step(0, 12)
@@ -508,7 +443,7 @@ def test_layers_of_other_readers(viewer, panel, run, output, scan, form) -> None
     assert "left and right" in panel.warnings.text()
     made = output(viewer, "reconstruction")
     assert_allclose(made.scale, scale)
-    brain = np.asarray(data) > 0
+    brain = data > 0
     assert not made.data[~brain].any()
     assert np.mean(made.data[brain] > 0) > 0.99
     labels = output(viewer, "anomalies")
@@ -516,9 +451,9 @@ def test_layers_of_other_readers(viewer, panel, run, output, scan, form) -> None
     assert_array_equal(layer_to_volume(labels).data, panel.outcome.marked.labels)
 
 
-def test_save(viewer, panel, run, finish, add, output, scan, scan_file, tmp_path) -> None:
+def test_save(viewer, panel, finish, add, output, show_result, scan, scan_file, tmp_path) -> None:
     add(viewer, scan)
-    run(panel)
+    show_result(panel)
     labels = output(viewer, "anomalies")
     labels.data[16, 20:24, 14:18] = 99  # a person's edit
     panel.saving.save(tmp_path / "out")
@@ -595,7 +530,7 @@ def test_a_method_without_noise_offers_no_noise(
 
 
 def test_a_truth_out_of_a_file_and_the_threshold_on_its_curves(
-    viewer, panel, qtbot, run, finish, add, scan, tmp_path
+    viewer, panel, qtbot, finish, add, show_result, scan, tmp_path
 ) -> None:
     layer = add(viewer, scan)
     truth = truth_of(scan)
@@ -605,7 +540,8 @@ def test_a_truth_out_of_a_file_and_the_threshold_on_its_curves(
     assert panel.agreement.truth.chooser.currentText() == "lesion"
     assert_array_equal(viewer.layers["lesion"].data, truth.data)
     assert_array_equal(viewer.layers["lesion"].scale, layer.scale)
-    run(panel)
+    show_result(panel)
+    finish(panel)
     view = panel.agreement.view
     anomaly, brain = panel.outcome.detection.anomaly.data, panel.outcome.detection.brain_mask.data
     lesion = truth.data[brain] > 0
@@ -628,12 +564,13 @@ def test_a_truth_out_of_a_file_and_the_threshold_on_its_curves(
 
 
 def test_hits_and_misses_follow_the_threshold_in_place(
-    viewer, panel, qtbot, run, finish, add, output, scan
+    viewer, panel, qtbot, finish, add, output, show_result, scan
 ) -> None:
     add(viewer, scan)
     lesion = add(viewer, truth_of(scan), "labels", name="lesion")
     panel.agreement.truth.chooser.choose(lesion)
-    run(panel)
+    show_result(panel)
+    finish(panel)
     button = panel.agreement.view.overlay
     truth, brain = truth_of(scan).data > 0, panel.outcome.detection.brain_mask.data
     button.setChecked(True)
@@ -679,17 +616,16 @@ def test_hits_and_misses_follow_the_threshold_in_place(
 
 
 def test_a_result_that_was_replaced_leaves_the_memory(viewer, panel, run, add, scan) -> None:
-    # in a window, because napari's windows remember every job
     add(viewer, scan)
     panel.agreement.truth.chooser.choose(add(viewer, truth_of(scan), "labels", name="lesion"))
     replaced = []
-    for seed in range(3):
+    for seed in range(2):
         panel.model.seed.setValue(seed)
         run(panel)
         assert panel.outcome.agreement is not None
         replaced.append(weakref.ref(panel.outcome.detection))
     gc.collect()
-    assert [result() is None for result in replaced] == [True, True, False]
+    assert [result() is None for result in replaced] == [True, False]
 
 
 def test_a_file_that_holds_no_labels_is_refused_in_words(
@@ -706,14 +642,14 @@ def test_a_file_that_holds_no_labels_is_refused_in_words(
 
 
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1)])
-def test_a_voxel_is_found_in_layers_of_other_readers(viewer, panel, run, scan, flips) -> None:
+def test_a_voxel_is_found_in_layers_of_other_readers(
+    viewer, panel, show_result, scan, flips
+) -> None:
     data = scan.data[tuple(slice(None, None, flip) for flip in flips)]
     scale = tuple(step * flip for step, flip in zip(scan.spacing, flips, strict=True))
     layer = Image(data, name="foreign", scale=scale, contrast_limits=(0, 140))
     viewer.add_layer(layer)
-    panel.model.this_slice.setChecked(True)
-    viewer.dims.set_current_step(0, 12)
-    run(panel)
+    show_result(panel)
     placed = panel.outcome.layers.volume
     index = (20, 7, 11)
     panel.outcome.layers.go_to(index)
@@ -723,7 +659,7 @@ def test_a_voxel_is_found_in_layers_of_other_readers(viewer, panel, run, scan, f
 
 
 def test_a_figure_is_of_the_slice_on_screen_whatever_is_open(
-    viewer, panel, qtbot, run, scan, tmp_path
+    viewer, panel, qtbot, show_result, scan, tmp_path
 ) -> None:
     """Of a scan with an axis before its three, and when the scan is closed."""
     data, arguments, _ = volume_to_layer(scan)
@@ -732,7 +668,7 @@ def test_a_figure_is_of_the_slice_on_screen_whatever_is_open(
     four |= {"scale": (1, *arguments["scale"]), "translate": (0, *arguments["translate"])}
     del four["metadata"]
     viewer.add_layer(Image(data[None], **four))
-    run(panel)
+    show_result(panel)
     assert panel.notices.error.text() == ""
 
     def figure(name: str) -> np.ndarray:
@@ -758,32 +694,6 @@ def test_a_figure_is_of_the_slice_on_screen_whatever_is_open(
 
 
 # --- the end -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", ["the scan is closed", "cancel"])
-def test_a_run_that_ends_early_keeps_its_finished_slices(
-    viewer, panel, qtbot, finish, add, output, scan, how
-) -> None:
-    layer = add(viewer, scan)
-    slowly(panel)
-    viewer.dims.set_current_step(0, 14)
-    panel.run()
-    qtbot.waitUntil(lambda: panel.outcome is not None, timeout=MINUTE)
-    outcome = panel.outcome
-    if how == "cancel":
-        panel.cancel_button.click()
-        assert not panel.cancel_button.isEnabled()
-    else:
-        viewer.layers.remove(layer)
-    finish(panel)
-    assert panel.notices.error.text() == ""
-    assert outcome.detection.done[14]
-    assert not outcome.detection.done.all()
-    shown = output(viewer, "reconstruction").data
-    assert_array_equal(shown, outcome.detection.reconstruction.data)
-    if how == "cancel":
-        assert panel.notices.status.text().startswith("Cancelled after")
-        assert panel.run_button.isEnabled()
 
 
 def test_a_bug_is_never_swallowed(panel, finish) -> None:

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Layer
 from numpy.testing import assert_allclose, assert_array_equal
-from qtpy.QtCore import QThreadPool
 
 from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
-from napari_addm.io.writing import write_volume
 from napari_addm.outputs.record import read_record
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layer_registry import is_output
-from napari_addm.widgets.layers import layer_to_volume, volume_to_layer
+from napari_addm.widgets.layers import layer_to_volume
 from napari_addm.widgets.viewing.canvas_tools import LETTER
 
-AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
-SHAPE = (33, 39, 29)
 MINUTE = 60_000
 RUN_AGAIN = "press Run again"
-
-
-@pytest.fixture(scope="module")
-def scan_file(make_brain: Callable[..., Volume], tmp_path_factory: Any) -> Path:
-    brain = make_brain(AFFINE, SHAPE, ((25.0, -20.0, 15.0, 20.0),))
-    return write_volume(tmp_path_factory.mktemp("scan") / "head.nii.gz", brain)
-
-
-@pytest.fixture
-def scan(scan_file: Path) -> Volume:
-    return read_volume(scan_file)
 
 
 @pytest.fixture
@@ -46,39 +29,8 @@ def model() -> ViewerModel:
 
 
 @pytest.fixture
-def panel(model: ViewerModel, tiny_checkpoint: Path, qtbot: Any) -> DetectWidget:
-    return new_panel(model, tiny_checkpoint, qtbot)
-
-
-def new_panel(model: Any, checkpoint: Path, qtbot: Any) -> DetectWidget:
-    widget = DetectWidget(model)
-    if not hasattr(model, "window"):
-        qtbot.addWidget(widget)
-    widget.model.checkpoint_chooser.choose(checkpoint)
-    widget.model.device.setCurrentText("cpu")
-    widget.model.precision.setCurrentText("float32")
-    widget.findings.threshold.setValue(0.01)  # an untrained network finds something everywhere
-    return widget
-
-
-def add(viewer: Any, volume: Volume, kind: str = "image", **options: Any) -> Layer:
-    data, arguments, _ = volume_to_layer(volume, kind, **options)
-    layer = (Image if kind == "image" else Labels)(data, **arguments)
-    viewer.add_layer(layer)
-    return layer
-
-
-def finish(qtbot: Any, panel: DetectWidget) -> None:
-    qtbot.waitUntil(lambda: not panel.running, timeout=MINUTE)
-    qtbot.waitUntil(lambda: QThreadPool.globalInstance().activeThreadCount() == 0, timeout=MINUTE)
-    qtbot.wait(50)
-
-
-def run(qtbot: Any, panel: DetectWidget) -> None:
-    panel.run()
-    assert panel.running
-    finish(qtbot, panel)
-    assert panel.notices.error.text() == ""
+def panel(model: ViewerModel, new_panel: Any) -> DetectWidget:
+    return new_panel(model)
 
 
 def result(viewer: Any, title: str) -> Layer:
@@ -94,16 +46,18 @@ def truth_of(volume: Volume) -> Volume:
     return volume.with_data((volume.data > 120).astype(np.uint8))
 
 
-def test_a_moved_scan_is_not_saved_until_it_is_back(model, panel, qtbot, scan, tmp_path) -> None:
+def test_a_moved_scan_is_not_saved_until_it_is_back(
+    model, panel, qtbot, finish, add, show_result, scan, tmp_path
+) -> None:
     layer, out = add(model, scan), tmp_path / "out"
-    run(qtbot, panel)
+    show_result(panel)
     button, figure = panel.saving.save_button, panel.views.figure
     before, found = np.array(layer.scale), panel.findings.count.text()
     layer.scale = 2 * before
     qtbot.waitUntil(lambda: not button.isEnabled(), timeout=MINUTE)
     assert panel.findings.isHidden() or not panel.findings.isVisibleTo(panel)
     panel.saving.save(out)
-    finish(qtbot, panel)
+    finish(panel)
     assert RUN_AGAIN in panel.notices.error.text()
     figure.export(tmp_path / "figure.png")
     assert RUN_AGAIN in figure.note.text()
@@ -113,14 +67,14 @@ def test_a_moved_scan_is_not_saved_until_it_is_back(model, panel, qtbot, scan, t
     qtbot.waitUntil(button.isEnabled, timeout=MINUTE)
     assert panel.findings.count.text() == found
     panel.saving.save(out)
-    finish(qtbot, panel)
+    finish(panel)
     assert panel.notices.error.text() == ""
     assert (out / "head_record.json").exists()
 
 
 @pytest.mark.parametrize("reader", ["ours", "another"])
 def test_a_new_run_has_the_new_place(
-    model, panel, qtbot, scan, tmp_path, tiny_checkpoint, reader
+    model, panel, new_panel, run, finish, add, scan, tmp_path, reader
 ) -> None:
     """As in a panel that has never seen the old one: no reconstruction of it is taken over."""
     if reader == "ours":
@@ -128,11 +82,11 @@ def test_a_new_run_has_the_new_place(
     else:
         layer = Image(scan.data, name="head", contrast_limits=(0, 140), scale=(5.0, 5.0, 5.0))
         model.add_layer(layer)
-    run(qtbot, panel)
+    run(panel)
     before = result(model, "anomaly map")
     layer.scale = (4.0, 4.0, 4.5)
     layer.translate = (-30.0, 0.0, 7.0)
-    run(qtbot, panel)
+    run(panel)
     assert panel.outcome.misfit == ""
     assert result(model, "anomaly map") is before
     expected = layer_to_volume(layer)
@@ -143,17 +97,17 @@ def test_a_new_run_has_the_new_place(
     voxels = np.array([np.sum(marked.labels == id) for id in marked.findings.id])
     assert_allclose(marked.findings.volume_ml, voxels * expected.voxel_ml)
     panel.saving.save(tmp_path)
-    finish(qtbot, panel)
+    finish(panel)
     (saved,) = tmp_path.glob("*_anomaly.nii.gz")
     assert read_volume(saved).same_grid(expected)
     other = ViewerModel()
-    fresh = new_panel(other, tiny_checkpoint, qtbot)
+    fresh = new_panel(other)
     other.add_layer(Layer.create(*layer.as_layer_data_tuple()))
-    run(qtbot, fresh)
+    run(fresh)
     assert_array_equal(detection.anomaly.data, fresh.outcome.detection.anomaly.data)
 
 
-def test_a_scan_that_is_moved_amid_a_run(model, panel, qtbot, scan) -> None:
+def test_a_scan_that_is_moved_amid_a_run(model, panel, qtbot, finish, add, scan) -> None:
     layer = add(model, scan)
     panel.model.batch_size.setValue(1)
     panel.model.draws.setValue(4)
@@ -161,7 +115,7 @@ def test_a_scan_that_is_moved_amid_a_run(model, panel, qtbot, scan) -> None:
     layer.translate = layer.translate + np.array([30.0, 0, 0])  # before any layer is there
     qtbot.waitUntil(lambda: any(map(is_output, model.layers)), timeout=MINUTE)
     layer.scale = 2 * layer.scale  # when they are
-    finish(qtbot, panel)
+    finish(panel)
     for title in ("reconstruction", "anomaly map", "anomalies"):
         assert_allclose(result(model, title).scale, layer.scale)
         assert_allclose(result(model, title).translate, layer.translate)
@@ -169,7 +123,7 @@ def test_a_scan_that_is_moved_amid_a_run(model, panel, qtbot, scan) -> None:
     assert not panel.saving.save_button.isEnabled()
 
 
-def test_a_preview_after_a_move_has_the_new_place(model, panel, qtbot, scan) -> None:
+def test_a_preview_after_a_move_has_the_new_place(model, panel, qtbot, finish, add, scan) -> None:
     layer = add(model, scan)
     panel.show()
     model.dims.set_current_step(0, 16)
@@ -185,36 +139,40 @@ def test_a_preview_after_a_move_has_the_new_place(model, panel, qtbot, scan) -> 
     assert_allclose(panel.outcome.scan.spacing, 4)
     assert panel.outcome.misfit == ""
     panel.follow.box.setChecked(False)
-    finish(qtbot, panel)
+    finish(panel)
 
 
-def test_decisions_stay_with_the_voxels_that_they_are_about(model, panel, qtbot, scan) -> None:
+def test_decisions_stay_with_the_voxels_that_they_are_about(
+    model, panel, add, show_result, scan
+) -> None:
     layer = add(model, scan)
-    run(qtbot, panel)
+    show_result(panel)
     table = panel.findings.table
     id = table.model.finding(0).id
     table.decide(id, Decision("rejected", "a vessel"))
     scale = np.array(layer.scale)
     layer.scale = scale * (1, 1, -1)  # left is right: other voxels
-    run(qtbot, panel)
+    show_result(panel)
     assert panel.outcome.decisions == {}
     layer.scale = scale
-    run(qtbot, panel)
+    show_result(panel)
     assert panel.outcome.decisions == {id: Decision("rejected", "a vessel")}
     copy = Layer.create(*layer.as_layer_data_tuple())
     copy.data = np.ascontiguousarray(layer.data[:, :, ::-1])  # of the same shape
     model.add_layer(copy)
     panel.inputs.scan_chooser.choose(copy)
-    run(qtbot, panel)
+    show_result(panel)
     assert panel.outcome.decisions == {}
 
 
-def test_a_ground_truth_that_is_moved_is_no_longer_compared(model, panel, qtbot, scan) -> None:
+def test_a_ground_truth_that_is_moved_is_no_longer_compared(
+    model, panel, qtbot, add, show_result, scan
+) -> None:
     add(model, scan)
     truth = add(model, truth_of(scan), "labels", name="truth")
     choice = panel.agreement.truth
     choice.chooser.choose(truth)
-    run(qtbot, panel)
+    show_result(panel)
     qtbot.waitUntil(lambda: panel.outcome.agreement is not None, timeout=MINUTE)
     truth.translate = truth.translate + np.array([30.0, 0, 0])
     qtbot.waitUntil(lambda: panel.outcome.agreement is None, timeout=MINUTE)
@@ -225,11 +183,11 @@ def test_a_ground_truth_that_is_moved_is_no_longer_compared(model, panel, qtbot,
 
 
 def test_copies_are_offered_and_their_records_name_no_file(
-    model, panel, qtbot, scan, tmp_path
+    model, panel, qtbot, run, finish, add, show_result, scan, tmp_path
 ) -> None:
     """As ground truth, as brain mask and as scan."""
     add(model, scan)
-    run(qtbot, panel)
+    show_result(panel)
     truth, mask, healthy = (
         model.add_layer(Layer.create(*result(model, title).as_layer_data_tuple()))
         for title in ("anomalies", "anomalies", "reconstruction")
@@ -241,30 +199,29 @@ def test_copies_are_offered_and_their_records_name_no_file(
     panel.inputs.brain.chooser.choose(mask)
     qtbot.waitUntil(lambda: panel.outcome.agreement is not None, timeout=MINUTE)
     assert panel.outcome.agreement.at(panel.outcome.marked)["dice"] == 1
-    run(qtbot, panel)
+    run(panel)
     panel.saving.save(tmp_path)
-    finish(qtbot, panel)
+    finish(panel)
     record = read_record(tmp_path / "head_record.json")
     assert record.brain_mask.name is None
     assert record.truth is not None
     assert record.truth.name is None
     panel.inputs.scan_chooser.choose(healthy)
-    run(qtbot, panel)
+    show_result(panel)
     panel.saving.save(tmp_path)
-    finish(qtbot, panel)
+    finish(panel)
     assert read_record(tmp_path / "healthy_record.json").input.name != "head.nii.gz"
     assert read_volume(tmp_path / "healthy_anomaly.nii.gz").same_grid(scan)
 
 
 def test_letters_and_canvases_follow_a_scan_that_is_moved(
-    make_napari_viewer_proxy, monkeypatch, tiny_checkpoint, qtbot, scan
+    make_napari_viewer_proxy, monkeypatch, new_panel, add, show_result, qtbot, scan
 ) -> None:
     monkeypatch.setenv("NAPARI_ENSURE_PLUGIN_MAIN_THREAD", "1")
     viewer = make_napari_viewer_proxy(show=True)
-    panel = new_panel(viewer, tiny_checkpoint, qtbot)
-    viewer.window.add_dock_widget(panel)
+    panel = new_panel(viewer)
     layer = add(viewer, scan)
-    run(qtbot, panel)
+    show_result(panel)
 
     def letters() -> set[str]:
         overlays = viewer.canvas.overlays

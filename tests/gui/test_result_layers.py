@@ -11,23 +11,17 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
-from napari.layers._layer_actions import (
-    _convert_dtype,
-    _convert_to_image,
-    _convert_to_labels,
-    _duplicate_layer,
-    _merge_stack,
-    _project,
-    _split_stack,
-)
+from napari.layers.utils.stack_utils import images_to_stack, stack_to_images
 from numpy.testing import assert_allclose, assert_array_equal
 
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import Detection
+from napari_addm.detection.pipeline import run as detect
+from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
 from napari_addm.review.marking import CachedLabeller, LabelledFindings
 from napari_addm.widgets.contributions import read_layers, write_image, write_labels
-from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.finding_colors import finding_colors
 from napari_addm.widgets.layer_registry import TITLES, is_output
 from napari_addm.widgets.layer_volumes import LayerData, scan_volume
@@ -35,9 +29,6 @@ from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.result_layers import ResultLayers
 from napari_addm.widgets.viewing.visibility import give_back, put_away
 
-AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
-SHAPE = (33, 39, 29)
-MINUTE = 60_000
 PLACE = ("scale", "translate", "rotate", "shear", "affine")
 MAPS = ("reconstruction", "anomaly map", "uncertainty", "anomalies")
 CORNER = (0, 0, 0)
@@ -56,27 +47,10 @@ MOVES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def scan(make_brain: Callable[..., Volume]) -> Volume:
-    return make_brain(AFFINE, SHAPE, ((25.0, -20.0, 15.0, 20.0),))
-
-
-@pytest.fixture(scope="module")
-def detection(scan: Volume, tiny_checkpoint: Any, qapp: Any) -> Detection:
+def detection(scan: Volume, tiny_checkpoint: Any) -> Detection:
     """What a run of two draws gives; it has an uncertainty."""
-    viewer = ViewerModel()
-    panel = DetectWidget(viewer)
-    add(viewer, scan)
-    panel.model.checkpoint_chooser.choose(tiny_checkpoint)
-    panel.model.device.setCurrentText("cpu")
-    panel.model.draws.setValue(2)
-    panel.run()
-    while panel.running:
-        qapp.processEvents()
-    assert panel.outcome is not None
-    made = panel.outcome.detection
-    assert made is not None
-    panel.deleteLater()
-    return made
+    settings = DetectionSettings(draws=2, device="cpu")
+    return detect(scan, load_checkpoint(tiny_checkpoint), settings)
 
 
 class Results:
@@ -154,17 +128,22 @@ def lies_on(layer: Layer, scan: Layer) -> bool:
     ) and tuple(layer.units) == tuple(scan.units)
 
 
-def select(viewer: Any, *layers: Layer) -> None:
-    viewer.layers.selection = set(layers)
-    viewer.layers.selection.active = layers[0]
-
-
 def duplicate(viewer: Any, layer: Layer) -> Layer:
-    select(viewer, layer)
-    before = list(viewer.layers)
-    _duplicate_layer(viewer.layers)
-    (copy,) = (one for one in viewer.layers if one not in before)
-    return copy
+    """Copy a layer as napari's *Duplicate* does."""
+    data, state, kind = layer.as_layer_data_tuple()
+    return viewer.add_layer(
+        Layer.create(data.copy(), {**state, "name": f"{layer.name} copy"}, kind)
+    )
+
+
+def convert(viewer: Any, layer: Layer, kind: str) -> Layer:
+    """Make a layer of another kind as napari's *Convert to* does."""
+    state = {name: getattr(layer, name) for name in ("name", "metadata", "axis_labels", "units")}
+    state |= {name: getattr(layer, name) for name in PLACE}
+    if np.issubdtype(layer.data.dtype, np.integer):
+        viewer.layers.remove(layer)
+        return viewer.add_layer(Layer.create(layer.data, state, kind))
+    return viewer.add_layer(Layer.create(layer.data.astype(int), state, kind))
 
 
 def created(viewer: Any, layer: Layer) -> Layer:
@@ -377,10 +356,8 @@ def test_hits_and_misses(results: Results) -> None:
 @pytest.mark.parametrize("title", ["reconstruction", "anomaly map"])
 def test_projections_and_stacks_are_a_persons_own(results: Results, title: str) -> None:
     viewer, result = results.viewer, results[title]
-    select(viewer, result)
-    _project(viewer.layers, axis=0, mode="max")
-    select(viewer, duplicate(viewer, result))
-    _split_stack(viewer.layers, axis=0)
+    viewer.add_image(result.data.max(axis=0), metadata=result.metadata)
+    viewer.layers.extend(stack_to_images(duplicate(viewer, result), 0))
     slices = [one for one in viewer.layers if one.ndim == 2]
     assert len(slices) == 1 + result.data.shape[0]
     kept = [np.array(one.data) for one in slices]
@@ -388,9 +365,11 @@ def test_projections_and_stacks_are_a_persons_own(results: Results, title: str) 
     for one, data in zip(slices, kept, strict=True):
         assert not is_output(one)
         assert_array_equal(one.data, data)
-    select(viewer, results["reconstruction"], results["anomaly map"])  # the originals, merged
-    _merge_stack(viewer.layers)
-    merged = viewer.layers[-1]
+    originals = [results["reconstruction"], results["anomaly map"]]
+    merged = images_to_stack(originals)
+    for one in originals:
+        viewer.layers.remove(one)
+    viewer.add_layer(merged)
     held = np.array(merged.data)
     results.run()
     assert not is_output(merged)
@@ -400,10 +379,8 @@ def test_projections_and_stacks_are_a_persons_own(results: Results, title: str) 
 
 def test_findings_that_are_converted_to_an_image_are_made_anew(results: Results) -> None:
     viewer, labels = results.viewer, results["anomalies"]
-    select(viewer, labels)
-    _convert_to_image(viewer.layers)
+    image = convert(viewer, labels, "image")
     assert labels not in viewer.layers
-    image = viewer.layers["head anomalies"]
     kept = np.array(image.data)
     for update in (lambda: results.mark(HIGH), results.run, lambda: results.mark(HIGH)):
         update()
@@ -417,9 +394,8 @@ def test_findings_that_are_converted_to_an_image_are_made_anew(results: Results)
 
 def test_a_map_that_is_converted_to_labels_harms_nothing(results: Results) -> None:
     viewer, original = results.viewer, results["anomaly map"]
-    select(viewer, original)
-    _convert_to_labels(viewer.layers)
-    (copy,) = (one for one in viewer.layers if one.name.startswith("head anomaly map [1]"))
+    copy = convert(viewer, original, "labels")
+    assert copy.name == "head anomaly map [1]"
     kept = copy.data.copy()
     viewer.layers.remove(original)
     results.run()
@@ -435,8 +411,7 @@ def test_corrections_of_the_findings_are_kept(results: Results, how: str, then: 
     if how == "operation":
         labels.data = np.where(labels.data == 1, 0, labels.data)
     elif how == "dtype":
-        select(viewer, labels)
-        _convert_dtype(viewer.layers, "int64")
+        labels.data = labels.data.astype("int64")
     elif how == "in place":
         labels.data[:2] = 9
         labels.refresh()
@@ -494,8 +469,8 @@ def test_a_layer_that_was_given_other_voxels_is_a_persons_own(results: Results, 
     assert_array_equal(mine, held)
 
 
-def test_a_copy_in_another_viewer_is_a_persons_own(results: Results, make_napari_viewer) -> None:
-    other = make_napari_viewer()
+def test_a_copy_in_another_viewer_is_a_persons_own(results: Results) -> None:
+    other = ViewerModel()
     copies = {title: created(other, results[title]) for title in ("anomaly map", "anomalies")}
     kept = {title: copy.data.copy() for title, copy in copies.items()}
     results.mark(HIGH)

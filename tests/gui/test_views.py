@@ -18,11 +18,10 @@ from numpy.testing import assert_allclose
 from PIL import Image as Picture
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QDockWidget, QFileDialog, QMainWindow, QMessageBox
+from qtpy.QtWidgets import QFileDialog, QMainWindow, QMessageBox
 
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.widgets import texts
-from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.view import Views
 from napari_addm.widgets.jobs import start_job
 from napari_addm.widgets.layer_registry import remember_output
@@ -103,15 +102,6 @@ def green(picture: np.ndarray) -> np.ndarray:
     return np.argwhere((picture[..., 1] > 200) & (picture[..., 0] < 60) & (picture[..., 2] < 60))
 
 
-@pytest.fixture(scope="module")
-def window(qapp) -> Iterator[napari.Viewer]:
-    """One viewer for all tests of this file."""
-    made = napari.Viewer()
-    made.window.resize(1200, 780)
-    yield made
-    made.close()
-
-
 def state(viewer) -> tuple[object, ...]:
     """What the section may change in a viewer, apart from its layers."""
     return (
@@ -120,12 +110,8 @@ def state(viewer) -> tuple[object, ...]:
         dict(viewer.keymap),
         list(viewer.mouse_drag_callbacks),
         viewer.canvas.overlay_tiling.top_right,
-        {dock.windowTitle() for dock in docks(viewer)},
+        set(viewer.window.dock_widgets),
     )
-
-
-def docks(viewer) -> list[QDockWidget]:
-    return viewer.window._qt_window.findChildren(QDockWidget)
 
 
 @pytest.fixture
@@ -147,14 +133,6 @@ def views(viewer, qtbot) -> Iterator[Views]:
     viewer.window.remove_dock_widget(dock)
     with qtbot.waitSignal(section.destroyed):
         section.deleteLater()
-
-
-@pytest.fixture
-def alone(qtbot) -> Views:
-    """The section beside a viewer without a window."""
-    section = Views(ViewerModel(), start_job)
-    qtbot.addWidget(section)
-    return section
 
 
 def shown(viewer) -> dict[str, bool]:
@@ -428,8 +406,10 @@ def test_swipe_has_the_scan_on_the_left(viewer, views, qtbot) -> None:
     assert "scan swipe" not in viewer.layers
 
 
-def test_the_bar_says_what_it_shows(alone, qtbot) -> None:
-    model = alone._viewer
+def test_the_bar_says_what_it_shows(qtbot) -> None:
+    model = ViewerModel()
+    alone = Views(model, start_job)
+    qtbot.addWidget(alone)
     scan = add(model, brain())
     _, anomaly, _ = add_results(model, scan)
     qtbot.waitUntil(lambda: anomaly.colorbar.visible)
@@ -553,22 +533,18 @@ def test_closing_the_section_gives_the_layers_back(viewer, qtbot) -> None:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def test_a_figure_of_a_run(tmp_path: Path, tiny_checkpoint, make_brain, qtbot, monkeypatch) -> None:
-    """Through the whole panel: run, then a figure of the slice that is shown, and a montage."""
+def test_a_figure_of_a_run(
+    tmp_path: Path, new_panel, show_result, make_brain, qtbot, monkeypatch
+) -> None:
+    """Through the whole panel: a figure of the slice that is shown, and a montage."""
     model = ViewerModel()
-    panel = DetectWidget(model)
-    qtbot.addWidget(panel)
+    panel = new_panel(model)
     views = panel.views
     views.figure.export(tmp_path / "early.png")
     assert views.figure.note.text() == texts.NO_FIGURE
     affine = np.array([[-6.0, 0, 0, 80], [0, 6.0, 0, -95], [0, 0, 6.0, -70], [0, 0, 0, 1]])
     add(model, make_brain(affine, (27, 32, 24)), "Doe John")
-    panel.model.checkpoint_chooser.choose(tiny_checkpoint)
-    panel.model.device.setCurrentText("cpu")
-    panel.findings.threshold.setValue(0.01)
-    panel.run()
-    qtbot.waitUntil(lambda: not panel.running, timeout=60_000)
-    assert panel.notices.error.text() == ""
+    show_result(panel)
     overlays = model.canvas.overlays
     qtbot.waitUntil(lambda: "addm_bar_label" in overlays)  # it comes after the layers
     qtbot.waitUntil(lambda: overlays["addm_bar_label"].text.endswith("threshold 0.01"))
