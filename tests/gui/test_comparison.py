@@ -14,7 +14,6 @@ from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtWidgets import QApplication
 from scipy import ndimage
-from sklearn import metrics as sklearn_metrics
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import Detection
@@ -72,21 +71,15 @@ def thresholds(detection: Detection) -> list[float]:
     return [-1.0, *(float(q) for q in np.quantile(anomaly, (0.3, 0.9, 0.97, 0.999))), 9.0]
 
 
-def test_markers_follow_the_threshold(view, detection, truth, agreement):
-    brain = detection.brain_mask.data
-    scores, inside = detection.anomaly.data[brain], truth[brain]
+def test_markers_lie_on_the_curves_at_the_threshold(view, detection, agreement):
     view.show_agreement(agreement)
     for threshold in thresholds(detection)[1:-1]:
         view.show_threshold(threshold)
-        above = scores > threshold
-        rate = np.mean(above[~inside])
-        recall = sklearn_metrics.recall_score(inside, above)
-        assert view.roc.marked == pytest.approx((rate, recall))
-        precision = sklearn_metrics.precision_score(inside, above)
-        assert view.pr.marked == pytest.approx((recall, precision))
-        dice = sklearn_metrics.f1_score(inside, above)
-        assert view.dice.marked == pytest.approx((threshold, dice))
-        # and each lies on its curve
+        point = agreement.point(threshold)
+        recall = point.recall[0]
+        assert view.roc.marked == pytest.approx((point.false_positive_rate[0], recall))
+        assert view.pr.marked == pytest.approx((recall, point.precision[0]))
+        assert view.dice.marked == pytest.approx((threshold, point.dice[0]))
         for plot in (view.dice, view.roc, view.pr):
             x, y = plot.points
             assert np.hypot(x - plot.marked[0], y - plot.marked[1]).min() < 0.03
@@ -308,34 +301,32 @@ def case(qtbot, tmp_path, scan, new_panel, add, show_result, detection, truth) -
     return made
 
 
-def test_figures_and_curves_follow_strokes_on_the_truth(case):
+def test_figures_curves_and_overlay_follow_strokes_on_the_truth(case, qtbot):
     case.wait_for_truth()
-    dice = case.panel.agreement.view.figures["dice"].text()
-    before = case.agreement
+    view = case.panel.agreement.view
+    dice, before = view.figures["dice"].text(), case.agreement
+    view.overlay.setChecked(True)
+    (shown,) = [each for each in case.viewer.layers if each.name.endswith("hits and misses")]
     case.layer.paint((14, 20, 10), 2)
     case.layer.paint((14, 20, 18), 2)
     assert case.agreement is before  # it is measured once the strokes are done, and aside
-    assert not case.panel.agreement.view.metrics.isHidden()
+    assert not view.metrics.isHidden()
     case.wait_for_truth()
-    assert case.panel.agreement.view.figures["dice"].text() != dice
+    assert view.figures["dice"].text() != dice
+    assert shown in case.viewer.layers
+    assert_array_equal(shown.data, case.agreement.overlay(case.panel.outcome.marked))
+    assert shown.data[14, 20, 10] in (HIT, MISSED)
     case.layer.undo()
     case.layer.undo()
     case.wait_for_truth()
-    assert case.panel.agreement.view.figures["dice"].text() == dice
+    assert view.figures["dice"].text() == dice
     case.layer.fill((0, 0, 0), 0)
     case.layer.data = np.roll(case.layer.data, 3, axis=1)
     case.wait_for_truth()
-
-
-def test_hits_and_misses_follow_strokes_on_the_truth(case):
-    case.panel.agreement.view.overlay.setChecked(True)
-    (shown,) = [each for each in case.viewer.layers if each.name.endswith("hits and misses")]
-    case.layer.paint((14, 20, 10), 2)
+    for n in range(6):  # also while a comparison goes on
+        case.layer.paint((14, 14 + 2 * n, 10), 2)
+        qtbot.wait(150)
     case.wait_for_truth()
-    assert shown in case.viewer.layers
-    expected = case.agreement.overlay(case.panel.outcome.marked)
-    assert_array_equal(shown.data, expected)
-    assert shown.data[14, 20, 10] in (HIT, MISSED)
 
 
 def test_the_record_names_the_file_of_a_truth_only_while_it_holds_that_truth(case):
@@ -403,13 +394,6 @@ def test_what_is_no_stroke_on_the_truth_measures_nothing(case):
     case.layer.paint((14, 20, 10), 2)
     case.rest(500)
     assert case.agreement is None
-
-
-def test_a_person_may_draw_while_a_comparison_goes_on(case, qtbot):
-    for n in range(6):
-        case.layer.paint((14, 14 + 2 * n, 10), 2)
-        qtbot.wait(150)
-    case.wait_for_truth()
 
 
 def test_strokes_on_the_truth_of_a_section_that_is_gone(qtbot, truth):

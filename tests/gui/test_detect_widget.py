@@ -72,15 +72,6 @@ def save_variant(checkpoint: Path, path: Path, **changes) -> Path:
     return path
 
 
-def test_opens_from_the_plugins_menu(make_napari_viewer) -> None:
-    viewer = make_napari_viewer()
-    _, widget = viewer.window.add_plugin_dock_widget("napari-addm", "Detect anomalies")
-    assert isinstance(widget, DetectWidget)
-    assert widget.model.checkpoint_chooser.currentText() == "Demo (bundled)"
-    assert not widget.run_button.isEnabled()  # nothing is open
-    assert not widget.welcome.isHidden()
-
-
 def test_creating_it_imports_no_torch() -> None:
     code = (
         "import sys\n"
@@ -761,10 +752,17 @@ def test_closing_the_panel_s_dock_ends_it(
     assert_array_equal(output(viewer, "anomalies").data, second.outcome.marked.labels)
 
 
-def test_closing_the_viewer_ends_the_run(make_napari_viewer, new_panel, qtbot, add, scan) -> None:
-    viewer = make_napari_viewer()
+def test_closing_the_viewer_ends_the_run_and_what_is_compared(
+    make_napari_viewer_proxy, new_panel, qtbot, add, output, show_result, scan
+) -> None:
+    """The fixture looks for what is left of further canvases."""
+    viewer = make_napari_viewer_proxy(show=True)
     panel = new_panel(viewer)
     add(viewer, scan)
+    show_result(panel)
+    panel.views.side_by_side.setChecked(True)
+    panel.views.blink_button.setChecked(True)
+    assert output(viewer, "reconstruction").visible
     slowly(panel)
     panel.model.draws.setValue(500)  # minutes
     panel.run()
@@ -772,6 +770,7 @@ def test_closing_the_viewer_ends_the_run(make_napari_viewer, new_panel, qtbot, a
     assert jobs.going
     viewer.close()
     qtbot.waitUntil(lambda: not jobs.going, timeout=MINUTE)
+    qtbot.wait(50)  # what Qt was asked to delete later
 
 
 # --- a review that goes on -----------------------------------------------------------------------

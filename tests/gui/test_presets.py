@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 from support import invoke
 
@@ -137,8 +138,9 @@ def test_a_preset_that_changes_nothing_is_no_choice(
     assert model.preset.currentData() == "standard"
 
 
-def test_the_panel_of_cohorts_has_them_too(make_napari_viewer_proxy: Any, many: Path) -> None:
-    panel = BatchWidget(make_napari_viewer_proxy())
+def test_the_panel_of_cohorts_has_them_too(qtbot: Any, many: Path) -> None:
+    panel = BatchWidget(ViewerModel())
+    qtbot.addWidget(panel)
     panel.model.checkpoint_chooser.choose(many)
     pick(panel.model, "preview")
     assert (panel.settings.detection.draws, panel.settings.detection.steps) == (1, 3)
