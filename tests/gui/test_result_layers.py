@@ -469,8 +469,8 @@ def test_a_layer_that_was_given_other_voxels_is_a_persons_own(results: Results, 
     assert_array_equal(mine, held)
 
 
-def test_a_copy_in_another_viewer_is_a_persons_own(results: Results) -> None:
-    other = ViewerModel()
+def test_a_copy_in_another_viewer_is_a_persons_own(results: Results, make_napari_viewer) -> None:
+    other = make_napari_viewer()
     copies = {title: created(other, results[title]) for title in ("anomaly map", "anomalies")}
     kept = {title: copy.data.copy() for title, copy in copies.items()}
     results.mark(HIGH)
