@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Make the demo case: the Colin27 brain with a SIMULATED lesion, and the lesion's mask.
 
-    apt-get install mricron-data          # carries the skull-stripped Colin27, 1 mm
+    apt-get install mricron-data          # contains the skull-stripped Colin27, 1 mm
     python tools/make_demo_case.py        # writes sample_data/demo_*.nii.gz
 
-The lesion is a picture of a mass, not a model of a disease: a T1-dark, soft-edged, irregular
-core; a moderate, oedema-like rim that prefers white matter; and a mass effect, that is, a smooth
-and invertible displacement of the tissue around it which stops at the brain's surface. All of it
-follows from ``SEED``, so the same source gives the same files.
+The lesion is a picture of a mass, not a model of a disease. It has a T1-dark, irregular core with
+soft edges, a moderate, edema-like rim that prefers white matter, and a mass effect: a smooth,
+invertible displacement of the tissue around it, which stops at the brain's surface. The seed is
+fixed, so the same source gives the same files.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SOURCE_SHA256 = "592a2d20abdf36eefcb540ca8958428040edffc1bc1a18ba1dcfbabac77c5dd
 TARGET = Path(__file__).resolve().parents[1] / "sample_data"
 
 SEED = 27
-CENTRE_MM = (-31.0, -22.0, 31.0)  # world RAS: left parietal white matter, beside the ventricle
+CENTER_MM = (-31.0, -22.0, 31.0)  # world RAS: left parietal white matter, beside the ventricle
 SEMI_AXES_MM = (13.0, 18.0, 14.0)  # of the core
 RIM = 1.42  # the rim's outer edge, in units of the core's radius
 EDGE = 0.10  # half width of the soft edges, same units
 PUSH = 0.62  # mass effect: below 1, or the displacement folds
-REACH = 1.9  # how far it is felt, same units as RIM
+REACH = 1.9  # range of the mass effect, same units as RIM
 MARGIN = 3  # empty voxels kept around the brain
 
 Array = NDArray[np.float64]
@@ -50,26 +50,26 @@ def soft_step(distance: Array) -> Array:
 
 
 def push_tissue(brain: Array, offset: Array, radius: Array) -> Array:
-    """Displace the tissue away from the lesion's centre (mass effect).
+    """Displace the tissue away from the lesion's center (mass effect).
 
     Parameters
     ----------
     brain : ndarray, (i, j, k)
         Intensities at 1 mm.
     offset : ndarray, (3, i, j, k)
-        Voxel position minus the lesion's centre, mm.
+        Voxel position minus the lesion's center, mm.
     radius : ndarray, (i, j, k)
-        Distance from the centre in units of the core's radius.
+        Distance from the center in units of the core's radius.
 
     Raises
     ------
     ValueError
         If the displacement folds space (a Jacobian determinant that is not positive).
     """
-    # Each voxel takes its tissue from nearer to the centre. u (1 - PUSH exp(-u^2)) grows
+    # Each voxel takes its tissue from a place nearer to the center. u (1 - PUSH exp(-u^2)) grows
     # with u for every PUSH < 1, so no two places take from the same one.
     pull = PUSH * np.exp(-((radius / REACH) ** 2))
-    # The skull does not give way: the displacement fades towards the brain's outer surface.
+    # The skull is rigid: the displacement fades towards the brain's outer surface.
     hull = ndimage.binary_fill_holes(ndimage.binary_closing(brain > 0, iterations=6))
     depth = ndimage.distance_transform_edt(hull)
     pull *= ndimage.gaussian_filter(np.clip(depth / 18.0, 0.0, 1.0), 4.0)
@@ -97,36 +97,36 @@ def simulate_lesion(brain: Array, affine: Array) -> tuple[NDArray[np.uint8], NDA
         Intensities; 1 where the lesion has more than half its strength (core and rim).
     """
     rng = np.random.default_rng(SEED)
-    centre = nib.affines.apply_affine(np.linalg.inv(affine), CENTRE_MM)
-    offset = np.indices(brain.shape) - centre[:, None, None, None]
+    center = nib.affines.apply_affine(np.linalg.inv(affine), CENTER_MM)
+    offset = np.indices(brain.shape) - center[:, None, None, None]
     scaled = offset / np.array(SEMI_AXES_MM)[:, None, None, None]
     radius = np.sqrt((scaled**2).sum(0))
 
     tissue = push_tissue(brain, offset, radius)
     inside = ndimage.gaussian_filter((tissue > 0).astype(np.float64), 0.6) > 0.5
 
-    # Grey/white levels of this very scan: the modes that split the brain's upper histogram.
+    # Levels of gray and white matter, from percentiles of this scan.
     white = float(np.percentile(brain[brain > 0], 85))
-    grey = float(np.percentile(brain[brain > 0], 35))
-    whiteness = np.clip((tissue - grey) / (white - grey), 0.0, 1.0)
+    gray = float(np.percentile(brain[brain > 0], 35))
+    whiteness = np.clip((tissue - gray) / (white - gray), 0.0, 1.0)
     whiteness = ndimage.gaussian_filter(whiteness, 1.5)
 
     outline = radius + 0.13 * random_field(rng, brain.shape, 6.0)
     outline += 0.05 * random_field(rng, brain.shape, 2.5)
     core = soft_step(outline - 1.0)
-    # Oedema spreads along white matter and stops short of the cortex.
+    # Edema spreads along white matter and stops short of the cortex.
     rim = soft_step((outline - RIM + 0.45 * (1.0 - whiteness)) / 1.6)
 
     # Texture: the scan's own fine grain (measured in white matter away from edges) over a
     # coarser unevenness, stronger in the core.
     detail = brain - ndimage.gaussian_filter(brain, 1.5)
-    deep = ndimage.binary_erosion(brain > (grey + white) / 2, iterations=4)
+    deep = ndimage.binary_erosion(brain > (gray + white) / 2, iterations=4)
     grain = float(detail[deep].std()) * random_field(rng, brain.shape, 0.7)
     uneven = random_field(rng, brain.shape, 3.5)
 
     scan = tissue
-    oedema = 0.94 * grey + 0.3 * (tissue - grey) + 0.025 * white * uneven + grain
-    scan = scan + 0.85 * rim * np.minimum(oedema - scan, 0.0)
+    edema = 0.94 * gray + 0.3 * (tissue - gray) + 0.025 * white * uneven + grain
+    scan = scan + 0.85 * rim * np.minimum(edema - scan, 0.0)
     cavity = ndimage.gaussian_filter(soft_step((outline - 0.55) / 1.5), 1.0)
     mass = white * (0.60 - 0.12 * cavity + 0.045 * uneven) + 1.5 * grain
     scan = scan + core * (mass - scan)

@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,14 +53,17 @@ def options_of(function: object) -> set[str]:
     return {option for argument in arguments for option in argument.names}
 
 
-def known_options() -> set[str]:
+@cache
+def known_options() -> frozenset[str]:
     """Option names of all commands and all scripts of the checkout."""
     of_scripts = {
         option
         for path in SCRIPTS
         for option in re.findall(r'"(--[a-z][\w-]*)"', path.read_text(encoding="utf-8"))
     }
-    return of_scripts.union({"--help", "--version", "--debug"}, *map(options_of, COMMANDS))
+    return frozenset(
+        of_scripts.union({"--help", "--version", "--debug"}, *map(options_of, COMMANDS))
+    )
 
 
 def slugs(page: Path) -> set[str]:
