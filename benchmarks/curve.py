@@ -4,11 +4,10 @@
                                     [--plot FILE.svg] [--parts quality,time]
 
 The bundled checkpoint on the tumours that DATA's ``split.json`` names for validation: AUPRC and
-best Dice inside the brain, means over the cases, against seconds for one volume. Those are
-measured on one batch, noise and network and sampler, times the volume's slices; what a
-detection does besides (preparation, score) is added from one whole detection. With
-``--peers`` the plot also shows the row of AnoDDPM's public code from what ``peers.py`` wrote.
-With ``--keep`` a computation that was stopped goes on.
+best Dice inside the brain, means over the cases, against seconds for one volume. The seconds are
+those of one batch (noise, network and sampler) times the volume's slices; preparation and score
+are added from a whole detection. With ``--peers`` the plot also shows AnoDDPM's public code from
+what ``peers.py`` wrote. With ``--keep`` a computation that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def main() -> None:
 
 
 def all_ways(checkpoint: Checkpoint) -> dict[str, Way]:
-    """Every point once, by its settings."""
+    """Return every point once, by its settings."""
     ways = {}
     points = [(point, "bfloat16") for series in SERIES.values() for point in series]
     points += [(SERIES["draws, one step"][2], "float32")]
@@ -104,12 +103,12 @@ def all_ways(checkpoint: Checkpoint) -> dict[str, Way]:
 
 
 def one_name(sampler: str, steps: int) -> str:
-    """With one step all samplers are the same map straight to x0-hat."""
+    """Return one name for all samplers with one step, which go straight to x0-hat."""
     return "ddim" if steps == 1 else sampler
 
 
 def name(level: int, steps: int, sampler: str, draws: int, precision: str = "bfloat16") -> str:
-    """A point's name."""
+    """Return a point's name."""
     return (
         f"{one_name(sampler, steps)}, level {level}, {steps} step(s), {draws} draw(s), {precision}"
     )
@@ -118,7 +117,7 @@ def name(level: int, steps: int, sampler: str, draws: int, precision: str = "bfl
 def timing(
     bench: Bench, ways: dict[str, Way], repeats: int, now: Callable[[], float]
 ) -> dict[str, float]:
-    """Median seconds per slice, noise and all draws included, the points in turn."""
+    """Time the points in turn: median seconds per slice, with noise and all draws."""
     slices = bench.prepared(bench.cases[-1]).slices
     middle = len(slices.images) // 2
     clean = torch.from_numpy(slices.images[middle : middle + BATCH])[:, None]
@@ -138,7 +137,7 @@ def timing(
 def besides(
     bench: Bench, repeats: int, now: Callable[[], float], timed: dict[str, float]
 ) -> dict[str, float]:
-    """What a detection does but for the network, in seconds: once, and for every draw."""
+    """Time a detection without its network, in seconds: once, and for every draw."""
     case = bench.cases[-1]
     slices = len(bench.prepared(case).slices.images)
     run(case.volume, bench.checkpoint, brain_mask=case.brain)
@@ -157,14 +156,14 @@ def besides(
 
 
 def seconds_of(found: dict[str, Any], row: dict[str, Any]) -> float:
-    """For one whole volume."""
+    """Return the seconds for one whole volume."""
     rest = found["besides"]
     network = row["seconds_per_slice"] * rest["slices"]
     return float(rest["once"] + rest["per_draw"] * row["draws"] + network)
 
 
 def table(found: dict[str, Any]) -> str:
-    """All series, as Markdown."""
+    """Write all series as Markdown."""
     lines = ["series | level | steps | draws | precision | AUPRC | best Dice | s per volume"]
     lines += ["|".join(["---"] * 8)]
     series = {**SERIES, "float32": [SERIES["draws, one step"][2]]}
@@ -184,7 +183,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def plot(found: dict[str, Any], peers: dict[str, Any] | None, path: Path) -> None:
-    """AUPRC against seconds, every series a line; the presets are named."""
+    """Draw AUPRC against seconds, with a line for each series and the names of the presets."""
     import matplotlib
     from matplotlib.figure import Figure
 

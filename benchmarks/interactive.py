@@ -1,13 +1,12 @@
-"""How the panel feels: previews, a run, cancel and the event loop, in a real viewer.
+"""Responsiveness of the panel in a real viewer: previews, a run, cancel and the event loop.
 
     xvfb-run -a -s "-screen 0 1280x800x24" python benchmarks/interactive.py SCAN [--json FILE]
 
-A timer of 10 ms is the heartbeat: how late it comes is how long the event loop was blocked;
-`longest_own_ms` is what the loop's thread computed itself meanwhile, without waiting for a
-processor that others use.
-Reported for each phase: previews while scrolling (seconds from the last scroll step to the
-slice in the layer), five runs of the volume that are cancelled (seconds from Cancel to the end,
-beside those of one step of the network), and a run that goes on from the last.
+A timer of 10 ms is the heartbeat: its delay is the time for which the event loop was blocked.
+``longest_own_ms`` is the longest time that the loop's thread itself computed between two beats,
+without waiting for a processor. The phases are previews while scrolling (seconds from the last
+scroll step to the slice in the layer), five runs of the volume that are cancelled (seconds from
+Cancel to the end, beside those of one step of the network), and a run that goes on from there.
 """
 
 import argparse
@@ -50,7 +49,7 @@ class Heartbeat:
         self._last, self._computed = now, computed
 
     def take(self) -> dict[str, float]:
-        """The gaps since the last time, in ms."""
+        """Return the gaps since the last call, in ms."""
         gaps, self.gaps = sorted(self.gaps) or [0.0], []
         own, self.own = self.own or [0.0], []
         return {
@@ -62,7 +61,7 @@ class Heartbeat:
 
 
 def wait(done: Callable[[], bool], seconds: float = 600.0) -> float:
-    """Turn the event loop until something holds; the seconds that took."""
+    """Process events until something holds; return the seconds that it took."""
     started = time.perf_counter()
     while not done():
         QApplication.processEvents()
@@ -73,14 +72,14 @@ def wait(done: Callable[[], bool], seconds: float = 600.0) -> float:
 
 
 def pause(seconds: float) -> None:
-    """Turn the event loop for so long."""
+    """Process events for some seconds."""
     end = time.perf_counter() + seconds
     wait(lambda: time.perf_counter() > end)
 
 
 @contextmanager
 def steps() -> Iterator[list[float]]:
-    """The seconds of every call of the network; torch has been imported by then."""
+    """Collect the seconds of every call of the network."""
     from torch.nn.modules.module import (
         register_module_forward_hook,
         register_module_forward_pre_hook,

@@ -1,4 +1,4 @@
-"""Ours against the loops that people use today, and against the bare network: time and quality.
+"""Time and quality beside AnoDDPM's code, MONAI, diffusers and the bare network.
 
     python benchmarks/peers.py DATA [--anoddpm FOLDER] [--keep FOLDER] [--json FILE]
                                     [--parts agreement,quality,time,whole]
@@ -7,17 +7,15 @@ One network (the bundled checkpoint: for the others as MONAI builds it, for ours
 `load_network` loads it), the same slices, the same noise, the same score. DATA is a benchmark's
 folder: the tumours that its ``split.json`` names for validation are measured.
 FOLDER after ``--anoddpm`` is a checkout of github.com/Julian-Wyatt/AnoDDPM, whose code runs as it
-is (it needs numba, scikit-image, scikit-learn and matplotlib); its row is left out without it.
-Needs diffusers.
+is (it needs numba, scikit-image, scikit-learn and matplotlib). The script needs diffusers.
 
-- ``agreement``: what the ways give for the same slices and noise has to be the same picture; the
-  script stops where it is not.
+- ``agreement``: checks that all ways give the same picture for the same slices and noise.
 - ``quality``: AUPRC and best Dice on whole volumes. The full 250 steps take an hour of one core;
   with ``--keep`` they go on where they were stopped.
-- ``time``: seconds per slice of the loops alone, noise made beforehand, the ways in turn, medians.
-- ``whole``: a whole ``detect()`` against the network calls that it needs at least, and its profile.
+- ``time``: median seconds per slice of the loops alone, without making noise, the ways in turn.
+- ``whole``: a whole detection against its network calls alone.
 
-The parts add to the JSON file, so that they can be run one by one; the table shows what is there.
+The parts add to the JSON file, so that they can be run one by one.
 """
 
 from __future__ import annotations
@@ -32,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from plain_network import plain_network
 from torch import Tensor
 from ways import (
     AsPeersCall,
@@ -46,6 +43,7 @@ from ways import (
     monai,
     ours,
     ours_as_anoddpm,
+    plain_network,
     validation_tumours,
     write,
 )
@@ -123,7 +121,7 @@ def main() -> None:
 
 
 def all_ways(bench: Bench, folder: Path | None) -> list[Way]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     checkpoint, schedule = bench.checkpoint, bench.schedule
     plain = AsPeersCall(plain_network(checkpoint))
     mixed = AsPeersCall(plain_network(checkpoint), autocast=True)
@@ -188,7 +186,7 @@ def all_ways(bench: Bench, folder: Path | None) -> list[Way]:
 
 
 def by_openvino(checkpoint: Checkpoint) -> list[Way]:
-    """Our loop with the network run by OpenVINO, where that is installed."""
+    """Return our loop with the network run by OpenVINO, if that is installed."""
     try:
         from napari_addm.detection.openvino_network import openvino_network
 
@@ -210,7 +208,7 @@ def by_openvino(checkpoint: Checkpoint) -> list[Way]:
 
 
 def default_way(checkpoint: Checkpoint) -> Way:
-    """What a detection does where nothing is chosen."""
+    """Return the way of a detection with its defaults."""
     default = resolve(DetectionSettings(), checkpoint.specification)
     assert default.level is not None
     assert default.steps is not None
@@ -229,10 +227,7 @@ def default_way(checkpoint: Checkpoint) -> Way:
 
 
 def whole_volumes(bench: Bench, way: Way, options: argparse.Namespace) -> Way:
-    """The same mathematics for whole volumes: AnoDDPM's in batches and in bfloat16.
-
-    `agreement` says how little that changes.
-    """
+    """Return a way for whole volumes: AnoDDPM's in batches and bfloat16; see `agreement`."""
     if way.batch > 1:
         return way
     network = AsPeersCall(plain_network(bench.checkpoint).to(torch.bfloat16))
@@ -252,7 +247,7 @@ def whole_volumes(bench: Bench, way: Way, options: argparse.Namespace) -> Way:
 
 
 def some_slices(bench: Bench, count: int) -> tuple[Tensor, Callable[[int], Tensor]]:
-    """Slices through the middle of the last case, and their noise."""
+    """Return slices through the middle of the last case, and their noise."""
     slices = bench.prepared(bench.cases[-1]).slices
     middle = len(slices.images) // 2
     rows = slice(middle, middle + count)
@@ -261,12 +256,12 @@ def some_slices(bench: Bench, count: int) -> tuple[Tensor, Callable[[int], Tenso
 
 
 def agreement(bench: Bench, folder: Path | None) -> dict[str, float]:
-    """Largest differences between the ways, for the same slices and noise.
+    """Measure the largest differences between the ways, for the same slices and noise.
 
     Raises
     ------
     SystemExit
-        Where two ways that should give the same do not.
+        If two ways that should give the same do not.
     """
     checkpoint, schedule = bench.checkpoint, bench.schedule
     plain = AsPeersCall(plain_network(checkpoint))
@@ -299,7 +294,7 @@ def agreement(bench: Bench, folder: Path | None) -> dict[str, float]:
 
 
 def apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference."""
+    """Return the largest difference."""
     return float((one - other).abs().max())
 
 
@@ -307,7 +302,7 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 
 def detected(bench: Bench) -> dict[str, Any]:
-    """What a whole detection with its defaults finds."""
+    """Measure what a whole detection with its defaults finds."""
     rows = []
     for case in bench.cases:
         anomaly = run(case.volume, bench.checkpoint, brain_mask=case.brain).anomaly.data
@@ -317,7 +312,7 @@ def detected(bench: Bench) -> dict[str, Any]:
 
 
 def check_scoring(found: dict[str, Any]) -> None:
-    """This script's scoring has to be the one of a detection.
+    """Check that this script scores as a detection does.
 
     Raises
     ------
@@ -335,12 +330,12 @@ def check_scoring(found: dict[str, Any]) -> None:
 
 
 def timing(bench: Bench, ways: list[Way], repeats: int) -> Iterator[dict[str, float]]:
-    """Median seconds per slice of the ways, and of the bare network calls, in turn.
+    """Time the ways and the bare network calls in turn: median seconds per slice.
 
     Yields
     ------
     dict of str to float
-        What is known after each round.
+        The medians after each round.
     """
     jobs: dict[str, tuple[Callable[[], object], float]] = {}
     for way in ways:
@@ -383,7 +378,7 @@ def timing(bench: Bench, ways: list[Way], repeats: int) -> Iterator[dict[str, fl
 
 
 def whole_detection(bench: Bench, repeats: int) -> dict[str, Any]:
-    """A detection with its defaults against its network calls on ready tensors, in turn."""
+    """Time a detection with its defaults and its network calls alone, in turn."""
     case = bench.cases[-1]
     volume, brain = case.volume, case.brain
     default = default_way(bench.checkpoint)
@@ -410,26 +405,14 @@ def whole_detection(bench: Bench, repeats: int) -> dict[str, Any]:
         "floor_seconds": statistics.median(floors),
         "times_floor": statistics.median(np.divide(wholes, floors)),
         "stages": {key: statistics.median(s[key] for s in stages) for key in stages[0]},
-        "operators": operators(network, image, levels),
     }
-
-
-def operators(network: Any, image: Tensor, levels: Tensor) -> dict[str, float]:
-    """Shares of the network's time, by what torch does in it; the largest."""
-    with torch.no_grad(), torch.profiler.profile() as profiled:
-        for _ in range(5):
-            network(image, levels)
-    own = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
-    total = sum(own.values())
-    largest = sorted(own, key=lambda key: -own[key])[:8]
-    return {key.removeprefix("aten::"): own[key] / total for key in largest}
 
 
 # --- the table ------------------------------------------------------------------------------
 
 
 def table(found: dict[str, Any]) -> str:
-    """What is known, as Markdown."""
+    """Write the figures as Markdown."""
     ways = found["ways"]
     lines = []
     if "agreement" in found:
@@ -469,8 +452,6 @@ def table(found: dict[str, Any]) -> str:
             f"a whole detection, {whole['slices']} slices: {whole['seconds']:.2f} s ({stages}); "
             f"its network calls alone {whole['floor_seconds']:.2f} s: "
             f"{whole['times_floor']:.2f} times the floor",
-            "in the network: "
-            + ", ".join(f"{key} {100 * share:.0f} %" for key, share in whole["operators"].items()),
         ]
     if "cases" in whole:
         lines += [f"it finds AUPRC {mean(whole['cases'], 'auprc'):.3f}"]

@@ -1,9 +1,9 @@
-"""``napari-addm detect`` on real scans: maps, a table beside the intensity baselines, montages.
+"""Quality of ``napari-addm detect`` on real scans, beside maps of the intensities alone.
 
     python benchmarks/real_scans.py DATA -o results/ [--checkpoint F] [-- detect options]
 
 DATA holds ``tumour/CASE/{t1,mask}.nii.gz``, ``ms_lesion/CASE/{t1,mask}.nii.gz`` and
-``wholehead/*_T1w.nii.gz`` (the first two are taken; they need the extra ``strip``), and
+``wholehead/*_T1w.nii.gz`` (the last two are used; they need the extra ``strip``), and
 ``split.json``, which says which tumours are for validation and which for test.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def case(group: str, folder: Path, options: argparse.Namespace) -> dict:
-    """One labelled case: the command's own result, and the baselines' on the same voxels."""
+    """Measure a labelled case: the command's result, and the baselines on the same voxels."""
     row = detect(group, folder / "t1.nii.gz", folder / "mask.nii.gz", options)
     volume = read_volume(folder / "t1.nii.gz")
     brain = find_brain(volume)
@@ -69,12 +69,8 @@ def detect(group: str, scan: Path, truth: Path | None, options: argparse.Namespa
     name = scan.parent.name if scan.name == "t1.nii.gz" else scan.name.split("_")[0]
     output = options.output / group.split(",")[0].replace(" ", "_") / name
     command = [sys.executable, "-m", "napari_addm.cli", "detect", str(scan), "-o", str(output)]
-    command += [
-        "--json",
-        "--montage",
-        "--overwrite",
-        *(["--ground-truth", str(truth)] if truth else []),
-    ]
+    command += ["--json", "--montage", "--overwrite"]
+    command += ["--ground-truth", str(truth)] if truth else []
     done = subprocess.run(
         [*command, *options.detect], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -97,13 +93,13 @@ def detect(group: str, scan: Path, truth: Path | None, options: argparse.Namespa
 
 
 def measures(scores: np.ndarray, lesion: np.ndarray) -> dict[str, float]:
-    """Threshold-free measures inside the brain."""
+    """Measure scores inside the brain without a threshold."""
     found = SortedScores.of(scores, lesion)
     return {"auprc": found.auprc, "best_dice": found.best_dice, "auroc": found.auroc or 0.0}
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Markdown: every case, then the means of each group."""
+    """Write every case and the means of each group as Markdown."""
     labelled = [r for r in rows if "addm" in r]
     baselines = list(labelled[0]["baselines"])
     lines = [
@@ -129,7 +125,7 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def line(group: str, name: str, rows: list[dict], baselines: list[str]) -> str:
-    """One row of the table: the mean over some cases."""
+    """Write a row of the table: the mean over some cases."""
 
     def mean(*keys: str) -> float:
         values: list[Any] = rows

@@ -1,10 +1,9 @@
-"""How long the main job takes, and how much of it is the network.
+"""Time and memory of ``napari-addm detect``, and the share of the network.
 
     python benchmarks/speed.py SCAN [--steps 25] [--runs 3] [--json FILE]
 
-Every run is a whole process, ``napari-addm detect``, from start to written files. The
-share outside the network is what could at most be saved without touching the network.
-Whole volume and single slice are reported, each as the median of the runs.
+Every run is a whole process, ``napari-addm detect``, from start to written files. The table has
+the median of the runs for the whole volume and for one slice.
 """
 
 import argparse
@@ -23,18 +22,20 @@ import psutil
 
 
 def main() -> None:
-    """Run and print the table."""
+    """Run the processes, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scan", type=Path)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--slices", type=int, help="default: the middle slice along S")
+    parser.add_argument("--slices", type=int, help="one slice; default: the middle one along S")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
     from napari_addm.io.reading import read_volume
 
-    middle = options.slice if options.slice is not None else read_volume(options.scan).shape[0] // 2
+    middle = (
+        options.slices if options.slices is not None else read_volume(options.scan).shape[0] // 2
+    )
     rows = {
         "whole volume": [],
         f"slice {middle}": ["--slices", str(middle)],
@@ -69,20 +70,11 @@ def main() -> None:
 
 
 def measure(scan: Path, arguments: list[str]) -> dict[str, float]:
-    """One process: its wall time, the stages that it reports, its peak memory."""
+    """Run a process; return its wall time, the stages that it reports and its peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "napari_addm.cli",
-            "detect",
-            str(scan),
-            "-o",
-            folder,
-            "--json",
-        ]
+        command = [sys.executable, "-m", "napari_addm.cli", "detect", str(scan), "-o", folder]
         started = time.perf_counter()
-        process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE)
+        process = subprocess.Popen([*command, "--json", *arguments], stdout=subprocess.PIPE)
         peak = [0]
         watch = threading.Thread(target=watch_memory, args=(process.pid, peak))
         watch.start()
@@ -97,7 +89,7 @@ def measure(scan: Path, arguments: list[str]) -> dict[str, float]:
         "total": total,
         "network": seconds["network"],
         "import_and_load": starting,
-        # what a viewer that is already open and has the model waits for
+        # the wait in an open viewer that has the model
         "computing": total - starting,
         "peak_gb": peak[0] / 1e9,
         **{f"stage_{name}": value for name, value in seconds.items()},
@@ -105,7 +97,7 @@ def measure(scan: Path, arguments: list[str]) -> dict[str, float]:
 
 
 def watch_memory(pid: int, peak: list[int]) -> None:
-    """Keep the largest resident size of a process until it ends."""
+    """Record the largest resident size of a process until it ends."""
     try:
         process = psutil.Process(pid)
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:

@@ -1,10 +1,10 @@
-"""What a person waits for before anything is computed: whole processes, in turn, medians.
+"""Time until the first result: median seconds of whole processes, in turn.
 
     python benchmarks/startup.py [--runs 5] [--json FILE]
 
 On the bundled demo case: ``napari-addm --help``; opening the scan; the first slice, from the start
 of a process with imports and the loading of the model; the next slice in the same process, whose
-model is there already.
+model is loaded.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
         )
         found = json.loads(done.stdout)
         put("first slice, imports and model included, s", found["first"] - begun)
-        put("next slice, model there, s", found["next"])
+        put("next slice, model loaded, s", found["next"])
     medians = {name: statistics.median(values) for name, values in rows.items()}
     for name, value in medians.items():
         print(f"{name:>45} | {value:.2f}")
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def seconds(command: list[str]) -> float:
-    """A whole process."""
+    """Time a whole process."""
     started = time.perf_counter()
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - started

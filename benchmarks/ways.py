@@ -1,6 +1,6 @@
 """Several ways from a slice to its reconstruction with one network, and what each finds.
 
-What ``peers.py``, ``curve.py`` and ``scale.py`` share. All ways get the same weights, the same
+What ``peers.py`` and ``curve.py`` share. All ways get the same weights, the same
 prepared slices and the same noise fields, and their reconstructions go through the same score.
 A folder for what is finished (`Bench.keep`) lets a long computation go on where it was stopped.
 """
@@ -62,11 +62,11 @@ class Way:
     loop : Loop
     level, steps, draws : int
     precision : str
-        Of the network, for the table.
+        Number format of the network, for the table.
     batch : int
-        Slices at once while its time is taken.
+        Slices at once while it is timed.
     kept : str
-        What its reconstructions are kept as, for rows that share them; else its name.
+        Name of the files of its reconstructions, for rows that share them; by default its own.
     """
 
     name: str
@@ -80,13 +80,13 @@ class Way:
 
     @property
     def calls(self) -> int:
-        """Of the network, for each slice."""
+        """Network calls for each slice."""
         return self.steps * self.draws
 
 
 @dataclass
 class Bench:
-    """The cases, and how a reconstruction of them is scored.
+    """The cases, and the score of their reconstructions.
 
     Attributes
     ----------
@@ -104,19 +104,19 @@ class Bench:
 
     @cached_property
     def schedule(self) -> LinearSchedule:
-        """Of the chain that the network was trained on."""
+        """The schedule of the chain that the network was trained on."""
         assert self.checkpoint.specification.diffusion is not None
         return LinearSchedule(self.checkpoint.specification.diffusion.timesteps)
 
     def prepared(self, case: LabelledScan) -> PreparedScan:
-        """A case on the model grid."""
+        """Prepare a case on the model grid."""
         if case.name not in self._prepared:
             slices = prepare(case.volume, self.checkpoint.specification.preparation, case.brain)
             self._prepared[case.name] = PreparedScan(slices, case.name)
         return self._prepared[case.name]
 
     def noises(self, pairs: Sequence[tuple[int, int]], seed: int = 0) -> Noise:
-        """The fields that a detection draws for some (slice, draw); made when asked for."""
+        """Return the noise that a detection draws for some pairs of slice and draw."""
         assert self.checkpoint.specification.diffusion is not None
         noise = SliceNoise(self.checkpoint.specification.diffusion.noise, seed)
         height, width = self.checkpoint.specification.preparation.size
@@ -131,7 +131,7 @@ class Bench:
     def reconstruct(
         self, way: Way, case: LabelledScan, draw: int, batch: int
     ) -> NDArray[np.float32]:
-        """All slices of a case in batches; float32, shape (N, H, W)."""
+        """Reconstruct all slices of a case in batches; float32, shape (N, H, W)."""
         slices = self.prepared(case).slices
         path = None
         done: list[NDArray[np.float32]] = []
@@ -156,7 +156,7 @@ class Bench:
         return np.concatenate(done)
 
     def quality(self, way: Way, batch: int = 8) -> list[dict[str, Any]]:
-        """AUPRC and best Dice of each case, inside the brain, on the scan's own grid."""
+        """Measure AUPRC and best Dice of each case, inside the brain, on the scan's own grid."""
         rows = []
         for case in self.cases:
             prepared = self.prepared(case)
@@ -174,7 +174,7 @@ class Bench:
         return rows
 
     def anomaly(self, prepared: PreparedScan, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The checkpoint's score of reconstructions (draws, D, H, W), on the scan's grid."""
+        """Score reconstructions (draws, D, H, W) as the checkpoint says, on the scan's grid."""
         score = self.checkpoint.specification.detection.score
         spacing = prepared.slices.spacing_mm
         values = voxel_scores(score.kind, prepared.scan, drawn, prepared.mask, spacing)
@@ -187,18 +187,18 @@ class Bench:
 
 
 def validation_tumours(data: Path) -> list[LabelledScan]:
-    """The cases that choices may be made on."""
+    """Find the labelled cases that settings are chosen on."""
     cases = find_cases(data, read_split(data / "split.json"))
     return [case for case in cases if case.group == "tumour/validation"]
 
 
 def mean(rows: Sequence[dict[str, Any]], key: str) -> float:
-    """Over the cases."""
+    """Average over the cases."""
     return float(np.mean([row[key] for row in rows]))
 
 
 def machine() -> str:
-    """What the figures were measured on, in general terms."""
+    """Describe the machine in general terms."""
     capable = torch.cpu.get_capabilities()
     bfloat16 = capable.get("avx512_bf16") or capable.get("amx_bf16")
     return (
@@ -209,10 +209,7 @@ def machine() -> str:
 
 
 def clock(cpu: bool) -> Callable[[], float]:
-    """Seconds by the clock, or of the processor where others use the machine meanwhile.
-
-    Those of the processor are all threads' together, so that they stand for one thread.
-    """
+    """Return a clock: wall-clock seconds, or CPU seconds with one thread on a busy machine."""
     if cpu:
         torch.set_num_threads(1)
         return time.process_time
@@ -220,13 +217,22 @@ def clock(cpu: bool) -> Callable[[], float]:
 
 
 def write(path: Path | None, found: dict[str, Any]) -> None:
-    """The figures as JSON, where they are asked for."""
+    """Write the figures as JSON, if there is a path."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 # --- the ways -------------------------------------------------------------------------------
+
+
+def plain_network(checkpoint: Checkpoint) -> nn.Module:
+    """Build the network in MONAI's parts, without what `load_network` makes faster."""
+    specification = checkpoint.specification
+    method = METHODS[specification.method].load()
+    network = method.build(specification.network, specification.preparation.size)
+    network.load_state_dict({name: value.float() for name, value in checkpoint.weights.items()})
+    return network.eval().requires_grad_(False)
 
 
 def ours(
@@ -237,7 +243,7 @@ def ours(
     dtype: str = "bfloat16",
     network: nn.Module | None = None,
 ) -> Loop:
-    """What a detection calls for every batch."""
+    """Reconstruct as a detection does."""
     network = network or load_network(checkpoint).to(getattr(torch, dtype))
     method = METHODS[checkpoint.specification.method].load()
     sampling = Sampling(tuple(sampling_levels(level, steps)), sampler)  # type: ignore[arg-type]
@@ -256,7 +262,7 @@ def ours(
 
 
 def ours_as_anoddpm(checkpoint: Checkpoint, level: int, schedule: LinearSchedule) -> Loop:
-    """AnoDDPM's mathematics by our sampler: every level, its variance, its clipping."""
+    """Follow AnoDDPM's mathematics with our sampler: every level, its variance, its clipping."""
     network = at_precision(load_network(checkpoint))
     levels = sampling_levels(level, level)
 
@@ -298,7 +304,7 @@ class AsPeersCall(nn.Module):
 
 
 def _strided(level: int, steps: int, length: int) -> tuple[list[int], int]:
-    """Timesteps from 0, and the count of steps that MONAI and diffusers derive a stride from."""
+    """Timesteps from 0, and the number of steps from which MONAI and diffusers derive a stride."""
     stride = level // steps
     count = length // stride
     if steps > 1 and (level % steps or length // count != stride):
@@ -311,8 +317,7 @@ def monai(
 ) -> Loop:
     """MONAI's DiffusionInferer with one of its schedulers, started at a noise level.
 
-    With ``kind="ddpm"`` it takes every level, and the fresh noise is white: its scheduler knows no
-    other.
+    With ``kind="ddpm"`` it takes every level, and its scheduler adds white noise.
     """
     from monai.inferers.inferer import DiffusionInferer
     from monai.networks.schedulers.ddim import DDIMScheduler
@@ -378,9 +383,9 @@ def diffusers(
 def anoddpm(
     folder: Path, network: AsPeersCall, level: int, size: tuple[int, int], schedule: LinearSchedule
 ) -> Loop:
-    """AnoDDPM's public code, unchanged, from a checkout of it: every level from the first to 0.
+    """Run AnoDDPM's public code from a checkout, unchanged: every level from the first to 0.
 
-    Only its network and its noise are exchanged for ours. The code imports numba (for simplex
+    Only its network and its noise are replaced by ours. The code imports numba (for simplex
     noise), torchvision, scikit-image, scikit-learn and matplotlib (for figures and metrics); of
     these, torchvision may be missing here, because nothing that runs needs it.
     """

@@ -1,4 +1,4 @@
-"""The page of a benchmark: the results as one self-contained HTML file, as Markdown and as CSV.
+"""The page of a benchmark: the results as one self-contained HTML file, and as CSV.
 
 The results are a plain mapping, as `json` reads it. Each part may be missing or empty, and each
 number may be None. The names in it come from files and folders, so they are never markup here.
@@ -24,8 +24,8 @@ key             holds
 `healthy`       `group`, `method`, `score`, `case`, `seed`, `false_positive_ml`, `findings`: the
                 strict protocol on healthy brains
 `curves`        `method`, `kind` ("steps" or "level"), `x`, `metric`, `mean`, `low`, `high`, `n`
-`pictures`      `group`, `case`, `slice`, `columns`: list of `label` and `path` (PNG, relative to
-                the folder of the pictures)
+`pictures`      `group`, `case`, `slice`, `columns`: list of `method` (a label, or ""), `caption`
+                and `path` (PNG, relative to the folder of the pictures)
 ==============  =================================================================================
 
 The metric `auroc` is inside the brain, `auroc_full` over the whole field with its air; the protocol
@@ -38,33 +38,29 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from napari_addm.errors import AddmError, InputError
-from napari_addm.io.files import replacing
+import numpy as np
+import pandas as pd
+
+from napari_addm.benchmark.curves import draw_curves
+from napari_addm.errors import InputError
+from napari_addm.io.files import write_atomic
 from napari_addm.io.text import csv_cell
 from napari_addm.metrics.metric import Metric, metrics_in_order
-from napari_addm.outputs.pages import (
-    finite_number,
-    format_figure,
-    missing_extra,
-    page_environment,
-)
+from napari_addm.outputs.pages import finite_number, format_figure, page_environment
 
-if TYPE_CHECKING:
-    pass
+Results = Mapping[str, Any]
+Key = tuple[str, str]
+"""A method and one of its scores."""
 
-
-# Table 1 of the paper, and what it lacks.
-MEASURES = metrics_in_order()
 PAPER = ("dice", "auroc", "iou", "precision", "recall")
+"""Table 1 of the paper."""
 BEYOND = ("auroc_full", "auprc", "aupro", "best_dice", "lesion_recall", "healthy_ml")
-
+"""What that table lacks."""
 PROTOCOLS = {
     "strict": (
         "Strict protocol: whole volumes",
@@ -78,64 +74,63 @@ PROTOCOLS = {
         "and recall exchanged; here they are not.",
     ),
 }
-CURVES = {"steps": "sampling steps", "level": "noise level"}
-
-# Stand-ins in the drawing for the page's own colours, which follow its light or dark scheme.
-INK = {"#0a0001": "var(--muted)", "#0a0002": "var(--rule)"}
-SERIES = {f"#0b00{n:02x}": f"var(--series-{n})" for n in range(1, 9)}
-DASHES = ("", "6 2", "2 2")
-
 CASE_KEYS = ("protocol", "group", "case", "method", "score", "seed")
-
-Results = Mapping[str, Any]
+TEXTS = ("protocol", "group", "case", "method", "score", "metric", "kind", "first", "second")
+NUMBERS = {
+    "summary": ("mean", "low", "high", "n", "undefined"),
+    "comparisons": ("difference", "low", "high", "p", "n"),
+    "healthy": ("false_positive_ml", "findings"),
+    "curves": ("x", "mean", "low", "high"),
+}
+FEW_SUBJECTS = 10
 
 
 @dataclass(frozen=True)
 class Cell:
     """A figure of a table: the mean, its interval, and what else has to be known."""
 
-    value: float | None
-    text: str
+    value: float | None = None
+    text: str = "–"
     interval: str = ""
     note: str = ""
     best: bool = False
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method with one of its scores."""
+class Line:
+    """One method with one of its scores; `others` are further metrics, shown apart."""
 
     method: str
     score: str
     n: int | None
     cells: tuple[Cell, ...]
+    others: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
 class Table:
     """The methods on one group of cases under one protocol.
 
-    `paper` and `beyond` are the columns, in this order; `chance` has a text for
-    each. `others` holds the metrics that have no column there.
+    `paper` and `beyond` are the columns, in this order; `chance` has a text for each.
     """
 
     protocol: str
     group: str
     paper: tuple[Metric, ...]
     beyond: tuple[Metric, ...]
-    rows: tuple[Row, ...]
+    others: tuple[Metric, ...]
+    lines: tuple[Line, ...]
     chance: tuple[str, ...]
-    other_measures: tuple[Metric, ...]
-    other_rows: tuple[Row, ...]
 
     @property
-    def measures(self) -> tuple[Metric, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
+        """All columns."""
         return self.paper + self.beyond
 
     @property
-    def few(self) -> bool:
-        """Whether its subjects are too few for the intervals to be as wide as they should."""
-        return any(row.n is not None and row.n < 10 for row in self.rows)
+    def has_few(self) -> bool:
+        """Whether there are so few subjects that the intervals are too short."""
+        return any(line.n is not None and line.n < FEW_SUBJECTS for line in self.lines)
 
 
 def write_report(results: Results, output: Path, folder: Path) -> Path:
@@ -146,7 +141,7 @@ def write_report(results: Results, output: Path, folder: Path) -> Path:
     results : mapping
         See the module.
     output : Path
-        The page; replaced if it is there, and its folder made if it is not.
+        The page; replaced if it is there.
     folder : Path
         What the paths of the pictures are relative to.
 
@@ -169,56 +164,35 @@ def write_report(results: Results, output: Path, folder: Path) -> Path:
     Equal results give equal bytes, with the same versions of jinja2 and
     matplotlib.
     """
-    output = Path(output)
-    environment = page_environment()
-    sections = _sections(_part(results, "summary"))
-    tables = [_table(results, *section) for section in sections if not _is_healthy(section[1])]
-    legend, figures = _curves(results)
+    environment = page_environment("napari_addm.benchmark")
+    healthy = _healthy(results)
+    tables = [
+        _table(results, protocol, group, part, healthy)
+        for protocol, group, part in _sections(_frame(results, "summary"))
+        if not _is_healthy(group)
+    ]
     cases = _cases(results)
-    shown = {measure.key for table in tables for measure in table.measures + table.other_measures}
-    shown |= {measure.key for part in cases for measure in part["measures"]}
+    curves = _frame(results, "curves")
+    methods = [method for method, _ in _in_order(results, ((m, "") for m in set(curves["method"])))]
+    legend, figures = draw_curves(curves, methods)
+    shown = [metric for table in tables for metric in table.metrics + table.others]
+    shown += [metric for part in cases for metric in part["metrics"]]
     page = environment.get_template("benchmark.html").render(
         results=results,
         protocols=PROTOCOLS,
         tables=tables,
-        measures=[measure for key, measure in MEASURES.items() if key in shown],
-        comparisons=_comparisons(results),
-        healthy=_healthy(results),
+        metrics=[metric for metric in metrics_in_order().values() if metric in shown],
+        comparisons=[
+            _comparisons(*section) for section in _sections(_frame(results, "comparisons"))
+        ],
+        healthy=healthy,
         legend=legend,
         figures=figures,
-        pictures=_pictures(results, Path(folder)),
+        pictures=_pictures(results, folder),
         cases=cases,
     )
-    _write(output, page)
+    write_atomic(output, page)
     return output
-
-
-def markdown_table(results: Results, protocol: str, group: str) -> str:
-    """The page's table of one protocol and group, as Markdown.
-
-    Parameters
-    ----------
-    results : mapping
-        See the module.
-    protocol, group : str
-        As in `summary`.
-
-    Returns
-    -------
-    str
-        With a line end after each row; empty when `summary` has nothing of it.
-    """
-    table = _table(results, protocol, group)
-    if not table.rows:
-        return ""
-    heads = [f"{m.title} ({m.note})" if m.note else m.title for m in table.measures]
-    lines = [["method", "n", *heads], ["---", *["---:"] * (1 + len(heads))]]
-    for row in table.rows:
-        name = " · ".join(_markdown(part) for part in (row.method, row.score) if part)
-        lines.append([name, format_figure(row.n, 0), *map(_markdown_cell, row.cells)])
-    if any(table.chance):
-        lines.append(["*chance*", "", *table.chance])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_csv(results: Results, path: Path) -> Path:
@@ -246,349 +220,245 @@ def write_csv(results: Results, path: Path) -> Path:
     An undefined figure is an empty cell. Texts are quoted, and one that a
     spreadsheet would take for a formula begins with an apostrophe.
     """
-    path = Path(path)
-    healthy = [
-        {"protocol": "strict", "group": "healthy", **case} for case in _part(results, "healthy")
-    ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow((*CASE_KEYS, "metric", "value"))
-    for case in [*_part(results, "cases"), *healthy]:
+    healthy = [
+        {"protocol": "strict", "group": "healthy", **row} for row in results.get("healthy") or ()
+    ]
+    for case in [*(results.get("cases") or ()), *healthy]:
         identity = [csv_cell(case.get(key)) for key in CASE_KEYS]
-        for metric, value in _metrics(case):
+        for metric, value in _figures(case):
             writer.writerow((*identity, csv_cell(metric), finite_number(value)))
-    _write(path, text.getvalue())
+    write_atomic(path, text.getvalue())
     return path
 
 
-def _table(results: Results, protocol: str, group: str) -> Table:
+def _frame(results: Results, part: str) -> pd.DataFrame:
+    """A part of the results: its texts, and its numbers, NaN where one is absent."""
+    given = pd.DataFrame(results.get(part) or [], dtype=object)
+    texts = _filled(given.reindex(columns=list(TEXTS)), "").astype(str)
+    numbers = given.reindex(columns=list(NUMBERS[part])).map(finite_number).astype(float)
+    frame = texts.join(numbers)
+    # AnoDDPM's AUC is over all pixels, whatever it is called
+    full = (frame["protocol"] == "anoddpm") & (frame["metric"] == "auroc")
+    frame.loc[full, "metric"] = "auroc_full"
+    return frame
+
+
+def _sections(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Protocol, group and rows, in order of appearance, the groups of a protocol together."""
+    for protocol, rows in frame.groupby("protocol", sort=False):
+        for group, part in rows.groupby("group", sort=False):
+            yield str(protocol), str(group), part.copy()
+
+
+def _filled(frame: pd.DataFrame, value: str | None) -> pd.DataFrame:
+    """The same rows with a value for what is absent."""
+    return frame.astype(object).where(frame.notna(), value)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as mappings, with None for what is absent."""
+    rows = _filled(frame, None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def _in_order(results: Results, keys: Iterable[Key]) -> list[Key]:
+    """Methods and scores in the order of `methods`; the others follow by name."""
+    models = pd.DataFrame(results.get("methods") or []).reindex(columns=["label", "score"])
+    labels = list(models["label"])
+    scores = list(zip(models["label"], models["score"], strict=True))
+
+    def place(key: Key) -> tuple[int, int, Key]:
+        label = labels.index(key[0]) if key[0] in labels else len(labels)
+        return label, scores.index(key) if key in scores else len(scores), key
+
+    return sorted(keys, key=place)
+
+
+def _metrics(keys: Iterable[str]) -> tuple[Metric, ...]:
+    """Metrics in the order of tables; unknown ones follow by name."""
+    present = set(keys)
+    known = metrics_in_order()
+    unknown = sorted(present - known.keys())
+    return (
+        *(metric for key, metric in known.items() if key in present),
+        *(Metric(key, key) for key in unknown),
+    )
+
+
+# --- the tables -----------------------------------------------------------------------------
+
+
+def _table(
+    results: Results,
+    protocol: str,
+    group: str,
+    rows: pd.DataFrame,
+    healthy: Sequence[dict[str, Any]],
+) -> Table:
     """The figures of one protocol and group, laid out."""
-    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for entry in _part(results, "summary"):
-        if (_text(entry, "protocol"), _text(entry, "group")) == (protocol, group):
-            metrics = found.setdefault((_text(entry, "method"), _text(entry, "score")), {})
-            metrics[_metric(protocol, _text(entry, "metric"))] = entry
     if protocol == "strict":
-        for row in _healthy(results):
-            if row["key"] in found and row["mean"] is not None:
-                found[row["key"]].setdefault("healthy_ml", row)
-
-    present = {
-        metric
-        for metrics in found.values()
-        for metric, entry in metrics.items()
-        if finite_number(entry.get("mean")) is not None or entry.get("undefined")
-    }
-    paper_keys = list(PAPER)
-    if protocol == "anoddpm":
-        paper_keys[paper_keys.index("auroc")] = "auroc_full"
-    paper = tuple(MEASURES[key] for key in paper_keys if key in present)
-    beyond = tuple(MEASURES[key] for key in BEYOND if key in present and key not in paper_keys)
-    placed = {measure.key for measure in paper + beyond} | {"prevalence"}
-    others = tuple(_measure(key) for key in _known_first(present - placed))
-
-    order = _order(results, found)
+        rows = pd.concat([_alarms(healthy, rows), rows])
+    rows = rows.drop_duplicates(["method", "score", "metric"], keep="last", ignore_index=True)
+    keys = _in_order(results, set(zip(rows["method"], rows["score"], strict=True)))
+    present = set(rows.loc[rows["mean"].notna() | (rows["undefined"] > 0), "metric"])
+    paper_keys = ["auroc_full" if (protocol, key) == ("anoddpm", "auroc") else key for key in PAPER]
+    known = metrics_in_order()
+    paper = tuple(known[key] for key in paper_keys if key in present)
+    beyond = tuple(known[key] for key in BEYOND if key in present - set(paper_keys))
+    others = _metrics(present.difference(paper_keys, BEYOND, ["prevalence"]))
+    cells = _cells(rows, paper + beyond + others)
+    counts = rows.groupby(["method", "score"])["n"].max().dropna()
     return Table(
         protocol=protocol,
         group=group,
         paper=paper,
         beyond=beyond,
-        rows=_rows(found, order, paper + beyond),
-        chance=tuple(_chance(measure, found.values()) for measure in paper + beyond),
-        other_measures=others,
-        other_rows=_rows(found, order, others) if others else (),
+        others=others,
+        lines=tuple(
+            Line(
+                *key,
+                int(counts[key]) if key in counts else None,
+                tuple(cells.get((*key, metric.key), Cell()) for metric in paper + beyond),
+                tuple(cells.get((*key, metric.key), Cell()) for metric in others),
+            )
+            for key in keys
+        ),
+        chance=tuple(_chance(metric, rows) for metric in paper + beyond),
     )
 
 
-def _rows(
-    found: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]],
-    order: Sequence[tuple[str, str]],
-    measures: Sequence[Metric],
-) -> tuple[Row, ...]:
-    """A row for each method and score; the best figure of each column is marked."""
-    best = {}
-    for measure in measures:
-        # As shown: a difference that the eye cannot see makes nobody the best.
-        shown = [
-            round(value, measure.digits)
-            for metrics in found.values()
-            if (value := finite_number(metrics.get(measure.key, {}).get("mean"))) is not None
-        ]
-        if measure.better and len(shown) > 1:
-            best[measure.key] = max(shown) if measure.better == "more" else min(shown)
-    rows = []
-    for key in order:
-        metrics = found[key]
-        counts = [
-            n for entry in metrics.values() if (n := finite_number(entry.get("n"))) is not None
-        ]
-        n = int(max(counts)) if counts else None
-        cells = tuple(
-            _cell(metrics.get(measure.key, {}), measure, n, best.get(measure.key))
-            for measure in measures
-        )
-        rows.append(Row(*key, n, cells))
-    return tuple(rows)
+def _alarms(healthy: Sequence[dict[str, Any]], rows: pd.DataFrame) -> pd.DataFrame:
+    """The false alarms in healthy brains, for the methods and scores of these rows."""
+    keys = set(zip(rows["method"], rows["score"], strict=True))
+    alarms = [
+        row | {"metric": "healthy_ml"}
+        for row in healthy
+        if (row["method"], row["score"]) in keys and row["mean"] is not None
+    ]
+    columns = [*rows.columns, "largest"]
+    frame = pd.DataFrame(alarms, columns=columns).drop_duplicates(["method", "score"])
+    return frame.astype(dict.fromkeys((*NUMBERS["summary"], "largest"), float))
 
 
-def _cell(entry: Mapping[str, Any], measure: Metric, n: int | None, best: float | None) -> Cell:
-    mean, low, high, largest = (
-        finite_number(entry.get(key)) for key in ("mean", "low", "high", "largest")
-    )
+def _cells(rows: pd.DataFrame, metrics: Iterable[Metric]) -> dict[tuple[str, str, str], Cell]:
+    """The cells by method, score and metric; the best figures of each metric are marked."""
+    most = rows.groupby(["method", "score"])["n"].transform("max")
+    cells = {}
+    for metric in metrics:
+        part = rows[rows["metric"] == metric.key].assign(most=most)
+        # as shown: nobody is best by a difference that cannot be seen
+        shown = part["mean"].map(lambda mean, digits=metric.digits: round(mean, digits))
+        best = None
+        if metric.better and shown.count() > 1:
+            best = shown.max() if metric.better == "more" else shown.min()
+        for row, figure in zip(_records(part), shown, strict=True):
+            cells[row["method"], row["score"], metric.key] = _cell(row, metric, figure == best)
+    return cells
+
+
+def _cell(row: Mapping[str, Any], metric: Metric, best: bool) -> Cell:
+    mean, low, high, n = row["mean"], row["low"], row["high"], row["n"]
     interval = note = ""
     if low is not None and high is not None:
         joint = "–" if min(low, high) >= 0 else " to "
-        interval = (
-            f"{format_figure(low, measure.digits)}{joint}{format_figure(high, measure.digits)}"
-        )
-    elif largest is not None:
-        interval = f"up to {format_figure(largest, measure.digits)}"
-    undefined, count = finite_number(entry.get("undefined")), finite_number(entry.get("n"))
-    if undefined:
-        note = f"{int(undefined)} undefined"
-    elif mean is not None and count is not None and count != n:
-        note = f"n = {int(count)}"
-    return Cell(
-        value=mean,
-        text=format_figure(mean, measure.digits),
-        interval=interval,
-        note=note,
-        best=mean is not None and best == round(mean, measure.digits),
-    )
+        interval = f"{format_figure(low, metric.digits)}{joint}{format_figure(high, metric.digits)}"
+    elif row.get("largest") is not None:
+        interval = f"up to {format_figure(row['largest'], metric.digits)}"
+    if row["undefined"]:
+        note = f"{int(row['undefined'])} undefined"
+    elif mean is not None and n is not None and n != row["most"]:
+        note = f"n = {int(n)}"
+    return Cell(mean, format_figure(mean, metric.digits), interval, note, best)
 
 
-def _chance(measure: Metric, found: Iterable[Mapping[str, Mapping[str, Any]]]) -> str:
+def _chance(metric: Metric, rows: pd.DataFrame) -> str:
     """What no information gives; for the AUPRC the prevalence, a range if methods differ in it."""
-    if measure.key != "auprc":
-        return format_figure(measure.chance, measure.digits) if measure.chance is not None else ""
-    prevalences = (finite_number(metrics.get("prevalence", {}).get("mean")) for metrics in found)
-    shown = sorted({format_figure(value, 3) for value in prevalences if value is not None})
+    if metric.key != "auprc":
+        return "" if metric.chance is None else format_figure(metric.chance, metric.digits)
+    prevalences = rows.loc[rows["metric"] == "prevalence", "mean"].dropna()
+    shown = sorted({format_figure(value, metric.digits) for value in prevalences})
     return "–".join(dict.fromkeys((shown[0], shown[-1]))) if shown else ""
+
+
+def _is_healthy(group: str) -> bool:
+    return group.startswith("healthy")
 
 
 def _healthy(results: Results) -> list[dict[str, Any]]:
     """False alarms by group, method and score: over the brains, each a mean over its seeds."""
-    found: dict[str, dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]]] = {}
-    for entry in _part(results, "healthy"):
-        methods = found.setdefault(_text(entry, "group"), {})
-        brains = methods.setdefault((_text(entry, "method"), _text(entry, "score")), {})
-        brains.setdefault(_text(entry, "case"), []).append(entry)
-    intervals = {
-        (_text(entry, "group"), _text(entry, "method"), _text(entry, "score")): entry
-        for entry in _part(results, "summary")
-        if _text(entry, "metric") == "false_positive_ml" and _is_healthy(_text(entry, "group"))
-    }
-
-    def means(brains: Mapping[str, list[Mapping[str, Any]]], key: str) -> list[float]:
-        runs_of_each = ([finite_number(run.get(key)) for run in runs] for runs in brains.values())
-        defined = ([value for value in runs if value is not None] for runs in runs_of_each)
-        return [_mean(values) for values in defined if values]
-
-    rows = []
-    for group, methods in found.items():
-        for key in _order(results, methods):
-            ml = means(methods[key], "false_positive_ml")
-            findings = means(methods[key], "findings")
-            interval = intervals.get((group, *key), {})
-            rows.append(
-                {
-                    "group": group,
-                    "key": key,
-                    "brains": len(methods[key]),
-                    "mean": _mean(ml) if ml else None,
-                    "low": finite_number(interval.get("low")),
-                    "high": finite_number(interval.get("high")),
-                    "largest": max(ml, default=None),
-                    "findings": _mean(findings) if findings else None,
-                    "unmarked": sum(value == 0 for value in ml) if ml else None,
-                }
-            )
-    return rows
-
-
-def _comparisons(results: Results) -> list[dict[str, Any]]:
-    """The comparisons by protocol and group, each with its place on the scale of its metric."""
-    entries = _part(results, "comparisons")
-    parts = []
-    for protocol, group in _sections(entries):
-        rows = [
-            entry
-            for entry in entries
-            if (_text(entry, "protocol"), _text(entry, "group")) == (protocol, group)
-        ]
-        reach: dict[str, float] = {}
-        for row in rows:
-            metric = _metric(protocol, _text(row, "metric"))
-            for key in ("difference", "low", "high"):
-                reach[metric] = max(reach.get(metric, 0.0), abs(finite_number(row.get(key)) or 0.0))
-        parts.append(
-            {
-                "protocol": protocol,
-                "group": group,
-                "rows": [_comparison(row, reach) for row in rows],
-                "limits": [
-                    (n, format_figure(2.0 ** (1 - n), 4).rstrip("0"))
-                    for n in sorted({int(finite_number(row.get("n")) or 0) for row in rows})
-                    if 1 <= n <= 5  # from six pairs on, p can fall below .05
-                ],
-            }
-        )
-    return parts
-
-
-def _comparison(entry: Mapping[str, Any], reaches: Mapping[str, float]) -> dict[str, Any]:
-    metric = _metric(_text(entry, "protocol"), _text(entry, "metric"))
-    measure, reach = _measure(metric), reaches[metric]
-    difference, low, high, p = (
-        finite_number(entry.get(key)) for key in ("difference", "low", "high", "p")
-    )
-    ends = [difference if end is None else end for end in (low, difference, high)]
-    return {
-        "measure": measure,
-        "first": _text(entry, "first"),
-        "second": _text(entry, "second"),
-        "score": _text(entry, "score"),
-        "difference": difference,
-        "low": low,
-        "high": high,
-        "beyond_zero": low is not None and high is not None and (low > 0 or high < 0),
-        "bar": [f"{50 + 46 * (end or 0.0) / (reach or 1.0):.1f}" for end in ends],
-        "p": p,
-        "p_text": "–" if p is None else "< 0.0001" if p < 0.0001 else format_figure(p, 4),
-        "n": finite_number(entry.get("n")),
-    }
-
-
-def _curves(results: Results) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The legend, and a drawing for each metric and kind of curve."""
-    parts: dict[tuple[str, str], dict[str, list[tuple[float, ...]]]] = {}
-    for entry in _part(results, "curves"):
-        x, mean, low, high = (finite_number(entry.get(key)) for key in ("x", "mean", "low", "high"))
-        kind = _text(entry, "kind")
-        if x is None or mean is None or (kind == "steps" and x <= 0):
-            continue
-        lines = parts.setdefault((kind, _text(entry, "metric")), {})
-        band = (mean, mean) if low is None or high is None else (low, high)
-        lines.setdefault(_text(entry, "method"), []).append((x, mean, *band))
-    drawn = {(method, "") for lines in parts.values() for method in lines}
-    methods = [method for method, _ in _order(results, drawn)]
-    style = {
-        method: (list(SERIES)[n % len(SERIES)], DASHES[n // len(SERIES) % len(DASHES)])
-        for n, method in enumerate(methods)
-    }
-    figures = [
+    frame = _frame(results, "healthy")
+    keys = ["group", "method", "score"]
+    brains = frame.groupby([*keys, "case"], sort=False)[list(NUMBERS["healthy"])].mean()
+    by_method = brains.groupby(keys, sort=False)
+    ml = by_method["false_positive_ml"]
+    rows = pd.DataFrame(
         {
-            "measure": _measure(metric).title,
-            "against": CURVES.get(kind, kind),
-            "svg": _draw(kind, {m: sorted(lines[m]) for m in methods if m in lines}, style, n),
+            "brains": by_method.size(),
+            "mean": ml.mean(),
+            "largest": ml.max(),
+            "findings": by_method["findings"].mean(),
+            "unmarked": ml.agg(lambda values: (values == 0).sum() if values.count() else np.nan),
         }
-        for n, ((kind, metric), lines) in enumerate(parts.items())
+    )
+    summary = _frame(results, "summary")
+    intervals = summary[
+        (summary["metric"] == "false_positive_ml") & summary["group"].map(_is_healthy).astype(bool)
+    ].drop_duplicates(keys, keep="last")
+    rows = rows.join(intervals.set_index(keys)[["low", "high"]])
+    order = [
+        (group, *key)
+        for group in dict.fromkeys(rows.index.get_level_values("group"))
+        for key in _in_order(results, rows.loc[group].index)
     ]
-    legend = [
-        {"method": method, "colour": SERIES[colour], "dash": dash}
-        for method, (colour, dash) in style.items()
-    ]
-    return legend, figures
+    return _records(rows.loc[order].reset_index())
 
 
-def _draw(
-    kind: str,
-    lines: Mapping[str, Sequence[tuple[float, ...]]],
-    style: Mapping[str, tuple[str, str]],
-    number: int,
-) -> str:
-    """One drawing as SVG for a page: the numbers are text, and the page gives the colours."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
-    except ImportError as error:
-        raise missing_extra("matplotlib") from error
-    muted, rule = INK
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the person's own settings are
-        matplotlib.rcParams.update(
-            {
-                "svg.fonttype": "none",
-                "svg.hashsalt": "napari-addm",
-                "font.size": 9,
-                "axes.edgecolor": rule,
-                "axes.labelcolor": muted,
-                "xtick.color": rule,
-                "ytick.color": rule,
-                "xtick.labelcolor": muted,
-                "ytick.labelcolor": muted,
-                "grid.color": rule,
-                "grid.linewidth": 0.5,
-                "axes.axisbelow": True,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
+# --- the other sections ---------------------------------------------------------------------
+
+
+def _comparisons(protocol: str, group: str, rows: pd.DataFrame) -> dict[str, Any]:
+    """The comparisons of a protocol and group, each with its place on the scale of its metric."""
+    ends = ["low", "difference", "high"]
+    reach = rows[ends].abs().max(axis=1).groupby(rows["metric"]).transform("max")
+    # 50 is zero; an absent end lies on the difference
+    bars = rows[ends].apply(lambda end: end.fillna(rows["difference"])).fillna(0)
+    bars = 50 + 46 * bars.div(reach.where(reach > 0, 1), axis=0)
+    counts = sorted({int(n) for n in rows["n"].dropna()})
+    return {
+        "protocol": protocol,
+        "group": group,
+        "rows": [
+            row
+            | {
+                "metric": _metrics([row["metric"]])[0],
+                "beyond_zero": bool((row["low"] or 0) > 0 or (row["high"] or 0) < 0)
+                and None not in (row["low"], row["high"]),
+                "bar": [f"{place:.1f}" for place in bar],
+                "p_text": "< 0.0001" if (row["p"] or 1) < 0.0001 else format_figure(row["p"], 4),
             }
-        )
-        figure = Figure(figsize=(5.4, 3.0), layout="constrained")
-        axes = figure.add_subplot()
-        for method, points in lines.items():
-            colour, dash = style[method]
-            x, mean, low, high = zip(*points, strict=True)
-            pattern = (0, tuple(float(part) for part in dash.split())) if dash else "solid"
-            axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
-            axes.plot(x, mean, color=colour, linestyle=pattern, linewidth=1.6, marker="o", ms=3.5)
-        if kind == "steps":
-            axes.set_xscale("log")
-        ticks = sorted({point[0] for points in lines.values() for point in points})
-        if len(ticks) <= 12:
-            axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(ScalarFormatter(useOffset=False, useMathText=False))
-        axes.grid(axis="y")
-        axes.tick_params(length=3, width=0.6)
-        axes.set_xlabel(CURVES.get(kind, ""))
-        drawing = io.StringIO()
-        figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None})
-    svg = drawing.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    # Inside HTML the namespaces are known, and an id has to be the only one on the page.
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>curve{number}-", svg)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    for stand_in, colour in (INK | SERIES).items():
-        svg = svg.replace(stand_in, colour)
-    return svg
+            for row, bar in zip(_records(rows), bars.to_numpy(), strict=True)
+        ],
+        "limits": [
+            (n, format_figure(2.0 ** (1 - n), 4).rstrip("0"))
+            for n in counts
+            if 1 <= n <= 5  # from six pairs on, p can fall below 0.05
+        ],
+    }
 
 
 def _pictures(results: Results, folder: Path) -> list[dict[str, Any]]:
     """The rows of pictures, inlined, with those of one method side by side."""
-    labels = {_text(method, "label") for method in _part(results, "methods")}
-    labels |= {_text(entry, "method") for entry in _part(results, "summary")}
-    by_length = sorted(labels - {""}, key=lambda label: (-len(label), label))
     rows = []
-    for entry in _part(results, "pictures"):
-        blocks: list[dict[str, Any]] = []
-        for column in _part(entry, "columns"):
-            label = _text(column, "label")
-            method = next(
-                (
-                    known
-                    for known in by_length
-                    if label.startswith(known) and not label[len(known) :][:1].isalnum()
-                ),
-                "",
-            )
-            caption = label[len(method) :].strip(" :,·–-")
-            if not blocks or blocks[-1]["method"] != method:
-                blocks.append({"method": method, "images": []})
-            image = {"caption": caption, "data": _png(folder, _text(column, "path"))}
-            blocks[-1]["images"].append({**image, "alt": label})
-        if blocks:
-            rows.append(
-                {
-                    "group": _text(entry, "group"),
-                    "case": _text(entry, "case"),
-                    "slice": finite_number(entry.get("slice")),
-                    "blocks": blocks,
-                }
-            )
+    for entry in results.get("pictures") or ():
+        blocks: dict[str, list[dict[str, str]]] = {}
+        for column in entry["columns"]:
+            alt = ": ".join(part for part in (column["method"], column["caption"]) if part)
+            image = {"caption": column["caption"], "alt": alt, "data": _png(folder, column["path"])}
+            blocks.setdefault(column["method"], []).append(image)
+        rows.append({**entry, "slice": finite_number(entry.get("slice")), "blocks": blocks})
     return rows
 
 
@@ -611,115 +481,33 @@ def _png(folder: Path, name: str) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def _cases(results: Results) -> list[dict[str, Any]]:
-    """Every case, one table for each protocol, with the columns that have a figure."""
-    entries = _part(results, "cases")
-    parts = []
-    for protocol in dict.fromkeys(_text(entry, "protocol") for entry in entries):
-        rows = [entry for entry in entries if _text(entry, "protocol") == protocol]
-        figures = [
-            {
-                _metric(protocol, metric): number
-                for metric, value in _metrics(row)
-                if (number := finite_number(value)) is not None
-            }
-            for row in rows
-        ]
-        present = {metric for metrics in figures for metric in metrics}
-        measures = [_measure(key) for key in _known_first(present)]
-        parts.append(
-            {
-                "protocol": protocol,
-                "measures": measures,
-                "rows": [
-                    {
-                        "names": [_text(row, key) for key in CASE_KEYS[1:]],
-                        "figures": [metrics.get(measure.key) for measure in measures],
-                    }
-                    for row, metrics in zip(rows, figures, strict=True)
-                ],
-            }
-        )
-    return parts
-
-
-def _part(results: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
-    part: Sequence[Mapping[str, Any]] = results.get(key) or ()
-    return part
-
-
-def _text(entry: Mapping[str, Any], key: str) -> str:
-    value = entry.get(key)
-    return "" if value is None else str(value)
-
-
-def _metrics(case: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _figures(case: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What a case has measured: its numbers, and what is undefined."""
     for key, value in case.items():
         if key not in CASE_KEYS and (value is None or isinstance(value, int | float)):
             yield key, value
 
 
-def _metric(protocol: str, metric: str) -> str:
-    """The metric's key in `MEASURES`; AnoDDPM's AUC is over all pixels, whatever it is called."""
-    return "auroc_full" if (protocol, metric) == ("anoddpm", "auroc") else metric
+def _cases(results: Results) -> list[dict[str, Any]]:
+    """Every case, one table for each protocol, with the columns that have a figure."""
+    by_protocol: dict[str, list[Mapping[str, Any]]] = {}
+    for case in results.get("cases") or ():
+        by_protocol.setdefault(str(case.get("protocol") or ""), []).append(case)
+    return [_case_table(protocol, cases) for protocol, cases in by_protocol.items()]
 
 
-def _is_healthy(group: str) -> bool:
-    return group.startswith("healthy")
-
-
-def _measure(key: str) -> Metric:
-    return MEASURES.get(key) or Metric(key, key)
-
-
-def _known_first(keys: Iterable[str]) -> list[str]:
-    """Metrics in the order of `MEASURES`, and the unknown ones by name."""
-    known = list(MEASURES)
-    return sorted(keys, key=lambda key: (known.index(key) if key in MEASURES else len(known), key))
-
-
-def _sections(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The protocols and groups, in order of appearance, the groups of a protocol together."""
-    pairs = dict.fromkeys((_text(entry, "protocol"), _text(entry, "group")) for entry in entries)
-    protocols = list(dict.fromkeys(protocol for protocol, _ in pairs))
-    return sorted(pairs, key=lambda pair: protocols.index(pair[0]))
-
-
-def _order(results: Results, keys: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Methods and scores in the order of `methods`; what is not there follows by name."""
-    methods = _part(results, "methods")
-    labels = [_text(method, "label") for method in methods]
-    scores = [(_text(method, "label"), _text(method, "score")) for method in methods]
-
-    def place(key: tuple[str, str]) -> tuple[int, int, tuple[str, str]]:
-        label = labels.index(key[0]) if key[0] in labels else len(labels)
-        return label, scores.index(key) if key in scores else len(scores), key
-
-    return sorted(keys, key=place)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _markdown(text: str) -> str:
-    """A name as plain text inside a Markdown table."""
-    return re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", " ".join(text.split()))
-
-
-def _markdown_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.best else cell.text
-    details = "; ".join(part for part in (cell.interval, _markdown(cell.note)) if part)
-    return f"{text} ({details})" if details else text
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise AddmError(
-            f"{path} cannot be written ({error.strerror}): choose another place or free some space."
-        ) from error
+def _case_table(protocol: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    renamed = {"auroc": "auroc_full"} if protocol == "anoddpm" else {}
+    figures = pd.DataFrame([dict(_figures(case)) for case in cases], dtype=object)
+    figures = figures.map(finite_number).rename(columns=renamed).dropna(axis=1, how="all")
+    metrics = _metrics(figures.columns)
+    names = _filled(pd.DataFrame(cases, dtype=object).reindex(columns=list(CASE_KEYS[1:])), "")
+    rows = _records(figures.reindex(columns=[metric.key for metric in metrics]))
+    return {
+        "protocol": protocol,
+        "metrics": metrics,
+        "rows": [
+            {"names": name, "figures": list(row.values())}
+            for name, row in zip(names.to_numpy().tolist(), rows, strict=True)
+        ],
+    }

@@ -113,7 +113,7 @@ def benchmark(
     train_only
         Train what is missing and stop.
     """
-    from napari_addm.benchmark.run import Benchmark, BenchmarkSettings, known_systems, write_results
+    from napari_addm.benchmark.systems import BenchmarkSettings, known_systems
     from napari_addm.outputs.folder import check_folder
 
     check_folder(output)
@@ -136,8 +136,10 @@ def benchmark(
         curve_systems=() if measurement.curves == "none" else _listed(measurement.curves),
         device=measurement.device,
     )
-    run = Benchmark(data, output, settings, print_line)
     try:
+        from napari_addm.benchmark.run import Benchmark, write_results
+
+        run = Benchmark(data, output, settings, print_line)
         needs_training = any(known[label].method for label in chosen if label in known)
         _train(run, needs_training, systems, measurement.device)
         if not train_only:

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from napari_addm.benchmark.run import known_systems
+from napari_addm.benchmark.systems import known_systems
 from napari_addm.checkpoint.file import load_checkpoint, read_specification
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
