@@ -164,7 +164,7 @@ def main() -> None:
             panel.runner.session.clear()  # what is there already is not run again
             panel.run()
             wait(begun)
-            panel.cancel()
+            panel.controller.cancel()
             cancels.append(wait(lambda: not panel.running))
     panel.run()
     report["cancel"] = {

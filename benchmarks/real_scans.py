@@ -92,10 +92,10 @@ def detect(group: str, scan: Path, truth: Path | None, options: argparse.Namespa
     }
 
 
-def measures(scores: np.ndarray, lesion: np.ndarray) -> dict[str, float]:
+def measures(scores: np.ndarray, lesion: np.ndarray) -> dict[str, float | None]:
     """Measure scores inside the brain without a threshold."""
     found = SortedScores.of(scores, lesion)
-    return {"auprc": found.auprc, "best_dice": found.best_dice, "auroc": found.auroc or 0.0}
+    return {"auprc": found.auprc, "best_dice": found.best_dice, "auroc": found.auroc}
 
 
 def table(rows: list[dict]) -> list[str]:

@@ -246,7 +246,7 @@ def ours(
     """Reconstruct as a detection does."""
     network = network or load_network(checkpoint).to(getattr(torch, dtype))
     method = METHODS[checkpoint.specification.method].load()
-    sampling = Sampling(tuple(sampling_levels(level, steps)), sampler)  # type: ignore[arg-type]
+    sampling = Sampling(tuple(sampling_levels(level, steps)), sampler)
 
     def loop(clean: Tensor, noise: Noise) -> Tensor:
         chain = method.reconstruct(

@@ -71,7 +71,9 @@ def cached_maps(path: Path, key: tuple[Any, ...], compute: Callable[[], Maps]) -
                 return _maps_from(stored)
     maps = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {f"score {name}": scores.astype(np.float16) for name, scores in maps.scores.items()}
+    arrays: dict[str, NDArray[Any]] = {
+        f"score {name}": scores.astype(np.float16) for name, scores in maps.scores.items()
+    }
     arrays |= {f"picture {name}": image for name, image in maps.pictures.items()}
     with open_atomic(path) as file:
         np.savez_compressed(file, key=np.array(digest), **arrays)  # type: ignore[arg-type]

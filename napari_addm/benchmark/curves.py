@@ -18,7 +18,7 @@ MUTED, RULE = "#0a0001", "#0a0002"
 SERIES = {f"#0b00{n:02x}": f"var(--series-{n})" for n in range(1, 9)}
 PAGE_COLORS = {MUTED: "var(--muted)", RULE: "var(--rule)"} | SERIES
 DASHES = ("", "6 2", "2 2")
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "napari-addm",
     "font.size": 9,
