@@ -10,11 +10,13 @@ from pathlib import Path
 
 from cohorts import Trial
 
-# A server that has imported the libraries and computed nothing forks quick processes.
-PROCESSES = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-PROCESSES.set_forkserver_preload(
-    ["pytest", "napari_addm.cohort.run", "monai.networks.nets.diffusion_model_unet"]
-)
+METHOD = "spawn" if sys.platform == "win32" else "forkserver"
+"""A server that has imported the libraries and computed nothing forks quick processes."""
+
+LIBRARIES = ["pytest", "napari_addm.cohort.run", "monai.networks.nets.diffusion_model_unet"]
+
+PROCESSES = multiprocessing.get_context(METHOD)
+PROCESSES.set_forkserver_preload(LIBRARIES)
 
 
 def start(trial: Trial, renames: int) -> tuple[multiprocessing.process.BaseProcess, Event]:

@@ -16,6 +16,8 @@ import pytest
 import torch
 from cohorts import SETTINGS, Trial, WriteBrain, gone
 from distributed import Client, LocalCluster
+from distributed.utils import get_mp_context
+from killed_batch import LIBRARIES, METHOD
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort import cluster as cluster_module
@@ -25,9 +27,17 @@ from napari_addm.cohort.files import HIDDEN
 from napari_addm.cohort.run import BatchProgress, run_batch
 from napari_addm.errors import AddmError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_workers")]
 
 CASES = 6
+
+
+@pytest.fixture(scope="module")
+def quick_workers() -> Iterator[None]:
+    """Dask forks its workers from a server that has imported torch."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": METHOD}):
+        get_mp_context().set_forkserver_preload(["distributed", *LIBRARIES])
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +289,7 @@ def test_ctrl_c_ends_client_and_workers(trial: Trial) -> None:
     """A terminal sends it to every process of the group."""
     command = [sys.executable, "-m", "napari_addm.cli", "batch", trial.source, "-o", trial.output]
     # so many draws that the last case is far away when the first is done
-    options = ["--checkpoint", trial.checkpoint, "--draws", "100", "--no-pictures"]
+    options = ["--checkpoint", trial.checkpoint, "--draws", "30", "--no-pictures"]
     # The background job of a shell, as these tests may be, ignores SIGINT, and so do its children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(
