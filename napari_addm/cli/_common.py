@@ -86,7 +86,7 @@ def stop(message: str, code: int = FAILED) -> NoReturn:
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a console that colors only what it is told to color."""
+    """Return a console that highlights nothing by itself."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)

@@ -44,7 +44,7 @@ HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 # sides are counted from the brain's midline.
 RESULTS = 2
 KEPT = "its files are of an earlier run with other settings (or another model or version)"
-KEPT_OTHER_INPUT = "its files are of an earlier run with another scan, truth or mask than now"
+KEPT_OTHER_INPUT = "its files are of an earlier run with another scan, ground truth or mask"
 INPUT_WORDS = {"scan": "scan", "truth": "ground truth", "mask": "brain mask"}
 
 

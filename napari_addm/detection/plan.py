@@ -230,7 +230,7 @@ def _warn(settings: DetectionSettings, specification: ModelSpecification) -> tup
     if settings.slices is not None:
         how = "among themselves alone"
         if settings.context_mm > 0:
-            how = f"with their neighbours within {settings.context_mm:g} mm"
+            how = f"with their neighbors within {settings.context_mm:g} mm"
         warnings.append(
             f"single slices are scored {how}: the calibrated threshold fits whole volumes"
         )

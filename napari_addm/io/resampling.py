@@ -77,7 +77,7 @@ def resample_labels(labels: Volume, like: Volume, what: str | None = None) -> Vo
         whole = format_amount(total * labels.voxel_ml)
         notes.append(
             f"Nothing is left of its {whole} mL, which lie between the "
-            "centres of the scan's voxels."
+            "centers of the scan's voxels."
         )
     return like.with_data(moved.data, (*moved.warnings, *notes))
 

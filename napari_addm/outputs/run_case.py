@@ -290,7 +290,7 @@ def read_case(
         "brain mask", request.mask, scan, request.resample_mask, remedy.format("mask")
     )
     truth, truth_notes = _read_region(
-        "truth", request.truth, scan, request.resample_truth, remedy.format("ground-truth")
+        "ground truth", request.truth, scan, request.resample_truth, remedy.format("ground-truth")
     )
     return CaseInputs(scan, mask, truth, (*mask_notes, *truth_notes))
 

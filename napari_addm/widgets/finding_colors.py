@@ -19,7 +19,7 @@ GLOW = Colormap(
 )
 # Okabe and Ito's colors, which people with red-green blindness can tell apart.
 AGREEMENT_COLORS = {HIT: "#009e73", FALSE_ALARM: "#d55e00", MISSED: "#56b4e9"}
-# Far from grey and from the glow, and from one to the next.
+# Far from gray and from the glow, and from one to the next.
 FINDING_COLORS = ("#35e0ff", "#7dff5c", "#ff7bf2", "#9d9bff", "#ffe14d", "#4dffc3")
 SELECTED_COLOR = "#ffffff"
 DIMMED = 0.25

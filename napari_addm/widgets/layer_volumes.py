@@ -142,7 +142,7 @@ def layer_volume(layer: LayerData) -> LayerVolume:
     Raises
     ------
     InputError
-        When it is no 3D grey image or labels layer.
+        When it is no 3D gray image or labels layer.
     """
     volume = volume_from_layer_data(layer.data, layer.meta)
     kept = layer.meta.get("metadata", {}).get(METADATA_KEY)
@@ -167,7 +167,7 @@ def scan_volume(layer: LayerData) -> LayerVolume:
     Raises
     ------
     InputError
-        When it is no 3D grey image, or holds no finite number or only one value.
+        When it is no 3D gray image, or holds no finite number or only one value.
     """
     scan = layer_volume(layer)
     volume = scan.volume
@@ -177,7 +177,7 @@ def scan_volume(layer: LayerData) -> LayerVolume:
         volume = replace(volume, source=source)
     kind = volume.data.dtype
     if kind.kind not in "biuf":  # bool, integer or float
-        raise InputError(f"layer '{layer.name}' has voxels of type {kind}: choose a grey image.")
+        raise InputError(f"layer '{layer.name}' has voxels of type {kind}: choose a gray image.")
     data = np.asarray(volume.data, np.float32)
     finite = np.isfinite(data)
     if not finite.any():
@@ -235,7 +235,7 @@ def resample_onto(labels: LayerData, scan: LayerData) -> Iterator[LayerTuple]:
     Raises
     ------
     InputError
-        When one of the two is no 3D grey image or labels layer, or the labels
+        When one of the two is no 3D gray image or labels layer, or the labels
         lie beside the scan.
     """
     like = layer_volume(scan)

@@ -208,7 +208,7 @@ def layer_to_volume(layer: Layer) -> Volume:
     Raises
     ------
     InputError
-        When it is no 3D grey image or labels layer.
+        When it is no 3D gray image or labels layer.
     """
     data, meta, _ = layer.as_layer_data_tuple()
     return volume_from_layer_data(data, meta)
@@ -252,9 +252,9 @@ def volume_from_layer_data(data: Any, meta: dict[str, Any]) -> Volume:
 
 
 def _refuse_other_data(data: Any, meta: dict[str, Any], name: str) -> None:
-    """Raise an InputError unless the data is one 3D grey volume."""
+    """Raise an InputError unless the data is one 3D gray volume."""
     if meta.get("rgb"):
-        raise InputError(f"{name} is in colour: choose a grey 3D scan.")
+        raise InputError(f"{name} is in color: choose a gray 3D scan.")
     if meta.get("multiscale"):
         raise InputError(f"{name} holds several resolutions: choose a layer that holds one.")
     if np.ndim(data) > 3:

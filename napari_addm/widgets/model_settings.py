@@ -279,7 +279,7 @@ class ModelSettings(QWidget):
             standard = presets[PRESETS.index("standard")]
             for index, settings in enumerate(presets):
                 differs = settings is standard or settings != standard
-                # Qt's own way to grey out an item
+                # Qt's own way to gray out an item
                 self.preset.setItemData(index, None if differs else 0, Qt.ItemDataRole.UserRole - 1)
                 if differs and self._stand_for(settings, now):
                     found = index

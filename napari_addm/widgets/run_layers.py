@@ -258,7 +258,7 @@ def _new_layer(
         arguments |= {"colormap": "viridis", "blending": "additive", "visible": False}
         arguments |= {"contrast_limits": (0.0, top / 2)}
     else:
-        # Scores far below the threshold stay clear, so that the scan keeps its grey.
+        # Scores far below the threshold stay clear, so that the scan keeps its gray.
         assert role == "anomaly"
         arguments |= {"colormap": GLOW, "contrast_limits": (low, top)}
     return Image(data, **arguments)

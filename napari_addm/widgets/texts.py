@@ -50,7 +50,7 @@ BRAIN_MASK = Text(
 OPEN_DEMO = Text("Open the demo case", "Colin27, a healthy brain, with a simulated lesion.")
 RESAMPLE = Text(
     "Resample onto the scan",
-    "Adds a copy of the labels on the scan's voxels (nearest neighbour) and chooses it.",
+    "Adds a copy of the labels on the scan's voxels (nearest neighbor) and chooses it.",
 )
 RESAMPLING = "Resampling ..."
 OPEN_LABELS = Text("File...", "Open a file of labels and choose it.")
@@ -194,13 +194,13 @@ SWIPE = Text(
     "Swipe",
     "Shows the scan left of the border and the reconstruction right of it. Drag the slider.",
 )
-COLOR_BAR = Text("Colour bar", "Shows the score of each colour of the anomaly map.")
+COLOR_BAR = Text("Color bar", "Shows the score of each color of the anomaly map.")
 COLOR_BAR_LABEL = "anomaly score"
 FIGURE_SCOPES = {"This slice": 1, "6 axial slices": 6, "12 axial slices": 12, "24 axial slices": 24}
 FIGURE = Text(
     "Figure...",
     "Saves a picture of this slice, or of several axial slices, with map, outlines, scale bar, "
-    "colour bar, the patient's sides, and the settings.",
+    "color bar, the patient's sides, and the settings.",
 )
 FIGURE_NAMED = Text(
     "Scan name",
@@ -251,9 +251,9 @@ NO_RESULT = "There is no result to save yet: press Run in the panel 'Detect anom
 
 OVERLAY = Text(
     "Show hits and misses",
-    "Colours every voxel by findings and ground truth, inside the brain mask: hit (in both), false "
-    "alarm (marked, not in the truth), missed (in the truth, not marked). It follows the "
-    "threshold, and hides map, outlines and truth.",
+    "Colors every voxel by findings and ground truth, inside the brain mask: hit (in both), false "
+    "alarm (marked, not in the ground truth), missed (in the ground truth, not marked). It follows "
+    "the threshold, and hides map, outlines and ground truth.",
 )
 HIT, FALSE_ALARM, MISSED = "hit", "false alarm", "missed"
 CURVES_OF_MAP = (
@@ -263,7 +263,7 @@ CURVES_OF_MAP = (
 DICE_CURVE = Text(
     "Dice",
     "Overlap with the ground truth at every threshold. Drag the line, or click, to choose one. "
-    "The best Dice is chosen with the truth: an upper bound, no result. " + CURVES_OF_MAP,
+    "The best Dice is chosen with the ground truth: an upper bound, no result. " + CURVES_OF_MAP,
 )
 FALSE_ALARM_CURVE = Text(
     "False alarm",
@@ -327,7 +327,8 @@ COHORT_THRESHOLD = Text(
 FRAME = Text("Frame of 4D", "The frame to read from scans with several frames, from 0.")
 NO_FRAME = "none"
 RESAMPLE_BESIDE = Text(
-    "Resample", "Resample truths and masks on another grid onto their scan (nearest neighbor)."
+    "Resample",
+    "Resample ground truths and masks on another grid onto their scan (nearest neighbor).",
 )
 PICTURES = Text("Pictures", "Write a montage of each case; the report shows them.")
 COHORT_FILTER = Text("Filter by name", "Show only cases with these letters in their name or file.")

@@ -185,17 +185,17 @@ def test_commands_have_no_icon():
 # --- layers --------------------------------------------------------------------------------------
 
 
-def grey(shape: tuple[int, ...]) -> np.ndarray:
+def gray(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).random(shape, np.float32)
 
 
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (lambda: Image(grey((2, 9, 20, 30)), name="x"), "2 frames: go to the frame you want"),
-        (lambda: Image(grey((2, 3, 9, 20, 30)), name="x"), "6 frames"),
+        (lambda: Image(gray((2, 9, 20, 30)), name="x"), "2 frames: go to the frame you want"),
+        (lambda: Image(gray((2, 3, 9, 20, 30)), name="x"), "6 frames"),
         (
-            lambda: Image(grey((9, 20, 30)), units=("s", "mm", "mm"), name="x"),
+            lambda: Image(gray((9, 20, 30)), units=("s", "mm", "mm"), name="x"),
             "give it units of length",
         ),
     ],

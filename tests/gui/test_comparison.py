@@ -204,7 +204,7 @@ def test_truth_that_fills_the_brain(view, detection):
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_colours_follow_the_theme(view, theme):
+def test_colors_follow_the_theme(view, theme):
     from napari.utils.theme import get_theme
 
     view.set_theme(theme)

@@ -148,7 +148,7 @@ def cancel_a_slice(qtbot, finish, panel: DetectWidget) -> None:
 def test_a_single_slice_that_is_cancelled_leaves_nothing(
     viewer, panel, qtbot, run, finish, add, output, scan
 ) -> None:
-    """Without its neighbours it would have another score."""
+    """Without its neighbors it would have another score."""
     add(viewer, scan)
     viewer.dims.set_current_step(0, scan.shape[0] // 2)
     cancel_a_slice(qtbot, finish, panel)

@@ -353,12 +353,12 @@ def test_a_click_leads_to_the_finding(orientation, reviewed, add, tmp_path):
         world = nib.affines.apply_affine(scan.affine, index)
         assert np.linalg.norm(world - (x, y, z)) < 3
         row = table.model.row_of(number)
-        centre = nib.affines.apply_affine(
+        center = nib.affines.apply_affine(
             scan.affine, np.argwhere(labels_of(viewer).data == number).mean(0)
         )
-        assert column(table, SCANNER)[row] == " ".join(f"{value:.0f}" for value in centre)
+        assert column(table, SCANNER)[row] == " ".join(f"{value:.0f}" for value in center)
         side = "left" if x < 0 else "right"
-        assert column(table, SIDE)[row] == f"{side}, {abs(centre[0]):.0f} mm"
+        assert column(table, SIDE)[row] == f"{side}, {abs(center[0]):.0f} mm"
 
 
 def test_a_finding_gone_to_in_3d_is_there_in_2d(detection, reviewed, add):
@@ -370,12 +370,12 @@ def test_a_finding_gone_to_in_3d_is_there_in_2d(detection, reviewed, add):
     table.pick(2)
     before = viewer.dims.point
     panel.views.planes.show_3d()
-    centre = viewer.scene.camera.center
+    center = viewer.scene.camera.center
     panel.views.planes.toggle_3d()
     assert viewer.dims.point == before
     panel.views.planes.show_3d()
     table.pick(1)
-    assert viewer.scene.camera.center == centre
+    assert viewer.scene.camera.center == center
     panel.views.planes.toggle_3d()
     index = np.round(layer.world_to_data(viewer.dims.point)).astype(int)
     assert labels_of(viewer).data[tuple(index)] == 1

@@ -233,7 +233,7 @@ def test_moved_and_cropped_layers_do_not_keep_a_stale_grid(tmp_path: Path) -> No
     [
         (Image(np.zeros((20, 20)), name="flat"), "layer 'flat' is a single 2D image: open"),
         (Image(np.zeros((4, 5, 6, 7)), name="film"), "layer 'film' has 4 axes with 4 frames"),
-        (Image(np.zeros((5, 6, 7, 3)), rgb=True), "is in colour: choose a grey"),
+        (Image(np.zeros((5, 6, 7, 3)), rgb=True), "is in color: choose a gray"),
         (Image([np.zeros((8, 8, 8)), np.zeros((4, 4, 4))], multiscale=True), "several resolutions"),
         (Image(np.zeros((5, 6, 7)), units=("s", "mm", "mm")), "axis in second"),
     ],

@@ -39,7 +39,7 @@ GREEN, WHITE = "green", "gray"
 
 
 def brain(codes: str = "RAS") -> Volume:
-    """A grey box with a bright block in `CORNER`, stored in an orientation."""
+    """A gray box with a bright block in `CORNER`, stored in an orientation."""
     data = np.full(SHAPE, 60.0, np.float32)
     affine = np.diag([SPACING, SPACING, SPACING, 1.0])
     affine[:3, 3] = -SPACING * (np.asarray(SHAPE) - 1) / 2
@@ -98,7 +98,7 @@ def pixels(qt_viewer) -> np.ndarray:
 
 
 def green(picture: np.ndarray) -> np.ndarray:
-    """Rows and columns of bright green; letters, lines and outlines are of other colours."""
+    """Rows and columns of bright green; letters, lines and outlines are of other colors."""
     return np.argwhere((picture[..., 1] > 200) & (picture[..., 0] < 60) & (picture[..., 2] < 60))
 
 

@@ -70,7 +70,7 @@ def test_lesion_is_darker_than_its_mirror_image_and_than_white_matter(scan, mask
 
 
 def test_lesion_edge_is_soft(scan, mask):
-    """No border that a reader could see as painted: neighbours differ as cortex does, or less."""
+    """No border that a reader could see as painted: neighbors differ as cortex does, or less."""
     voxels = np.asarray(scan.dataobj).astype(float)
     lesion = np.asarray(mask.dataobj) > 0
     near = ndimage.binary_dilation(lesion, iterations=2) & ~ndimage.binary_erosion(
@@ -99,7 +99,7 @@ def test_script_makes_the_shipped_files_again(scan, mask):
         pytest.skip("Debian's mricron-data (Colin27) is not installed")
     made_scan, made_mask = module.make_demo_case()
     np.testing.assert_array_equal(made_scan.affine, scan.affine)
-    # another processor may round the last bit of a float differently, hence one grey level
+    # another processor may round the last bit of a float differently, hence one gray level
     difference = np.asarray(made_scan.dataobj).astype(int) - np.asarray(scan.dataobj)
     assert np.abs(difference).max() <= 1
     assert (difference != 0).mean() < 1e-3

@@ -183,7 +183,7 @@ class VqTransformerMethod(Method):
             yield unchanged
         with torch.no_grad():
             healed = decode(network.vqvae, codes.reshape(grid.shape))
-            # Linear between the centres of the codes, which smooths it by the width of one.
+            # Linear between the centers of the codes, which smooths it by the width of one.
             changed = unlikely.reshape(grid.shape)[:, None].float()
             weight = interpolate(changed, clean.shape[2:], mode="bilinear")
         yield Reconstruction(healed, weight)

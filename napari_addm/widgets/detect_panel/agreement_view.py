@@ -40,7 +40,7 @@ SORT_ROLE = Qt.ItemDataRole.UserRole
 
 
 class AgreementView(QWidget):
-    """Agreement with a ground truth; it shows what it is told and knows no viewer.
+    """Agreement with a ground truth; it shows what it is given and knows no viewer.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class AgreementView(QWidget):
     Attributes
     ----------
     figures : dict of str to QLabel
-        By the names of `tooltips.METRICS`.
+        By the names of metrics.
     metrics : QWidget
         Holds them.
     notes : QLabel
@@ -251,7 +251,7 @@ class AgreementView(QWidget):
         self.overlay_wanted.emit(wanted)
 
     def set_theme(self, theme_name: str) -> None:
-        """Take on the colours of one of napari's themes."""
+        """Take on the colors of one of napari's themes."""
         for plot in self._captions:
             plot.set_theme(theme_name)
 

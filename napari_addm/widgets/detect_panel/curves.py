@@ -79,7 +79,7 @@ class CurvePlot(pg.PlotWidget):
         self.set_theme("dark")
 
     def set_theme(self, theme_name: str) -> None:
-        """Take on the colours of one of napari's themes."""
+        """Take on the colors of one of napari's themes."""
         theme = get_theme(theme_name)
         text = theme.text.as_hex()
         self.setBackground(theme.background.as_hex())

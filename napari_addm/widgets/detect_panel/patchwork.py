@@ -20,9 +20,9 @@ def add_preview(
     shown : Detection or None
         Earlier previews or a run, made with the same settings.
     preview : Detection
-        Of the slice that is looked at, and of some neighbours.
+        Of the slice that is looked at, and of some neighbors.
     here : int
-        That slice of the scan. It is replaced even if it was done, as it has more neighbours now.
+        That slice of the scan. It is replaced even if it was done, as it has more neighbors now.
     in_place : bool
         Whether the maps of `shown` may be written into; else they are copied.
 

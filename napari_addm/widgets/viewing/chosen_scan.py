@@ -35,7 +35,7 @@ FILLED = 0.95
 
 
 def may_be_scan(layer: Any) -> TypeGuard[Image]:
-    """Whether a layer may be a scan: a grey image of three axes or more.
+    """Whether a layer may be a scan: a gray image of three axes or more.
 
     A result is no scan, and neither is a person's copy of one.
     """

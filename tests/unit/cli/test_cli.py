@@ -254,7 +254,7 @@ def test_warnings_of_mask_and_truth_are_kept(
     )
     assert result.exit_code == 0, result.output
     warnings = json.loads(result.stdout)["warnings"]
-    assert any(w.startswith("The truth: qform and sform disagree") for w in warnings)
+    assert any(w.startswith("The ground truth: qform and sform disagree") for w in warnings)
     assert any(w.startswith("The brain mask: The file is 4D") for w in warnings)
     record = json.loads((tmp_path / "out" / "RAS_record.json").read_text())
     assert record["warnings"] == warnings

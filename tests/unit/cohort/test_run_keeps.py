@@ -278,7 +278,10 @@ def test_a_changed_input_that_fails_leaves_the_files_and_names_their_origin(tabl
     for name in ("one", "three"):
         row = table.rows[name]
         assert row["status"] == "failed"
-        assert "its files are of an earlier run with another scan, truth or mask" in row["reason"]
+        assert (
+            "its files are of an earlier run with another scan, ground truth or mask"
+            in row["reason"]
+        )
         assert table.reported()[name] == ("failed", row["reason"])
     assert table.files == before
     assert CohortFolder(table.output).states.failed(table.cases) == {"one", "three"}
@@ -804,7 +807,10 @@ def test_another_truth_or_mask_that_cannot_be_read_is_another_input(
         row = table.rows[case]
         assert (row["status"], row["dice"], row["anomaly_ml"]) == ("failed", "", "")
         assert "cannot be read" in row["reason"]
-        assert "its files are of an earlier run with another scan, truth or mask" in row["reason"]
+        assert (
+            "its files are of an earlier run with another scan, ground truth or mask"
+            in row["reason"]
+        )
         assert table.reported()[case] == ("failed", row["reason"])
         assert table.files == before
     if change == "removed":

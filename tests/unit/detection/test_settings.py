@@ -47,7 +47,7 @@ def autoencoder(specification: ModelSpecification) -> ModelSpecification:
         ("context_mm", -1.0),
         ("score", "guess"),
         ("smoothing_mm", 101.0),
-        ("colour", "red"),
+        ("color", "red"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:

@@ -70,7 +70,7 @@ def test_simplex_variance_is_the_integral_over_places():
 
 
 def test_simplex_is_smooth_across_its_triangles():
-    # A corner taken wrongly would be a jump; 1/1000 of a period apart, neighbours hardly differ.
+    # A corner taken wrongly would be a jump; 1/1000 of a period apart, neighbors hardly differ.
     field = simplex.simplex_octave((1, 1500, 40), 1000.0, generator(4))
     spread = math.sqrt(simplex.VARIANCE)
     assert field.abs().max() > spread

@@ -244,7 +244,7 @@ def test_measures_by_hand():
     assert first.id == 1
     assert first.voxels == 125
     assert first.volume_ml == pytest.approx(125 * 3 / 1000)
-    # centre (s, a, r) = (12, 12, 22)
+    # center (s, a, r) = (12, 12, 22)
     assert first.centroid_mm == pytest.approx((22 - 10, 12 * 1.5 - 20, 12 * 2 - 30))
     assert first.peak == 5
     assert first.mean == pytest.approx((124 * 2 + 5) / 125)

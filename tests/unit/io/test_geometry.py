@@ -224,8 +224,8 @@ def test_volume_from_array() -> None:
 
     assert volume.spacing == (3.0, 2.0, 1.0)
     assert volume.name == "volume"
-    centre = (np.array(data.shape) - 1) / 2
-    assert_allclose(nib.affines.apply_affine(volume.affine, centre), 0, atol=1e-12)
+    center = (np.array(data.shape) - 1) / 2
+    assert_allclose(nib.affines.apply_affine(volume.affine, center), 0, atol=1e-12)
     assert "".join(nib.aff2axcodes(volume.affine)) == "SAR"
     assert "".join(nib.aff2axcodes(volume.source.affine)) == "RAS"
     assert_array_equal(volume.to_native(), data.transpose(2, 1, 0))

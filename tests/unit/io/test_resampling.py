@@ -193,7 +193,7 @@ def test_labels_that_change_only_by_rounding_are_all_there(tmp_path: Path) -> No
     assert not [note for note in moved.warnings if "left out" in note]
 
 
-def test_a_lesion_between_the_centres_of_voxels_is_told(tmp_path: Path) -> None:
+def test_a_lesion_between_the_centers_of_voxels_is_told(tmp_path: Path) -> None:
     scan = read_volume(save(tmp_path / "scan.nii.gz"))
     speck = np.zeros((170, 190, 230), np.uint8)
     speck[85, 95, 115] = 1

@@ -40,8 +40,8 @@ def two_hills() -> np.ndarray:
     """A large and a small hill, 10 high, that flow together below 1."""
     place = np.indices((20, 20, 40))
     heights = [
-        10 - np.linalg.norm(place - np.reshape(centre, (3, 1, 1, 1)), axis=0) * slope
-        for centre, slope in (((10, 10, 10), 1.0), ((10, 10, 26), 1.5))
+        10 - np.linalg.norm(place - np.reshape(center, (3, 1, 1, 1)), axis=0) * slope
+        for center, slope in (((10, 10, 10), 1.0), ((10, 10, 26), 1.5))
     ]
     return np.maximum(0, np.maximum(*heights))
 
