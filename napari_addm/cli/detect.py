@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +30,35 @@ if TYPE_CHECKING:
     from napari_addm.outputs.run_case import CaseRequest, CaseResult
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class InputOptions:
+    """What is read beside the scan, and which part of the scan.
+
+    Attributes
+    ----------
+    ground_truth
+        Mask of the true anomalies, nonzero = anomalous; gives metrics.
+    mask
+        Brain mask, nonzero = brain; found if missing.
+    frame
+        Which frame of a 4D scan, counted from 0; needed if it has several.
+    series
+        Number of the series in a DICOM folder; its only T1 if missing.
+    resample_ground_truth
+        Bring the ground truth to the scan's grid.
+    resample_mask
+        Bring the mask to the scan's grid.
+    """
+
+    ground_truth: Path | None = None
+    mask: Path | None = None
+    frame: int | None = None
+    series: int | None = None
+    resample_ground_truth: Flag = False
+    resample_mask: Flag = False
+
+
 def detect(
     scan: Annotated[
         Path,
@@ -38,12 +68,7 @@ def detect(
     *,
     output: OutputFolder,
     checkpoint: CheckpointFile = DEMO_CHECKPOINT,
-    ground_truth: Path | None = None,
-    mask: Path | None = None,
-    frame: int | None = None,
-    series: int | None = None,
-    resample_ground_truth: Flag = False,
-    resample_mask: Flag = False,
+    inputs: InputOptions = InputOptions(),
     options: RunOptions = RunOptions(),
     montage: Flag = False,
     dicom_seg: Flag = False,
@@ -60,18 +85,6 @@ def detect(
         Folder for the files.
     checkpoint
         The model (.safetensors).
-    ground_truth
-        Mask of the true anomalies, nonzero = anomalous; gives metrics.
-    mask
-        Brain mask, nonzero = brain; found if missing.
-    frame
-        Which frame of a 4D scan, counted from 0; needed if it has several.
-    series
-        Number of the series in a DICOM folder; its only T1 if missing.
-    resample_ground_truth
-        Bring the ground truth to the scan's grid.
-    resample_mask
-        Bring the mask to the scan's grid.
     montage
         Also write a montage picture.
     dicom_seg
@@ -88,12 +101,12 @@ def detect(
         scan=scan,
         folder=output,
         checkpoint=checkpoint,
-        mask=mask,
-        truth=ground_truth,
-        frame=frame,
-        series=series,
-        resample_mask=resample_mask,
-        resample_truth=resample_ground_truth,
+        mask=inputs.mask,
+        truth=inputs.ground_truth,
+        frame=inputs.frame,
+        series=inputs.series,
+        resample_mask=inputs.resample_mask,
+        resample_truth=inputs.resample_ground_truth,
         settings=options.settings,
         preset=options.quality,
         threshold=options.threshold,
