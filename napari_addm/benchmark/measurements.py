@@ -88,20 +88,15 @@ def curve_settings(
     diffusion, level = specification.diffusion, specification.detection.level
     if diffusion is None or level is None:
         return
-    for steps in settings.curve_steps:
-        if steps <= level:
-            yield (
-                "steps",
-                steps,
-                detection_settings(settings, seed, level=level, steps=steps, draws=1),
-            )
-    for share in settings.curve_levels:
-        noise_level = max(1, round(share * diffusion.timesteps))
-        yield (
-            "level",
-            share,
-            detection_settings(settings, seed, level=noise_level, steps=1, draws=1),
-        )
+    points: list[tuple[str, float, int, int]] = [
+        ("steps", steps, level, steps) for steps in settings.curve_steps if steps <= level
+    ]
+    points += [
+        ("level", share, max(1, round(share * diffusion.timesteps)), 1)
+        for share in settings.curve_levels
+    ]
+    for kind, x, noise_level, steps in points:
+        yield kind, x, detection_settings(settings, seed, level=noise_level, steps=steps, draws=1)
 
 
 def is_validation(case: LabelledScan) -> bool:

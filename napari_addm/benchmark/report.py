@@ -141,14 +141,9 @@ def write_report(results: Results, output: Path, folder: Path) -> Path:
     results : mapping
         See the module.
     output : Path
-        The page; replaced if it is there.
+        The page; replaced if it is there. It is returned.
     folder : Path
         What the paths of the pictures are relative to.
-
-    Returns
-    -------
-    Path
-        `output`.
 
     Raises
     ------
@@ -198,27 +193,20 @@ def write_report(results: Results, output: Path, folder: Path) -> Path:
 def write_csv(results: Results, path: Path) -> Path:
     """Write the figures of all cases, healthy ones included, with one figure in a line.
 
+    An undefined figure is an empty cell. Texts are quoted, and one that a spreadsheet would take
+    for a formula begins with an apostrophe.
+
     Parameters
     ----------
     results : mapping
         See the module.
     path : Path
-        The file, UTF-8; replaced if it is there.
-
-    Returns
-    -------
-    Path
-        `path`.
+        The file, UTF-8; replaced if it is there. It is returned.
 
     Raises
     ------
     AddmError
         When it cannot be written.
-
-    Notes
-    -----
-    An undefined figure is an empty cell. Texts are quoted, and one that a
-    spreadsheet would take for a formula begins with an apostrophe.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
