@@ -104,8 +104,8 @@ def seen(window: Any, prepare: Any, cases: Path, show_result: Any, qtbot: Any) -
     dock = window.window.add_dock_widget(panel, name="detect")
     qtbot.wait(200)
     yield Desk(window, panel, cases, show_result)
-    window.window.remove_dock_widget(dock)
-    panel.close()
+    with qtbot.waitSignal(panel.destroyed, timeout=MINUTE):
+        dock.destroyOnClose()
     window.layers.clear()
 
 

@@ -316,6 +316,7 @@ def test_figures_curves_and_overlay_follow_strokes_on_the_truth(case, qtbot):
     assert shown in case.viewer.layers
     assert_array_equal(shown.data, case.agreement.overlay(case.panel.outcome.marked))
     assert shown.data[14, 20, 10] in (HIT, MISSED)
+    view.overlay.setChecked(False)
     case.layer.undo()
     case.layer.undo()
     case.wait_for_truth()

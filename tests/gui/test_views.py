@@ -530,6 +530,19 @@ def test_closing_the_section_gives_the_layers_back(viewer, qtbot) -> None:
     assert not get_linked_layers(scan, rec, anomaly)
 
 
+def test_a_panel_that_goes_late_leaves_the_letters_of_the_next(qtbot) -> None:
+    model = ViewerModel()
+    first, second = Views(model, start_job), Views(model, start_job)
+    qtbot.addWidget(second)
+    add(model, brain())
+    with qtbot.waitSignal(first.destroyed):
+        first.deleteLater()
+    model.layers.clear()
+    add(model, brain())
+    second.show_plane("Axial")
+    assert model.canvas.overlays[LETTER + "top_center"].text == "A"
+
+
 # --- figures --------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_addm.widgets.viewing.connections import Connections, LayerWatch
+from napari_addm.widgets.viewing.connections import Connections, LayerWatch, unwrapped
 from napari_addm.widgets.viewing.overlays import CrosshairOverlay, white_words
 from napari_addm.widgets.viewing.planes import LETTER_PLACES, edge_letters, sides_known
 
@@ -32,8 +32,13 @@ class EdgeLetters:
     def __init__(self, viewer: napari.viewer.Viewer | ViewerModel) -> None:
         self._viewer = viewer
         self._connections = Connections()
-        for place in LETTER_PLACES:
-            viewer.canvas.overlays[LETTER + place] = white_words(position=place, font_size=12)
+        self._overlays = {
+            place: white_words(position=place, font_size=12) for place in LETTER_PLACES
+        }
+        for place, overlay in self._overlays.items():
+            # one that is equal would stay, and go with the panel that has made it
+            viewer.canvas.overlays.pop(LETTER + place, None)
+            viewer.canvas.overlays[LETTER + place] = overlay
         layers = viewer.layers.events
         for event in (
             viewer.dims.events.order,
@@ -53,8 +58,7 @@ class EdgeLetters:
         known = dims.ndisplay == 2 and dims.ndim == 3 and sides_known(self._viewer.layers)
         orientation = self._viewer.scene.camera.orientation
         letters = edge_letters(dims.displayed, orientation) if known else {}
-        for place in LETTER_PLACES:
-            overlay = self._viewer.canvas.overlays[LETTER + place]
+        for place, overlay in self._overlays.items():
             overlay.text = letters.get(place, "")
             overlay.visible = known
 
@@ -62,8 +66,10 @@ class EdgeLetters:
         """Remove the letters."""
         self._connections.close()
         self._watch.close()
-        for place in LETTER_PLACES:
-            self._viewer.canvas.overlays.pop(LETTER + place, None)
+        there = self._viewer.canvas.overlays
+        for place, overlay in self._overlays.items():
+            if unwrapped(there.get(LETTER + place)) is overlay:  # not those of a later panel
+                del there[LETTER + place]
 
 
 class Crosshair:
