@@ -24,7 +24,6 @@ from napari_addm.widgets.commands import save_results
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layer_registry import is_output
 from napari_addm.widgets.layers import volume_to_layer
-from napari_addm.widgets.titles import folder_of, is_generic
 
 AFFINE = np.array([[-5.0, 0, 0, 80], [0, 5.0, 0, -95], [0, 0, 5.0, -70], [0, 0, 0, 1]])
 SHAPE = (33, 39, 29)
@@ -575,33 +574,6 @@ def test_a_panel_that_is_opened_late_is_about_what_is_seen(
 
 
 # --- names ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name", ["t1", "T1w", "t1ce_brain", "orig", "brain", "anat_1mm", "image-01", "T1_MPRAGE"]
-)
-def test_names_that_say_nothing_of_the_patient(name: str) -> None:
-    assert is_generic(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["sub-01_T1w", "BraTS2021_00000_t1", "demo_T1w", "IXI012-HH-1211-T1", "0042", "miller"],
-)
-def test_names_that_tell_patients_apart(name: str) -> None:
-    assert not is_generic(name)
-
-
-@pytest.mark.parametrize(
-    ("path", "folder"),
-    [
-        ("study/P07/t1.nii.gz", "P07"),
-        ("study/sub-01/ses-1/anat/T1w.nii.gz", "sub-01/ses-1/anat"),
-        ("subjects/bert/mri/orig.mgz", "bert/mri"),
-    ],
-)
-def test_a_folder_is_named_from_the_one_that_names_the_patient(path: str, folder: str) -> None:
-    assert folder_of(Path("/data") / path) == folder
 
 
 def test_scans_of_one_name_are_told_apart(desk: Desk, tmp_path: Path) -> None:
