@@ -13,10 +13,7 @@ from napari_addm.io.demo import DEMO_SCAN, DEMO_TRUTH
 
 
 def demo(
-    *,
-    headless: Flag = False,
-    output: OutputFolder = Path("demo_output"),
-    steps: int | None = None,
+    *, headless: Flag = False, output: OutputFolder = Path("demo_output"), steps: int | None = None
 ) -> None:
     """Show the main job on a brain with a simulated lesion: in napari, or headless.
 

@@ -61,8 +61,7 @@ class InputOptions:
 
 def detect(
     scan: Annotated[
-        Path,
-        Parameter(help=f"T1-weighted scan ({', '.join(FORMATS)}), or a DICOM folder."),
+        Path, Parameter(help=f"T1-weighted scan ({', '.join(FORMATS)}), or a DICOM folder.")
     ],
     /,
     *,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from napari_addm.cli._common import JsonFlag, detection_bar
+from napari_addm.cli._common import FAILED, JsonFlag, detection_bar
 from napari_addm.detection.settings import Device
 
 
@@ -43,15 +43,10 @@ def verify(
 
     with detection_bar(record.name) as show:
         result = verify_record(
-            record,
-            scan=scan,
-            model=checkpoint,
-            mask=mask,
-            device=device,
-            on_progress=show,
+            record, scan=scan, model=checkpoint, mask=mask, device=device, on_progress=show
         )
     if as_json:
         print(json.dumps(result.summary(), indent=2, allow_nan=False))
     else:
         print("\n".join(result.lines()))
-    return 0 if result.ok else 1
+    return FAILED if result.verdict == "different" else 0

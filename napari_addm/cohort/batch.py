@@ -1,8 +1,4 @@
-"""One case of a batch: read it, run the network, write its files, and remember what became of it.
-
-A state file is written last. A case that fails is named with its reason; the files of an earlier
-run stay.
-"""
+"""One case of a batch: read it, run the network, write its files, and keep what became of it."""
 
 from __future__ import annotations
 
@@ -54,15 +50,12 @@ class BatchSettings:
 
     Attributes
     ----------
-    detection : DetectionSettings
     threshold, minimum_ml : float, optional
         The checkpoint's own by default.
     frame : int, optional
         Which frame of 4D scans.
     resample : bool
         Bring truths and masks that lie on another grid to the scan's.
-    pictures : bool
-        Write a montage of each case.
     workers : int
         Number of threads that read, and of threads that write.
     """
@@ -78,21 +71,7 @@ class BatchSettings:
 
 @dataclass(frozen=True, eq=False)
 class ReadCase:
-    """A case that is ready for the network.
-
-    Attributes
-    ----------
-    case : CohortCase
-    key : str
-        Hash of input, model and parameters.
-    origin : dict of str to str
-        As in `CaseResult`.
-    inputs : CaseInputs
-    slices : ModelSlices
-        The prepared scan.
-    seconds : float
-        Time that it took.
-    """
+    """A case that is ready for the network; `key` is the hash of all that its result depends on."""
 
     case: CohortCase
     key: str
@@ -108,12 +87,6 @@ class OutputLostError(AddmError):
 
 class Batch:
     """What all cases of a run share: model, settings, folder. Its methods are safe in threads.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    settings : BatchSettings
-    output : path
 
     Raises
     ------
@@ -207,13 +180,7 @@ class Batch:
         return key, {**case.origin, "content": hashes["scan"]}
 
     def detect(self, read: ReadCase) -> Generator[Progress, None, Detection | CaseResult]:
-        """Run the network; see `napari_addm.outputs.run_case.detect_case`.
-
-        Returns
-        -------
-        Detection or CaseResult
-            The row of a case that failed.
-        """
+        """Run the network; returns the row of a case that failed."""
         started = time.perf_counter() - read.seconds
         try:
             return (
@@ -302,16 +269,8 @@ class Batch:
 
         Parameters
         ----------
-        case : CohortCase
-        error : Exception
-        seconds : float
         key : str
             Hash of input, model and parameters; empty if it could not be computed.
-
-        Returns
-        -------
-        CaseResult
-            The row for the manifest.
 
         Raises
         ------

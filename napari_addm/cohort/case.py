@@ -42,7 +42,6 @@ class CohortCase:
         The case's folder under the output folder, with ``/`` between its parts.
     input : str
         The scan as the manifest names it: relative to the input, without the folders above it.
-    scan : Path
     truth, mask : Path or None
         Ground truth and brain mask.
     root : str
@@ -53,8 +52,7 @@ class CohortCase:
     file_stem : str
         The beginning of its file names, if that is not the scan's own name.
     problem : str
-        Why it cannot be run and counts as failed: its results would be confused with those of
-        another case, or its name cannot be written.
+        Why it cannot be run and counts as failed.
     """
 
     name: str
@@ -117,17 +115,12 @@ class CaseResult:
 
     Attributes
     ----------
-    case, input : str
-        As in `CohortCase`.
-    status : {"done", "failed", "skipped"}
     reason : str
         Why it failed or was skipped.
     seconds : float or None
         Work on it, without waiting for other cases.
     anomaly_ml : float or None
         Volume of all findings.
-    findings : int or None
-        Number of findings.
     dice : float or None
         Overlap with the ground truth; None without one, and if it is empty.
     qc : tuple of str
@@ -139,8 +132,7 @@ class CaseResult:
     key : str
         Hash of input, model and parameters.
     origin : dict of str to str
-        `CohortCase.origin`, and as ``content`` the SHA-256 of the scan. Empty in results of
-        earlier versions.
+        `CohortCase.origin`, and as ``content`` the SHA-256 of the scan.
     """
 
     case: str
@@ -169,15 +161,7 @@ class CaseResult:
         return path.name if path.is_absolute() else self.input
 
     def is_of_another_scan(self, input: str, scan: str) -> bool:
-        """Whether it belongs to another scan.
-
-        Parameters
-        ----------
-        input : str
-            As in `CohortCase`.
-        scan : str
-            The entry ``scan`` of `CohortCase.origin`; empty if it is not known.
-        """
+        """Whether it belongs to another scan than this one; `scan` is empty if it is not known."""
         before = self.origin.get("scan")
         return before != scan if before and scan else self.input != input
 
@@ -203,13 +187,7 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """Read ``i/n`` as a shard.
-
-    Raises
-    ------
-    AddmError
-        When the text has another form, or i is not within 1..n.
-    """
+    """Read ``i/n`` as a shard."""
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise AddmError(f"The shard {text} has to be i/n with i from 1 to n, such as 2/8.")

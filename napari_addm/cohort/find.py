@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from napari_addm.cohort.case import OUTPUT_ENDINGS, CohortCase
@@ -39,25 +40,21 @@ def find_cohort(source: str | os.PathLike[str], output: str | os.PathLike[str]) 
     ----------
     source : path or str
         A BIDS dataset (only its T1w images are taken), any other folder (searched with the
-        folders in it), a CSV or TSV of cases, a single scan, or a glob pattern.
+        folders in it), a CSV or TSV of cases, a single scan, or a glob pattern. A table needs the
+        column ``scan`` and may have ``case``, ``truth`` and ``mask``; paths in it are relative to
+        its folder.
     output : path
         The folder for the results; its files are never an input of a folder or a pattern.
 
     Returns
     -------
     list of CohortCase
-        Sorted by name, with those that are skipped; each has its own name.
+        Sorted by name, each with its own; also those that are skipped, with the reason.
 
     Raises
     ------
     InputError
         When there is no case, or a table cannot be understood.
-
-    Notes
-    -----
-    A table needs the column ``scan`` and may have ``case``, ``truth`` and ``mask``; paths in it
-    are relative to its folder. Files that are named as labels, and images of a BIDS dataset that
-    are not plain T1w, are listed as skipped, with the reason.
     """
     search = search_cohort(source, output)
     while True:
@@ -76,10 +73,6 @@ def search_cohort(
     ------
     int
         The number of cases so far, several times a second while folders are searched.
-
-    Returns
-    -------
-    list of CohortCase
     """
     output = Path(output)
     found, from_input = _search(source, output)
@@ -117,7 +110,8 @@ def _search(
     if path.exists():
         return [_plain_case(path.parent, path.name)], None
     if glob.has_magic(str(source)):
-        base = Path(*_fixed_parts(str(source)))
+        fixed = takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])
+        base = Path(*fixed)
         return _from_pattern(str(source), base, output), partial(_plain_case, base)
     raise InputError(f"{path} does not exist: check the name and the folder.")
 
@@ -215,14 +209,6 @@ def _from_pattern(pattern: str, base: Path, output: Path) -> Iterator[CohortCase
             yield _plain_case(path.parent, path.name, input)
 
 
-def _fixed_parts(pattern: str) -> Iterator[str]:
-    """The folders of a pattern before its first wildcard."""
-    for part in Path(pattern).parts[:-1]:
-        if glob.has_magic(part):
-            return
-        yield part
-
-
 def _may_be_scan(path: Path) -> bool:
     name = path.name.lower()
     if name.startswith(".") or name.endswith(OUTPUT_ENDINGS):
@@ -252,9 +238,8 @@ def _vanished(
 ) -> list[CohortCase]:
     """Find cases of earlier runs that are done, but have no scan now.
 
-    A scan may be missing for a moment, such as on a share that is not mounted; the files and the
-    row of its case must not be forgotten. If none of the scans of the earlier runs is there, this
-    is another cohort.
+    A scan may be missing for a moment, such as on a share that is not mounted. If none of the
+    scans of the earlier runs is there, this is another cohort.
     """
     folder = CohortFolder(output)
     rows = [row for plan in folder.read_plans() for row in plan.cases if not row.skip]
@@ -266,7 +251,9 @@ def _vanished(
         if row.input in inputs or row.case in names or row.case in found:
             continue
         case = _planned_case(row, from_input)
-        if case is not None and _has_no_scan(case) and _is_done(folder, case):
+        if case is None or (os.path.lexists(case.scan) and not case.scan.is_dir()):
+            continue
+        if _is_done(folder, case):
             found[case.name] = case
     return list(found.values())
 
@@ -284,10 +271,6 @@ def _planned_case(row: PlannedCase, from_input: Callable[[str], CohortCase]) -> 
     if case.name != row.case:
         case = with_suffix(case)
     return case if case.name == row.case and case.runs else None
-
-
-def _has_no_scan(case: CohortCase) -> bool:
-    return not os.path.lexists(case.scan) or os.path.isdir(case.scan)
 
 
 def _is_done(folder: CohortFolder, case: CohortCase) -> bool:

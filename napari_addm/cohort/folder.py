@@ -8,7 +8,6 @@ and renamed when it is whole. A damaged plan counts as none, and no link is foll
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,8 +24,6 @@ from napari_addm.errors import AddmError, InputError
 from napari_addm.io.files import PART_NAME
 
 PLAN_VERSION = 1
-# Unfinished files and folders of an earlier version; those of this one have a `PART_NAME`.
-_OLD_PART = re.compile(r"\.[a-z0-9_]{8}\.part")
 
 
 class PlannedCase(BaseModel):
@@ -42,17 +39,7 @@ class PlannedCase(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a run, or a shard of it, is to do.
-
-    Attributes
-    ----------
-    shard : list of int
-        Index and count; see `Shard`.
-    parameters : dict
-    cases : list of PlannedCase
-    written_ns : int
-        When the file was written.
-    """
+    """What a run, or a shard of it, is to do."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -69,16 +56,7 @@ class Plan(BaseModel):
 
 
 class CohortFolder:
-    """The output folder of a batch.
-
-    Parameters
-    ----------
-    path : Path
-
-    Attributes
-    ----------
-    states : CaseStates
-    """
+    """The output folder of a batch."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -87,9 +65,7 @@ class CohortFolder:
 
     @contextmanager
     def lock(self, shard: Shard) -> Iterator[None]:
-        """Keep every other run away from the same cases while the block runs.
-
-        Shards of the same number of parts may run side by side.
+        """Keep every other run away from the same cases; shards of one number may run side by side.
 
         Raises
         ------
@@ -121,12 +97,7 @@ class CohortFolder:
             yield
 
     def check_no_link(self, *more: Path) -> None:
-        """Refuse a folder whose plan or states lie elsewhere.
-
-        Raises
-        ------
-        AddmError
-        """
+        """Refuse a folder whose plan or states lie elsewhere."""
         for place in (self.hidden, self.hidden / "cases", *more):
             if place.is_symlink():
                 raise AddmError(
@@ -167,12 +138,7 @@ class CohortFolder:
     def write_plan(
         self, shard: Shard, parameters: Mapping[str, Any], cases: Iterable[CohortCase]
     ) -> None:
-        """Write what a run is about to do, without its date.
-
-        Raises
-        ------
-        AddmError
-        """
+        """Write what a run is about to do, without its date."""
         plan = {
             "version": PLAN_VERSION,
             "shard": [shard.index, shard.count],
@@ -201,13 +167,7 @@ class CohortFolder:
         return found
 
     def latest_plans(self) -> list[Plan]:
-        """The plans of the latest number of shards, in the order of the shards.
-
-        Raises
-        ------
-        InputError
-            When there is none.
-        """
+        """The plans of the latest number of shards, in their order; `InputError` without one."""
         found = self.read_plans()
         if not found:
             raise InputError(
@@ -218,16 +178,10 @@ class CohortFolder:
 
 
 def _is_staging_folder(folder: Path, names: set[str]) -> bool:
-    """Whether files of a case were being written in this folder.
-
-    An earlier version gave it a name that a person's folder may have, too, so its content decides.
-    """
-    content = list(folder.iterdir())
-    if not PART_NAME.fullmatch(folder.name) and not (content and _OLD_PART.fullmatch(folder.name)):
-        return False
-    return all(
+    """Whether files of a case were being written in this folder."""
+    return PART_NAME.fullmatch(folder.name) is not None and all(
         (path.name in names or PART_NAME.fullmatch(path.name))
         and path.is_file()
         and not path.is_symlink()
-        for path in content
+        for path in folder.iterdir()
     )

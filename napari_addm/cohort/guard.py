@@ -22,12 +22,7 @@ def unreadable(path: Path, error: OSError) -> AddmError:
 
 
 def check_same_scan(folder: CohortFolder, case: CohortCase, state: CaseState | None) -> None:
-    """Make sure that a state is that of the case's scan, also after the dataset has moved.
-
-    Raises
-    ------
-    OtherScanError
-    """
+    """Make sure that a state is that of the case's scan, also after the dataset has moved."""
     if state is None or folder.states.is_own(case, state):
         return
     where = folder.path / case.folder if case.folder != "." else "the output folder"
@@ -38,13 +33,7 @@ def check_same_scan(folder: CohortFolder, case: CohortCase, state: CaseState | N
 
 
 def check_free(folder: CohortFolder, case: CohortCase, state: CaseState | None) -> None:
-    """Make sure that a case would replace only files of this batch that nobody has changed.
-
-    Raises
-    ------
-    AddmError
-        When there are files that no run of this batch wrote, changed ones, or a link.
-    """
+    """Make sure that a case would replace only files of this batch that nobody has changed."""
     place = inside(folder.path, case.folder)
     if place is None or (place.exists() and not place.is_dir()):
         raise AddmError(

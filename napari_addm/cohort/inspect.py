@@ -26,7 +26,6 @@ class InspectedCase:
 
     Attributes
     ----------
-    case : CohortCase
     shape : tuple of int or None
         Voxels (i, j, k), as the file stores them; None if the header cannot be read.
     spacing : tuple of float or None
@@ -66,8 +65,6 @@ def inspect_cohort(
 
     Parameters
     ----------
-    cases : iterable of CohortCase
-        From `napari_addm.cohort.find.find_cohort`.
     output : path
         It need not exist.
     frame, resample
@@ -96,7 +93,7 @@ def _earlier(folder: CohortFolder, case: CohortCase) -> CaseResult | None:
     state = folder.states.read_own(case)
     if state is None or state.result.status == "skipped":
         return None  # there is none, or its writing was cut off
-    return state.last_row
+    return state.later.row(state.result) if state.later else state.result
 
 
 def _with_headers(found: InspectedCase, frame: int | None, resample: bool) -> InspectedCase:

@@ -15,17 +15,7 @@ from napari_addm.cohort.folder import CohortFolder
 from napari_addm.io.files import write_atomic
 from napari_addm.io.text import csv_cell
 
-COLUMNS = (
-    "case",
-    "input",
-    "status",
-    "reason",
-    "seconds",
-    "anomaly_ml",
-    "findings",
-    "dice",
-    "qc",
-)
+COLUMNS = ("case", "input", "status", "reason", "seconds", "anomaly_ml", "findings", "dice", "qc")
 
 
 def manifest_path(output: Path, shard: Shard | None = None) -> Path:
@@ -34,13 +24,7 @@ def manifest_path(output: Path, shard: Shard | None = None) -> Path:
 
 
 def check_manifest(folder: CohortFolder, shard: Shard | None = None) -> None:
-    """Make sure that the manifest replaces no file of another person; nothing is written.
-
-    Raises
-    ------
-    AddmError
-        Names the file.
-    """
+    """Make sure that the manifest replaces no file of another person; nothing is written."""
     path = manifest_path(folder.path, shard)
     if os.path.lexists(path) and not (
         folder.has_plan() and file_beginning(path).partition("\n")[0] == ",".join(COLUMNS)
@@ -49,13 +33,7 @@ def check_manifest(folder: CohortFolder, shard: Shard | None = None) -> None:
 
 
 def write_manifest(path: Path, results: Iterable[CaseResult]) -> None:
-    """Write the table of cases.
-
-    Raises
-    ------
-    AddmError
-        When it cannot be written; an earlier one stays.
-    """
+    """Write the table of cases; an earlier one stays if that fails."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -76,11 +76,6 @@ def with_own_names(
     vanished : sequence of CohortCase
         Cases of earlier results without a scan. They keep their names, so that those of the
         others do not change with them.
-
-    Returns
-    -------
-    list of CohortCase
-        All of them, sorted by name.
     """
     cases = [replace(case, problem=case.problem or name_problem(case)) for case in cases]
     keys = [same_name_key(_plain_name(case)) for case in cases]
@@ -107,15 +102,14 @@ def _with_collisions(cases: Sequence[CohortCase]) -> list[CohortCase]:
                 "the two"
             )
     return [
-        replace(case, problem=problems[n][0] + _more(len(problems[n]) - 1))
-        if n in problems
-        else case
+        replace(case, problem=_first_of(problems[n])) if n in problems else case
         for n, case in enumerate(cases)
     ]
 
 
-def _more(others: int) -> str:
-    return f" (and from {others} more)" if others else ""
+def _first_of(problems: Sequence[str]) -> str:
+    more = f" (and from {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problems[0] + more
 
 
 def _plain_name(case: CohortCase) -> str:

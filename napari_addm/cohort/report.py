@@ -58,12 +58,9 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
 
     Raises
     ------
-    InputError
-        When the folder holds no batch.
-    MissingExtraError
-        Without jinja2.
     AddmError
-        When a file cannot be written, or a file of another person has one of the names.
+        When the folder holds no batch, a file cannot be written, or a file of another person has
+        one of the names.
     """
     path = Path(path)
     environment = page_environment("napari_addm.cohort")
@@ -107,7 +104,7 @@ def _check_own(path: Path, cohort: Cohort) -> None:
         figures = {}
     ours = {
         PAGE: PAGE_MARK in file_beginning(path / PAGE),
-        TABLE: file_beginning(path / TABLE).partition("\n")[0] in _known_headers(figures, cohort),
+        TABLE: file_beginning(path / TABLE).partition("\n")[0] == _table_header(figures, cohort),
         FIGURES: figures.keys() >= FIGURES_KEYS,
     }
     for name, known in ours.items():
@@ -115,16 +112,17 @@ def _check_own(path: Path, cohort: Cohort) -> None:
             raise not_ours(path / name)
 
 
-def _known_headers(figures: Mapping[str, Any], cohort: Cohort) -> set[str]:
-    """First lines of the CSV that belongs to a JSON file, in this version and an earlier one."""
+def _table_header(figures: Mapping[str, Any], cohort: Cohort) -> str:
+    """The first line of the CSV that belongs to a JSON file, or to the cohort without one."""
     cases = figures.get("cases")
-    if not isinstance(cases, list):  # there is no JSON beside it
-        cases = [{"figures": e.figures, "metrics": e.result.metrics} for e in cohort.entries]
-    rows = [case for case in cases if isinstance(case, dict)]
-    return {
-        ",".join(str(csv_cell(cell)) for cell in _header(rows, largest))
-        for largest in (LARGEST_COLUMNS, ())
-    }
+    rows = _rows(cohort)
+    if isinstance(cases, list):
+        rows = [case for case in cases if isinstance(case, dict)]
+    return ",".join(str(csv_cell(cell)) for cell in _header(rows))
+
+
+def _rows(cohort: Cohort) -> list[dict[str, Mapping[str, Any]]]:
+    return [{"figures": e.figures, "metrics": e.result.metrics} for e in cohort.entries]
 
 
 # --- the figures ---------------------------------------------------------------------------------
@@ -188,10 +186,10 @@ def _as_json(value: Any) -> Any:
 
 def _table(cohort: Cohort) -> str:
     """The CSV: one line for each case, a column for each figure that any of them has."""
-    rows = [{"figures": e.figures, "metrics": e.result.metrics} for e in cohort.entries]
+    rows = _rows(cohort)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_header(rows, LARGEST_COLUMNS))
+    writer.writerow(_header(rows))
     for entry, row in zip(cohort.entries, rows, strict=True):
         cells = [getattr(entry.result, key) for key in RESULT_COLUMNS]
         cells += [" ".join(entry.result.qc)]
@@ -202,12 +200,12 @@ def _table(cohort: Cohort) -> str:
     return text.getvalue()
 
 
-def _header(rows: Sequence[Mapping[str, Any]], largest: Iterable[str]) -> list[str]:
+def _header(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns of the CSV, for rows with their ``figures`` and ``metrics``."""
     measured = [
         key for part in ("figures", "metrics") for key in _columns(r.get(part) for r in rows)
     ]
-    return [*RESULT_COLUMNS, "qc", *(f"largest_{key}" for key in largest), *measured]
+    return [*RESULT_COLUMNS, "qc", *(f"largest_{key}" for key in LARGEST_COLUMNS), *measured]
 
 
 def _columns(tables: Iterable[Any]) -> list[str]:

@@ -1,8 +1,4 @@
-"""What became of every case of a batch, out of the plans, states and run records in its folder.
-
-The scans are not needed. A case with a record or a picture that is not as the batch wrote it
-counts as failed.
-"""
+"""What became of every case of a batch, out of the plans, states and run records in its folder."""
 
 from __future__ import annotations
 
@@ -15,14 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-)
+from pydantic import BaseModel, ValidationError
 
 from napari_addm.cohort.case import CaseResult
 from napari_addm.cohort.files import inside, read_json
@@ -34,23 +23,7 @@ from napari_addm.io.hashing import json_sha256, scan_sha256
 from napari_addm.outputs.record import FindingEntry
 
 
-class _Lenient(BaseModel):
-    """A part of a run record; fields of the wrong kind get their defaults."""
-
-    model_config = ConfigDict(frozen=True)
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _or_default(
-        cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            return cls.model_fields[info.field_name or ""].get_default(call_default_factory=True)
-
-
-class ReportedQuality(_Lenient):
+class ReportedQuality(BaseModel):
     """The quality control of a record; see `napari_addm.detection.quality.Quality`."""
 
     flags: list[QualityFlag] = []
@@ -58,7 +31,7 @@ class ReportedQuality(_Lenient):
     unchecked: list[str] = []
 
 
-class ReportedRecord(_Lenient):
+class ReportedRecord(BaseModel):
     """What a report shows of a `napari_addm.outputs.record.RunRecord`."""
 
     quality: ReportedQuality = ReportedQuality()
@@ -71,16 +44,7 @@ class ReportedRecord(_Lenient):
 
 @dataclass(frozen=True)
 class Entry:
-    """A case in a report.
-
-    Attributes
-    ----------
-    result : CaseResult
-    record : ReportedRecord
-        Empty if the case is not done.
-    picture : str
-        Path of its montage under the folder; empty without one.
-    """
+    """A case in a report; `picture` is the path of its montage under the folder."""
 
     result: CaseResult
     record: ReportedRecord = field(default_factory=ReportedRecord)
@@ -109,10 +73,6 @@ class Cohort:
 
     Attributes
     ----------
-    parameters : dict
-        The parameters of the latest plan.
-    entries : tuple of Entry
-        All planned cases, in their order.
     missing : tuple of str
         Shards that have not begun, such as ``3 of 4``.
     notes : tuple of str
@@ -134,10 +94,8 @@ def read_cohort(path: Path) -> Cohort:
 
     Raises
     ------
-    InputError
-        When the folder holds no batch.
     AddmError
-        When its plan or its states lie elsewhere.
+        When the folder holds no batch, or its plan or its states lie elsewhere.
     """
     folder = CohortFolder(path)
     folder.check_no_link()
@@ -165,11 +123,8 @@ def _read_states(folder: CohortFolder, cases: Iterable[str]) -> dict[str, CaseSt
     """The states of the cases, without those that name files of another case."""
     states = {name: state for name in cases if (state := folder.states.read(name)) is not None}
     count = Counter(file for state in states.values() for file in state.result.files)
-    return {
-        name: state
-        for name, state in states.items()
-        if all(count[file] == 1 for file in state.result.files)
-    }
+    own = (name for name, state in states.items() if all(count[f] == 1 for f in state.result.files))
+    return {name: states[name] for name in own}
 
 
 def _current_row(planned: PlannedCase, state: CaseState | None, parameters: str) -> CaseResult:
@@ -211,7 +166,8 @@ def _with_files(folder: CohortFolder, result: CaseResult) -> Entry:
             reason = f"{Path(name).name} {lost}"
             return Entry(CaseResult(result.case, result.input, "failed", reason))
         if name.endswith(".json"):
-            record = ReportedRecord.model_validate(content)
+            with suppress(ValidationError):  # a record of another version
+                record = ReportedRecord.model_validate(content)
         else:
             picture = name
     return Entry(result, record, picture)

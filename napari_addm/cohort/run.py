@@ -20,14 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.cohort.batch import Batch, BatchSettings, OutputLostError, ReadCase
-from napari_addm.cohort.case import (
-    EARLIER,
-    NOT_CHOSEN,
-    NOT_REACHED,
-    CaseResult,
-    CohortCase,
-    Shard,
-)
+from napari_addm.cohort.case import EARLIER, NOT_CHOSEN, NOT_REACHED, CaseResult, CohortCase, Shard
 from napari_addm.cohort.manifest import check_manifest, manifest_path, write_manifest
 from napari_addm.detection.pipeline import Detection, Progress
 from napari_addm.errors import AddmError
@@ -50,20 +43,14 @@ class BatchProgress:
         ``"case"`` when a case has its result, ``"finish"`` in the last one.
     case : str
         The case's name; empty if the progress concerns none.
-    result : CaseResult or None
-        With the stage ``"case"``.
-    unchanged : bool
-        Whether `result` was there already and nothing was done.
     finished, total : int
         Cases with a result, and all that are run.
-    failed : int
-        How many of `finished` failed.
-    unchecked : int
-        How many of `finished` have the result of an earlier run that this one could not check.
+    failed, unchecked : int
+        How many of `finished` failed, or have an earlier result that could not be checked.
     eta : float or None
         Seconds left; None while unknown.
-    detection : Progress or None
-        Progress of the case in the network.
+    unchanged : bool
+        Whether `result` was there already and nothing was done.
     """
 
     stage: Stage
@@ -121,22 +108,7 @@ def run_batch(
 
 
 class Run:
-    """One way through the cases, and the table of their results.
-
-    Parameters
-    ----------
-    batch : Batch
-    cases : sequence of CohortCase
-        The cases of this shard.
-    shard : Shard
-    only : collection of str, optional
-        Names of the cases to run; the others keep their rows.
-
-    Raises
-    ------
-    AddmError
-        When an input or a file of another person would be replaced.
-    """
+    """One way through the cases of a shard, and the table of their results; see `run_batch`."""
 
     def __init__(
         self,

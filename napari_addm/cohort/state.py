@@ -33,13 +33,8 @@ Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class LaterRun(BaseModel):
     """A later run that could neither check nor replace the result of a case.
 
-    Attributes
-    ----------
-    status : {"done", "failed"}
-        ``"done"`` if the earlier result still counts.
-    reason : str
-    parameters : str
-        Hash of the parameters of that run.
+    ``status`` is ``"done"`` if the earlier result still counts; ``parameters`` is the hash of that
+    run's parameters.
     """
 
     model_config = ConfigDict(strict=True, frozen=True)
@@ -80,17 +75,14 @@ class _StateFile(BaseModel):
     def state(self) -> CaseState:
         """The state that it describes."""
         values = {each.name: getattr(self, each.name) for each in fields(CaseResult)}
+        result = CaseResult(**{**values, "qc": tuple(self.qc)})
         replacing = self.replacing or {}
-        return CaseState(
-            CaseResult(**{**values, "qc": tuple(self.qc)}),
-            self.parameters,
-            self.later,
-            all_ours=self.status == "skipped" and self.replacing is None,
-            known={
-                name: frozenset(each[name] for each in (self.files, replacing) if name in each)
-                for name in {**self.files, **replacing}
-            },
-        )
+        known = {
+            name: frozenset(each[name] for each in (self.files, replacing) if name in each)
+            for name in self.files.keys() | replacing.keys()
+        }
+        all_ours = self.status == "skipped" and self.replacing is None
+        return CaseState(result, self.parameters, self.later, known, all_ours)
 
 
 @dataclass(frozen=True)
@@ -105,12 +97,12 @@ class CaseState:
         Hash of the parameters that `result` was made with.
     later : LaterRun or None
         A later run that could neither check nor replace `result`.
-    all_ours : bool
-        Whether all files of the case count as ours although `result` does not name them: earlier
-        versions did not record which files they were about to write.
     known : dict of str to set of str
         The hashes that each file may have if nobody else has changed it. There are two while a
         run replaces the file.
+    all_ours : bool
+        Whether all files of the case count as ours although `result` does not name them: earlier
+        versions did not record which files they were about to write.
     other : bool
         Whether the result and its files are those of another scan than the case's.
     """
@@ -118,8 +110,8 @@ class CaseState:
     result: CaseResult
     parameters: str
     later: LaterRun | None = None
-    all_ours: bool = False
     known: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    all_ours: bool = False
     other: bool = False
 
     @property
@@ -136,20 +128,9 @@ class CaseState:
             return CaseResult(result.case, result.input, "skipped", OTHER_SETTINGS)
         return result
 
-    @property
-    def last_row(self) -> CaseResult:
-        """The case's row in the manifest of the last run."""
-        return self.result if self.later is None else self.later.row(self.result)
-
 
 class CaseStates:
-    """The states of all cases of a batch.
-
-    Parameters
-    ----------
-    output : Path
-        The folder of the batch.
-    """
+    """The states of all cases of a batch."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -166,12 +147,8 @@ class CaseStates:
     def read(self, case: CohortCase | str) -> CaseState | None:
         """Read what is known of a case; None if there is no state that counts.
 
-        Parameters
-        ----------
-        case : CohortCase or str
-            For a case, a state counts only if all its files are those that this case has, or
-            those that it would have if its scan had another name. For a name alone, they have to
-            lie in the folder.
+        For a case, a state counts only if all its files are those that this case has, or would
+        have if its scan had another name. For a name alone, they have to lie in the folder.
 
         Raises
         ------
@@ -249,16 +226,10 @@ class CaseStates:
 
         Parameters
         ----------
-        result : CaseResult
         parameters : str
             Hash of the parameters that `result` was made with.
-        later : LaterRun, optional
         replacing : mapping of str to str, optional
             The files that are about to be renamed into place, with their hashes.
-
-        Raises
-        ------
-        AddmError
         """
         path = self.path(result.case)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -291,13 +262,7 @@ class CaseStates:
             return False
 
     def verify_files(self, result: CaseResult) -> bool:
-        """Whether every file of a case is there and has not changed since it was written.
-
-        Raises
-        ------
-        OSError
-            When a file that is there cannot be read, so that nobody knows.
-        """
+        """`is_whole`, but a file that cannot be read is an `OSError`, as nobody knows then."""
         return bool(result.files) and all(
             inside(self.output, name) is not None and self._hash(name) == expected
             for name, expected in result.files.items()

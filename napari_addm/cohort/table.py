@@ -24,15 +24,7 @@ COLUMNS = {
 
 
 def read_table(path: Path, output: Path) -> list[CohortCase]:
-    """Read the cases of a table.
-
-    Parameters
-    ----------
-    path : Path
-        A file with the column ``scan``, and perhaps ``case``, ``truth`` and ``mask``; paths in it
-        are relative to its folder.
-    output : Path
-        The folder for the results.
+    """Read the cases of a table; see `napari_addm.cohort.find.find_cohort`.
 
     Raises
     ------

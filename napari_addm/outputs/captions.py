@@ -28,11 +28,10 @@ def caption_lines(
     findings: Sequence[Finding] = (),
     decisions: Decisions = NO_DECISIONS,
 ) -> tuple[str, ...]:
-    """Describe the findings of a picture and the settings behind it.
+    """Describe the findings of a picture and the settings behind it, one sentence each.
 
     Parameters
     ----------
-    detection : Detection
     sha256 : str
         Hash of the checkpoint's file; its beginning is shown.
     threshold : float
@@ -43,11 +42,6 @@ def caption_lines(
         Named with their sides; the first `MOST_NAMED` of them.
     decisions : mapping of int to Decision
         By their ids; rejected findings are called so.
-
-    Returns
-    -------
-    tuple of str
-        One sentence each.
     """
     settings, specification = detection.settings, detection.specification
     words = [f"threshold {threshold:.3g}"]
@@ -94,8 +88,6 @@ def describe_slice(
 
     Parameters
     ----------
-    volume : Volume
-    plane : {"Axial", "Coronal", "Sagittal"}
     index : int
         Along the axis that the plane cuts across.
     midline : Midline, optional

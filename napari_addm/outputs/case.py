@@ -51,18 +51,7 @@ class GivenRegion:
 
 @dataclass(frozen=True, eq=False)
 class CaseInputs:
-    """What goes into a case.
-
-    Attributes
-    ----------
-    scan : Volume
-    mask : GivenRegion or None
-        The brain mask; None where it is found in the scan.
-    truth : GivenRegion or None
-        The ground truth.
-    warnings : tuple of str
-        About mask and truth.
-    """
+    """What goes into a case; without a mask, the brain is found in the scan."""
 
     scan: Volume
     mask: GivenRegion | None = None
@@ -82,14 +71,10 @@ class CaseOutputs:
 
     Attributes
     ----------
-    inputs : CaseInputs
-    detection : Detection
     labels : ndarray of int, shape (S, A, R)
         The findings' numbers, also as a person edited them; 0 = no finding.
     findings : sequence of Finding
         Measured on `labels`.
-    checkpoint : Checkpoint
-        The model of `detection`.
     threshold, minimum_ml : float
         The score and the volume in mL that `labels` were made with.
     computed : ndarray of int, shape (S, A, R), optional
@@ -148,8 +133,7 @@ class WriteOptions:
     montage : bool
         Also write a picture of the map over the scan.
     dicom_seg : bool
-        Also write the labels, without rejected findings, as a DICOM segmentation; the scan has
-        to come from a DICOM series.
+        Also write the labels, without rejected findings, as a DICOM segmentation.
     dated : bool
         Whether the record holds the date and the seconds. Without them, equal runs give equal
         bytes.
@@ -173,15 +157,12 @@ def write_case(
     """Write the maps, the labels, the findings and the run record of one case.
 
     The files are written into a hidden folder and take their names together at the end, so that
-    a failure leaves none of them. The names are those of
-    `napari_addm.outputs.naming.case_paths`. For a BIDS scan, the dataset is described as well.
+    a failure leaves none of them. For a BIDS scan, the dataset is described as well.
 
     Parameters
     ----------
-    outputs : CaseOutputs
     folder : path
         Created if missing.
-    options : WriteOptions, optional
     before_renaming : callable, optional
         Called with the staged files, by their keys, once all of them are written. If it raises,
         no file takes its name.
@@ -189,9 +170,7 @@ def write_case(
     Returns
     -------
     dict of str to Path
-        The written files: ``anomaly``, ``labels``, ``recon``, ``uncertainty`` (with several
-        draws), ``findings``, ``seg`` (if asked for, and unless all findings are rejected),
-        ``record``, ``overlay`` (if asked for).
+        The written files, by the keys of `napari_addm.outputs.naming.ENDINGS`.
 
     Raises
     ------
@@ -205,7 +184,9 @@ def write_case(
         with staging_folder(paths["record"].parent) as staging:
             place = {key: staging / path.name for key, path in paths.items()}
             written = _stage(outputs, place, options)
-            _describe_dataset(folder, name)
+            for path, text in dataset_files(folder, name).items():
+                if not os.path.lexists(path):
+                    write_atomic(path, text)
             if before_renaming is not None:
                 before_renaming({key: place[key] for key in written})
             for key in written:
@@ -287,10 +268,3 @@ def _write_montage(path: Path, outputs: CaseOutputs) -> None:
         threshold=outputs.threshold,
     )
     write_png(path, picture)
-
-
-def _describe_dataset(folder: Path, name: str) -> None:
-    """Write the files at the root of a BIDS derivative dataset that do not exist yet."""
-    for path, text in dataset_files(folder, name).items():
-        if not os.path.lexists(path):
-            write_atomic(path, text)

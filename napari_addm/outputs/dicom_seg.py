@@ -51,12 +51,10 @@ def write_seg(
     edited : bool
         Whether a person changed the findings.
     locations : mapping of int to str
-        Places of the findings in words, by their numbers; see
-        `napari_addm.findings.findings.Finding.location`.
-    accepted : collection of int
-        Numbers of the findings that a person accepted; their segments say so.
-    rejected : collection of int
-        Numbers of the findings that are left out, because an archive shows no decisions.
+        Places of the findings in words, by their numbers.
+    accepted, rejected : collection of int
+        Numbers of the findings that a person accepted, which their segments say, and of those
+        that are left out, because an archive shows no decisions.
 
     Returns
     -------

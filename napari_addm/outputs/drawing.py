@@ -160,13 +160,7 @@ def heat(score: NDArray[np.float32]) -> Picture:
 
 
 class Canvas:
-    """A black picture that panels, words and lines are drawn onto; places are (x, y).
-
-    Attributes
-    ----------
-    image : PIL.Image.Image
-        RGB.
-    """
+    """A black RGB picture that panels, words and lines are drawn onto; places are (x, y)."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width, height))
@@ -234,13 +228,7 @@ def printable(words: str) -> str:
 
 
 def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:
-    """Write a picture; a file of that name is replaced.
-
-    Raises
-    ------
-    AddmError
-        When it cannot be written.
-    """
+    """Write a picture; a file of that name is replaced."""
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
     write_atomic(Path(path), encoded.getvalue())
@@ -254,12 +242,10 @@ def slices_through(
 
     Parameters
     ----------
-    volume : Volume
     labels : ndarray of int, shape (S, A, R)
         Findings; 1 is the largest.
     count : int
         At most so many.
-    plane : {"Axial", "Coronal", "Sagittal"}
 
     Returns
     -------

@@ -52,12 +52,12 @@ class _Layout:
 
     @property
     def right(self) -> int:
-        """Where the slices end."""
+        """x where the slices end."""
         return BORDER + self.across * (self.view.width + GAP) - GAP
 
     @property
     def bottom(self) -> int:
-        """Where the slices end."""
+        """y where the slices end."""
         return BORDER + self.down * (HEADING + self.view.height)
 
     @property
@@ -90,20 +90,16 @@ def figure(
 
     Parameters
     ----------
-    volume : Volume
-        The scan.
     anomaly : ndarray of float32, shape (S, A, R)
         Shown in color where it is positive.
     labels : ndarray of int, shape (S, A, R)
         Findings; outlined in blue.
     slices : sequence of int
         Indices along the axis that the plane cuts across; at least one.
-    plane : {"Axial", "Coronal", "Sagittal"}
     threshold : float, optional
         Marked on the color bar.
     caption : sequence of str
-        Lines below the picture; see `napari_addm.outputs.captions.caption_lines`. Long ones are
-        wrapped.
+        Lines below the picture; long ones are wrapped.
     midline : Midline, optional
         Sagittal slices are named by their side and distance from it.
 

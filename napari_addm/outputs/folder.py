@@ -16,17 +16,12 @@ from napari_addm.outputs.naming import case_paths, check_dataset
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Make sure that a folder can be written to, whether it exists or not; nothing is created.
-
-    Raises
-    ------
-    AddmError
-        When it cannot.
-    """
+    """Make sure that a folder can be written to, whether it exists or not; nothing is created."""
     folder = Path(folder)
     try:
         # Permissions, read-only disks and full ones show only when a file is really made.
-        with tempfile.TemporaryFile(dir=_existing_parent(folder)):
+        there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise AddmError(
@@ -34,23 +29,13 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def _existing_parent(folder: Path) -> Path:
-    """Return the folder itself, or the first one above it that exists."""
-    return next((path for path in (folder, *folder.parents) if path.exists()), folder)
-
-
 def check_outputs(
-    folder: str | os.PathLike[str],
-    name: str,
-    overwrite: bool = False,
-    inputs: Iterable[Path] = (),
+    folder: str | os.PathLike[str], name: str, overwrite: bool = False, inputs: Iterable[Path] = ()
 ) -> dict[str, Path]:
     """Make sure, before any computation, that a case can be written; nothing is created.
 
     Parameters
     ----------
-    folder : path
-        Where the files will go; it need not exist.
     name : str
         How the files' names begin.
     overwrite : bool
@@ -126,13 +111,7 @@ def claim_outputs(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def staging_folder(folder: Path) -> Iterator[Path]:
-    """Make a hidden folder for files until all of them are written, and remove it then.
-
-    Raises
-    ------
-    AddmError
-        Instead of any error of the system: `folder` cannot be written to.
-    """
+    """Make a hidden folder for files until all of them are written, and remove it then."""
     try:
         with folder_aside(folder) as staging:
             try:

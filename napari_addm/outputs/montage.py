@@ -54,8 +54,6 @@ def montage(
 
     Parameters
     ----------
-    volume : Volume
-        The scan.
     anomaly : ndarray of float32, shape (S, A, R)
         Shown in color where it is positive.
     labels : ndarray of int, shape (S, A, R)
@@ -69,11 +67,6 @@ def montage(
     threshold : float, optional
         Marked beside the colors, which reach to its double at least, so that a map that stays
         below it does not glow.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB.
     """
     scan = volume.data
     brain = brain_region(scan if reconstruction is None else reconstruction)

@@ -1,8 +1,7 @@
-"""Names of a case's files: after the scan, or by the rules of BIDS derivatives.
+"""Names of a case's files: after the scan, or by the rules of BIDS derivatives (BIDS 1.10).
 
 A scan named as BIDS names one (``sub-01_ses-02_T1w.nii.gz``) gets a BIDS derivatives layout; any
-other scan gets files that begin with its own name. The rules are those of BIDS 1.10, "Imaging data
-types" of its derivatives.
+other scan gets files that begin with its own name.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def _subject_and_session(parts: Sequence[str]) -> dict[str, str]:
 
 
 def case_paths(folder: Path, stem: str) -> dict[str, Path]:
-    """Name the files of a case, whether they are written or not.
+    """Name the files of a case by the keys of `ENDINGS`, whether they are written or not.
 
     Parameters
     ----------
@@ -118,11 +117,6 @@ def case_paths(folder: Path, stem: str) -> dict[str, Path]:
         The output folder; in BIDS, the root of the derivative dataset.
     stem : str
         The scan's name without its suffix.
-
-    Returns
-    -------
-    dict of str to Path
-        By the keys of `ENDINGS`.
     """
     if not is_bids(stem):
         return {key: folder / f"{stem}{ending}" for key, ending in ENDINGS.items()}
@@ -176,12 +170,7 @@ def dataset_files(folder: Path, stem: str) -> dict[Path, str]:
 
 
 def check_dataset(folder: Path, stem: str) -> None:
-    """Refuse to mix results into a dataset of raw scans.
-
-    Raises
-    ------
-    AddmError
-    """
+    """Refuse to mix results into a dataset of raw scans."""
     path = folder / DESCRIPTION
     if not is_bids(stem) or not path.exists():
         return

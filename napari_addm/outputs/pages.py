@@ -15,15 +15,7 @@ if TYPE_CHECKING:
 def page_environment(package: str = "napari_addm.outputs") -> Environment:
     """Where the templates of the pages are rendered: strict, with every text escaped.
 
-    Parameters
-    ----------
-    package : str
-        The package with the page's own template; those that pages share are always found.
-
-    Raises
-    ------
-    MissingExtraError
-        Without jinja2 (the extra ``benchmark``).
+    `package` has the page's own template; those that pages share are always found.
     """
     try:
         from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined

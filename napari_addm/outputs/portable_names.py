@@ -30,14 +30,9 @@ _UNSEEN = re.compile(
 def same_name_key(name: str) -> str:
     """Return a key that is equal for names that some file system takes for one.
 
-    Names are compared without upper and lower case, in one Unicode form (APFS, NTFS and network
-    shares do not tell such names apart), without characters that cannot be seen, and without the
-    dots and blanks at the end of a part, which Windows drops.
-
-    Parameters
-    ----------
-    name : str
-        A path with ``/`` between its parts.
+    Names, with ``/`` between their parts, are compared without upper and lower case, in one
+    Unicode form (APFS, NTFS and network shares do not tell such names apart), without characters
+    that cannot be seen, and without the dots and blanks at the end, which Windows drops.
     """
     return "/".join(map(_part_key, name.split("/")))
 

@@ -102,13 +102,7 @@ class RecordedSettings(DetectionSettings):
         return {"context_mm": 0.0, "symmetry": False} | values
 
     def to_detection(self) -> DetectionSettings:
-        """The settings to repeat the run with.
-
-        Raises
-        ------
-        AddmError
-            When a later version recorded settings that this one does not know.
-        """
+        """The settings to repeat the run with; an error if a later version recorded more."""
         if self.model_extra:
             raise AddmError(
                 "The record has settings that this version does not know "
@@ -172,30 +166,17 @@ class RunRecord(_Entry):
 
     Attributes
     ----------
-    schema_version : int
-        `SCHEMA_VERSION`.
     created_utc : str or None
         ISO 8601, when the files were written; None where equal runs have to give equal bytes, as
         in a batch, whose manifest has the times.
-    input, brain_mask, truth : entries
-        What went in; ``truth`` is None without a ground truth.
-    checkpoint, settings, threshold, minimum_ml
-        What was done.
-    device, precision, threads : str, str, int
+    device, precision, threads
         What the network ran on, as it was in the end.
-    versions : dict of str to str
     geometry : GeometryEntry
         Of the scan, and so of every map.
-    slices_done : SlicesEntry
     midline : Midline or None
         Between the halves of the brain; None where none was found, and in older records.
-    warnings : tuple of str
     seconds : dict of str to float
         Per stage.
-    findings : tuple of FindingEntry
-    labels : LabelsEntry
-    metrics : dict or None
-        Against the ground truth.
     quality : dict or None
         `napari_addm.detection.quality.Quality`'s flags, figures and what was not checked.
     outputs : dict of str to FileEntry
@@ -228,19 +209,7 @@ class RunRecord(_Entry):
 
     @classmethod
     def of(cls, outputs: CaseOutputs, *, dated: bool = True) -> RunRecord:
-        """Record a case, but for its files, which are yet to be written.
-
-        Parameters
-        ----------
-        outputs : CaseOutputs
-        dated : bool
-            Whether the record holds the date and the seconds.
-
-        Raises
-        ------
-        AddmError
-            When a file of the inputs cannot be read.
-        """
+        """Record a case, but for its files; `dated` keeps the date and the seconds."""
         detection, metrics, quality = outputs.detection, outputs.metrics, outputs.quality
         truth = outputs.inputs.truth
         seconds = outputs.seconds or detection.seconds
@@ -272,6 +241,12 @@ class RunRecord(_Entry):
             outputs={},
         )
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the run's rounding depends on: device, precision, threads and versions."""
+        ran_on = {"device": self.device, "precision": self.precision, "threads": str(self.threads)}
+        return ran_on | self.versions
+
     def to_json(self) -> str:
         """The file's text; its keys always in the same order."""
         return (
@@ -291,9 +266,7 @@ def _input_entry(scan: Volume) -> InputEntry:
 
 def _mask_entry(outputs: CaseOutputs) -> MaskEntry:
     given, used = outputs.inputs.mask, outputs.detection.brain_mask.data
-    if given is None:
-        return MaskEntry.of(None, used, origin="found")
-    return MaskEntry.of(given.path, used, origin="given")
+    return MaskEntry.of(given.path if given else None, used, origin="given" if given else "found")
 
 
 def _checkpoint_entry(checkpoint: Checkpoint) -> CheckpointEntry:
@@ -333,13 +306,7 @@ def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read and check a run record.
-
-    Raises
-    ------
-    AddmError
-        When it cannot be read, or is no record of this version.
-    """
+    """Read and check a run record; an `AddmError` says what is wrong with it."""
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise AddmError(f"{path} is too large for a run record: choose ..._record.json.")

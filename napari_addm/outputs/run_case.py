@@ -34,13 +34,7 @@ from napari_addm.io.names import stem
 from napari_addm.io.reading import read_beside, read_volume
 from napari_addm.io.volume import Volume
 from napari_addm.metrics.evaluation import evaluate
-from napari_addm.outputs.case import (
-    CaseInputs,
-    CaseOutputs,
-    GivenRegion,
-    WriteOptions,
-    write_case,
-)
+from napari_addm.outputs.case import CaseInputs, CaseOutputs, GivenRegion, WriteOptions, write_case
 from napari_addm.outputs.folder import check_outputs, claim_outputs
 from napari_addm.registry import METHODS
 
@@ -57,8 +51,6 @@ class CaseRequest:
         A scan's file, or a folder with DICOM images.
     folder : Path
         Where the files go.
-    checkpoint : Path
-        The model; the bundled demo model by default.
     mask, truth : Path, optional
         Brain mask and ground truth; nonzero counts.
     frame : int, optional
@@ -67,12 +59,10 @@ class CaseRequest:
         Number of the series in a DICOM folder; its only T1 by default.
     resample_mask, resample_truth : bool
         Bring mask or truth to the scan's grid.
-    settings : DetectionSettings
     preset : str
         Fills in what `settings` leave open; see `napari_addm.detection.presets.with_preset`.
     threshold, minimum_ml : float, optional
         As in `CasePlan`; the checkpoint's own by default.
-    write : WriteOptions
     name : str
         How the files' names begin; the scan's name by default.
     """
@@ -100,7 +90,6 @@ class CasePlan:
 
     Attributes
     ----------
-    settings : DetectionSettings
     threshold : float
         Voxels with a higher score belong to findings.
     minimum_ml : float
@@ -114,45 +103,19 @@ class CasePlan:
 
 @dataclass(frozen=True, eq=False)
 class CaseResult:
-    """A case that is written.
-
-    Attributes
-    ----------
-    outputs : CaseOutputs
-    paths : dict of str to Path
-        As `write_case` returns them.
-    seconds : dict of str to float
-        Per stage, and the ``total``.
-    """
+    """A case that is written, with its files by their keys, and its seconds per stage."""
 
     outputs: CaseOutputs
     paths: dict[str, Path]
     seconds: dict[str, float]
 
 
-class Stopwatch:
-    """Seconds per stage, in the order in which the stages came."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._started = time.perf_counter()
-
-    @property
-    def total(self) -> float:
-        """Seconds since the stopwatch was made."""
-        return time.perf_counter() - self._started
-
-    @contextlib.contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add the seconds of a ``with`` block to a stage."""
-        started = time.perf_counter()
-        yield
-        self.add({stage: time.perf_counter() - started})
-
-    def add(self, seconds: dict[str, float]) -> None:
-        """Add seconds to their stages."""
-        for stage, spent in seconds.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds of a ``with`` block to a stage."""
+    started = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started
 
 
 def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
@@ -166,17 +129,13 @@ def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
     Progress
         Of the detection.
 
-    Returns
-    -------
-    CaseResult
-
     Raises
     ------
     AddmError
         When an input cannot be used, the settings do not fit the checkpoint, or the folder
         cannot be written to.
     """
-    watch = Stopwatch()
+    started, seconds = time.perf_counter(), dict[str, float]()
     series = choose_series(request)
     name = request.name or (stem(request.scan) if series is None else series.name)
     with claim_outputs(request.folder, name):
@@ -186,19 +145,21 @@ def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
         )
         given = (path for path in (request.scan, request.truth, request.mask) if path is not None)
         check_outputs(request.folder, name, request.write.overwrite, given)
-        with watch.time("read"):
+        with timed(seconds, "read"):
             inputs = read_case(request, series)
-        with watch.time("import"):  # so that this time does not count as loading
+        with timed(seconds, "import"):  # so that this time does not count as loading
             METHODS[specification.method].load()
-        with watch.time("load"):
+        with timed(seconds, "load"):
             checkpoint = load_checkpoint(request.checkpoint)
         detection = yield from detect_case(inputs, checkpoint, plan.settings)
         outputs = measure_case(inputs, detection, checkpoint, plan)
-        watch.add(dict(outputs.seconds or {}))
-        outputs = replace(outputs, seconds=dict(watch.seconds), name=name)
-        with watch.time("write"):
+        for stage, spent in (outputs.seconds or {}).items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+        outputs = replace(outputs, seconds=dict(seconds), name=name)
+        with timed(seconds, "write"):
             paths = write_case(outputs, request.folder, request.write)
-    return CaseResult(outputs, paths, {**watch.seconds, "total": watch.total})
+    seconds["total"] = time.perf_counter() - started
+    return CaseResult(outputs, paths, seconds)
 
 
 def finish(
@@ -217,13 +178,7 @@ def finish(
 
 
 def choose_series(request: CaseRequest) -> Series | None:
-    """Choose the series of a DICOM folder; None where the scan is a file.
-
-    Raises
-    ------
-    AddmError
-        When the folder does not say which series it is, or a file cannot have what is asked for.
-    """
+    """Choose the series of a DICOM folder; None where the scan is a file."""
     if request.scan.is_dir():
         return pick_series(request.scan, request.series)
     if request.series is not None:
@@ -243,13 +198,6 @@ def plan_case(
     minimum_ml: float | None = None,
 ) -> CasePlan:
     """Fill in what a request leaves open, from its preset and its checkpoint.
-
-    Parameters
-    ----------
-    specification : ModelSpecification
-        Of the checkpoint.
-    settings, preset, threshold, minimum_ml
-        As in `CaseRequest`.
 
     Raises
     ------
@@ -274,7 +222,6 @@ def read_case(
 
     Parameters
     ----------
-    request : CaseRequest
     series : Series, optional
         Read instead of the scan's file; see `choose_series`.
     remedy : str
@@ -314,20 +261,8 @@ def detect_case(
 
     Parameters
     ----------
-    inputs : CaseInputs
-    checkpoint : Checkpoint
-    settings : DetectionSettings
     slices : ModelSlices, optional
         The prepared scan, where it is prepared already.
-
-    Yields
-    ------
-    Progress
-        See `napari_addm.detection.pipeline.detect`.
-
-    Returns
-    -------
-    Detection
     """
     mask = None if inputs.mask is None else inputs.mask.voxels
     detection = None
@@ -341,23 +276,12 @@ def detect_case(
 def measure_case(
     inputs: CaseInputs, detection: Detection, checkpoint: Checkpoint, plan: CasePlan
 ) -> CaseOutputs:
-    """Label and measure the findings, compare them with the truth, and check the scan's quality.
-
-    Parameters
-    ----------
-    inputs : CaseInputs
-    detection : Detection
-        Of `inputs`.
-    checkpoint : Checkpoint
-        The model of `detection`.
-    plan : CasePlan
-    """
-    watch, metrics, truth = Stopwatch(), None, inputs.truth
-    watch.add(detection.seconds)
-    with watch.time("findings"):
+    """Label and measure the findings, compare them with the truth, and check the scan's quality."""
+    seconds, metrics, truth = dict(detection.seconds), None, inputs.truth
+    with timed(seconds, "findings"):
         labels, findings = computed_findings(detection, plan.threshold, plan.minimum_ml)
     if truth is not None:
-        with watch.time("metrics"):
+        with timed(seconds, "metrics"):
             metrics = evaluate(
                 detection.anomaly.data,
                 truth.voxels,
@@ -380,5 +304,5 @@ def measure_case(
         quality=(
             None if slices is None else check_quality(slices, detection.specification, detection)
         ),
-        seconds=watch.seconds,
+        seconds=seconds,
     )

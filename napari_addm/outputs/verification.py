@@ -39,29 +39,26 @@ DICE_TOLERANCE = 0.98
 GRID_MM = 1e-3
 
 Verdict = Literal["identical", "same", "different"]
+VERDICTS: dict[Verdict, str] = {
+    "identical": "The same: the run gives every map again, voxel for voxel.",
+    "same": (
+        f"The same within the tolerance: no voxel of a map is off by more than {MAP_TOLERANCE:.0%} "
+        f"of its peak, and the findings overlap with a Dice of {DICE_TOLERANCE:g} or more."
+    ),
+    "different": "Different.",
+}
+Saved = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class MapDifference:
-    """How a map differs from the recorded one.
+    """How a map differs from the recorded one."""
 
-    Attributes
-    ----------
-    what : str
-        Key of the map in ``RunRecord.outputs``.
-    voxels : int
-        How many voxels differ.
-    largest, share : float
-        Largest difference, in the map's units and as a share of the recorded map's peak.
-    dice : float or None
-        Overlap of the findings; labels only.
-    """
-
-    what: str
-    voxels: int
-    largest: float = 0.0
-    share: float = 0.0
-    dice: float | None = None
+    what: str  # key of the map in `RunRecord.outputs`
+    voxels: int  # that differ
+    largest: float = 0.0  # difference, in the map's units
+    share: float = 0.0  # of the recorded map's peak
+    dice: float | None = None  # of the findings; labels only
 
     @property
     def tolerable(self) -> bool:
@@ -79,19 +76,7 @@ class MapDifference:
 
 @dataclass
 class Verification:
-    """The result of repeating a run.
-
-    Attributes
-    ----------
-    problems : list of str
-        Why it is different, a sentence each.
-    differences : list of MapDifference
-        Between the recorded run and this one.
-    notes : list of str
-        What else a reader should know.
-    environment : dict of str to (str, str)
-        What differs between then and now: device, precision, threads, versions.
-    """
+    """The result of repeating a run; `environment` holds what then and now differ in."""
 
     problems: list[str] = field(default_factory=list)
     differences: list[MapDifference] = field(default_factory=list)
@@ -105,26 +90,13 @@ class Verification:
             return "different"
         return "same" if self.differences else "identical"
 
-    @property
-    def ok(self) -> bool:
-        """Whether the result is the same."""
-        return self.verdict != "different"
-
     def summary(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
         return {"verdict": self.verdict, **asdict(self)}
 
     def lines(self) -> Iterator[str]:
         """All of it in sentences."""
-        yield {
-            "identical": "The same: the run gives every map again, voxel for voxel.",
-            "same": (
-                "The same within the tolerance: no voxel of a map is off by more than "
-                f"{MAP_TOLERANCE:.0%} of its peak, and the findings overlap with a Dice of "
-                f"{DICE_TOLERANCE:g} or more."
-            ),
-            "different": "Different.",
-        }[self.verdict]
+        yield VERDICTS[self.verdict]
         yield from self.problems
         yield from map(str, self.differences)
         if self.differences and self.environment:
@@ -162,15 +134,14 @@ def verify(
         one.
     """
     record, result = read_record(path), Verification()
+    if mask is None and record.brain_mask.origin == "given":
+        mask = _find("brain mask", "--mask", record.brain_mask, path)
+    saved_model = FileEntry(name=record.checkpoint.file, sha256=record.checkpoint.sha256)
     request = CaseRequest(
-        _locate("scan", "--scan", scan, record.input, path),
+        scan or _find("scan", "--scan", record.input, path),
         path.parent,
-        checkpoint=_locate("model", "--checkpoint", model, _model_entry(record), path),
-        mask=(
-            _locate("brain mask", "--mask", mask, record.brain_mask, path)
-            if record.brain_mask.origin == "given"
-            else None
-        ),
+        checkpoint=model or _find("model", "--checkpoint", saved_model, path),
+        mask=mask if record.brain_mask.origin == "given" else None,
         frame=record.input.frame,
         resample_mask=True,
     )
@@ -180,19 +151,19 @@ def verify(
     plan = CasePlan(_settings(record, device), record.threshold, record.minimum_ml)
     detection = finish(detect_case(inputs, checkpoint, plan.settings), on_progress)
     outputs = measure_case(inputs, detection, checkpoint, plan)
-    result.environment = _compare_environment(record, RunRecord.of(outputs))
+    then, now = record.environment, RunRecord.of(outputs).environment
+    result.environment = {
+        key: (then.get(key, "unknown"), now.get(key, "unknown"))
+        for key in then | now
+        if then.get(key) != now.get(key)
+    }
     _compare_maps(outputs, record, saved, result)
     _compare_labels(outputs, record, saved, result)
     return result
 
 
-# --- what went in ---------------------------------------------------------------------------------
-
-
-def _locate(what: str, option: str, given: Path | None, entry: FileEntry, record: Path) -> Path:
-    """Find an input: where it is said to be, beside the record, one folder above, or bundled."""
-    if given is not None:
-        return given
+def _find(what: str, option: str, entry: FileEntry, record: Path) -> Path:
+    """Find an input beside the record, one folder above it, or among the bundled files."""
     name = entry.name or "(a layer without a file)"
     folders = (*record.resolve().parents[:2], DEMO_CHECKPOINT.parent)
     found = [folder / name for folder in folders if (folder / name).is_file()]
@@ -201,10 +172,6 @@ def _locate(what: str, option: str, given: Path | None, entry: FileEntry, record
             f"{record}: the {what} {name} was not found beside it: say where it is with {option}."
         )
     return next((file for file in found if file_sha256(file) == entry.sha256), found[0])
-
-
-def _model_entry(record: RunRecord) -> FileEntry:
-    return FileEntry(name=record.checkpoint.file, sha256=record.checkpoint.sha256)
 
 
 def _read_inputs(record: RunRecord, request: CaseRequest) -> CaseInputs:
@@ -264,11 +231,6 @@ def _settings(record: RunRecord, device: str | None) -> DetectionSettings:
     return record.settings.to_detection().model_copy(update=changes)
 
 
-# --- what came out --------------------------------------------------------------------------------
-
-Saved = Mapping[str, NDArray[Any]]
-
-
 def _read_saved(record: RunRecord, folder: Path, scan: Volume, result: Verification) -> Saved:
     """Read the maps beside the record; files that are missing or changed become problems."""
     saved = {}
@@ -279,25 +241,15 @@ def _read_saved(record: RunRecord, folder: Path, scan: Volume, result: Verificat
                 intact = file_sha256(file) == entry.sha256
             else:
                 read = read_labels(file) if key == "labels" else read_volume(file, constant=True)
-                saved[key] = read.data
                 intact = read.same_grid(scan) and voxels_sha256(read.data) == entry.voxels_sha256
+                if intact:
+                    saved[key] = read.data
         except AddmError as error:
             result.problems.append(str(error))
-            continue
-        if not intact:
-            result.problems.append(f"{file.name} was changed since it was saved.")
-            saved.pop(key, None)
+        else:
+            if not intact:
+                result.problems.append(f"{file.name} was changed since it was saved.")
     return saved
-
-
-def _compare_environment(then: RunRecord, now: RunRecord) -> dict[str, tuple[str, str]]:
-    before, after = (
-        {"device": run.device, "precision": run.precision, "threads": str(run.threads)}
-        | run.versions
-        for run in (then, now)
-    )
-    pairs = {key: (before.get(key, "unknown"), after.get(key, "unknown")) for key in before | after}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _compare_maps(

@@ -1,7 +1,4 @@
-"""Agreement of findings with a ground truth under a threshold that moves.
-
-Free of Qt and napari.
-"""
+"""Agreement of findings with a ground truth under a threshold that moves; free of Qt."""
 
 from __future__ import annotations
 
@@ -21,32 +18,25 @@ MISSED, FALSE_ALARM, HIT = 1, 2, 3
 class Agreement:
     """Agreement of a detection with a ground truth while the threshold moves.
 
+    All is measured inside the brain mask, in finished slices. Areas, curves, the best Dice and
+    the lesions do not depend on the threshold, so they are computed once, here.
+
     Parameters
     ----------
-    detection : Detection
     truth : ndarray, shape (S, A, R)
         Ground truth; a voxel other than 0 is anomalous.
 
     Attributes
     ----------
-    detection : Detection
-    truth : ndarray of bool, shape (S, A, R)
     curves : Curves
         Of the map voxel by voxel, before the smallest finding is applied.
     best_dice, best_threshold : float or None
         As in `Metrics`: the upper bound of the Dice curve.
-    voxel_ml : float
-        Volume of one voxel, mL.
 
     Raises
     ------
     InputError
         When no slice of the brain is done yet.
-
-    Notes
-    -----
-    All is measured inside the brain mask, in finished slices. Areas, curves, the best Dice and
-    the lesions do not depend on the threshold, so they are computed once, here.
     """
 
     def __init__(self, detection: Detection, truth: np.ndarray) -> None:

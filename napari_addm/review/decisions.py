@@ -1,7 +1,4 @@
-"""What a person decides on findings, and how it survives a threshold that moves.
-
-Free of Qt and napari.
-"""
+"""What a person decides on findings, and how it survives a threshold that moves; free of Qt."""
 
 from __future__ import annotations
 
@@ -19,37 +16,20 @@ SAME_FINDING = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Decided:
-    """A decision, and the voxels that it was made on.
-
-    Attributes
-    ----------
-    voxels : ndarray of int
-        Flat indices of the finding's voxels at the time of the decision, in rising order.
-    decision : Decision
-    """
+    """A decision, and the voxels that it was made on: flat indices, in rising order."""
 
     voxels: np.ndarray
     decision: Decision
 
 
 def decisions_of(marked: LabelledFindings, decided: Sequence[Decided]) -> dict[int, Decision]:
-    """Find the decisions that hold for the findings under the present threshold.
+    """Find the decisions that hold for the findings under the present threshold, by their numbers.
 
     A decision holds for the finding that shares the most voxels with the one that it was made
     on, provided that their Dice is `SAME_FINDING` or more. A finding that outgrows the decision,
     or shrinks to a fraction, is open again until the threshold comes back. If two decisions hold
-    for one finding, the better overlap wins, and of equal overlaps the later decision.
-
-    Parameters
-    ----------
-    marked : LabelledFindings
-    decided : sequence of Decided
-        The oldest first.
-
-    Returns
-    -------
-    dict of int to Decision
-        By the numbers of the findings.
+    for one finding, the better overlap wins, and of equal overlaps the later decision; `decided`
+    has the oldest first.
     """
     best: dict[int, tuple[float, Decision]] = {}
     for made, (id, dice) in zip(decided, _matches(marked, decided), strict=True):
@@ -63,15 +43,7 @@ def decide(
 ) -> tuple[Decided, ...]:
     """Add a decision on a finding, which replaces the finding's earlier ones.
 
-    Parameters
-    ----------
-    marked : LabelledFindings
-    decided : sequence of Decided
-        The oldest first.
-    id : int
-        Number of the finding.
-    decision : Decision
-        Empty to take the decision back.
+    An empty decision takes the earlier ones back; `decided` has the oldest first.
     """
     matches = _matches(marked, decided)
     others = tuple(made for made, match in zip(decided, matches, strict=True) if match[0] != id)
@@ -160,14 +132,8 @@ class DecisionHistory:
 class ReviewedFindings:
     """The findings of one scan under a threshold, and a person's decisions on them.
 
-    Parameters
-    ----------
-    history : DecisionHistory, optional
-        Of the scan; a new one without it.
-
     Attributes
     ----------
-    history : DecisionHistory
     marked : LabelledFindings or None
         None until there is a result.
     decisions : dict of int to Decision
@@ -206,16 +172,9 @@ class ReviewedFindings:
         self._follow()
 
     def decide(self, id: int, decision: Decision, *, unfinished: bool = False) -> bool:
-        """Decide on a finding.
+        """Decide on a finding; an empty decision takes the earlier one back.
 
-        Parameters
-        ----------
-        id : int
-            Number of the finding.
-        decision : Decision
-            Empty to take the decision back.
-        unfinished : bool
-            Whether the note is still being written: the next step on the finding joins this one.
+        While a note is `unfinished`, the next step on the finding joins this one.
 
         Returns
         -------

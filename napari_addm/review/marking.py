@@ -1,7 +1,4 @@
-"""Findings of a detection under a threshold that moves.
-
-Free of Qt and napari.
-"""
+"""Findings of a detection under a threshold that moves; free of Qt."""
 
 from __future__ import annotations
 
@@ -27,7 +24,6 @@ class LabelledFindings:
     labels : ndarray of int, shape (S, A, R)
         Number of the finding that each voxel belongs to, 0 for none, in the smallest unsigned
         type that holds the numbers; or labels that a person edited.
-    findings : Findings
     threshold : float
         Score above which a voxel is marked, in the map's units.
     minimum_ml : float
@@ -60,15 +56,10 @@ class LabelledFindings:
 
 
 class CachedLabeller:
-    """Labels the findings of one detection, and keeps the last answer.
+    """Labels the findings of one detection as far as it is done, and keeps the last answer.
 
     A finding keeps its number while the threshold moves: see
     :class:`napari_addm.findings.labelling.FindingLabeller`.
-
-    Parameters
-    ----------
-    detection : Detection
-        A partial one is labelled as far as it is done.
     """
 
     def __init__(self, detection: Detection) -> None:
@@ -81,14 +72,7 @@ class CachedLabeller:
         )
 
     def label(self, threshold: float, minimum_ml: float) -> LabelledFindings:
-        """Label and measure the findings under a threshold.
-
-        Parameters
-        ----------
-        threshold : float
-        minimum_ml : float
-            Volume of the smallest finding, mL.
-        """
+        """Label and measure the findings under a threshold; the smallest has `minimum_ml`."""
         last = self._last
         if last is not None and (last.threshold, last.minimum_ml) == (threshold, minimum_ml):
             return last
@@ -101,31 +85,15 @@ class CachedLabeller:
         return self._last
 
     def renumber(self, labels: np.ndarray) -> None:
-        """Give the findings the numbers of other labels.
-
-        See :meth:`napari_addm.findings.labelling.FindingLabeller.renumber`.
-        """
+        """Give the findings the numbers of other labels; see `FindingLabeller.renumber`."""
         self._labeller.renumber(labels)
         self._last = None
-
-
-def label_findings(detection: Detection, threshold: float, minimum_ml: float) -> LabelledFindings:
-    """Label the findings of a detection once; see `CachedLabeller.label`."""
-    return CachedLabeller(detection).label(threshold, minimum_ml)
 
 
 def measure_labels(
     detection: Detection, labels: np.ndarray, threshold: float, minimum_ml: float
 ) -> LabelledFindings:
-    """Measure labels that exist already, such as those that a person edited.
-
-    Parameters
-    ----------
-    detection : Detection
-    labels : ndarray of int, shape (S, A, R)
-    threshold, minimum_ml : float
-        Under which the labels were made.
-    """
+    """Measure labels (S, A, R) that exist already, such as those that a person edited."""
     uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
     anomaly = detection.anomaly
     findings = measure_findings(labels, anomaly.data, anomaly, uncertainty, detection.midline)

@@ -1,7 +1,4 @@
-"""A review that was saved before, read back from its run record.
-
-Free of Qt and napari.
-"""
+"""A review that was saved before, read back from its run record; free of Qt."""
 
 from __future__ import annotations
 
@@ -42,8 +39,6 @@ class SavedReview:
         Verdicts and notes, by the numbers in `labels`.
     threshold, minimum_ml : float
         Under which the findings were marked; the smallest finding in mL.
-    labels : Volume of int
-        The findings.
     corrected : bool
         Whether a person had edited the labels.
     differences : tuple of str
@@ -99,12 +94,10 @@ def match_numbers(saved: np.ndarray, marked: np.ndarray) -> np.ndarray:
 
 
 def read_review(path: Path, scan: Volume, detection: Detection, model_sha256: str) -> SavedReview:
-    """Read the review that a record holds.
+    """Read the review that a record holds, with the labels beside it.
 
     Parameters
     ----------
-    path : Path
-        ``..._record.json``, with the labels beside it.
     scan : Volume
         The scan that the record has to belong to.
     detection : Detection
@@ -178,14 +171,7 @@ def _differences(record: RunRecord, detection: Detection, model_sha256: str) -> 
 
 
 def describe_resumed(review: SavedReview, matched: int) -> str:
-    """Say what was taken over from a saved review.
-
-    Parameters
-    ----------
-    review : SavedReview
-    matched : int
-        How many of the decisions hold for a finding of now.
-    """
+    """Say what was taken over from a saved review; `matched` decisions hold for a finding now."""
     total = len(review.decisions)
     words = f"{total or 'No'} decision{'' if total == 1 else 's'} of the record taken over"
     if matched < total:

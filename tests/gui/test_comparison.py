@@ -26,7 +26,7 @@ from napari_addm.metrics.evaluation import evaluate
 from napari_addm.outputs.record import RunRecord, read_record
 from napari_addm.outputs.verification import Verification, verify
 from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED, Agreement
-from napari_addm.review.marking import label_findings
+from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.detect_panel.agreement_view import AgreementView
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.truth import TruthAgreement
@@ -130,7 +130,7 @@ def test_the_wheel_is_left_to_the_panel(view, agreement):
 
 def test_the_table_of_lesions(view, qtbot, detection, truth, agreement):
     view.show_agreement(agreement)
-    marked = label_findings(detection, thresholds(detection)[3], 0.5)
+    marked = CachedLabeller(detection).label(thresholds(detection)[3], 0.5)
     view.show_marked(marked)
     lesions = agreement.lesions(marked).lesions
     model = view.lesions.table.model()
@@ -157,7 +157,7 @@ def test_the_table_of_lesions(view, qtbot, detection, truth, agreement):
         view.lesions.table.clicked.emit(model.index(0, 0))
     assert chosen.args == [lesions[-1].index]
     # one step of the threshold later
-    view.show_marked(label_findings(detection, 9.0, 0.5))
+    view.show_marked(CachedLabeller(detection).label(9.0, 0.5))
     assert {model.index(row, 2).data() for row in range(model.rowCount())} == {"no"}
     assert view.lesions.count.text().endswith("0 of 0 findings false")
 
@@ -165,7 +165,7 @@ def test_the_table_of_lesions(view, qtbot, detection, truth, agreement):
 def test_an_empty_truth_is_explained(view, detection, truth):
     view.show_agreement(Agreement(detection, np.zeros_like(truth)))
     threshold = thresholds(detection)[3]
-    marked = label_findings(detection, threshold, 0.0)
+    marked = CachedLabeller(detection).label(threshold, 0.0)
     view.show_threshold(threshold)
     view.show_marked(marked)
     assert "empty" in view.explanation.text()
@@ -179,7 +179,7 @@ def test_an_empty_truth_is_explained(view, detection, truth):
     assert x == pytest.approx(threshold)
     assert y == pytest.approx(marked.total_ml)
     x, y = view.dice.points
-    expected = [np.count_nonzero(label_findings(detection, t, 0.0).labels) for t in x[::97]]
+    expected = [np.count_nonzero(CachedLabeller(detection).label(t, 0.0).labels) for t in x[::97]]
     assert y[::97] == pytest.approx(np.array(expected) * detection.anomaly.voxel_ml)
     view.show_threshold(9.0)  # 0 mL has no place on a logarithmic axis
     assert view.dice.marked is None
@@ -214,7 +214,7 @@ def test_colors_follow_the_theme(view, theme):
 
 def test_the_legend_has_the_volumes_of_the_overlay(view, detection, agreement):
     view.show_agreement(agreement)
-    with_marks = label_findings(detection, thresholds(detection)[3], 0.5)
+    with_marks = CachedLabeller(detection).label(thresholds(detection)[3], 0.5)
     view.show_marked(with_marks)
     assert view.legend.isHidden()
     view.overlay.setChecked(True)

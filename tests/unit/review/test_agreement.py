@@ -12,7 +12,7 @@ from napari_addm.io.volume import volume_from_array
 from napari_addm.metrics.evaluation import evaluate
 from napari_addm.metrics.lesionwise import lesion_recall
 from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED, Agreement
-from napari_addm.review.marking import label_findings
+from napari_addm.review.marking import CachedLabeller
 
 SHAPE = (12, 20, 16)
 
@@ -50,7 +50,7 @@ def test_figures_curves_and_overlay_equal_numpy_at_every_threshold(detection, tr
     brain = detection.brain_mask.data
     scores, inside = detection.anomaly.data[brain], truth[brain]
     for threshold in thresholds(detection):
-        marked = label_findings(detection, threshold, 0.0)
+        marked = CachedLabeller(detection).label(threshold, 0.0)
         point = agreement.point(threshold)
         expected = evaluate(
             detection.anomaly.data,
@@ -76,8 +76,8 @@ def test_figures_curves_and_overlay_equal_numpy_at_every_threshold(detection, tr
 def test_the_smallest_finding_changes_the_overlay_and_not_the_curves(detection, truth, agreement):
     threshold = thresholds(detection)[3]
     everything, large = (
-        label_findings(detection, threshold, 0.0),
-        label_findings(detection, threshold, 0.02),
+        CachedLabeller(detection).label(threshold, 0.0),
+        CachedLabeller(detection).label(threshold, 0.02),
     )
     assert 0 < len(large.findings) < len(everything.findings)
     overlay = agreement.overlay(large)
@@ -88,7 +88,7 @@ def test_the_smallest_finding_changes_the_overlay_and_not_the_curves(detection, 
 def test_lesions_equal_the_recall_of_the_benchmark(detection, truth, agreement):
     region = detection.brain_mask.data
     for threshold in thresholds(detection):
-        marked = label_findings(detection, threshold, 0.5)
+        marked = CachedLabeller(detection).label(threshold, 0.5)
         table = agreement.lesions(marked)
         expected = lesion_recall(marked.labels, truth & region, detection.anomaly.voxel_ml)
         assert (len(table.lesions), table.found) == (expected.lesions, expected.found)
@@ -100,7 +100,7 @@ def test_lesions_equal_the_recall_of_the_benchmark(detection, truth, agreement):
 
 def test_a_truth_outside_the_brain_is_not_called_empty(detection, truth):
     outside = Agreement(detection, truth & ~detection.brain_mask.data)
-    figures = outside.at(label_findings(detection, 0.01, 0.0))
+    figures = outside.at(CachedLabeller(detection).label(0.01, 0.0))
     assert outside.is_empty
     assert outside.explanation(figures).startswith("None of the ground truth lies in the brain")
     assert "outside the mask" in figures.notes[0]
