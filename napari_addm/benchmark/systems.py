@@ -46,7 +46,7 @@ class System:
 def known_systems() -> dict[str, System]:
     """Return the systems by label: the scan's intensities, and every installed method."""
     systems = [System("intensity", "Intensity, no model", None)]
-    for name, method in METHODS.items():
+    for name, method in METHODS.usable().items():
         several = len(method.compared_timesteps) > 1
         systems += [
             System(

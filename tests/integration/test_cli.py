@@ -64,9 +64,7 @@ def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize(
-    "command", [["--help"], ["detect", "--help"], ["train", "--help"], ["--version"]]
-)
+@pytest.mark.parametrize("command", [["--help"], ["detect", "--help"], ["train", "--help"]])
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     """Numpy alone would take longer than the help text."""
     heavy = ("torch", "monai", "lightning", "napari", "numpy")
@@ -80,6 +78,25 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     assert done.returncode == 0
     assert done.stdout.strip()
     assert done.stderr.strip() == "[]"
+
+
+def test_a_package_that_cannot_be_imported_stops_no_help(tmp_path: Path) -> None:
+    kinds = ("methods", "scores", "noises", "samplers", "metrics", "formats")
+    information = tmp_path / "broken-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        "".join(f"[napari_addm.{kind}]\ntheirs = broken:PART\n" for kind in kinds)
+    )
+    (tmp_path / "broken.py").write_text("import a_package_that_is_not_there")
+    done = run_python(
+        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+        "from napari_addm.cli.app import main; main()",
+        *(tmp_path, "train", "--help"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--adversarial.weight" in done.stdout
+    assert "The method 'theirs' of the package broken cannot be loaded" in done.stderr
 
 
 def test_module_and_version() -> None:

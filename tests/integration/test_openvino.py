@@ -84,16 +84,17 @@ def test_the_maps_are_torchs(scan: Volume, checkpoint: Checkpoint, sampler: Any)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-3), ("auto", 0.03)])
-def test_the_demo_case_comes_out_as_on_torch(precision: str, bound: float) -> None:
+def test_the_demo_case_comes_out_as_on_torch() -> None:
     demo = read_volume(DEMO_SCAN)
     checkpoint = load_checkpoint(DEMO_CHECKPOINT)
-    settings = DetectionSettings(slices=tuple(range(70, 76)), precision=precision, draws=1)
-    ours = run(demo, checkpoint, settings.replace(device="openvino"))
-    torchs = run(demo, checkpoint, settings.replace(device="cpu"))
-    assert ours.precision == torchs.precision
-    assert torchs.anomaly.data.max() > 0.1
-    assert_allclose(ours.anomaly.data, torchs.anomaly.data, atol=bound)
+    few = DetectionSettings(slices=tuple(range(70, 76)), context_mm=0.0, draws=1)
+    for precision, bound in (("float32", 1e-3), ("auto", 0.03)):
+        settings = few.replace(precision=precision)
+        ours = run(demo, checkpoint, settings.replace(device="openvino"))
+        torchs = run(demo, checkpoint, settings.replace(device="cpu"))
+        assert ours.precision == torchs.precision
+        assert torchs.anomaly.data.max() > 0.1
+        assert_allclose(ours.anomaly.data, torchs.anomaly.data, atol=bound)
 
 
 def test_calls_side_by_side_give_what_each_gives_alone(checkpoint: Checkpoint) -> None:
@@ -128,26 +129,18 @@ def test_a_network_is_converted_once(
     assert run(scan, checkpoint, FLOAT32).done.all()
 
 
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [("network.bin", "flipped"), ("network.xml", "cut"), ("sha256", "flipped"), ("sha256", "gone")],
-)
+@pytest.mark.parametrize("damaged", ["network.bin", "sha256"])
 def test_a_damaged_cache_is_made_anew(
     scan: Volume,
     checkpoint: Checkpoint,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    damage: str,
+    damaged: str,
 ) -> None:
     (folder,) = cache.iterdir()
-    sound = (folder / name).read_bytes()
-    if damage == "gone":
-        (folder / name).unlink()
-    else:
-        half = len(sound) // 2
-        flipped = sound[:half] + bytes([sound[half] ^ 1]) + sound[half + 1 :]
-        (folder / name).write_bytes(flipped if damage == "flipped" else sound[:half])
+    sound = (folder / damaged).read_bytes()
+    half = len(sound) // 2
+    (folder / damaged).write_bytes(sound[:half] + bytes([sound[half] ^ 1]) + sound[half + 1 :])
     found = run(scan, checkpoint, FLOAT32)
     torchs = run(scan, checkpoint, FLOAT32.replace(device="cpu"))
     assert_allclose(found.anomaly.data, torchs.anomaly.data, atol=1e-4)
@@ -169,14 +162,6 @@ def test_the_least_recently_used_network_makes_room(
     run(scan, load_checkpoint(path), FLOAT32)
     (left,) = cache.iterdir()
     assert left != first
-
-
-def test_it_does_without_a_cache(
-    scan: Volume, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setattr(module, "user_cache_path", lambda *_, **__: tmp_path / "file")
-    assert run(scan, checkpoint, FLOAT32).done.all()
 
 
 def test_what_it_cannot_do_is_said(
@@ -224,8 +209,11 @@ def test_the_record_names_it_and_verify_repeats_it(
     assert json.loads(again.stdout)["verdict"] == "identical"
 
 
-def test_nothing_is_told_to_its_maker(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_it_does_without_a_cache_and_without_telemetry(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     """OpenVINO's telemetry would send an event at its import; this is a clean process."""
+    (tmp_path / "file").write_text("no folder")
     program = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -236,7 +224,7 @@ def test_nothing_is_told_to_its_maker(tmp_path: Path, tiny_checkpoint: Path) -> 
         "print(sorted(n for n, m in sys.modules.items() if m and n.startswith('openvino_tele')))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, tiny_checkpoint, tmp_path / "fresh"],
+        [sys.executable, "-c", program, tiny_checkpoint, tmp_path / "file"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -21,7 +21,7 @@ HEAVY = ("torch", "monai", "lightning")
 def heavy_after(statement: str, *arguments: str) -> str:
     """Run one statement in a fresh interpreter; return which heavy packages it imported."""
     program = (
-        f"import runpy, sys\ntry:\n    {statement}\n"
+        f"import sys\ntry:\n    {statement}\n"
         f"finally:\n    print('heavy:', [name for name in {HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run(
@@ -42,12 +42,6 @@ def test_import_is_light() -> None:
 def test_heavy_imports_are_noticed() -> None:
     """The check itself can fail."""
     assert heavy_after("import torch") == "['torch']"
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["detect", "--help"]])
-def test_help_is_light(arguments: list[str]) -> None:
-    statement = "runpy.run_module('napari_addm', run_name='__main__', alter_sys=True)"
-    assert heavy_after(statement, *arguments) == "[]"
 
 
 @pytest.mark.parametrize(
@@ -149,9 +143,9 @@ def tracked_files() -> list[Path]:
 def test_root_links_lead_into_the_package() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout: an archive leaves the links out")
-    for name in ("napari.yaml", "sample_data"):
+    for name, room in (("napari.yaml", "widgets"), ("sample_data", "io")):
         assert (ROOT / name).is_symlink()
-        assert (ROOT / name).resolve(strict=True) == ROOT / "napari_addm" / name
+        assert (ROOT / name).resolve(strict=True) == ROOT / "napari_addm" / room / name
 
 
 def test_no_path_of_one_machine(tracked_files: list[Path]) -> None:

@@ -50,7 +50,7 @@ NETWORKS = {
     ),
     "latent_diffusion": LatentUNetSpecification(vqvae=VQVAE, unet=UNET),
 }
-ITERATIONS = 60
+ITERATIONS = 40
 
 
 def tiny_settings(method):
@@ -107,9 +107,9 @@ def test_train_interrupt_resume_and_detect(method, scans, tmp_path):
 
     # In the second stage of the methods with two, where all of the first has to be kept.
     part = tmp_path / "part.safetensors"
-    stop = StopAtIteration(44)
+    stop = StopAtIteration(28)
     training.train(scans, part, settings, limits, callbacks=[stop], **options)
-    assert load_checkpoint(part).specification.training["iterations"] == 44
+    assert load_checkpoint(part).specification.training["iterations"] == 28
     training.train(scans, part, settings, limits, **options)
     a, b = load_checkpoint(whole), load_checkpoint(part)
     assert a.specification.training["iterations"] == b.specification.training["iterations"]
