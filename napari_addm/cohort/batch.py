@@ -24,7 +24,8 @@ from napari_addm.errors import AddmError, InputError
 from napari_addm.io.files import check_is_file
 from napari_addm.io.hashing import json_sha256, scan_sha256
 from napari_addm.io.reading import read_labels, read_volume
-from napari_addm.outputs.case import CaseInputs, CaseOutputs, WriteOptions, write_case
+from napari_addm.outputs.case import WriteOptions, write_case
+from napari_addm.outputs.contents import CaseInputs, CaseOutputs
 from napari_addm.outputs.folder import check_folder
 from napari_addm.outputs.run_case import (
     CaseRequest,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_addm.checkpoint.file import Checkpoint
     from napari_addm.detection.pipeline import Detection
     from napari_addm.metrics.evaluation import Metrics
-    from napari_addm.outputs.case import CaseOutputs
+    from napari_addm.outputs.contents import CaseOutputs
 
 SCHEMA_VERSION: Final = 3
 LARGEST_BYTES = 64 * 2**20

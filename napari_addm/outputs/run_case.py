@@ -34,7 +34,8 @@ from napari_addm.io.names import stem
 from napari_addm.io.reading import read_beside, read_volume
 from napari_addm.io.volume import Volume
 from napari_addm.metrics.evaluation import evaluate
-from napari_addm.outputs.case import CaseInputs, CaseOutputs, GivenRegion, WriteOptions, write_case
+from napari_addm.outputs.case import WriteOptions, write_case
+from napari_addm.outputs.contents import CaseInputs, CaseOutputs, GivenRegion
 from napari_addm.outputs.folder import check_outputs, claim_outputs
 from napari_addm.registry import METHODS
 

@@ -21,7 +21,7 @@ from napari_addm.io.dicom import find_series
 from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume, volume_from_native
-from napari_addm.outputs.case import CaseInputs, CaseOutputs
+from napari_addm.outputs.contents import CaseInputs, CaseOutputs
 from napari_addm.outputs.record import FileEntry, RunRecord, read_record
 from napari_addm.outputs.run_case import (
     CasePlan,

@@ -13,13 +13,8 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QWidget
 
 from napari_addm.errors import AddmError, InputError
-from napari_addm.outputs.case import (
-    CaseInputs,
-    CaseOutputs,
-    GivenRegion,
-    WriteOptions,
-    write_case,
-)
+from napari_addm.outputs.case import WriteOptions, write_case
+from napari_addm.outputs.contents import CaseInputs, CaseOutputs, GivenRegion
 from napari_addm.outputs.folder import check_outputs
 from napari_addm.review.marking import measure_labels
 from napari_addm.review.saved_review import SavedReview, read_review

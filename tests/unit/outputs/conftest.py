@@ -18,7 +18,7 @@ from napari_addm.findings.computed import computed_labels
 from napari_addm.findings.findings import measure_findings
 from napari_addm.io.volume import Volume, volume_from_array, volume_from_native
 from napari_addm.io.writing import write_volume
-from napari_addm.outputs.case import CaseInputs, CaseOutputs
+from napari_addm.outputs.contents import CaseInputs, CaseOutputs
 
 SHAPE = (60, 90, 80)
 BRAIN_AFFINE = nib.affines.from_matvec(np.diag([-4.0, 4.0, 5.0]), (82, -98, -72))

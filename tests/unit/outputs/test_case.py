@@ -16,7 +16,8 @@ from napari_addm.errors import AddmError
 from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import volume_from_array
-from napari_addm.outputs.case import CaseInputs, GivenRegion, WriteOptions, write_case
+from napari_addm.outputs.case import WriteOptions, write_case
+from napari_addm.outputs.contents import CaseInputs, GivenRegion
 
 ORIENTATIONS = [
     "".join(letters)

@@ -18,7 +18,8 @@ from napari_addm.findings.decisions import Decision, Decisions
 from napari_addm.findings.findings import measure_findings
 from napari_addm.io.hashing import file_sha256
 from napari_addm.io.volume import Volume, volume_from_native
-from napari_addm.outputs.case import CaseInputs, CaseOutputs, WriteOptions, write_case
+from napari_addm.outputs.case import WriteOptions, write_case
+from napari_addm.outputs.contents import CaseInputs, CaseOutputs
 from napari_addm.outputs.dicom_seg import write_seg
 
 

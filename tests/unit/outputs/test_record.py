@@ -11,7 +11,8 @@ from napari_addm.findings.computed import computed_labels
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_volume
 from napari_addm.metrics.evaluation import evaluate
-from napari_addm.outputs.case import CaseInputs, GivenRegion, WriteOptions, write_case
+from napari_addm.outputs.case import WriteOptions, write_case
+from napari_addm.outputs.contents import CaseInputs, GivenRegion
 from napari_addm.outputs.record import RunRecord, read_record
 
 

@@ -20,7 +20,8 @@ from napari_addm.errors import AddmError
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.writing import write_volume
-from napari_addm.outputs.case import CaseInputs, WriteOptions, write_case
+from napari_addm.outputs.case import WriteOptions, write_case
+from napari_addm.outputs.contents import CaseInputs
 from napari_addm.outputs.run_case import (
     CaseRequest,
     finish,

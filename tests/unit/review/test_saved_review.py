@@ -20,7 +20,8 @@ from napari_addm.findings.findings import measure_findings
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume, volume_from_array
 from napari_addm.io.writing import write_volume
-from napari_addm.outputs.case import CaseInputs, CaseOutputs, write_case
+from napari_addm.outputs.case import write_case
+from napari_addm.outputs.contents import CaseInputs, CaseOutputs
 from napari_addm.review.saved_review import (
     SavedReview,
     describe_resumed,
