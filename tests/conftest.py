@@ -25,8 +25,10 @@ pytest_plugins = ["cohorts"]
 PREFERENCES = tempfile.TemporaryDirectory(prefix="napari-")
 os.environ["NAPARI_CONFIG"] = str(Path(PREFERENCES.name) / "settings.yaml")
 
-# Time per example says more about a busy machine than about the code.
-settings.register_profile("addm", deadline=None)
+# Time per example says more about a busy machine than about the code. For a long search:
+# pytest --hypothesis-profile thorough
+settings.register_profile("addm", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile("addm")
 
 

@@ -13,45 +13,15 @@ from support import invoke
 
 from napari_addm import __version__
 from napari_addm.cli.demo import has_display
-from napari_addm.io.volume import volume_from_native
 from napari_addm.io.writing import write_volume
 
-LESION = (25.0, 0.0, 5.0, 14.0)
-# Native axes, voxel sizes and a rotation: as scanners store them, and one oblique thick-slice scan.
-GRIDS = {
-    "RAS": (np.diag([4.0, 4.0, 5.0]), (42, 50, 30)),
-    "LPS": (np.diag([-4.0, -4.0, 5.0]), (42, 50, 30)),
-    "PIR": (np.array([[0, 0, 4.0], [-4.0, 0, 0], [0, -5.0, 0]]), (50, 30, 42)),
-    "oblique": (
-        nib.eulerangles.euler2mat(0.1, 0.2, -0.15) @ np.diag([-3.5, 4.5, 6.0]),
-        (54, 52, 32),
-    ),
-}
-
-
-def grid(name: str) -> tuple[np.ndarray, tuple[int, int, int]]:
-    linear, shape = GRIDS[name]
-    return nib.affines.from_matvec(linear, -linear @ ((np.array(shape) - 1) / 2)), shape
+AFFINE = nib.affines.from_matvec(np.diag([4.0, 4.0, 5.0]), (-82.0, -98.0, -72.5))
+SHAPE = (42, 50, 30)
 
 
 def addm(*arguments: object) -> Any:
     """Run the command line in this process."""
     return invoke([str(a) for a in arguments])
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
-    """A folder with NAME.nii.gz and NAME_truth.nii.gz for every grid."""
-    folder = tmp_path_factory.mktemp("scans")
-    for name in GRIDS:
-        affine, shape = grid(name)
-        write_volume(folder / f"{name}.nii.gz", make_brain(affine, shape, (LESION,)))
-        index = np.indices(shape).reshape(3, -1)
-        place = affine[:3, :3] @ index + affine[:3, 3:]
-        inside = np.linalg.norm(place.T - LESION[:3], axis=1) < LESION[3]
-        truth = volume_from_native(inside.reshape(shape).astype(np.uint8), affine)
-        write_volume(folder / f"{name}_truth.nii.gz", truth)
-    return folder
 
 
 def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -125,9 +95,8 @@ def test_one_line_from_a_shell(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
     folder = tmp_path_factory.mktemp("healthy")
-    affine, shape = grid("RAS")
     for n in range(3):
-        brain = make_brain(affine, shape, ((20, 9 * n, 0, 10),))
+        brain = make_brain(AFFINE, SHAPE, ((20, 9 * n, 0, 10),))
         slab = np.zeros_like(brain.data)
         slab[11:19] = brain.data[11:19]  # few slices, so that validation is quick
         write_volume(folder / f"sub-{n}.nii.gz", brain.with_data(slab))
@@ -135,26 +104,12 @@ def healthy(tmp_path_factory: pytest.TempPathFactory, make_brain: Any) -> Path:
 
 
 @pytest.mark.slow
-def test_train_resume_detect_info(tmp_path: Path, healthy: Path, scans: Path) -> None:
+def test_train_resume_detect_info(tmp_path: Path, healthy: Path) -> None:
     model = tmp_path / "model.safetensors"
     command = ("train", healthy, "-o", model, "--batch-size", 10, "--precision", 32)
-    command += (
-        "--adversarial.weight",
-        0.1,
-        "--noise",
-        "gaussian",
-        "--timesteps",
-        300,
-        "--no-augment",
-    )
-    command += (
-        "--adversarial.discriminator-input",
-        "clean",
-        "--adversarial.loss",
-        "non_saturating",
-        "--adversarial.r1",
-        1,
-    )
+    command += ("--noise", "gaussian", "--timesteps", 300, "--no-augment")
+    command += ("--adversarial.weight", 0.1, "--adversarial.discriminator-input", "clean")
+    command += ("--adversarial.loss", "non_saturating", "--adversarial.r1", 1)
     first = addm(*command, "--epochs", 2, "--name", "tiny", "--licence", "CC0")
     assert first.exit_code == 0, first.output
     assert "epoch 1, iteration 2" in first.stderr
@@ -179,7 +134,7 @@ def test_train_resume_detect_info(tmp_path: Path, healthy: Path, scans: Path) ->
     assert "--restart" in other.stderr
 
     found = addm(
-        *("detect", scans / "LPS.nii.gz", "-o", tmp_path / "out", "--checkpoint", model),
+        *("detect", healthy / "sub-0.nii.gz", "-o", tmp_path / "out", "--checkpoint", model),
         *("--steps", 1, "--slices", 15),
     )
     assert found.exit_code == 0, found.output
@@ -248,3 +203,18 @@ def test_demo_opens_napari() -> None:
     assert done.returncode == 0, done.stderr
     assert "demo_T1w" in done.stdout
     assert "Detect anomalies" in done.stdout
+
+
+def test_demo_without_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("other systems always have a display")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "demo_T1w_anomaly.nii.gz").write_text("of an earlier demo")
+    result = addm("demo", "-o", tmp_path, "--steps", 1)
+    assert result.exit_code == 0, result.output
+    assert "runs headless" in result.stderr
+    assert "AUPRC" in result.stdout
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"demo_T1w_overlay.png", "demo_T1w_labels.nii.gz", "demo_T1w_record.json"}
+    assert nib.load(tmp_path / "demo_T1w_anomaly.nii.gz").get_fdata().any()

@@ -52,8 +52,7 @@ def test_a_part_takes_less_than_twenty_lines_beside_its_description(kind):
     assert len(lines) < 20
 
 
-def test_the_part_is_listed_and_loads(part):
-    kind, name = part
+def check_listed(kind: str, name: str) -> None:
     registry = getattr(import_module("napari_addm.registry"), f"{kind.upper()}S")
     assert name in registry
     assert registry[name].title.lower() == name
@@ -80,15 +79,14 @@ def run_program(*arguments: object) -> int:
     return run([str(argument) for argument in arguments])
 
 
-def test_command_line_and_panel_offer_it(part, monkeypatch, capsys):
-    kind, name = part
+def check_offered(kind: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that the command line and the panel offer it."""
     from napari_addm.detection.settings import DetectionSettings
     from napari_addm.metrics.metric import rated_metrics
 
     if kind == "metric":
         assert name in rated_metrics()  # what the panel's grid and the cohort's page show
         return
-    monkeypatch.setenv("COLUMNS", "200")
     assert run_program("train" if kind == "noise" else "detect", "--help") == 0
     assert name in capsys.readouterr().out
     if kind != "noise":  # the panel's form is made from this field
@@ -96,8 +94,13 @@ def test_command_line_and_panel_offer_it(part, monkeypatch, capsys):
         assert name in field["anyOf"][0]["enum"]
 
 
-def test_a_run_with_it_is_recorded(part, tiny_checkpoint, make_brain, tmp_path, capsys):
+def test_it_is_listed_offered_and_recorded(
+    part, tiny_checkpoint, make_brain, tmp_path, monkeypatch, capsys
+):
     kind, name = part
+    monkeypatch.setenv("COLUMNS", "200")
+    check_listed(kind, name)
+    check_offered(kind, name, capsys)
     from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
     from napari_addm.checkpoint.specification import parse_specification
 
@@ -114,6 +117,7 @@ def test_a_run_with_it_is_recorded(part, tiny_checkpoint, make_brain, tmp_path, 
     code = run_program(
         "detect", tmp_path / "scan.nii.gz", "-o", tmp_path / "results",
         "--ground-truth", tmp_path / "truth.nii.gz", "--checkpoint", checkpoint, "--device", "cpu",
+        "--slices", 14,
     )  # fmt: skip
     assert code == 0, capsys.readouterr()
     (record,) = (json.loads(file.read_text()) for file in tmp_path.rglob("*_record.json"))

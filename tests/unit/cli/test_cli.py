@@ -1,7 +1,6 @@
 """The command line: its contract, its exit codes, and one line for every fault."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def test_usage_errors(arguments: list[str]) -> None:
 # --- detect ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", ["PIR", "oblique"])
 def test_contract(tmp_path: Path, scans: Path, tiny_checkpoint: Path, name: str) -> None:
     scan = scans / f"{name}.nii.gz"
     result = addm(
@@ -378,21 +377,3 @@ def test_check_finds_changed_weights(tmp_path: Path, tiny_checkpoint: Path) -> N
     result = addm("info", changed, "--check")
     assert result.exit_code == 1
     assert "changed.safetensors" in result.stderr
-
-
-# --- demo -----------------------------------------------------------------------------------
-
-
-def test_demo_without_a_display(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not sys.platform.startswith("linux"):
-        pytest.skip("other systems always have a display")
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "demo_T1w_anomaly.nii.gz").write_text("of an earlier demo")
-    result = addm("demo", "-o", tmp_path, "--steps", 1)
-    assert result.exit_code == 0, result.output
-    assert "runs headless" in result.stderr
-    assert "AUPRC" in result.stdout
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names >= {"demo_T1w_overlay.png", "demo_T1w_labels.nii.gz", "demo_T1w_record.json"}
-    assert nib.load(tmp_path / "demo_T1w_anomaly.nii.gz").get_fdata().any()

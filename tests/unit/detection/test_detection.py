@@ -23,7 +23,7 @@ from napari_addm.errors import AddmError
 from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet
 
-EXACT = DetectionSettings(device="cpu", precision="float32")
+EXACT = DetectionSettings(device="cpu", precision="float32", steps=1)
 Forward = Callable[[PackedUNet, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -152,7 +152,7 @@ def test_the_result_does_not_depend_on_how_many_batches_run_at_a_time(
     scan: Volume, checkpoint: Checkpoint, precision: str
 ) -> None:
     """Two workers with one thread each, and one worker with one thread."""
-    settings = EXACT.replace(precision=precision, draws=3, sampler="ddpm")
+    settings = EXACT.replace(precision=precision, draws=2, sampler="ddpm", steps=2, batch_size=6)
     *_, two = detect(scan, checkpoint, settings, threads=2)
     *_, one = detect(scan, checkpoint, settings, threads=1)
     assert one.result is not None
@@ -189,7 +189,7 @@ def test_the_grad_mode_of_the_caller_is_left_alone(scan: Volume, checkpoint: Che
 def test_the_result_does_not_depend_on_the_batch_size(
     scan: Volume, checkpoint: Checkpoint, sampler: str
 ) -> None:
-    settings = EXACT.replace(sampler=sampler, eta=0.5, draws=2, seed=3)
+    settings = EXACT.replace(sampler=sampler, eta=0.5, draws=2, seed=3, steps=2)
     a = run(scan, checkpoint, settings.replace(batch_size=64))
     b = run(scan, checkpoint, settings.replace(batch_size=5))
     np.testing.assert_allclose(a.reconstruction.data, b.reconstruction.data, rtol=1e-4, atol=1e-2)
@@ -264,7 +264,9 @@ def test_smaller_batches_are_taken_when_memory_runs_out(
         return answer()
 
     disturb(scarce)
-    result = run(scan, checkpoint, EXACT.replace(batch_size=8))
+    *_, last = detect(scan, checkpoint, EXACT.replace(batch_size=8), threads=2)
+    result = last.result
+    assert result is not None
     assert any("out of memory" in warning for warning in result.warnings) == (fits < 8)
     np.testing.assert_allclose(result.anomaly.data, whole.anomaly.data, atol=1e-5)
 

@@ -1,6 +1,8 @@
 """Preparation and its inverse: what is found on the model grid lies there in the scan."""
 
 import itertools
+from collections.abc import Callable
+from functools import cache
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +13,7 @@ from scipy import ndimage
 
 from napari_addm.checkpoint.specification import PreparationSpecification
 from napari_addm.detection.brain_mask import find_brain
-from napari_addm.detection.preparation import HistogramStandardization, prepare
+from napari_addm.detection.preparation import HistogramStandardization, ModelSlices, prepare
 from napari_addm.detection.resampling import resample
 from napari_addm.errors import InputError
 from napari_addm.io.volume import Volume, volume_from_array
@@ -46,8 +48,8 @@ def grid(
 
 
 GRIDS = {
-    "fine": grid((1.5, 1.5, 1.5)),
-    "LPS": grid((1.5, 1.5, 1.5), "LPS"),
+    "fine": grid((1.8, 1.8, 1.8)),
+    "LPS": grid((2.1, 1.9, 2.4), "LPS"),
     "sagittal, anisotropic": grid((2.2, 1.6, 1.6), "PSR"),
     "coronal": grid((2, 2, 2.5), "LSA"),
     "thick slices": grid((1.6, 1.6, 5.0)),
@@ -57,17 +59,31 @@ GRIDS = {
 }
 
 
+Prepared = Callable[[str], tuple[Volume, ModelSlices]]
+
+
+@pytest.fixture(scope="module")
+def prepared(make_brain) -> Prepared:
+    """``prepared(name)``: a healthy brain on one of the grids, and its slices."""
+
+    @cache
+    def make(name: str) -> tuple[Volume, ModelSlices]:
+        volume = make_brain(*GRIDS[name])
+        return volume, prepare(volume, SPECIFICATION)
+
+    return make
+
+
 def world_of(volume: Volume) -> np.ndarray:
     index = np.indices(volume.shape).reshape(3, -1)
     return (volume.affine[:3, :3] @ index + volume.affine[:3, 3:]).reshape(3, *volume.shape)
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_lesion_is_at_its_world_place_on_the_model_grid(make_brain, name):
-    affine, shape = GRIDS[name]
+def test_a_lesion_is_at_its_world_place_on_the_model_grid(make_brain, prepared, name):
     lesion = (25.0, -20.0, 15.0, 12.0)
-    slices = prepare(make_brain(affine, shape, (lesion,)), SPECIFICATION)
-    healthy = prepare(make_brain(affine, shape), SPECIFICATION)
+    slices = prepare(make_brain(*GRIDS[name], (lesion,)), SPECIFICATION)
+    _, healthy = prepared(name)
     change = healthy.to_model_volume(healthy.images) - slices.to_model_volume(slices.images)
     dark = np.argwhere(change > 0.5 * np.percentile(change, 99.9))
     # the two intensity rules differ a little, so the lesion is judged by its center
@@ -78,11 +94,9 @@ def test_a_lesion_is_at_its_world_place_on_the_model_grid(make_brain, name):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_the_way_back_is_the_exact_inverse(make_brain, name):
+def test_the_way_back_is_the_exact_inverse(prepared, name):
     """Trilinear interpolation is exact on linear functions: give it the world coordinates."""
-    affine, shape = GRIDS[name]
-    volume = make_brain(affine, shape)
-    slices = prepare(volume, SPECIFICATION)
+    volume, slices = prepared(name)
     index = np.indices((slices.depth, *SPECIFICATION.size)).reshape(3, -1)
     world = slices.affine[:3, :3] @ index + slices.affine[:3, 3:]
     expected = world_of(volume)
@@ -96,10 +110,8 @@ def test_the_way_back_is_the_exact_inverse(make_brain, name):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_planted_anomaly_returns_to_its_native_place(make_brain, name):
-    affine, shape = GRIDS[name]
-    volume = make_brain(affine, shape)
-    slices = prepare(volume, SPECIFICATION)
+def test_a_planted_anomaly_returns_to_its_native_place(prepared, name):
+    volume, slices = prepared(name)
     planted = np.array([-30.0, 25.0, 10.0])
     index = np.indices((slices.depth, *SPECIFICATION.size)).reshape(3, -1)
     world = slices.affine[:3, :3] @ index + slices.affine[:3, 3:]
@@ -112,16 +124,17 @@ def test_a_planted_anomaly_returns_to_its_native_place(make_brain, name):
 
 def test_every_orientation_gives_the_same_slices(make_brain):
     lesion = ((25.0, -20.0, 15.0, 12.0),)
-    reference = prepare(make_brain(*grid((3, 3, 3)), lesion), SPECIFICATION)
+    coarse = SPECIFICATION.model_copy(update={"spacing_mm": (6.0, 4.0, 4.0), "size": (48, 40)})
+    reference = prepare(make_brain(*grid((4, 4, 4)), lesion), coarse)
     for axes in itertools.permutations(("RL", "AP", "SI")):
         for codes in map("".join, itertools.product(*axes)):
-            slices = prepare(make_brain(*grid((3, 3, 3), codes), lesion), SPECIFICATION)
+            slices = prepare(make_brain(*grid((4, 4, 4), codes), lesion), coarse)
             np.testing.assert_allclose(slices.affine, reference.affine, atol=1e-9)
             np.testing.assert_allclose(slices.images, reference.images, atol=1e-4)
 
 
-def test_parts_of_the_way_back_equal_the_whole(make_brain):
-    slices = prepare(make_brain(*GRIDS["oblique"]), SPECIFICATION)
+def test_parts_of_the_way_back_equal_the_whole(prepared):
+    _, slices = prepared("oblique")
     function = slices.to_model_volume(slices.images)
     whole, twice = slices.to_native(function, 2 * function)
     np.testing.assert_allclose(twice, 2 * whole, rtol=1e-6)
@@ -132,8 +145,8 @@ def test_parts_of_the_way_back_equal_the_whole(make_brain):
 
 
 @pytest.mark.parametrize("name", ["fine", "thick slices", "oblique"])
-def test_a_native_slice_is_complete_once_what_it_needs_is_finished(make_brain, name):
-    slices = prepare(make_brain(*GRIDS[name]), SPECIFICATION)
+def test_a_native_slice_is_complete_once_what_it_needs_is_finished(prepared, name):
+    _, slices = prepared(name)
     count = slices.brain_mask.shape[0]
     for native in range(0, count, 9):
         finished = np.zeros(len(slices.images), bool)

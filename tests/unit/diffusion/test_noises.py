@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_addm.diffusion.noise import SliceNoise
@@ -104,7 +104,6 @@ def test_channels_are_independent(kind):
     assert abs((first * second).mean().item()) < 0.1
 
 
-@settings(max_examples=20)
 @given(
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 2**64),

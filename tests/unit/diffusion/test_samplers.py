@@ -279,58 +279,6 @@ def test_a_whole_chain_samples_the_distribution_of_the_data():
     assert sampled.var().item() == pytest.approx(0.36, rel=0.03)
 
 
-def test_correlated_images():
-    """Smooth 6x6 images, x0 ~ N(MEAN, C): Wiener filter and covariance, with matrices."""
-    schedule = LinearSchedule(300)
-    size, level, steps = 6, 120, 5
-    distance = np.minimum(np.arange(size), size - np.arange(size)) ** 2
-    spectrum = torch.from_numpy(2.0 * np.exp(-(distance[:, None] + distance[None, :]) / 4.0))
-    kernel = torch.fft.ifft2(spectrum).real
-
-    def model(x, t):
-        """Diagonal in Fourier space: periodic images that look alike everywhere."""
-        bar = schedule.alpha_bars[t].reshape(-1, 1, 1, 1)
-        waves = torch.fft.fft2(x - bar.sqrt() * MEAN) / (bar * spectrum + 1 - bar)
-        return (1 - bar).sqrt() * torch.fft.ifft2(waves).real
-
-    pixels = size * size
-    place = np.arange(size)
-    offset = (place[:, None] - place[None, :]) % size
-    covariance = kernel.numpy()[offset[:, None, :, None], offset[None, :, None, :]]
-    covariance = covariance.reshape(pixels, pixels)
-    identity = np.eye(pixels)
-
-    def gain(bar):
-        return math.sqrt(bar) * np.linalg.solve(bar * covariance + (1 - bar) * identity, covariance)
-
-    levels = sampling_levels(level, steps)
-    noisy = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(0))
-    silence = torch.zeros_like(noisy)
-    clean = last(ddpm(model, noisy, levels, schedule, noise=lambda n: silence))
-    bar = schedule.alpha_bar(level).item()
-    residual = noisy.flatten().double().numpy() - math.sqrt(bar) * MEAN
-    assert np.allclose(clean.flatten().numpy(), MEAN + gain(bar) @ residual, atol=1e-4)
-
-    expected = np.zeros((pixels, pixels))
-    for t, s in pairwise(levels):
-        bar, bar_s = schedule.alpha_bars[[t, s]].tolist()
-        beta = 1 - bar / bar_s
-        slope = math.sqrt(bar / bar_s) * (1 - bar_s) / (1 - bar) * identity
-        slope = slope + math.sqrt(bar_s) * beta / (1 - bar) * gain(bar)
-        fresh = (1 - bar_s) / (1 - bar) * beta
-        expected = slope @ expected @ slope.T + fresh * identity
-
-    # One image per pixel and step, with noise in that pixel at that step alone; the last has none.
-    unit = torch.eye(pixels).reshape(pixels, 1, size, size)
-    fields = torch.zeros(steps + 1, steps * pixels + 1, 1, size, size)
-    for n in range(1, steps + 1):
-        fields[n, (n - 1) * pixels : n * pixels] = unit
-    start = noisy.expand(steps * pixels + 1, -1, -1, -1)
-    finals = last(ddpm(model, start, levels, schedule, noise=lambda n: fields[n]))
-    response = (finals[:-1] - finals[-1]).reshape(-1, pixels).double().numpy()
-    assert np.allclose(response.T @ response, expected, atol=1e-5)
-
-
 # What a caller relies on
 
 

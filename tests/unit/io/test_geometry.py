@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nibabel.freesurfer.mghformat import MGHHeader, MGHImage
 from numpy.testing import assert_allclose, assert_array_equal
@@ -65,7 +65,6 @@ def test_read_write_read_is_exact(orientation: str, geometry: str, tmp_path: Pat
     assert again.same_grid(volume, atol=0)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     shape=st.tuples(*[st.integers(2, 6)] * 3),
     angles=st.tuples(*[st.floats(-180, 180)] * 3),

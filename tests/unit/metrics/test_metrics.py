@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, torchmetrics and MONAI, hand-made cases, and their properties."""
+"""Metrics against scikit-learn and MONAI, hand-made cases, and their properties."""
 
 import json
 from dataclasses import asdict
@@ -68,12 +68,8 @@ def test_areas_depend_on_order_alone(case):
     scores, truth = case
     one = evaluate(scores, truth, threshold=0)
     other = evaluate(3 * scores + 5, truth, threshold=5)
-    assert (other["auroc"], other["auprc"], other["best_dice"]) == (
-        one["auroc"],
-        one["auprc"],
-        one["best_dice"],
-    )
-    assert other["dice"] == one["dice"]
+    for name in ("auroc", "auprc", "best_dice", "dice"):
+        assert other[name] == one[name]
     turned = evaluate(-scores, truth, threshold=0)
     assert turned["auroc"] == pytest.approx(1 - one["auroc"])
 
@@ -95,24 +91,6 @@ def planted() -> tuple[np.ndarray, np.ndarray]:
     return truth.astype(np.float32), truth
 
 
-def test_perfect_map():
-    scores, truth = planted()
-    got = evaluate(scores, truth, threshold=0.5, voxel_ml=0.002)
-    assert (got["dice"], got["iou"], got["precision"], got["recall"]) == (1, 1, 1, 1)
-    assert (got["auroc"], got["auprc"], got["best_dice"]) == (1, 1, 1)
-    assert got["prevalence"] == 0.027
-    assert got["truth_ml"] == got["predicted_ml"] == pytest.approx(0.054)
-    assert got.notes == ()
-
-
-def test_half_overlap_by_hand():
-    truth = np.array([1, 1, 0, 0], dtype=bool)
-    got = evaluate(np.array([0.9, 0.1, 0.8, 0.2]), truth, threshold=0.5)
-    assert (got["dice"], got["iou"], got["precision"], got["recall"]) == (0.5, 1 / 3, 0.5, 0.5)
-    assert got["auroc"] == 0.5
-    assert got["best_dice"] == pytest.approx(2 / 3)
-
-
 def test_threshold_is_strict():
     got = evaluate(np.array([1.0, 2.0]), np.array([True, True]), threshold=1.0)
     assert got["recall"] == 0.5
@@ -121,17 +99,9 @@ def test_threshold_is_strict():
 def test_empty_truth_is_excluded_and_says_so():
     scores, truth = planted()
     got = evaluate(scores, np.zeros_like(truth), threshold=0.5)
-    measures = (
-        got["dice"],
-        got["iou"],
-        got["precision"],
-        got["recall"],
-        got["auroc"],
-        got["auprc"],
-        got["best_dice"],
-    )
-    assert measures == (None,) * 7
-    assert got["best_threshold"] is None
+    undefined = "dice", "iou", "precision", "recall", "auroc", "auprc", "best_dice"
+    for name in (*undefined, "best_threshold"):
+        assert got[name] is None
     assert got["truth_ml"] == 0
     assert got["predicted_ml"] == pytest.approx(0.027)
     assert "excluded" in got.notes[0]
@@ -204,7 +174,7 @@ def test_refuses_what_cannot_be_compared():
 
 def test_a_whole_brain_is_exact():
     rng = np.random.default_rng(0)
-    scores = rng.standard_normal(1_500_000).astype(np.float32)
+    scores = rng.standard_normal(500_000).astype(np.float32)
     truth = rng.random(scores.size) < 0.05
     scores[truth] += 1
     got = SortedScores.of(scores, truth)
@@ -213,33 +183,19 @@ def test_a_whole_brain_is_exact():
     assert got.auprc == pytest.approx(expected, abs=1e-9)
 
 
-def test_equals_torchmetrics_and_monai():
-    torch = pytest.importorskip("torch")
-    classification = pytest.importorskip("torchmetrics.functional.classification")
+def test_equals_monai():
     import monai.metrics
+    import torch
 
     rng = np.random.default_rng(1)
     truth = rng.random((9, 10, 11)) < 0.1
     scores = np.round(rng.random(truth.shape) + 0.4 * truth, 2).astype(np.float32)
     got = evaluate(scores, truth, threshold=0.8)
-    # torchmetrics takes scores within 0..1 as they are.
-    s, y = torch.from_numpy(scores / 2), torch.from_numpy(truth.astype(np.int64))
-    assert got["auroc"] == pytest.approx(classification.binary_auroc(s, y).item(), abs=1e-6)
-    average_precision = classification.binary_average_precision(s, y).item()
-    assert got["auprc"] == pytest.approx(average_precision, abs=1e-6)
-    predicted = torch.from_numpy((scores > np.float32(0.8)).astype(np.int64))
-    for name, function in (
-        ("dice", classification.binary_f1_score),
-        ("iou", classification.binary_jaccard_index),
-        ("precision", classification.binary_precision),
-        ("recall", classification.binary_recall),
-    ):
-        assert got[name] == pytest.approx(function(predicted, y).item(), abs=1e-6)
-
-    one_hot = [t[None, None].float() for t in (predicted, y)]
+    s, y = torch.from_numpy(scores), torch.from_numpy(truth)
+    one_hot = [t[None, None].float() for t in (s > np.float32(0.8), y)]
     dice = monai.metrics.compute_dice(*one_hot, include_background=True)
     iou = monai.metrics.compute_iou(*one_hot, include_background=True)
-    auroc = monai.metrics.compute_roc_auc(s.flatten(), y.flatten())
+    auroc = monai.metrics.compute_roc_auc(s.flatten(), y.flatten().long())
     assert (got["dice"], got["iou"]) == pytest.approx((dice.item(), iou.item()), abs=1e-6)
     assert got["auroc"] == pytest.approx(auroc, abs=1e-6)
     # Of an empty truth both make an undefined Dice, which is no number to be averaged.
@@ -272,20 +228,6 @@ def test_aupro_is_what_trying_every_threshold_gives(case, limit):
     scores, truth = case
     expected = aupro_by_every_threshold(scores, truth, limit)
     assert aupro(scores, truth, limit=limit) == pytest.approx(expected, abs=1e-12)
-
-
-@given(cases(distinct=9))
-def test_aupro_up_to_the_end_is_the_mean_auroc_of_the_regions(case):
-    scores, truth = case
-    regions, count = ndimage.label(truth, structure=np.ones((3, 3, 3)))
-    expected = [
-        sklearn_metrics.roc_auc_score(
-            np.r_[np.ones((regions == n).sum()), np.zeros((~truth).sum())],
-            np.r_[scores[regions == n], scores[~truth]],
-        )
-        for n in range(1, count + 1)
-    ]
-    assert aupro(scores, truth, limit=1.0) == pytest.approx(np.mean(expected))
 
 
 def test_aupro_of_one_region_is_the_partial_auroc_of_scikit_learn():
@@ -589,13 +531,6 @@ def test_lesions_of_empty_truth_and_all_found():
     table = table_of(spot, spot)
     assert [(lesion.found, lesion.covered) for lesion in table.lesions] == [(True, 1)]
     assert table.false_findings == 0
-
-
-def test_a_flooded_lesion_is_covered_and_yet_not_found():
-    truth = np.zeros((6, 6, 6), dtype=bool)
-    truth[1, 1, 1:3] = True
-    table = table_of(np.ones_like(truth), truth)
-    assert (table.lesions[0].covered, table.lesions[0].found, table.false_findings) == (1, False, 1)
 
 
 @given(hnp.arrays(bool, SHAPE), hnp.arrays(bool, SHAPE))

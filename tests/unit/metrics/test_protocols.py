@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -331,7 +331,6 @@ def test_a_higher_threshold_never_finds_more(anomaly, fewest, threshold):
     assert high <= low
 
 
-@settings(deadline=None)
 @given(
     hnp.arrays(np.float32, (2, 4, 5, 6), elements=st.integers(0, 6).map(float)),
     st.integers(0, 6),

@@ -70,7 +70,7 @@ def test_seeded():
 def test_coverage_on_simulated_subjects(subjects, least, most, method):
     """The note of `mean_interval`: too short with five subjects, about right with thirty."""
     rng = np.random.default_rng(11)
-    trials = 400
+    trials = 200
     covered = 0
     for trial in range(trials):
         values = rng.beta(0.8, 1.6, subjects)  # as skewed as Dice is: mean 1/3
@@ -167,7 +167,7 @@ def test_p_is_uniform_when_the_methods_are_alike():
         paired_difference(
             named(rng.random(8).tolist()), named(rng.random(8).tolist()), resamples=99
         ).p
-        for _ in range(400)
+        for _ in range(200)
     ]
     assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.035)
 

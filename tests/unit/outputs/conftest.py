@@ -106,7 +106,7 @@ def brain_folder(tmp_path_factory: pytest.TempPathFactory, make_brain: Any, tiny
     truth[12:17, 22:28, 12:18] = 1
     write_volume(folder / "truth.nii.gz", volume_from_native(truth, BRAIN_AFFINE))
     mask = (brain.to_native() > 0).astype(np.uint8)
-    mask[:, :8] = 0
+    mask[:, :8] = mask[:, :, :9] = mask[:, :, 21:] = 0
     write_volume(folder / "mask.nii.gz", volume_from_native(mask, BRAIN_AFFINE))
     shutil.copy(tiny_checkpoint, folder / "model.safetensors")
     return folder
