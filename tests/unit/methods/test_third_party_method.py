@@ -118,5 +118,5 @@ def test_a_checkpoint_of_a_method_that_is_not_installed_names_it(tiny_checkpoint
     other = tmp_path / "other.safetensors"
     # As many letters, so that the header's length stays.
     other.write_bytes(content.replace(b'\\"method\\":\\"addm\\"', b'\\"method\\":\\"blur\\"', 1))
-    with pytest.raises(CheckpointError, match="There is no method 'blur'; this installation has"):
+    with pytest.raises(CheckpointError, match="there is no method 'blur'; this installation has"):
         read_specification(other)
