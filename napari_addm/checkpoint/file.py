@@ -120,9 +120,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str],
-    specification: ModelSpecification,
-    weights: dict[str, Tensor],
+    path: str | os.PathLike[str], specification: ModelSpecification, weights: dict[str, Tensor]
 ) -> Path:
     """Write a checkpoint atomically, with the hash of its weights in the header.
 
@@ -325,12 +323,7 @@ def _are_sizes(values: object) -> bool:
 
 
 def _parse_json(text: str) -> Any:
-    """Parse JSON strictly: no key twice, no NaN.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Parse JSON strictly: no key twice, no NaN."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -59,12 +59,7 @@ class Part(BaseModel):
     )
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with other values, checked as a whole.
-
-        Raises
-        ------
-        pydantic.ValidationError
-        """
+        """Return a copy with other values, checked as a whole."""
         return type(self)(**{**dict(self), **changes})
 
 
@@ -89,10 +84,9 @@ class PreparationSpecification(Part):
     size : (height, width)
         Pixels of one axial slice.
     percentiles, landmarks : tuple of float
-        The intensity rule: the scan's percentiles inside the brain mask are
-        mapped to these landmarks, linearly between them (Nyul and Udupa,
-        1999). Landmarks lie in 0..1; the network sees ``2 * value - 1`` and
-        air as -1.
+        The intensity rule: the scan's percentiles inside the brain mask are mapped to these
+        landmarks, linearly between them (Nyul and Udupa, 1999). Landmarks lie in 0..1; the network
+        sees ``2 * value - 1`` and air as -1.
     """
 
     orientation: Literal["axial"] = "axial"
@@ -231,8 +225,7 @@ class DetectionSpecification(Part):
     level : int or None
         Noise level; None for methods without noise levels, with ``steps`` 1.
     false_alarms : FalseAlarmSpecification or None
-        Valid for these defaults alone: another level, score or number of draws
-        shifts the scores.
+        Valid for these defaults alone: another level, score or number of draws shifts the scores.
     """
 
     level: Count | None = None

@@ -41,19 +41,16 @@ class Detection:
         In the scan's intensities; 0 outside the brain.
     uncertainty : Volume of float32 or None
         Standard deviation of the score over the draws; None for a single draw.
-    brain_mask : Volume of bool
     done : ndarray of bool, shape (S,)
         Which slices of the scan are finished.
     seconds : dict of str to float
         Time for ``prepare``, ``load``, ``network`` and ``score``.
     settings : DetectionSettings
         With every default filled in.
-    specification : ModelSpecification
     device, precision : str
         What the network ran on.
     threads : int
         Of the processor, for the network.
-    warnings : tuple of str
     midline : Midline or None
         The plane between the halves of the brain, which gives findings their sides.
     """
@@ -111,7 +108,6 @@ class AnomalyMaps:
 
     Attributes
     ----------
-    plan : Plan
     threads : int
         What the network computes with.
     seconds : dict of str to float

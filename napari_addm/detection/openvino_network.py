@@ -74,7 +74,6 @@ def openvino_network(
         ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     workers : int
         Calls at a time; each has its share of the threads, also alone.
-    threads : int
 
     Raises
     ------

@@ -84,9 +84,6 @@ def detect(
 
     Parameters
     ----------
-    volume : Volume
-    checkpoint : Checkpoint
-    settings : DetectionSettings, optional
     brain_mask : ndarray of bool, shape (S, A, R), optional
         On the scan's grid; found by :func:`napari_addm.detection.preparation.prepare` if missing.
     first_slice : int or callable, optional

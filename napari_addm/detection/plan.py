@@ -33,10 +33,8 @@ class Plan:
 
     Attributes
     ----------
-    checkpoint : Checkpoint
     settings : DetectionSettings
         With every default filled in.
-    scan : PreparedScan
     reconstructions : Reconstructions
         What is done already, and the place for the rest.
     positions : ndarray of int

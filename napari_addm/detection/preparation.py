@@ -108,7 +108,6 @@ class ModelSlices:
         The scan that was prepared.
     brain_mask : ndarray of bool, shape (S, A, R)
         The brain on the scan's own grid.
-    intensity : HistogramStandardization
     notes : tuple of str
         Warnings of the preparation; see `warnings`.
     """
@@ -292,7 +291,6 @@ def prepare(
 
     Parameters
     ----------
-    volume : Volume
     specification : PreparationSpecification
         Part of the checkpoint.
     brain_mask : ndarray of bool, shape (S, A, R), optional

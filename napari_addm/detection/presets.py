@@ -33,7 +33,6 @@ def with_preset(
 
     Parameters
     ----------
-    settings : DetectionSettings
     preset : str
         One of `PRESETS`.
     specification : ModelSpecification

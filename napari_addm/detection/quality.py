@@ -108,10 +108,6 @@ def check_quality(
         Specification of the checkpoint.
     detection : Detection, optional
         Result for the whole scan; without it the reconstruction is not checked.
-
-    Returns
-    -------
-    Quality
     """
     volume = slices.volume
     flags: list[QualityFlag] = []

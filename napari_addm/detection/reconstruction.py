@@ -82,7 +82,6 @@ class Reconstructor:
 
     Parameters
     ----------
-    plan : Plan
     threads : int, optional
         Threads of a CPU; torch's own number by default.
     cancelled : callable
@@ -94,7 +93,6 @@ class Reconstructor:
     ----------
     done : int
         Network calls.
-    threads : int
     """
 
     def __init__(

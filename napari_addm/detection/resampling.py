@@ -26,7 +26,6 @@ def resample(
         0 outside.
     matrix : ndarray, shape (4, 4)
         Index of a sample to index of ``data``.
-    box : tuple of slice
     sigma : sequence of float
         Standard deviations, in voxels along each axis, of a Gaussian that smooths ``data`` before;
         0.2 and less leave it alone.

@@ -39,7 +39,6 @@ class PreparedScan:
 
     Attributes
     ----------
-    slices : ModelSlices
     key : hashable
         Identifies the scan's content, its brain mask and its preparation; None outside a session.
     scan : ndarray of float32, shape (depth, H, W)
@@ -221,8 +220,7 @@ class Session:
             specification.model_dump_json(),
         )
         return self._get(
-            key,
-            lambda: PreparedScan(slices or prepare(volume, specification, brain_mask), key),
+            key, lambda: PreparedScan(slices or prepare(volume, specification, brain_mask), key)
         )
 
     def reconstructions(
@@ -234,7 +232,6 @@ class Session:
         ----------
         key : hashable
             Scan, checkpoint and every setting on which a reconstruction depends.
-        make : callable
         """
         return self._get(("reconstructions", key), make)
 

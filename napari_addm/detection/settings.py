@@ -60,7 +60,6 @@ def _option(
         Where the panel shows the field.
     affects_scores : bool
         Whether another value gives other scores, so that a calibrated threshold does not hold.
-    unit : str
     step : float, optional
         Of the panel's spin box.
     automatic : str
@@ -179,10 +178,7 @@ class DetectionSettings(BaseModel):
         le=LARGEST_MM,
     )
     score: ScoreName | None = _option(
-        None,
-        "Score",
-        "How scan and reconstruction are compared.",
-        affects_scores=True,
+        None, "Score", "How scan and reconstruction are compared.", affects_scores=True
     )
     smoothing_mm: float | None = _option(
         None,

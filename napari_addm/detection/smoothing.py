@@ -107,11 +107,7 @@ def _gaussian_band(size: int, sigma: float) -> Grid:
 
 
 def smooth_and_average(
-    scores: Grid,
-    inner: Mask,
-    sigma_mm: float,
-    spacing_mm: Spacing,
-    rows: slice | None = None,
+    scores: Grid, inner: Mask, sigma_mm: float, spacing_mm: Spacing, rows: slice | None = None
 ) -> tuple[Grid, Grid | None]:
     """Smooth the voxel scores of some draws and average them: the anomaly map.
 

@@ -142,11 +142,7 @@ def best_mirror_plane(image: Grid, mask: Mask, spacing_mm: Spacing) -> MirrorPla
     if not mask.any():
         return None
     steps = [max(1, round(SEARCH_MM / spacing)) for spacing in spacing_mm]
-    coarse_spacing = (
-        spacing_mm[0] * steps[0],
-        spacing_mm[1] * steps[1],
-        spacing_mm[2] * steps[2],
-    )
+    coarse_spacing = (spacing_mm[0] * steps[0], spacing_mm[1] * steps[1], spacing_mm[2] * steps[2])
     sigma = [BLUR_MM / spacing for spacing in spacing_mm]
     masked = np.where(mask, image, 0).astype(np.float32)
     blurred = ndimage.gaussian_filter1d(masked, sigma[0], 0)[:: steps[0]]

@@ -111,12 +111,7 @@ def sampling_levels(level: int, steps: int) -> list[int]:
 
 
 def check_levels(levels: Sequence[int], schedule: LinearSchedule) -> None:
-    """Refuse levels that do not fall strictly within the schedule.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Refuse levels that do not fall strictly within the schedule."""
     falling = all(level > previous for level, previous in pairwise(levels))
     if len(levels) < 2 or not falling or levels[-1] < 0 or levels[0] > schedule.timesteps:
         raise ValueError(
@@ -139,7 +134,6 @@ def descend(
     ----------
     model, noisy, levels, schedule, noise
         As in :meth:`Sampler.sample`.
-    updates : sequence of Update
     clip : (low, high), optional
         Bounds for x0-hat; the noise is then the one that the clipped image implies.
 

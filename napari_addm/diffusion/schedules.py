@@ -13,9 +13,8 @@ from torch import Tensor
 class LinearSchedule:
     """Linear betas, scaled so that a chain of any length ends in noise.
 
-    The betas run from ``1e-4 * 1000/T`` to ``2e-2 * 1000/T`` [1]_. Without
-    the factor ``1000/T`` a chain of 300 levels would stop halfway, with 5 %
-    of the image's variance left.
+    The betas run from ``1e-4 * 1000/T`` to ``2e-2 * 1000/T`` [1]_. Without the factor ``1000/T`` a
+    chain of 300 levels would stop halfway, with 5 % of the image's variance left.
 
     Noise levels are timesteps ``t`` in ``1`` to ``T``; level 0 is the clean image.
 

@@ -116,7 +116,6 @@ class Findings(Sequence[Finding]):
     centroid_mm : ndarray of float64, shape (n, 3)
     uncertainty : ndarray of float64, shape (n,), or None
     slice, voxels : ndarray of int, shape (n,)
-    sides_known : bool
     sides : Sides or None
         None without a midline. All others are as in `Finding`.
     """

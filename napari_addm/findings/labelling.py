@@ -37,12 +37,11 @@ class FindingLabeller:
 
     Notes
     -----
-    At the first threshold the findings are numbered from 1 by falling volume. From
-    then on a number belongs to the voxel with the finding's highest score. When the
-    threshold moves, a finding that grows or shrinks keeps its number, and so its
-    color. When a finding splits, the part with the peak keeps the number. When
-    findings merge, the number of the highest remains. New findings get the next free
-    numbers, by falling volume. A finding that returns has its former number.
+    At the first threshold the findings are numbered from 1 by falling volume. From then on a number
+    belongs to the voxel with the finding's highest score. When the threshold moves, a finding that
+    grows or shrinks keeps its number, and so its color. When a finding splits, the part with the
+    peak keeps the number. When findings merge, the number of the highest remains. New findings get
+    the next free numbers, by falling volume. A finding that returns has its former number.
     """
 
     def __init__(

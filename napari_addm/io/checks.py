@@ -63,12 +63,7 @@ def frame_warning(frame: int | None, frames: int) -> str:
 
 
 def check_dtype(path: Path, dtype: np.dtype) -> None:
-    """Refuse voxels that are no real numbers.
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse voxels that are no real numbers."""
     if np.issubdtype(dtype, np.complexfloating):
         raise InputError(f"{path} holds complex numbers: export the magnitude image.")
     if dtype.fields is not None:
@@ -78,12 +73,7 @@ def check_dtype(path: Path, dtype: np.dtype) -> None:
 
 
 def check_affine(path: Path, affine: np.ndarray) -> None:
-    """Refuse an affine that cannot be that of a scan.
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse an affine that cannot be that of a scan."""
     fix = "repair its orientation, or convert it from DICOM again."
     if not np.isfinite(affine).all():
         raise InputError(f"{path} has an affine with NaN or infinite entries: {fix}")
@@ -95,12 +85,7 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
 
 
 def check_memory(path: Path, shape: Shape, dtype: np.dtype) -> None:
-    """Refuse a scan that does not fit into the free memory.
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse a scan that does not fit into the free memory."""
     need = math.prod(shape) * (dtype.itemsize + WORKING_BYTES)
     free = psutil.virtual_memory().available
     if need > free:

@@ -79,7 +79,6 @@ class Series:
         One printable line; it may name a patient.
     files : tuple of Path
         One per image, sorted by name.
-    uid : str
     """
 
     number: int

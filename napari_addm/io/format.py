@@ -34,7 +34,6 @@ class ScanFile:
 
     Attributes
     ----------
-    path : Path
     stream : binary file
         Its decompressed bytes; they continue behind `head`.
     head : bytes
@@ -67,7 +66,6 @@ class ScanHeader:
         Kept for writing, without the frames.
     slope, inter : float
         A voxel's value is its stored number times the slope, plus the intercept.
-    warnings : tuple of str
     """
 
     shape: tuple[int, ...]
@@ -153,12 +151,7 @@ def open_scan(path: Path) -> Iterator[ScanFile]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a path that is no file with content.
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse a path that is no file with content."""
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder: choose the scan in it.")
@@ -179,12 +172,10 @@ def check_claim(path: Path, shape: tuple[int, ...], total: int, compressed: bool
 
     Parameters
     ----------
-    path : Path
     shape : tuple of int
         The claimed voxels, for the message.
     total : int
         How many decompressed bytes the file should have.
-    compressed : bool
 
     Raises
     ------
@@ -213,7 +204,6 @@ def load_frame(
         Where the first frame begins, in decompressed bytes.
     shape : tuple of int
         (i, j, k); i varies fastest.
-    dtype : dtype
     frame : int
         Counted from 0.
 

@@ -101,8 +101,7 @@ def read_labels(path: str | os.PathLike[str], *, frame: int | None = None) -> Vo
     Returns
     -------
     Volume
-        int32 voxels (int64 where the labels need it), shape (S, A, R). A
-        mask may be empty.
+        int32 voxels (int64 where the labels need it), shape (S, A, R). A mask may be empty.
 
     Raises
     ------
@@ -162,7 +161,6 @@ def read_beside(
     ----------
     what : str
         Its name in the warnings, such as ``"brain mask"``.
-    path : Path
     like : Volume
         The scan.
     resample : bool
@@ -180,8 +178,7 @@ def read_beside(
     Raises
     ------
     InputError
-        As for `read_labels`, and when it lies on another grid, or wholly beside
-        the scan's.
+        As for `read_labels`, and when it lies on another grid, or wholly beside the scan's.
     """
     labels = read_labels(path)
     if resample and not labels.same_grid(like):
@@ -205,7 +202,6 @@ class Frames:
 
     Attributes
     ----------
-    path : Path
     count : int
         The number of frames.
 

@@ -14,7 +14,6 @@ def format_duration(seconds: float, tenths: bool = False) -> str:
 
     Parameters
     ----------
-    seconds : float
     tenths : bool
         Whether times below 10 s have a decimal.
     """

@@ -21,10 +21,9 @@ COMPRESSION_LEVEL = 2
 def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: bool = False) -> Path:
     """Write a volume on its source's own grid, with the source's header and affine.
 
-    Floats are stored as float32, whole numbers and booleans as the smallest
-    of uint8, int16, int32 and int64, all without a scale slope. Free-text
-    header fields and NIfTI extensions, which may name a patient, are not
-    written. The file appears at once and whole, or not at all.
+    Floats are stored as float32, whole numbers and booleans as the smallest of uint8, int16, int32
+    and int64, all without a scale slope. Free-text header fields and NIfTI extensions, which may
+    name a patient, are not written. The file appears at once and whole, or not at all.
 
     Parameters
     ----------
@@ -33,8 +32,7 @@ def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: boo
     volume : Volume
         Voxels of any real dtype.
     overwrite : bool
-        Replace a file of that name. The file that the volume was read from
-        is never replaced.
+        Replace a file of that name. The file that the volume was read from is never replaced.
 
     Returns
     -------

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint.specification import (
-    ModelSpecification,
-    SamplerKind,
-)
+from napari_addm.checkpoint.specification import ModelSpecification, SamplerKind
 from napari_addm.methods.settings import TrainingSettings
 
 Shape = tuple[int, int, int]
@@ -85,7 +82,6 @@ class StepContext:
         On the CPU; depends on seed and iteration alone.
     progress : float
         Fraction of the training that is done, 0..1, for methods that train in stages.
-    optimizer_step : OptimizerStep
     gradient_norm : callable or None
         Norm of a loss's gradient at the network's weights, without a step. It takes a backward
         pass of its own, so that only the first batch of an epoch gets it.

@@ -23,8 +23,7 @@ class PackedUNet(nn.Module):
     Folding 2 x 2 pixels into channels quarters the positions that every
     layer works on; at equal width the network is three to four times cheaper.
 
-    Maps an image (B, 1, H, W) and timesteps (B,) to a predicted noise
-    (B, 1, H, W).
+    Maps an image (B, 1, H, W) and timesteps (B,) to a predicted noise (B, 1, H, W).
     """
 
     def __init__(self, specification: UNetSpecification) -> None:

@@ -101,9 +101,7 @@ class TrainingSettings(Part):
         1.0, gt=0, title="Clip", description="Largest gradient norm of an optimizer's weights."
     )
     augment: bool = Field(
-        False,
-        title="Augment",
-        description="Random geometry, contrast, bias field and sharpness.",
+        False, title="Augment", description="Random geometry, contrast, bias field and sharpness."
     )
     seed: int = Field(0, ge=0, title="Seed", description="Seed of all random numbers.")
 

@@ -113,11 +113,8 @@ class TwoStageObjective(Objective):
 
     Parameters
     ----------
-    settings : TrainingSettings
-    specification : VqVaeSpecification
     network : nn.Module
-        Has the attribute ``vqvae``, a :func:`frozen` one; its parameters are the second
-        stage's.
+        Has the attribute ``vqvae``, a :func:`frozen` one; its parameters are the second stage's.
 
     Attributes
     ----------

@@ -9,10 +9,7 @@ from napari_addm.metrics.lesionwise import connected_components
 
 
 def aupro(
-    anomaly: np.ndarray,
-    truth: np.ndarray,
-    mask: np.ndarray | None = None,
-    limit: float = 0.3,
+    anomaly: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None, limit: float = 0.3
 ) -> float | None:
     """Compute the area under the per-region overlap curve up to a false-positive rate.
 
@@ -36,26 +33,23 @@ def aupro(
     Raises
     ------
     InputError
-        When the shapes differ, the region is empty or a score in it is NaN or
-        infinite.
+        When the shapes differ, the region is empty or a score in it is NaN or infinite.
 
     Notes
     -----
-    After Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129
-    (2021), section 5. The overlap at a threshold is the mean, over the connected
-    components of the truth, of the share of the component that is predicted, so
-    a small lesion weighs as much as a large one. It is integrated against the
-    false-positive rate (predicted share of all voxels that are not truth) from 0
-    to `limit` and divided by `limit`.
+    After Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129 (2021), section 5. The
+    overlap at a threshold is the mean, over the connected components of the truth, of the share of
+    the component that is predicted, so a small lesion weighs as much as a large one. It is
+    integrated against the false-positive rate (predicted share of all voxels that are not truth)
+    from 0 to `limit` and divided by `limit`.
 
     Components are 26-connected (8-connected in a plane) and taken from the whole
     truth: one that the mask cuts in two is still one, its overlap is that of its
     part inside, and one that lies outside is not counted.
 
-    Equal scores enter together. The curve is a straight line across such a tie,
-    which is what any order of the tied voxels gives on average; so at ``limit=1``
-    the result is the mean of the components' AUROC, each against all voxels that
-    are not truth.
+    Equal scores enter together. The curve is a straight line across such a tie, which is what any
+    order of the tied voxels gives on average; so at ``limit=1`` the result is the mean of the
+    components' AUROC, each against all voxels that are not truth.
     """
     if not 0 < limit <= 1:
         raise ValueError(f"limit is a false-positive rate above 0 and at most 1, not {limit}")

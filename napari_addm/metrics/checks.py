@@ -10,12 +10,7 @@ from napari_addm.errors import InputError
 def check_shapes(
     reference: np.ndarray, name: str = "anomaly map", **others: np.ndarray | None
 ) -> None:
-    """Refuse arrays of another shape than the first.
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse arrays of another shape than the first."""
     words = {"truth": "ground truth"}
     for other, array in others.items():
         if array is not None and np.shape(array) != reference.shape:
@@ -26,12 +21,7 @@ def check_shapes(
 
 
 def check_scores(scores: np.ndarray) -> None:
-    """Refuse scores that cannot be ranked: none at all, NaN or infinite ones.
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse scores that cannot be ranked: none at all, NaN or infinite ones."""
     if scores.size == 0:
         raise InputError("The mask is empty, so nothing can be measured: choose another mask.")
     if not np.isfinite(scores).all():

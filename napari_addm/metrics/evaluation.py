@@ -76,19 +76,13 @@ def evaluate(
     voxel_ml : float
         Volume of one voxel, mL.
     prediction : ndarray, same shape, optional
-        Nonzero = predicted, instead of ``anomaly > threshold`` (for labels
-        after a minimum size). The areas and the best Dice still come from
-        `anomaly`.
-
-    Returns
-    -------
-    Metrics
+        Nonzero = predicted, instead of ``anomaly > threshold`` (for labels after a minimum size).
+        The areas and the best Dice still come from `anomaly`.
 
     Raises
     ------
     InputError
-        When the shapes differ, the region is empty or a score in it is NaN or
-        infinite.
+        When the shapes differ, the region is empty or a score in it is NaN or infinite.
     """
     anomaly = np.asarray(anomaly)
     check_shapes(anomaly, truth=truth, mask=mask, prediction=prediction)

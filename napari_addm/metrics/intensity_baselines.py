@@ -11,17 +11,12 @@ from napari_addm.io.volume import Volume
 
 
 def intensity_baselines(
-    volume: Volume,
-    brain_mask: NDArray[np.bool_],
-    *,
-    smoothing_mm: float,
-    erosion_mm: float,
+    volume: Volume, brain_mask: NDArray[np.bool_], *, smoothing_mm: float, erosion_mm: float
 ) -> dict[str, NDArray[np.float32]]:
     """Compute anomaly maps without a model, from the T1 intensity alone.
 
     Parameters
     ----------
-    volume : Volume
     brain_mask : ndarray of bool, shape (S, A, R)
     smoothing_mm, erosion_mm : float
         The learned map's values, for a fair comparison; each map is also returned
@@ -30,11 +25,10 @@ def intensity_baselines(
     Returns
     -------
     dict of str to ndarray of float32, shape (S, A, R)
-        ``"dark"``: minus the intensity. ``"unusual"``: the distance from the
-        brain's median. ``"even"``: minus the standard deviation within a Gaussian
-        window of 4 mm, because a lesion often has less structure than the tissue that
-        it displaces. Each again with ``", smoothed"``. 0 outside the eroded mask,
-        positive inside.
+        ``"dark"``: minus the intensity. ``"unusual"``: the distance from the brain's median.
+        ``"even"``: minus the standard deviation within a Gaussian window of 4 mm, because a lesion
+        often has less structure than the tissue that it displaces. Each again, smoothed, as
+        ``"dark, smoothed"``. 0 outside the eroded mask, positive inside.
     """
     inner = erode(brain_mask, erosion_mm, volume.spacing)
     low, median, high = np.percentile(volume.data[brain_mask], (0.5, 50, 99.5))

@@ -187,10 +187,6 @@ class Lesions:
             Every finding's number in `labels`, in any order, and its voxels.
         overlap, outside : float
             The rule, as for `lesion_recall`.
-
-        Returns
-        -------
-        LesionTable
         """
         component = labels.ravel()[self._where]
         ids, voxels = np.asarray(ids), np.asarray(sizes)
@@ -211,11 +207,7 @@ class Lesions:
                     found=bool(found[n]),
                     covered=float(covered[n]),
                     peak=float(self._peaks[n]),
-                    index=(
-                        int(self._index[n, 0]),
-                        int(self._index[n, 1]),
-                        int(self._index[n, 2]),
-                    ),
+                    index=(int(self._index[n, 0]), int(self._index[n, 1]), int(self._index[n, 2])),
                 )
                 for n in range(self._voxels.size)
             ),
@@ -252,10 +244,6 @@ def lesion_recall(
     bounds_ml : tuple of float
         Volumes that part the size classes, rising, mL.
 
-    Returns
-    -------
-    LesionRecall
-
     Raises
     ------
     InputError
@@ -263,13 +251,12 @@ def lesion_recall(
 
     Notes
     -----
-    A lesion is a 26-connected component of the truth. The two conditions and their
-    10 % and 70 % are those of the MSSEG challenge (Commowick et al., "Objective
-    Evaluation of Multiple Sclerosis Lesion Segmentation using a Data Management and
-    Processing Infrastructure", Scientific Reports 8:13650, 2018): without the second,
-    a prediction that floods the brain would find every lesion. Simpler than there, a
-    component that lies too far outside is left aside (there it spoils the lesion, if
-    it is among the largest that cover it), a component is judged by its own outside
+    A lesion is a 26-connected component of the truth. The two conditions and their 10 % and 70 %
+    are those of the MSSEG challenge (Commowick et al., "Objective Evaluation of Multiple Sclerosis
+    Lesion Segmentation using a Data Management and Processing Infrastructure", Scientific Reports
+    8:13650, 2018): without the second, a prediction that floods the brain would find every lesion.
+    Simpler than there, a component that lies too far outside is left aside (there it spoils the
+    lesion, if it is among the largest that cover it), a component is judged by its own outside
     alone, and no lesion is too small to count: specks have a size class to themselves.
     """
     _check_rule(overlap, outside)

@@ -93,10 +93,6 @@ def threshold_by_dice(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> DiceThr
         The finite scores of a case's brain voxels and, in the same order, whether
         each is truth; both of shape (n,).
 
-    Returns
-    -------
-    DiceThreshold
-
     Raises
     ------
     ValueError
@@ -104,10 +100,9 @@ def threshold_by_dice(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> DiceThr
 
     Notes
     -----
-    Without a minimum size. Lowering the threshold raises a case's Dice only where
-    it includes a voxel of truth, so the best mean lies just below the score of one
-    of these. All of them are tried, or 10,000 evenly spaced ones; each case
-    is sorted once.
+    Without a minimum size. Lowering the threshold raises a case's Dice only where it includes a
+    voxel of truth, so the best mean lies just below the score of one of these. All of them are
+    tried, or 10,000 evenly spaced ones; each case is sorted once.
     """
     positives, negatives, excluded = [], [], 0
     for scores, truth in cases:
@@ -164,14 +159,12 @@ def threshold_by_false_alarms(
     Raises
     ------
     InputError
-        When the shapes differ, a brain mask is empty or a score in it is NaN or
-        infinite.
+        When the shapes differ, a brain mask is empty or a score in it is NaN or infinite.
 
     Notes
     -----
-    With a lower threshold every finding grows or merges and none shrinks. So the
-    volume found never falls, with or without a minimum size, and bisection over the
-    scores finds the exact place.
+    With a lower threshold every finding grows or merges and none shrinks. So the volume found never
+    falls, with or without a minimum size, and bisection over the scores finds the exact place.
     """
     if mean_ml < 0:
         raise ValueError(f"a volume is not negative: {mean_ml}")
@@ -195,28 +188,20 @@ def false_alarm_curve(
     minimum_ml : float
         Smallest finding that counts, mL.
     points : int
-        Thresholds, at least two; fewer come back where the scores have fewer
-        distinct values.
+        Thresholds, at least two; fewer come back where the scores have fewer distinct values.
     range_ml : tuple of float
-        The lowest threshold finds at most the second volume per brain on average
-        (and the next lower score would find more), the highest at most the first,
-        mL.
-
-    Returns
-    -------
-    FalseAlarmCurve
+        The lowest threshold finds at most the second volume per brain on average (and the next
+        lower score would find more), the highest at most the first, mL.
 
     Raises
     ------
     InputError
-        When the shapes differ, a brain mask is empty or a score in it is NaN or
-        infinite.
+        When the shapes differ, a brain mask is empty or a score in it is NaN or infinite.
 
     Notes
     -----
-    Between the two ends the thresholds are evenly spaced in the logarithm of the
-    number of voxels above them. At each, the findings are labelled as a person
-    would see them.
+    Between the two ends the thresholds are evenly spaced in the logarithm of the number of voxels
+    above them. At each, the findings are labelled as a person would see them.
     """
     smallest, largest = range_ml
     if not 0 <= smallest < largest:

@@ -48,7 +48,6 @@ def calibrate(
 
     Parameters
     ----------
-    checkpoint : Checkpoint
     scans : sequence of LabelledScan
         Those of groups that end in ``/validation``, and of ``healthy/calibration``.
         Test scans are ignored.

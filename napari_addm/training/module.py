@@ -43,8 +43,6 @@ class TrainingModule(lightning.LightningModule):
 
     Parameters
     ----------
-    settings : TrainingSettings
-    budget : Budget
     timer : Timer
         Clock of the training, over all its runs.
     """

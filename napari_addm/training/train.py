@@ -69,8 +69,6 @@ def train(
     output : path
         The .safetensors file. Trainer state, logs and sample pictures go to
         the folder ``OUTPUT.training`` beside it.
-    settings : TrainingSettings
-    run : RunSettings, optional
     report : callable
         ``report(stage, done, total)`` while the scans are prepared.
     callbacks : sequence of Callback

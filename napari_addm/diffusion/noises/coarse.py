@@ -17,11 +17,10 @@ GROWTH = 1.25
 def coarse(shape: Shape, generator: torch.Generator) -> Tensor:
     """Draw Gaussian noise with power at every scale, variance 1 at every pixel.
 
-    The noise is a sum of white Gaussian grids with 1, 2, 4, ..., 32 pixels between their
-    knots, bilinearly interpolated; each octave weighs 1.25 times the next finer one. It
-    follows the coarse noise of Kascenas et al. [1]_. White noise
-    leaves the low frequencies of an image, and so a big soft lesion, almost
-    untouched; this noise does not.
+    The noise is a sum of white Gaussian grids with 1, 2, 4, ..., 32 pixels between their knots,
+    bilinearly interpolated; each octave weighs 1.25 times the next finer one. It follows the coarse
+    noise of Kascenas et al. [1]_. White noise leaves the low frequencies of an image, and so a big
+    soft lesion, almost untouched; this noise does not.
 
     Parameters
     ----------

@@ -52,12 +52,7 @@ def read_header(file: ScanFile) -> ScanHeader:
 
 
 def write(file: BufferedIOBase, data: np.ndarray, volume: Volume) -> None:
-    """Write voxels; 64-bit labels do not fit.
-
-    Raises
-    ------
-    AddmError
-    """
+    """Write voxels; 64-bit labels do not fit."""
     if data.dtype == np.int64:
         raise AddmError(
             "An MGZ file cannot hold labels beyond 32 bits: give it a name that ends in .nii.gz."

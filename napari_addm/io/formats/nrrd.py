@@ -80,9 +80,5 @@ def _affine(header: dict[str, Any]) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 FORMAT = Format(
-    title="NRRD",
-    suffixes=(".nrrd",),
-    recognizes=recognizes,
-    read_header=read_header,
-    extra="nrrd",
+    title="NRRD", suffixes=(".nrrd",), recognizes=recognizes, read_header=read_header, extra="nrrd"
 )

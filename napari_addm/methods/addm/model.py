@@ -111,10 +111,7 @@ class Judgement:
 
 
 def discriminator_loss(
-    discriminator: Discriminator,
-    real: Tensor,
-    fake: Tensor,
-    settings: AdversarialSettings,
+    discriminator: Discriminator, real: Tensor, fake: Tensor, settings: AdversarialSettings
 ) -> Judgement:
     """Minus ``E log D(real) + E log(1 - D(fake))``, plus the R1 penalty if asked for."""
     real, fake = real.detach(), fake.detach()

@@ -9,11 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from napari_addm.methods.base import (
-    Objective,
-    OnePass,
-    StepContext,
-)
+from napari_addm.methods.base import Objective, OnePass, StepContext
 from napari_addm.methods.network_specifications import AutoencoderSpecification
 from napari_addm.methods.networks import channels_last
 from napari_addm.methods.settings import TrainingSettings

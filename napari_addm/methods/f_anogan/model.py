@@ -22,11 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, mse_loss
 from torch.optim import Optimizer
 
-from napari_addm.methods.base import (
-    Objective,
-    OnePass,
-    StepContext,
-)
+from napari_addm.methods.base import Objective, OnePass, StepContext
 from napari_addm.methods.f_anogan import GanSpecification
 from napari_addm.methods.networks import channels_last
 from napari_addm.methods.settings import TrainingSettings

@@ -11,11 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 from torch.optim import Optimizer
 
-from napari_addm.methods.base import (
-    Objective,
-    OnePass,
-    StepContext,
-)
+from napari_addm.methods.base import Objective, OnePass, StepContext
 from napari_addm.methods.network_specifications import AutoencoderSpecification
 from napari_addm.methods.networks import channels_last
 from napari_addm.methods.settings import TrainingSettings

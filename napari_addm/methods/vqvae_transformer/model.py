@@ -16,13 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from napari_addm.checkpoint.specification import ModelSpecification
-from napari_addm.methods.base import (
-    DrawNoise,
-    Method,
-    Reconstruction,
-    Sampling,
-    StepContext,
-)
+from napari_addm.methods.base import DrawNoise, Method, Reconstruction, Sampling, StepContext
 from napari_addm.methods.networks import channels_last
 from napari_addm.methods.settings import TrainingSettings
 from napari_addm.methods.vqvae import TwoStageObjective, build_vqvae, decode, encode, frozen
