@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,17 +37,14 @@ class Sampler:
     ----------
     title, description, source : str
         For people: its name, what it does, and where it was published.
-    function : callable
-        ``function(model, noisy, levels, schedule, **options)`` yields the states.
-    options : tuple of {"eta", "noise"}
-        The options that the function takes.
+    updates : callable
+        ``updates(levels, schedule, eta)`` returns one `Update` per step.
     """
 
     title: str
     description: str
     source: str
-    function: Callable[..., Iterator[Tensor]]
-    options: tuple[Literal["eta", "noise"], ...] = ()
+    updates: Callable[[Sequence[int], LinearSchedule, float], list[Update]]
 
     def sample(
         self,
@@ -56,10 +53,11 @@ class Sampler:
         levels: Sequence[int],
         schedule: LinearSchedule,
         *,
-        eta: float,
-        noise: FreshNoise,
+        eta: float = 0.0,
+        noise: FreshNoise | None = None,
+        clip: tuple[float, float] | None = None,
     ) -> Iterator[Tensor]:
-        """Run the chain with those of the options that the sampler takes.
+        """Walk down the levels, one call of the network per step.
 
         Parameters
         ----------
@@ -72,18 +70,29 @@ class Sampler:
         schedule : LinearSchedule
             The chain that the network was trained on.
         eta : float, 0 to 1
-            0 is deterministic, 1 is as random as :mod:`ddpm`.
-        noise : callable
+            Randomness of a sampler that can vary it: 0 is deterministic, 1 as random as DDPM.
+        noise : callable, optional
             ``noise(n)`` is the fresh noise of step n; called only where it is used.
+        clip : (low, high), optional
+            Bounds for x0-hat; the noise is then the one that the clipped image implies.
 
         Yields
         ------
         Tensor, float32, shape (B, C, H, W)
             The state at ``levels[1]``, ``levels[2]``, ...; at level 0 this is the clean image.
+
+        Raises
+        ------
+        ValueError
+            If the levels or ``eta`` are impossible, or a step adds noise and ``noise`` is missing.
         """
-        offered = {"eta": eta, "noise": noise}
-        options = {name: offered[name] for name in self.options}
-        return self.function(model, noisy, levels, schedule, **options)
+        falling = all(level > previous for level, previous in pairwise(levels))
+        if len(levels) < 2 or not falling or levels[-1] < 0 or levels[0] > schedule.timesteps:
+            raise ValueError(
+                f"levels must fall strictly within {schedule.timesteps}..0, not {list(levels)}"
+            )
+        updates = self.updates(levels, schedule, eta)
+        return _descend(model, noisy, levels, schedule, updates, noise, clip)
 
 
 def sampling_levels(level: int, steps: int) -> list[int]:
@@ -110,43 +119,15 @@ def sampling_levels(level: int, steps: int) -> list[int]:
     return [(level * left + steps // 2) // steps for left in range(steps, -1, -1)]
 
 
-def check_levels(levels: Sequence[int], schedule: LinearSchedule) -> None:
-    """Refuse levels that do not fall strictly within the schedule."""
-    falling = all(level > previous for level, previous in pairwise(levels))
-    if len(levels) < 2 or not falling or levels[-1] < 0 or levels[0] > schedule.timesteps:
-        raise ValueError(
-            f"levels must fall strictly within {schedule.timesteps}..0, not {list(levels)}"
-        )
-
-
-def descend(
+def _descend(
     model: Model,
     noisy: Tensor,
     levels: Sequence[int],
     schedule: LinearSchedule,
     updates: Sequence[Update],
-    noise: FreshNoise | None = None,
-    clip: tuple[float, float] | None = None,
+    noise: FreshNoise | None,
+    clip: tuple[float, float] | None,
 ) -> Iterator[Tensor]:
-    """Walk down the levels; ``updates`` has one entry per step.
-
-    Parameters
-    ----------
-    model, noisy, levels, schedule, noise
-        As in :meth:`Sampler.sample`.
-    clip : (low, high), optional
-        Bounds for x0-hat; the noise is then the one that the clipped image implies.
-
-    Yields
-    ------
-    Tensor, float32, shape (B, C, H, W)
-        The state after every step.
-
-    Raises
-    ------
-    ValueError
-        If a step adds noise and ``noise`` is missing.
-    """
     import torch
 
     x = noisy.float()

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from napari_addm.diffusion.sampling import Sampler, check_levels, descend
+from napari_addm.diffusion.sampling import Sampler, Update
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from napari_addm.diffusion.sampling import Model
     from napari_addm.diffusion.schedules import LinearSchedule
 
 
-def dpm_solver(
-    model: Model,
-    noisy: Tensor,
-    levels: Sequence[int],
-    schedule: LinearSchedule,
-    *,
-    clip: tuple[float, float] | None = None,
-) -> Iterator[Tensor]:
-    """Sample along the path of deterministic DDIM, to second order.
+def dpm_solver(levels: Sequence[int], schedule: LinearSchedule, eta: float) -> list[Update]:
+    """Step along the path of deterministic DDIM, to second order; ``eta`` has no effect.
 
     The path is the probability flow, which is derived for white Gaussian noise: on a chain with
     another noise this only extrapolates x0-hat. The first step, and the last to level 0, are
     DDIM's, so that chains of one and two steps are the same as DDIM's.
-
-    Parameters
-    ----------
-    model, noisy, levels, schedule
-        As in :meth:`napari_addm.diffusion.sampling.Sampler.sample`.
-    clip : (low, high), optional
-        Bounds for x0-hat.
-
-    Yields
-    ------
-    Tensor, float32, shape (B, C, H, W)
-        The state after every step.
-
-    Raises
-    ------
-    ValueError
-        If the levels are impossible.
     """
-    check_levels(levels, schedule)
     bars = schedule.alpha_bars[list(levels)].tolist()
     # lambda: half of the log of signal over noise
     halves = [math.log(bar / (1.0 - bar)) / 2.0 for bar in bars if bar < 1.0]
@@ -60,12 +32,12 @@ def dpm_solver(
             # Half of this step over the one before: x0-hat goes on as it went.
             beyond = (halves[n + 1] - halves[n]) / (halves[n] - halves[n - 1]) / 2.0
         updates.append((ratio, towards * (1.0 + beyond), -towards * beyond, 0.0))
-    return descend(model, noisy, levels, schedule, updates, clip=clip)
+    return updates
 
 
 SAMPLER = Sampler(
     title="DPM++",
     description="Follows DDIM's path to second order; derived for Gaussian noise only.",
     source="Lu et al., Machine Intelligence Research 2025",
-    function=dpm_solver,
+    updates=dpm_solver,
 )

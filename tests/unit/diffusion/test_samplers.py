@@ -5,7 +5,8 @@ is linear and Gaussian: its mean and covariance are known for every number of st
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -14,13 +15,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_addm.diffusion.samplers.ddim import ddim
-from napari_addm.diffusion.samplers.ddpm import ddpm
-from napari_addm.diffusion.samplers.dpm_solver import dpm_solver
+from napari_addm.diffusion.samplers.ddpm import ddpm as ddpm_updates
 from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.diffusion.schedules import LinearSchedule
+from napari_addm.registry import SAMPLERS
 
 MEAN = 0.3
+ddim, dpm_solver = SAMPLERS["ddim"].sample, SAMPLERS["dpm++"].sample
+
+
+def ddpm(*arguments, variance="posterior", **options):
+    sampler = replace(SAMPLERS["ddpm"], updates=partial(ddpm_updates, variance=variance))
+    return sampler.sample(*arguments, **options)
 
 
 @pytest.fixture(scope="module", autouse=True)
