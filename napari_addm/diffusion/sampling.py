@@ -39,12 +39,15 @@ class Sampler:
         For people: its name, what it does, and where it was published.
     updates : callable
         ``updates(levels, schedule, eta)`` returns one `Update` per step.
+    uses_eta : bool
+        Whether ``eta`` has an effect.
     """
 
     title: str
     description: str
     source: str
     updates: Callable[[Sequence[int], LinearSchedule, float], list[Update]]
+    uses_eta: bool = False
 
     def sample(
         self,

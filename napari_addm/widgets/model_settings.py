@@ -305,9 +305,7 @@ class ModelSettings(QWidget):
 
     def _on_sampler(self) -> None:
         diffuses = self.specification is None or self.specification.diffusion is not None
-        self.form["eta"].enabled = (
-            diffuses and "eta" in SAMPLERS[self.form["sampler"].value].options
-        )
+        self.form["eta"].enabled = diffuses and SAMPLERS[self.form["sampler"].value].uses_eta
 
 
 def _highest_level(specification: ModelSpecification) -> int:

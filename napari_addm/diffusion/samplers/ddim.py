@@ -34,4 +34,5 @@ SAMPLER = Sampler(
     description="Needs few steps. With eta 0 it is repeatable to the voxel.",
     source="Song, Meng and Ermon, ICLR 2021",
     updates=ddim,
+    uses_eta=True,
 )
