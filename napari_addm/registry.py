@@ -108,12 +108,15 @@ class Registry(Mapping[str, T]):
         UnknownPartError
             If there is no such part.
         AddmError
-            If a third-party part cannot be imported.
+            If the part cannot be imported, or its file lacks it.
         """
         self.check(name)
         part: T
         if name in self._built_in:
-            part = getattr(import_module(self._built_in[name]), self.attribute)
+            module = import_module(self._built_in[name])
+            if not hasattr(module, self.attribute):
+                raise AddmError(f"{module.__file__} has no {self.attribute}; define it there.")
+            part = getattr(module, self.attribute)
             return part
         entry = self._third_party[name]
         try:

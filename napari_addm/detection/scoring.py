@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
+from napari_addm.errors import AddmError
 from napari_addm.io.arrays import Grid, Mask, Spacing
 from napari_addm.registry import SCORES
 
@@ -74,8 +77,12 @@ def voxel_scores(
     Raises
     ------
     AddmError
-        If there is no such score.
+        If there is no such score, or it gives values that are not finite.
     """
     rows = rows or slice(None)
     scores = SCORES[name].compute(scan, reconstructions, mask, spacing_mm, rows)
+    if not np.isfinite(scores).all():  # a map of them would look like a healthy brain
+        raise AddmError(
+            f"The score {name!r} gives values that are not finite; choose another, or correct it."
+        )
     return scores if weights is None else scores * weights[:, rows]

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity as skimage_ssim
 
+from napari_addm.detection import scoring
 from napari_addm.detection.erosion import erode
 from napari_addm.detection.scores.ssim import structural_similarity
 from napari_addm.detection.scores.structure import SCALES_MM
-from napari_addm.detection.scoring import voxel_scores
+from napari_addm.detection.scoring import Score, voxel_scores, voxelwise
 from napari_addm.detection.smoothing import NormalizedConvolution, smooth_and_average
+from napari_addm.errors import AddmError
 from napari_addm.registry import SCORES
 
 SPACING = (2.0, 1.5, 1.0)
@@ -101,3 +103,12 @@ def test_structure_is_a_local_correlation(scan, ball):
         with np.errstate(invalid="ignore", divide="ignore"):
             expected += covariance / np.sqrt(variance_a * variance_b) / len(SCALES_MM)
     np.testing.assert_allclose(similarity(noise)[ball], expected[ball], atol=0.01)
+
+
+def test_scores_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map of them would look like a healthy brain."""
+    root = Score("Root", "", voxelwise(lambda scan, other: (scan - other) * np.nan))
+    monkeypatch.setattr(scoring, "SCORES", {"root": root})
+    scan = np.ones((2, 3, 4), np.float32)
+    with pytest.raises(AddmError, match="'root' gives values that are not finite"):
+        voxel_scores("root", scan, scan[None], scan > 0, (1.0, 1.0, 1.0))
