@@ -295,8 +295,12 @@ def _local_cluster(workers: int, threads: int) -> Iterator[Any]:
         finally:
             if in_main:
                 signal.signal(signal.SIGINT, before)
-        with cluster:
+        try:
             yield cluster
+        finally:
+            # dask cannot end a worker that it is just starting again; that one ends with us
+            with suppress(AssertionError):
+                cluster.close()
 
 
 class _ClusterRun(Run):
