@@ -22,9 +22,10 @@ from typing import Any
 import torch
 from ways import Bench, Way, clock, machine, mean, ours, validation_tumours, write
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
+from napari_addm.io.demo import DEMO_CHECKPOINT
 
 PARTS = ("quality", "time")
 BATCH = 4

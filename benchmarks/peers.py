@@ -48,9 +48,10 @@ from ways import (
     write,
 )
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings, resolve
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.methods.loading import load_network
 from napari_addm.metrics.sorted_scores import SortedScores
 

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT
+from napari_addm.io.demo import DEMO_CHECKPOINT
 
 DEMO_SCAN = DEMO_CHECKPOINT.parent / "demo_T1w.nii.gz"
 
@@ -30,7 +30,8 @@ assert "torch" not in sys.modules, "reading a scan imported torch"
 
 SLICE = """
 import json, sys, time
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.reading import read_volume

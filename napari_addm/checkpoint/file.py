@@ -43,7 +43,6 @@ FOREIGN_BEGINNINGS = {
     b"<": "a web page",
     b"version ": "a Git LFS pointer instead of the file",
 }
-DEMO_CHECKPOINT = Path(__file__).parents[1] / "io" / "sample_data" / "demo_addm.safetensors"
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_addm import __version__
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.cohort.batch import Batch, BatchSettings, OutputLostError
 from napari_addm.cohort.case import CaseResult, CohortCase, Shard
 from napari_addm.cohort.run import HEARTBEAT_SECONDS, BatchProgress, Run
 from napari_addm.errors import AddmError, MissingExtraError
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.hashing import file_sha256
 
 if TYPE_CHECKING:

@@ -15,12 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from napari_addm.checkpoint.file import (
-    DEMO_CHECKPOINT,
-    Checkpoint,
-    load_checkpoint,
-    read_specification,
-)
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, read_specification
 from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.detection.pipeline import Detection, Progress, detect
 from napari_addm.detection.preparation import ModelSlices
@@ -29,6 +24,7 @@ from napari_addm.detection.quality import check_quality
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_findings
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.dicom import Series, pick_series, read_series
 from napari_addm.io.names import stem
 from napari_addm.io.reading import read_beside, read_volume

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.devices import choose_device
 from napari_addm.detection.pipeline import Progress
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_labels, edited_voxels
 from napari_addm.io.arrays import displacement
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.dicom import find_series
 from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume

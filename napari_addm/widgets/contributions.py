@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_addm.errors import InputError
+from napari_addm.io.demo import SAMPLE_DATA
 from napari_addm.io.names import names_labels, readable_suffixes, stem
 from napari_addm.io.reading import Frames, read_labels, read_volume
 from napari_addm.io.writing import write_volume
@@ -20,9 +21,6 @@ from napari_addm.widgets.layers import (
     volume_to_layer,
 )
 from napari_addm.widgets.titles import name_of_scan
-
-SAMPLE_DATA = Path(__file__).parents[1] / "io" / "sample_data"
-
 
 PathOrPaths = str | Sequence[str]
 

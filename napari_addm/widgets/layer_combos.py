@@ -13,8 +13,8 @@ from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QStandardItemModel, QWheelEvent
 from qtpy.QtWidgets import QComboBox, QFileDialog, QWidget
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT
 from napari_addm.errors import AddmError
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.names import readable_suffixes
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import WARNING, button, column, message, say

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, read_specification
+from napari_addm.checkpoint.file import read_specification
 from napari_addm.checkpoint.specification import (
     ModelSpecification,
 )
@@ -26,6 +26,7 @@ from napari_addm.detection.devices import has_openvino
 from napari_addm.detection.presets import PRESETS, with_preset
 from napari_addm.detection.settings import DEVICES, SCORE_FIELDS, DetectionSettings, resolve
 from napari_addm.errors import AddmError
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.registry import METHODS, SAMPLERS
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import (

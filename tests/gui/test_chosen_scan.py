@@ -445,7 +445,7 @@ def test_labels_are_chosen_for_one_scan(desk: Desk, which: str) -> None:
     assert not mine.visible
     assert panel.inputs.brain_mask is None
     theirs = desk.open("P_two", "mask.nii.gz")
-    # two of one name are told apart by their folders
+    # the folders distinguish two scans of one name
     offered = [chooser.itemText(n) for n in range(1, chooser.count())]
     assert sorted(offered) == ["mask (P_one)", "mask [1] (P_two)"]
     chooser.choose(theirs)

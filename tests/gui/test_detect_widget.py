@@ -652,7 +652,7 @@ def test_a_voxel_is_found_in_layers_of_other_readers(
 def test_a_figure_is_of_the_slice_on_screen_whatever_is_open(
     viewer, panel, qtbot, show_result, scan, tmp_path
 ) -> None:
-    """Of a scan with an axis before its three, and when the scan is closed."""
+    """It works for a frame of a 4D scan, and after the scan is closed."""
     data, arguments, _ = volume_to_layer(scan)
     four = {**arguments, "axis_labels": ("t", *arguments["axis_labels"])}
     four["units"] = ("pixel", *arguments["units"])

@@ -14,8 +14,8 @@ from napari.components import ViewerModel
 from npe2 import PluginManager
 from qtpy.QtWidgets import QComboBox, QFileDialog
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT
 from napari_addm.detection.settings import DEVICES, PRECISIONS
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.registry import SAMPLERS
 from napari_addm.widgets import preferences
 from napari_addm.widgets.detect_panel.panel import DetectWidget

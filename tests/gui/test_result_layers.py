@@ -454,7 +454,7 @@ def test_strokes_cannot_be_undone_or_redone_on_other_labels(results: Results) ->
 
 @pytest.mark.parametrize("title", ["anomaly map", "reconstruction", "anomalies"])
 def test_a_layer_that_was_given_other_voxels_is_a_persons_own(results: Results, title: str) -> None:
-    """Of a map any others, of the findings those of another shape."""
+    """A map may get any other voxels; the findings may get those of another shape."""
     taken = results[title]
     mine = np.array(taken.data[2:, 1:]) if title == "anomalies" else np.array(taken.data) * 2
     taken.data = mine

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from support import invoke
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, read_specification
+from napari_addm.checkpoint.file import read_specification
 from napari_addm.detection.midline import Midline
 from napari_addm.detection.preparation import prepare
 from napari_addm.detection.session import PreparedScan
 from napari_addm.findings.findings import measure_findings
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume, volume_from_native
 

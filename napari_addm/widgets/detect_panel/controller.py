@@ -51,7 +51,7 @@ class DetectController(PanelState):
     """
 
     changed = Signal()
-    """What is said or allowed is another."""
+    """The messages, or what may be pressed, have changed."""
     review_changed = Signal()
     """Another outcome is shown, or its threshold was set from here."""
     result_came = Signal(Outcome, object)

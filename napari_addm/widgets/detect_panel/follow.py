@@ -49,7 +49,7 @@ class FollowSlice(QWidget):
     shown : Signal(RunRequest, RunStarted, ResultReady)
         A preview has a result.
     failed : Signal(object)
-        An exception that is a bug; what a person can correct is said here.
+        A preview ended in a bug. Errors that a person can correct are shown beside the box.
     box : QCheckBox
         Turns it on and off.
     point : tuple of float

@@ -81,7 +81,7 @@ class Saving(QWidget):
 
     @property
     def _outcome(self) -> Outcome | None:
-        """The outcome, if it may be saved; else it is said why not."""
+        """The outcome if it may be saved; otherwise the panel shows why not."""
         outcome, why_not = self._controller.outcome, self._controller.why_not_save
         if not why_not:
             return outcome

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint, read_specification
+from napari_addm.checkpoint.file import load_checkpoint, read_specification
 from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.preparation import prepare
 from napari_addm.detection.session import PreparedScan
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.findings.findings import Findings, measure_findings
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array, volume_from_native
 
 # Every order of the axes, each of them in both directions; preparation itself has all 48.

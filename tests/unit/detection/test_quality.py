@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.pipeline import Detection, run
 from napari_addm.detection.preparation import HistogramStandardization, ModelSlices, prepare
 from napari_addm.detection.quality import (
@@ -20,6 +20,7 @@ from napari_addm.detection.quality import (
     reconstruction_error,
 )
 from napari_addm.detection.settings import DetectionSettings
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume
 
 GRID = np.array([[4, 0, 0, -84], [0, 4, 0, -100], [0, 0, 3, -75], [0, 0, 0, 1.0]])

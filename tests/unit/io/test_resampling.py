@@ -151,7 +151,7 @@ def test_grids_with_as_many_voxels_are_told_apart(
 
 def test_a_truth_beside_the_scan_is_refused_and_does_not_become_empty(tmp_path: Path) -> None:
     scan = read_volume(save(tmp_path / "scan.nii.gz"))
-    # The cube begins at voxel 5, and the scan ends half a voxel behind its 17th: 11.5 of .9 mm.
+    # The cube begins at voxel 5; the scan ends half a voxel behind its 17th: 11.5 times 0.9 mm.
     truth = save(tmp_path / "truth.nii.gz", one_cube(), shifted(20 + 11.5 * 0.9))
     far = read_labels(save(tmp_path / "far.nii.gz", one_cube(), shifted(1000)))
 

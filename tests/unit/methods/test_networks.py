@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.methods.loading import load_network
 from napari_addm.methods.networks import SMALL_MAP, GroupNorm
 from napari_addm.registry import METHODS

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from support import invoke
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, load_checkpoint
+from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import detect
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.writing import write_volume

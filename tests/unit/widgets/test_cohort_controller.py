@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from napari_addm.checkpoint.file import DEMO_CHECKPOINT, read_specification
+from napari_addm.checkpoint.file import read_specification
 from napari_addm.cohort.batch import BatchSettings
 from napari_addm.cohort.case import UNCHECKED, CaseResult, CohortCase
 from napari_addm.cohort.inspect import InspectedCase
@@ -16,6 +16,7 @@ from napari_addm.cohort.run import BatchProgress
 from napari_addm.detection.pipeline import Progress
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
+from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.widgets import texts
 from napari_addm.widgets.cohort_panel.cases import (
     COLUMNS,
