@@ -45,7 +45,7 @@ def write_seg(
     path : Path
         To write; not overwritten.
     labels : Volume of int
-        0 = no finding, on the grid of `napari_addm.io.dicom.read_series`.
+        0 = no finding, on the grid of `napari_addm.io.dicom_volume.read_series`.
     files : iterable of Path
         The images of the series.
     edited : bool

@@ -25,7 +25,8 @@ from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_findings
 from napari_addm.io.demo import DEMO_CHECKPOINT
-from napari_addm.io.dicom import Series, pick_series, read_series
+from napari_addm.io.dicom import Series, pick_series
+from napari_addm.io.dicom_volume import read_series
 from napari_addm.io.names import stem
 from napari_addm.io.reading import read_beside, read_volume
 from napari_addm.io.volume import Volume

@@ -53,7 +53,8 @@ def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
     """
     from napari.utils.notifications import show_warning
 
-    from napari_addm.io.dicom import find_series, pick_series, read_series
+    from napari_addm.io.dicom import find_series, pick_series
+    from napari_addm.io.dicom_volume import read_series
 
     (place,) = _paths(path)
     if place.is_dir():

@@ -14,7 +14,8 @@ from support import Finished, invoke
 
 from napari_addm.errors import InputError
 from napari_addm.io.demo import DEMO_SCAN
-from napari_addm.io.dicom import pick_series, read_series
+from napari_addm.io.dicom import pick_series
+from napari_addm.io.dicom_volume import read_series
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_labels
 

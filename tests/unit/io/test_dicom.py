@@ -7,7 +7,8 @@ import pytest
 from dicom_series import NAME, change, generate_uid, pydicom, write_series
 
 from napari_addm.errors import InputError
-from napari_addm.io.dicom import holds_dicom, is_dicom, pick_series, read_series
+from napari_addm.io.dicom import holds_dicom, is_dicom, pick_series
+from napari_addm.io.dicom_volume import read_series
 
 
 def test_the_t1_is_chosen(tmp_path: Path) -> None:
