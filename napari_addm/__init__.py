@@ -5,6 +5,7 @@ a scan with it, costs no import of torch.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from napari_addm.io.writing import write_volume
     from napari_addm.metrics.evaluation import Metrics, evaluate
 
-__version__ = "0.1.0"
+__version__ = version("napari-addm")
 
 __all__ = [
     "AddmError",
