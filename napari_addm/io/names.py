@@ -13,8 +13,8 @@ from napari_addm.registry import FORMATS
 # Words that name a label file in BIDS, nnU-Net, BraTS, FreeSurfer and our own outputs, and words
 # that name a scan. Where a file name has several, the last one decides.
 LABEL_WORDS = {
-    *("annotation", "aparc", "aseg", "brainmask", "dseg", "label", "labels", "lesion", "lesions"),
-    *("mask", "roi", "seg", "segmentation", "truth"),
+    *("annotation", "aparc", "aseg", "atlas", "brainmask", "dseg", "label", "labels", "lesion"),
+    *("lesions", "mask", "parc", "ribbon", "roi", "seg", "segmentation", "truth", "wmparc"),
 }
 SCAN_WORDS = {
     *("anomaly", "flair", "pd", "recon", "t1", "t1c", "t1ce", "t1gd", "t1w", "t2", "t2w"),
@@ -93,6 +93,14 @@ def is_second_half(path: Path) -> bool:
 
 def names_labels(path: Path) -> bool:
     """Return whether a file's name says that it holds labels, such as a mask, and no scan."""
-    words = re.split(r"[^a-z0-9]+", stem(path).lower())
-    telling = [word for word in words if word in LABEL_WORDS | SCAN_WORDS]
+    telling = [word for word in _words(path) if word in LABEL_WORDS | SCAN_WORDS]
     return bool(telling) and telling[-1] in LABEL_WORDS
+
+
+def names_scan(path: Path) -> bool:
+    """Return whether a file's name ends in a word of a scan, as names in BIDS do."""
+    return _words(path)[-1] in SCAN_WORDS
+
+
+def _words(path: Path) -> list[str]:
+    return re.split(r"[^a-z0-9]+", stem(path).lower())

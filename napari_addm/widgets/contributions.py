@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from napari_addm.errors import InputError
 from napari_addm.io.demo import SAMPLE_DATA
+from napari_addm.io.kinds import looks_like_labels
 from napari_addm.io.names import names_labels, readable_suffixes, stem
 from napari_addm.io.reading import Frames, read_labels, read_volume
 from napari_addm.io.writing import write_volume
@@ -74,10 +74,9 @@ def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
 def read_layers(path: PathOrPaths) -> list[LayerTuple]:
     """Read one or more files as layers, and show their warnings.
 
-    A file becomes a labels layer if its voxels are integers and its name says so (``mask``,
-    ``seg``, ``labels``, ``lesion`` ...): ``lesion_mask.nii.gz`` is labels, ``lesion_T1w.nii.gz``
-    is an image. A file of several frames becomes one layer, which reads each frame when it is
-    shown.
+    A file becomes a labels layer if its voxels look like labels (see
+    `napari_addm.io.kinds.looks_like_labels`). A file of several frames becomes one layer, which
+    reads each frame when it is shown.
     """
     from napari.utils.notifications import show_warning
 
@@ -127,17 +126,15 @@ def _paths(path: PathOrPaths) -> list[Path]:
 
 def _read(path: Path) -> tuple[LayerTuple, tuple[str, ...]]:
     """Read a file as a layer, with its warnings."""
-    if names_labels(path):
-        # A probability map may have such a name; other errors come up again below.
-        with contextlib.suppress(InputError):
-            return _read_as(path, "labels")
-    return _read_as(path, "image")
-
-
-def _read_as(path: Path, kind: LayerKind) -> tuple[LayerTuple, tuple[str, ...]]:
-    frames = Frames(path, labels=kind == "labels")
+    frames = Frames(path)
+    if frames.count == 1:
+        volume = read_volume(path, constant=names_labels(path))
+        if not looks_like_labels(volume.data, path):
+            return volume_to_layer(volume, "image", name=name_of_scan(path)), volume.warnings
+        volume = read_labels(path)
+        return volume_to_layer(volume, "labels", name=stem(path)), volume.warnings
+    kind: LayerKind = "image"
+    if looks_like_labels(frames.volume(0).data, path):
+        frames, kind = Frames(path, labels=True), "labels"
     name = stem(path) if kind == "labels" else name_of_scan(path)
-    if frames.count > 1:
-        return frames_to_layer(frames, kind, name=name), frames.warnings
-    volume = read_labels(path) if kind == "labels" else read_volume(path)
-    return volume_to_layer(volume, kind, name=name), volume.warnings
+    return frames_to_layer(frames, kind, name=name), frames.warnings

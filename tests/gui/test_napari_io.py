@@ -306,13 +306,27 @@ def test_labels_of_several_frames_are_refused() -> None:
 # --- reading: image or labels --------------------------------------------------------------------
 
 
-def test_whole_numbers_are_labels_where_the_name_says_so(tmp_path: Path) -> None:
+def test_voxels_and_name_say_what_becomes_labels(tmp_path: Path) -> None:
     paths = [
         save(tmp_path / "scan_dseg.nii.gz", make_labels()),
+        save(tmp_path / "wmparc.nii.gz", make_labels()),
         save(tmp_path / "lesion_T1w.nii.gz", make_labels()),
+        save(tmp_path / "T1_lesion_filled.nii.gz", make_data(np.int16)),
         save(tmp_path / "lesion_mask.nii.gz", make_data() / 7),  # probabilities
     ]
-    assert [type(layer) for layer in open_layers(paths)] == [Labels, Image, Image]
+    assert [type(layer) for layer in open_layers(paths)] == [Labels, Labels, Image, Image, Image]
+
+
+@pytest.mark.parametrize("half", ["scan.hdr", "scan.img"])
+def test_each_half_of_a_pair_opens_the_scan(
+    half: str, plugins: PluginManager, tmp_path: Path
+) -> None:
+    nib.save(nib.Nifti1Pair(make_data(), LAS), tmp_path / "scan.hdr")
+    layers, reader = npe2.io_utils.read_get_reader([str(tmp_path / half)], stack=False)
+    assert reader.command == "napari-addm.get_reader"
+    ((voxels, arguments, kind),) = layers
+    assert (kind, arguments["name"]) == ("image", "scan")
+    assert_array_equal(voxels, read_volume(tmp_path / "scan.hdr").data)
 
 
 def test_a_damaged_mask_is_refused_in_words(tmp_path: Path) -> None:
