@@ -315,8 +315,8 @@ class _ClusterRun(Run):
     address: str
 
     def work(self) -> Iterator[BatchProgress]:
-        self.running: dict[Future, CohortCase] = {}
-        self.done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self.running: dict[Future[Any], CohortCase] = {}
+        self.done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self.suspects: deque[CohortCase] = deque()
         self.workers, self.counted, self.begun = 0, -float("inf"), time.perf_counter()
         self._check_versions()
@@ -409,7 +409,7 @@ class _ClusterRun(Run):
         self.running[future] = case
         future.add_done_callback(self.done.put)
 
-    def _outcome(self, future: Future) -> Outcome | Exception:
+    def _outcome(self, future: Future[Any]) -> Outcome | Exception:
         """The outcome of a task, or dask's error; None if it is lost with its worker."""
         if future.status == "error":
             return future.exception()

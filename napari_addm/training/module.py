@@ -119,7 +119,8 @@ class TrainingModule(lightning.LightningModule):
     def _gradient_norm(self, loss: Tensor) -> Tensor:
         parameters = [p for p in self.objective.network.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        return torch.stack([g.norm() for g in gradients if g is not None]).norm()
+        norms = [g.norm() for g in gradients if g is not None]  # type: ignore[redundant-expr]
+        return torch.stack(norms).norm()
 
     def on_train_epoch_end(self) -> None:
         schedulers: Any = self.lr_schedulers()

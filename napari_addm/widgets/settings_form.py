@@ -24,7 +24,7 @@ LARGEST_WHOLE = 2**31 - 1
 """Largest integer that a field shows."""
 
 
-class SettingsForm(Mapping[str, ValueWidget]):
+class SettingsForm(Mapping[str, ValueWidget[Any]]):
     """One widget for each field of a settings model, by the field's name.
 
     A field's ``json_schema_extra`` says where it is shown (``panel``), its ``unit`` and ``step``,
@@ -54,7 +54,7 @@ class SettingsForm(Mapping[str, ValueWidget]):
         for widget in self._widgets.values():
             widget.changed.connect(lambda _: self.changed.emit())
 
-    def __getitem__(self, name: str) -> ValueWidget:
+    def __getitem__(self, name: str) -> ValueWidget[Any]:
         return self._widgets[name]
 
     def __iter__(self) -> Any:
@@ -106,7 +106,7 @@ def _extra(field: FieldInfo) -> dict[str, Any]:
     return extra if isinstance(extra, dict) else {}
 
 
-def _make_widget(name: str, field: FieldInfo) -> ValueWidget:
+def _make_widget(name: str, field: FieldInfo) -> ValueWidget[Any]:
     extra = _extra(field)
     options: dict[str, Any] = {"tooltip": field.description}
     if "automatic" in extra:
