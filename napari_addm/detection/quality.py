@@ -32,7 +32,7 @@ RECONSTRUCTION_KEY = "healthy_reconstruction_error"
 """Key in a checkpoint's ``evaluation`` under which `napari-addm calibrate` stores the range of
 `reconstruction_error`: a mapping with ``low``, ``high`` and ``subjects``."""
 
-BEYOND_WARNINGS = ("intensities", "reconstruction")
+BEYOND_WARNINGS = ("contrast_agent", "intensities", "reconstruction")
 """The flags without a warning from reading or preparing the scan."""
 
 FLAG_TITLES = {
@@ -40,6 +40,7 @@ FLAG_TITLES = {
     "slice_thickness": "thick slices",
     "orientation": "left/right unknown",
     "contrast": "not like T1",
+    "contrast_agent": "contrast agent",
     "intensities": "intensities",
     "reconstruction": "reconstruction",
 }
@@ -157,7 +158,7 @@ def check_quality(
 
 
 def grid_flags(volume: Volume) -> list[QualityFlag]:
-    """Check a scan's grid alone, as `napari_addm.io.reading.read_grid` reads it."""
+    """Check a scan's grid and name alone, as `napari_addm.io.reading.read_grid` reads it."""
     flags = []
     if max(volume.spacing) > THICK_SLICE_MM:
         text = f"voxels are {max(volume.spacing):.3g} mm apart, more than {THICK_SLICE_MM:g}"
@@ -166,6 +167,10 @@ def grid_flags(volume: Volume) -> list[QualityFlag]:
         )
     if not volume.sides_known:
         flags.append(QualityFlag("orientation", "the file does not say which side is left"))
+    if volume.contrast.is_suspect:
+        was = "was" if volume.contrast.agent == "with" else "may have been"
+        text = f"the scan {was} made with contrast agent ({volume.contrast.reason})"
+        flags.append(QualityFlag("contrast_agent", text))
     return flags
 
 

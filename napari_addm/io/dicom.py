@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from napari_addm.errors import InputError, MissingExtraError
+from napari_addm.io.contrast import AGENT_TAGS, Contrast, contrast_of_series, is_brain_t1
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -24,6 +24,7 @@ TAGS = (
     "SeriesNumber",
     "SeriesDescription",
     "ProtocolName",
+    "BodyPartExamined",
     "Rows",
     "Columns",
     "PixelSpacing",
@@ -31,10 +32,8 @@ TAGS = (
     "ImagePositionPatient",
     "ImagesInAcquisition",
     "NumberOfFrames",
+    *AGENT_TAGS,
 )
-# Words in a scanner's descriptions of T1-weighted scans, and of scans after contrast agent.
-T1_WORDS = re.compile(r"(?<![a-z0-9])t1|mp-?2?rage|bravo|spgr|ir-?fspgr|(?<![a-z])tfe|tfl3d")
-CONTRAST_WORDS = re.compile(r"(?<![a-z])(gd|gad|post|contrast|ce|km|\+c)(?![a-z])|t1ce|t1gd")
 
 
 @dataclass(frozen=True)
@@ -49,26 +48,30 @@ class Series:
         One printable line; it may name a patient.
     files : tuple of Path
         One per image, sorted by name.
+    is_t1 : bool
+        Whether its words are those of a T1 of the brain, with contrast agent or without.
+    contrast : Contrast
+        Whether it was made with contrast agent.
+    why : str
+        Why `pick_series` chose it.
     """
 
     number: int
     description: str
     files: tuple[Path, ...]
     uid: str
+    is_t1: bool
+    contrast: Contrast
+    why: str = ""
 
     @property
     def name(self) -> str:
         """The name of files made from it: without the folder, which may name a patient."""
         return f"dicom_series{self.number}"
 
-    @property
-    def is_t1(self) -> bool:
-        """Whether its description is that of a T1-weighted scan without contrast agent."""
-        words = self.description.lower()
-        return bool(T1_WORDS.search(words)) and not CONTRAST_WORDS.search(words)
-
     def __str__(self) -> str:
-        return f"{self.number}: {self.description or 'unnamed'} ({len(self.files)} images)"
+        words = f"{self.number}: {self.description or 'unnamed'} ({len(self.files)} images"
+        return f"{words}; contrast agent: {self.contrast})" if self.is_t1 else f"{words})"
 
 
 def find_series(folder: Path) -> list[Series]:
@@ -104,13 +107,20 @@ def find_series(folder: Path) -> list[Series]:
 
 def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
     first = members[0][1]
-    words = str(first.get("SeriesDescription") or first.get("ProtocolName") or "")
+    said, protocol = (str(first.get(tag) or "") for tag in ("SeriesDescription", "ProtocolName"))
+    words = said or protocol
+    tags: dict[str, set[str]] = defaultdict(set)
+    for _, image in members:
+        for tag in filter(image.__contains__, AGENT_TAGS):
+            tags[tag].add(str(image.get(tag) or ""))
     printable = "".join(c if c.isprintable() else " " for c in words)
     return Series(
         number=int(first.get("SeriesNumber") or 0),
         description=" ".join(printable.split())[:60],
         files=tuple(path for path, _ in members),
         uid=uid,
+        is_t1=is_brain_t1(words, str(first.get("BodyPartExamined") or "")),
+        contrast=contrast_of_series(said, protocol, tags),
     )
 
 
@@ -135,21 +145,26 @@ def holds_dicom(folder: Path, most: int = 50) -> bool:
 def pick_series(folder: Path, number: int | None = None) -> Series:
     """Choose the series of a number; without one the only series, or the only T1 among several.
 
+    A T1 that was, or may have been, made with contrast agent is not chosen among several.
+
     Raises
     ------
     InputError
         When that does not say which; the message lists them.
     """
     series = find_series(folder)
-    chosen = series if number is None else [each for each in series if each.number == number]
-    if number is None and len(series) > 1:
-        chosen = [each for each in series if each.is_t1]
+    chosen, why = series, "the only series"
+    if number is not None:
+        chosen, why = [each for each in series if each.number == number], "chosen by its number"
+    elif len(series) > 1:
+        chosen = [each for each in series if each.is_t1 and not each.contrast.is_suspect]
+        why = f"the only T1 without contrast agent among {len(series)} series"
     if len(chosen) == 1:
-        return chosen[0]
+        return replace(chosen[0], why=why)
     what = "no series" if not chosen else f"{len(chosen)} series"
-    which = f" of number {number}" if number is not None else " that is surely the T1"
+    which = f"of number {number}" if number is not None else "that can be the T1 without agent"
     raise InputError(
-        f"{folder} holds {what}{which}: choose one with --series, or give a folder of one series "
+        f"{folder} holds {what} {which}: choose one with --series, or give a folder of one series "
         f"({'; '.join(str(each) for each in series)})."
     )
 

@@ -59,7 +59,14 @@ def read_series(series: Series) -> Volume:
     _check_series(series)
     with tempfile.TemporaryDirectory(prefix="napari-addm-") as folder:
         volume = read_volume(_convert(series, Path(folder)))
-    source = replace(volume.source, path=None, name=series.name, series=series.files)
+    source = replace(
+        volume.source,
+        path=None,
+        name=series.name,
+        series=series.files,
+        contrast=series.contrast,
+        why=series.why,
+    )
     return replace(volume, source=source)
 
 

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from napari_addm.io.arrays import ALIGNED, Spacing, affine_is_sheared, displacement, voxel_spacing
+from napari_addm.io.contrast import Contrast, contrast_of_name
 from napari_addm.io.names import stem
 
 # Warnings of a volume of which left and right are not certain.
@@ -44,6 +45,10 @@ class Source:
         The DICOM images that it was converted from.
     frame : int or None
         Which frame of the file it is, where that has several.
+    contrast : Contrast or None
+        What the tags of a series say about contrast agent.
+    why : str
+        Why this series was chosen.
     """
 
     path: Path | None
@@ -55,6 +60,8 @@ class Source:
     name: str = ""
     series: tuple[Path, ...] = ()
     frame: int | None = None
+    contrast: Contrast | None = None
+    why: str = ""
 
 
 ROUNDING_MM = 0.05
@@ -122,6 +129,11 @@ class Volume:
         if self.source.path is not None:
             return stem(self.source.path)
         return self.source.name or "volume"
+
+    @property
+    def contrast(self) -> Contrast:
+        """Whether it was made with contrast agent, by the tags of its series or by its name."""
+        return self.source.contrast or contrast_of_name(self.name)
 
     def with_data(self, data: np.ndarray, warnings: tuple[str, ...] | None = None) -> Volume:
         """Other voxels on the same grid.

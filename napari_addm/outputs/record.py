@@ -64,10 +64,14 @@ class FileEntry(_Entry):
 
 
 class InputEntry(FileEntry):
-    """The scan; ``frame`` is that of a 4D file, ``files`` the number of images of a series."""
+    """The scan; ``frame`` is that of a 4D file, ``files`` the number of images of a series.
+
+    ``contrast`` says whether it was made with contrast agent, and how that is known.
+    """
 
     frame: int | None = None
     files: int | None = None
+    contrast: str = ""
 
 
 class MaskEntry(FileEntry):
@@ -261,7 +265,8 @@ def _input_entry(scan: Volume) -> InputEntry:
     if source.series:
         series = {"name": scan.name, "sha256": files_sha256(source.series)}
         series["files"] = len(source.series)
-    return InputEntry.of(source.path, scan.data, frame=source.frame, **series)
+    more = {"frame": source.frame, "contrast": str(scan.contrast)}
+    return InputEntry.of(source.path, scan.data, **more, **series)
 
 
 def _mask_entry(outputs: CaseOutputs) -> MaskEntry:

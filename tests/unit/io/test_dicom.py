@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from dicom_series import NAME, change, generate_uid, pydicom, write_series
 
+from napari_addm.detection.quality import grid_flags
 from napari_addm.errors import InputError
 from napari_addm.io.dicom import holds_dicom, is_dicom, pick_series
 from napari_addm.io.dicom_volume import read_series
@@ -21,12 +22,39 @@ def test_the_t1_is_chosen(tmp_path: Path) -> None:
     assert not is_dicom(tmp_path / "DICOMDIR.txt")
     series = pick_series(tmp_path)
     assert (series.number, len(series.files)) == (5, 12)
+    assert series.why == "the only T1 without contrast agent among 3 series"
     assert pick_series(tmp_path, 2).description == "AX FLAIR"
     write_series(tmp_path / "d", SeriesNumber=6, SeriesDescription="T1 SPGR")
-    with pytest.raises(InputError, match=r"2 series that is surely the T1.*--series.*6: T1 SPGR"):
+    with pytest.raises(
+        InputError, match=r"2 series that can be the T1 without agent: .*--series.*6: T1 SPGR"
+    ):
         pick_series(tmp_path)
     with pytest.raises(InputError, match="no series of number 9"):
         pick_series(tmp_path, 9)
+
+
+def test_the_t1_with_contrast_agent_is_not_chosen_alone(tmp_path: Path) -> None:
+    study = [("AX T1 W/O CONTRAST", {}), ("AX FLAIR", {}), ("AX T1 C+", {})]
+    study += [("AX T1", {"ContrastBolusAgent": "DOTAREM"}), ("SAG T1 KNEE", {}), ("T1 map", {})]
+    for number, (words, tags) in enumerate(study, 2):
+        write_series(
+            *(tmp_path / "all" / str(number), "axial", (3, 4, 4)),
+            **{"SeriesNumber": number, "SeriesDescription": words, **tags},
+        )
+    series = pick_series(tmp_path / "all")
+    assert (series.number, str(series.contrast)) == (2, "without (by SeriesDescription)")
+    scan = read_series(series)
+    assert scan.contrast is series.contrast
+    assert grid_flags(scan) == []
+
+    shutil.rmtree(tmp_path / "all" / "2")
+    with pytest.raises(InputError, match="no series that can be the T1 without agent") as caught:
+        pick_series(tmp_path / "all")
+    assert "5: AX T1 (3 images; contrast agent: with (ContrastBolusAgent" in str(caught.value)
+    # alone, or asked for by its number, it is run and flagged
+    for folder, number in ((tmp_path / "all", 5), (tmp_path / "all" / "4", None)):
+        flags = grid_flags(read_series(pick_series(folder, number)))
+        assert [flag.key for flag in flags] == ["contrast_agent"]
 
 
 @pytest.mark.parametrize(

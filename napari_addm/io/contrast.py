@@ -1,0 +1,283 @@
+"""What a scan's words and tags say: a T1 of the brain or not, with contrast agent or without.
+
+Descriptions are free text in many languages, and a scanner's operator may leave tags as they were.
+Where they contradict each other the verdict is "unclear", and a person has to choose.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Agent = Literal["without", "with", "unclear", "unknown"]
+
+AGENT_TAGS = (
+    "ContrastBolusAgent",
+    "ContrastBolusAgentSequence",
+    "ContrastBolusIngredient",
+    "ContrastBolusStartTime",
+    "ContrastBolusTotalDose",
+    "ContrastBolusVolume",
+)
+"""DICOM keywords that say whether a contrast agent was given."""
+
+# Signs that stand for words. "_" is a space by then.
+SIGNS = (
+    (r"\+\s*/\s*-|±", " maybe "),
+    (r"\bw(?:ith)?\s*(?:[/&+,]|and)?\s*w(?:/\s*o|o|ithout)\b", " maybe "),
+    (r"\bw(?:/\s*o|o|ithout)\b\s*(?:[/&+,]|and)?\s*w(?:ith\b|\s*/)", " maybe "),
+    (r"\bw\s*[/\\.-]\s*o(?:ut)?(?=\b|[a-z])|\bwo\b", " without "),
+    (r"\bw\s*/", " with "),
+    (r"\bs\s*/\s*c\b", " without contrast "),
+    (r"\bc\s*/\s*c\b|(?<![a-z])c\s?\+|\+\s*c(?![a-z])", " contrast "),
+    (r"(?<![a-z])c-(?![a-z0-9])|\s-c\b", " without contrast "),
+    (r"\b(?:gd|gad\w*|km|mdc|[ck]ontrast\w*)-(?=\s|$)", " without contrast "),
+    (r"\s-(?=(?:gd|gad\w*|km|mdc|[ck]ontrast\w*)\b)", " maybe "),
+    (r"(?:(?<=\s)|(?<=t1))\+\s*$", " maybe "),
+    (r"(造影|增强|增強|조영|平扫|平掃|単純|单纯|单純)", r" \1 "),
+)
+# Longer words come first where one begins as another does.
+AGENT = (
+    r"gd(?:dtpa|bopta|dota|do3a)?|gad|gado\w*|gadav\w*|gbca|dtpa|dotarem|clariscan|magnevist|"
+    r"(?:pro|multi)?hance|omniscan|primovist|eovist|elucirem|vueway|optimark|magnegita|dotagraf|cyclolux|"
+    r"feraheme|ferumoxytol|[ck]ontrast\w*|[ck]ontr|cont|km|mdc|cmdc|civ|inj|injec\w*|enh|enhanc\w*|"
+    r"контраст\w*|造影|增强|增強|조영"
+)
+SHORT_AGENT = r"ce|cet1w?|dce|bolus"
+NOT = (
+    r"without|wo|un|non|no|not|keine?|pre|prae|ohne|sans|sin|senza|sem|zonder|uden|utan|uten|bez|before|avant|"
+    r"antes|prima|vor|voor|s|o|без|до"
+)
+# What "without" alone says, at the end or before the name of a sequence.
+ALONE = {"pre", "prae", "without", "wo", "ohne", "sans", "senza", "sin", "sem"}
+PLAIN = r"nativ\w*|plain|nc|blanco|平扫|平掃|単純|单纯|单純"
+POST = r"post|apres|dopo|nach"
+# "pre" and "post" of something else than an agent.
+EVENTS = re.compile(
+    r"op|ops|oper\w*|surg\w*|treat\w*|therap\w*|tx|rx|rt|radi\w*|chemo\w*|fossa|trauma\w*|resect\w*|"
+    r"biops\w*|ictal|mortem|partum|natal|proc\w*|hoc|stim\w*|implant\w*|covid|stroke|dbs|shunt"
+)
+MAYBE = {"maybe", "dyn", "dynamic", "delayed", "sub", "subtraction"}
+FILLERS = re.compile("of|the|any|iv|i|v|de|du|di|d|produit|mezzo|medio|medium|media|agents?|use")
+# A negation that follows its word, as in "contrast: none".
+AFTER = {"none", "nein", "nil", "free", "pre", "前", "전"}
+AFTER_AT_END = AFTER | {"no", "non", "sin", "0", "off", "false"}
+SEQUENCES = r"mp2?rage|bravo|f?spgr|tfe|tfl|tfl3d|vibe"
+GLUED_T1 = re.compile(rf"(?:ax|axial|sag|cor|tra|[23]d)?(t1(?=wo)|t1w?|{SEQUENCES})(\w*)")
+GLUED = re.compile(rf"({NOT}|with|w|mit|con|avec|{POST})({AGENT}|con)")
+AFTER_T1 = re.compile(rf"(?:({NOT}|{POST})?({AGENT}|{SHORT_AGENT}|{POST}|{PLAIN}|c|n)\d*|({NOT}))?")
+STRUCTURE = re.compile(
+    rf"t1\w*|{SEQUENCES}|ax\w*|sag\w*|cor\w*|tra\w*|[23]d|se|tse|fse|gre|iso|brain|head|\d+\w*"
+)
+IS_T1 = re.compile(rf"t1w?|{SEQUENCES}")
+IS_AGENT = re.compile(rf"(?:{AGENT}|{SHORT_AGENT})\d*")
+IS_NOT, IS_PLAIN, IS_POST = re.compile(NOT), re.compile(PLAIN), re.compile(rf"(?:{POST})\d*")
+
+NO_T1 = re.compile(
+    r"\bt1 ?(?:rho|r|map\w*|relax\w*|images)\b|\bmaps?\b|mapping|molli|\binv ?[12]\b|\bloc\b|"
+    r"locali[sz]er|scout|survey|\bsub\b|subtract\w*|\bmip\b"
+)
+T1 = re.compile(r"(?<![a-z0-9])(?:ax|axial|sag|cor|tra|[23]d)?t1(?!\d)")
+T1_SEQUENCE = re.compile(rf"\bir ?fspgr\b|(?<![a-z])(?:{SEQUENCES})(?![a-z])|mp ?2?rage")
+OTHER_WEIGHTING = re.compile(r"\b(?:t2\w*|pdw?|tof|mra|mrv|swi|dwi|dti|asl|flair|perf\w*|bold)\b")
+BRAIN = re.compile(
+    r"\b(?:brain|head|cereb\w*|skull|scha?edel|schadel|kopf|tete|crane|cran\w*|cabeza)"
+)
+BODY = re.compile(
+    r"\b(?:[ctl]?spine|spinal|cerv\w*|lumb\w*|thora\w*|dorsal|sacr\w*|neck|chest|breast|lung|heart|card\w*|"
+    r"abd\w*|liver|pelv\w*|prosta\w*|kidney|renal|hip|knee|thigh|femur|leg|calf|ankle|foot|shoulder|"
+    r"elbow|wrist|hand|finger|arm|tmj|orbit\w*|pituit\w*|sell\w*|iacs?|hypoph\w*|hws|bws|lws|wirbel\w*|"
+    r"knie\w*|schulter\w*|genou\w*|rachis|lomb\w*|epaule|rodilla|columna|hombro|ginocchio|rachide|"
+    r"colonna|ipofisi|whole ?body)\b"
+)
+# Parts of BIDS names that speak of the person or the visit, not of the scan.
+ENTITIES = re.compile(r"(?:(?<=_)|^)(?:sub|ses|run|dir|echo|part|task|space|chunk)-[^_]*")
+
+NOTHING = re.compile(
+    r"|none|no|non|nil|n|na|n a|not \w+|nothing|false|keine?s?|nein|aucun|nessuno|nada"
+)
+HIDDEN = re.compile(
+    r"unknown|unspecified|undefined|other|anon\w*|removed|redacted|de ?identif\w*|x+"
+)
+ZERO_TAGS = ("ContrastBolusStartTime", "ContrastBolusTotalDose", "ContrastBolusVolume")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Whether a scan was made with contrast agent, and how that is known.
+
+    Attributes
+    ----------
+    agent : {"without", "with", "unclear", "unknown"}
+        "unclear" where the scan's words and tags contradict each other, "unknown" where they
+        say nothing.
+    reason : str
+        Words of ours; no text of a header.
+    """
+
+    agent: Agent
+    reason: str
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the scan was, or may have been, made with contrast agent."""
+        return self.agent in ("with", "unclear")
+
+    def __str__(self) -> str:
+        return f"{self.agent} ({self.reason})"
+
+
+def contrast_of_name(name: str) -> Contrast:
+    """Judge a scan by its file's name, such as ``patient07_T1POST`` or ``sub-1_ce-gd_T1w``."""
+    agent = agent_in_words(ENTITIES.sub("", name))
+    if agent == "unknown":
+        return Contrast(agent, "its name does not say")
+    return Contrast(agent, "by its name")
+
+
+def contrast_of_series(
+    description: str, protocol: str, tags: Mapping[str, Collection[str]]
+) -> Contrast:
+    """Judge a DICOM series.
+
+    Parameters
+    ----------
+    description, protocol : str
+        SeriesDescription and ProtocolName.
+    tags : mapping of str to collection of str
+        The values of those `AGENT_TAGS` that the images have; more than one where images differ.
+    """
+    words, what = agent_in_words(description), "SeriesDescription"
+    if words == "unknown":
+        words, what = agent_in_words(protocol), "ProtocolName"
+        # The protocol of a whole study, "brain w/wo", does not tell its series apart.
+        words = "unknown" if words == "unclear" else words
+    said = {name: {_tag_says(name, value) for value in values} for name, values in tags.items()}
+    given = next((name for name, verdicts in said.items() if "with" in verdicts), "")
+    denied = "without" in said.get("ContrastBolusAgent", ())
+    if given and (denied or words in ("without", "unclear")):
+        other = "ContrastBolusAgent" if denied else what
+        return Contrast("unclear", f"{given} and {other} contradict each other")
+    if given:
+        return Contrast("with", f"{given} is filled in")
+    if denied and words in ("with", "unclear"):
+        return Contrast("unclear", f"ContrastBolusAgent and {what} contradict each other")
+    if denied:
+        return Contrast("without", "ContrastBolusAgent says so")
+    if words != "unknown":
+        return Contrast(words, f"by {what}")
+    if said.get("ContrastBolusAgent") == {"empty"}:
+        return Contrast("without", "ContrastBolusAgent is empty")
+    return Contrast("unknown", "neither tags nor description say")
+
+
+def _tag_says(name: str, value: str) -> Literal["with", "without", "empty", "unknown"]:
+    words = " ".join(_split(_letters(value)))
+    if not words:
+        return "empty"
+    if name in ZERO_TAGS or words.replace(" ", "").isdigit():
+        return "with" if re.search(r"[1-9]", words) else "empty"
+    if HIDDEN.fullmatch(words):
+        return "unknown"
+    if NOTHING.fullmatch(words) or agent_in_words(value) == "without":
+        return "without"
+    return "with"
+
+
+def is_brain_t1(description: str, body_part: str = "") -> bool:
+    """Return whether words are those of a T1-weighted scan of the brain, with agent or without.
+
+    Maps of T1, localizers, subtractions, and scans of other parts of the body are not.
+
+    Parameters
+    ----------
+    description : str
+        SeriesDescription or ProtocolName.
+    body_part : str
+        BodyPartExamined.
+    """
+    words, part = " ".join(_words(description)), " ".join(_split(_letters(body_part)))
+    weighted = T1.search(words) or (T1_SEQUENCE.search(words) and not OTHER_WEIGHTING.search(words))
+    elsewhere = any(BODY.search(each) and not BRAIN.search(each) for each in (words, part))
+    return bool(weighted) and not NO_T1.search(words) and not elsewhere
+
+
+def agent_in_words(text: str) -> Agent:
+    """Return what a description says about contrast agent, in the usual languages of scanners."""
+    said = set(_said(list(_words(text))))
+    if len(said) > 1:
+        return "unclear"
+    return said.pop() if said else "unknown"
+
+
+def _said(words: list[str]) -> Iterator[Agent]:
+    """Each thing that is said about contrast agent, in its order."""
+    negation = ""  # waits for what it denies
+    denied = False  # whether it found it
+    for n, word in enumerate(words):
+        following, last = (words[n + 1] if n + 1 < len(words) else ""), n + 2 >= len(words)
+        if word in MAYBE:
+            yield from ("with", "without")
+        elif IS_PLAIN.fullmatch(word):
+            yield "without"
+        elif _is_agent(words, n, negation):
+            after = following in (AFTER_AT_END if last else AFTER)
+            yield "without" if negation or after else "with"
+            denied = True
+            continue
+        elif IS_POST.fullmatch(word) and not EVENTS.fullmatch(following):
+            yield "with"
+        elif negation and FILLERS.fullmatch(word):
+            continue
+        if negation in ALONE and not denied and (negation == "pre" or STRUCTURE.fullmatch(word)):
+            yield "without"
+        is_negation = IS_NOT.fullmatch(word) and not EVENTS.fullmatch(following)
+        # "contrast pre": it has denied the word before it
+        follows = n > 0 and _is_agent(words, n - 1, "") and word in AFTER_AT_END
+        negation, denied = (word if is_negation and not follows else ""), False
+    if negation in ALONE and not denied:
+        yield "without"
+
+
+def _is_agent(words: list[str], n: int, negation: str) -> bool:
+    """Whether a word names contrast agent; some do only beside certain others."""
+    before, following = words[n - 1] if n else "", words[n + 1 : n + 2]
+    if words[n] == "con":
+        return bool(negation) or before in ("with", "w") or bool(IS_POST.fullmatch(before))
+    if words[n] == "c":  # "T1 C" is one with agent, "T1 C spine" a neck
+        elsewhere = BODY.match("".join(following)) or following == ["sp"]
+        return bool(negation) or (bool(IS_T1.fullmatch(before)) and not elsewhere)
+    return bool(IS_AGENT.fullmatch(words[n]))
+
+
+def _letters(text: str) -> str:
+    """A text in lower case, without accents, ``mpRage`` as ``mp rage``."""
+    letters = unicodedata.normalize("NFKD", text.replace("_", " "))
+    letters = "".join(c for c in letters if not unicodedata.combining(c))
+    letters = unicodedata.normalize("NFKC", letters)  # Hangul stays whole
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", letters).lower()
+
+
+def _split(letters: str) -> list[str]:
+    return re.findall(r"[^\W_]+", letters)
+
+
+def _words(text: str) -> Iterator[str]:
+    """Words of a description, with signs as words and ``t1postgd`` as three."""
+    letters = re.sub(r"\bmp[\s-]?(2?)rage", r"mp\1rage", _letters(text))
+    for sign, words in SIGNS:
+        letters = re.sub(sign, words, letters)
+    for word in _split(letters):
+        if glued := GLUED_T1.fullmatch(word):
+            sequence, rest = glued.groups()
+            if pieces := AFTER_T1.fullmatch(rest):
+                rest = ("nativ" if piece == "n" else piece for piece in pieces.groups() if piece)
+                yield from (sequence, *rest)
+                continue
+        if glued := GLUED.fullmatch(word):
+            yield from glued.groups()
+        else:
+            yield word
