@@ -1,24 +1,31 @@
-"""Finding and choosing DICOM series; needs the extra ``dicom``."""
+"""Finding and choosing DICOM series; needs the extra ``dicom``.
+
+Only headers are read, and only of plain files: a pipe or a device is never opened.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import logging
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-from napari_addm.errors import InputError, MissingExtraError
+from napari_addm.errors import InputError
 from napari_addm.io.contrast import AGENT_TAGS, Contrast, contrast_of_series, is_brain_t1
+from napari_addm.io.dicom_header import NO_DICOM, import_extra, is_dicom, read_dicom, text
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_log = logging.getLogger(__name__)
+
 TAGS = (
     "Modality",
     "SeriesInstanceUID",
-    "StudyInstanceUID",
     "SOPInstanceUID",
     "SOPClassUID",
     "SeriesNumber",
@@ -26,14 +33,15 @@ TAGS = (
     "ProtocolName",
     "BodyPartExamined",
     "Rows",
-    "Columns",
-    "PixelSpacing",
-    "ImageOrientationPatient",
+    "InstanceNumber",
+    "EchoTime",
     "ImagePositionPatient",
-    "ImagesInAcquisition",
-    "NumberOfFrames",
     *AGENT_TAGS,
 )
+# Images that agree in these are copies of one; an anonymizer may give all images one UID.
+SAME_IMAGE = ("SOPInstanceUID", "InstanceNumber", "EchoTime", "ImagePositionPatient")
+MR_CLASSES = {f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("4", "4.1", "4.4")}
+DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 
 @dataclass(frozen=True)
@@ -48,12 +56,16 @@ class Series:
         One printable line; it may name a patient.
     files : tuple of Path
         One per image, sorted by name.
+    uid : str
+        Its SeriesInstanceUID; where that is missing, folder and number.
     is_t1 : bool
         Whether its words are those of a T1 of the brain, with contrast agent or without.
     contrast : Contrast
         Whether it was made with contrast agent.
     why : str
         Why `pick_series` chose it.
+    notes : tuple of str
+        What was left out beside the images, one sentence each, without a name.
     """
 
     number: int
@@ -63,6 +75,7 @@ class Series:
     is_t1: bool
     contrast: Contrast
     why: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -77,6 +90,8 @@ class Series:
 def find_series(folder: Path) -> list[Series]:
     """Find the MR series in a folder and below it, sorted by their numbers.
 
+    Files that cannot be read are left out. The log says so by name, and `Series.notes` in numbers.
+
     Raises
     ------
     InputError
@@ -84,62 +99,137 @@ def find_series(folder: Path) -> list[Series]:
     MissingExtraError
         Without the extra ``dicom``.
     """
-    pydicom = import_extra("pydicom")
-    # The same image twice, as after copying a disc twice, is one image.
-    images: dict[str, dict[str, tuple[Path, Dataset]]] = defaultdict(dict)
-    try:
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read ({error.strerror}).") from error
-    for path in filter(is_dicom, paths):
+    import_extra("pydicom")
+    members: dict[str, dict[object, tuple[Path, Dataset]]] = defaultdict(dict)
+    odd: dict[Path, str] = {}
+    for path in _walk(folder, odd):
         try:
-            image = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-        except Exception as error:  # pydicom raises many kinds for a damaged file
-            raise InputError(f"{path} is a damaged DICOM file: copy the series again.") from error
-        if "Rows" in image and image.get("Modality") == "MR":
-            name = str(image.get("SOPInstanceUID", path))
-            images[str(image.SeriesInstanceUID)].setdefault(name, (path, image))
-    if not images:
-        raise InputError(f"{folder} holds no MR images in DICOM format: choose another folder.")
-    found = [_series(uid, list(members.values())) for uid, members in images.items()]
+            image = read_dicom(path, TAGS)
+        except InputError as error:
+            odd[path] = str(error).removeprefix(f"{path} ").partition(":")[0].rstrip(".")
+            continue
+        if not _is_directory(image):
+            # The same image twice, as after copying a disc twice, is one image.
+            known = [text(image, tag) for tag in SAME_IMAGE]
+            key = tuple(known) if known[0] else path
+            members[_series_key(path, image)].setdefault(key, (path, image))
+    groups = {
+        uid: list(images.values())
+        for uid, images in members.items()
+        # A damaged image may have lost either tag; it still belongs to its series.
+        if any(_is_mr(image) for _, image in images.values())
+        and any("Rows" in image for _, image in images.values())
+    }
+    beside = {_kind(path) for images in groups.values() for path, _ in images}
+    odd = {path: why for path, why in odd.items() if why != NO_DICOM or _kind(path) in beside}
+    for path, reason in odd.items():
+        _log.warning("%s %s, so it was left out.", path, reason)
+    if not groups:
+        hidden = f", but {len(odd)} file(s) or folder(s) that cannot be read" if odd else ""
+        raise InputError(
+            f"{folder} holds no MR images in DICOM format{hidden}: choose another folder."
+        )
+    found = [_series(uid, images, odd) for uid, images in groups.items()]
     return sorted(found, key=lambda series: (series.number, series.uid))
 
 
-def _series(uid: str, members: list[tuple[Path, Dataset]]) -> Series:
-    first = members[0][1]
-    said, protocol = (str(first.get(tag) or "") for tag in ("SeriesDescription", "ProtocolName"))
+def series_at(path: Path, number: int | None = None) -> Series:
+    """Return the series of one of its images, or of a folder or a DICOMDIR; see `pick_series`.
+
+    Raises
+    ------
+    InputError
+        When it is damaged, no MR image, or does not say which series.
+    """
+    if path.is_dir():
+        return pick_series(path, number)
+    image = read_dicom(path, TAGS)
+    if number is not None or _is_directory(image):
+        return pick_series(path.parent, number)
+    key = _series_key(path, image)
+    for series in find_series(path.parent):
+        if series.uid == key:
+            return replace(series, why="the series of the image that was given")
+    raise InputError(f"{path} is no MR image: choose another.")
+
+
+def _walk(folder: Path, odd: dict[Path, str]) -> Iterator[Path]:
+    """Yield the plain files in a folder and below it, through links; note the others."""
+
+    def note(error: OSError) -> None:
+        odd[Path(error.filename)] = f"cannot be read ({error.strerror})"
+
+    seen = set()
+    for here, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        folders.sort()
+        place = os.path.realpath(here)
+        if place in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(place)
+        for path in sorted(Path(here, name) for name in names):
+            try:
+                plain = path.is_file()
+            except OSError as error:
+                note(error)
+            else:
+                if plain:
+                    yield path
+                else:
+                    odd[path] = "is no plain file"
+
+
+def _kind(path: Path) -> tuple[Path, str]:
+    """The folder of a file, and its suffix where that is not the end of a number."""
+    return path.parent, "" if path.suffix[1:].isdigit() else path.suffix.lower()
+
+
+def _series_key(path: Path, image: Dataset) -> str:
+    return text(image, "SeriesInstanceUID") or f"{path.parent} {text(image, 'SeriesNumber')}"
+
+
+def _is_mr(image: Dataset) -> bool:
+    # Anonymizers that empty the modality keep the class.
+    return (text(image, "Modality") or text(image, "SOPClassUID")) in {"MR", *MR_CLASSES}
+
+
+def _is_directory(image: Dataset) -> bool:
+    """Whether a file is the DICOMDIR of a disc, which lists the images."""
+    return text(image.file_meta, "MediaStorageSOPClassUID") == DIRECTORY_CLASS
+
+
+def _series(uid: str, members: list[tuple[Path, Dataset]], odd: dict[Path, str]) -> Series:
+    def usual(tag: str) -> str:
+        """What most images say, because one of them may be damaged."""
+        return Counter(text(image, tag) for _, image in members).most_common(1)[0][0]
+
+    said, protocol = usual("SeriesDescription"), usual("ProtocolName")
     words = said or protocol
     tags: dict[str, set[str]] = defaultdict(set)
     for _, image in members:
         for tag in filter(image.__contains__, AGENT_TAGS):
-            tags[tag].add(str(image.get(tag) or ""))
+            tags[tag].add(text(image, tag))
     printable = "".join(c if c.isprintable() else " " for c in words)
+    number = usual("SeriesNumber")
+    reasons = Counter(reason.partition(" (")[0] for reason in odd.values())
     return Series(
-        number=int(first.get("SeriesNumber") or 0),
+        number=int(number) if re.fullmatch("[0-9]{1,9}", number) else 0,
         description=" ".join(printable.split())[:60],
         files=tuple(path for path, _ in members),
         uid=uid,
-        is_t1=is_brain_t1(words, str(first.get("BodyPartExamined") or "")),
+        is_t1=is_brain_t1(words, usual("BodyPartExamined")),
         contrast=contrast_of_series(said, protocol, tags),
+        notes=tuple(
+            f"In the folder of the DICOM images {count} file(s) or folder(s) were left out: each "
+            f"{reason}."
+            for reason, count in reasons.items()
+        ),
     )
-
-
-def is_dicom(path: Path) -> bool:
-    """Return whether a file begins as DICOM files do."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def holds_dicom(folder: Path, most: int = 50) -> bool:
     """Return whether one of the first files in a folder or below it is DICOM."""
-    try:
-        files = (path for path in folder.rglob("*") if path.is_file())
-        return any(is_dicom(path) for path, _ in zip(files, range(most), strict=False))
-    except OSError:
-        return False
+    return any(is_dicom(path) for path, _ in zip(_walk(folder, {}), range(most), strict=False))
 
 
 def pick_series(folder: Path, number: int | None = None) -> Series:
@@ -167,20 +257,3 @@ def pick_series(folder: Path, number: int | None = None) -> Series:
         f"{folder} holds {what} {which}: choose one with --series, or give a folder of one series "
         f"({'; '.join(str(each) for each in series)})."
     )
-
-
-def import_extra(package: str) -> ModuleType:
-    """Import a package of the extra ``dicom``.
-
-    Raises
-    ------
-    MissingExtraError
-        When it is not installed.
-    """
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"DICOM needs the package {package}, which is not installed: run "
-            'pip install "napari-addm[dicom]".'
-        ) from error

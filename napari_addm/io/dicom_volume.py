@@ -1,47 +1,98 @@
 """Reading the images of a DICOM series as a volume; needs the extra ``dicom``.
 
-A series is checked with pydicom, converted by dcm2niix in a temporary folder, and read like any
-NIfTI file.
+Each image, or frame of a multi-frame image, says where it lies. All have to lie on one grid, which
+is compared with each of them before a pixel is decoded. Nothing is written, and nothing that names
+a patient is kept.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from napari_addm.errors import InputError
-from napari_addm.io.dicom import Series, import_extra
-from napari_addm.io.reading import read_volume
-from napari_addm.io.volume import Volume
+from napari_addm.io.checks import check_affine, check_memory, warn_of_grid
+from napari_addm.io.dicom import Series
+from napari_addm.io.dicom_header import import_extra, items, numbers, read_dicom, text
+from napari_addm.io.volume import Volume, volume_from_native
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-# What dcm2niix reads: uncompressed, deflated, RLE, JPEG, JPEG-LS, JPEG 2000.
-READABLE_SYNTAXES = {
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2.1.99",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.5",
-    *(f"1.2.840.10008.1.2.4.{n}" for n in (50, 57, 70, 80, 81, 90, 91)),
-}
-CONVERT_SECONDS = 600
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Images closer than this lie at one place.
 POSITION_MM = 0.02
+# No corner of an image may lie further from the grid; positions are often rounded.
+GRID_MM = 0.1
 # Orientations and pixel spacings that differ by less are equal.
 TOLERANCE = 1e-3
+# Directions may be this far from unit length and from right angles.
+RIGHT_ANGLE = 0.01
 # Distances between images may differ from the usual one by this share.
 UNEVEN = 0.05
+# No scan is compressed to less than this share of its size.
+MOST_COMPRESSED = 1000
+UIH_MOSAIC = "0x00651050"
+# These need a decoder that does not come with pydicom.
+JPEG_LOSSLESS = {f"1.2.840.10008.1.2.4.{n}" for n in (57, 70)}
+EQUAL_TAGS = (
+    *("StudyInstanceUID", "FrameOfReferenceUID"),
+    *("Rows", "Columns", "PhotometricInterpretation"),
+)
+# Where multi-frame images keep a tag.
+GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
+TAGS = (
+    *EQUAL_TAGS,
+    *GROUPS,
+    *GROUPS.values(),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames"),
+    *("ImageType", "SamplesPerPixel", "ModalityLUTSequence", "ImagesInAcquisition"),
+    *("LossyImageCompression", UIH_MOSAIC),
+)
 
 
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """One picture of a file: where it lies, and the scale of its values.
+
+    Attributes
+    ----------
+    turn : ndarray, shape (6,)
+        Directions of a row and of a column, LPS.
+    spacing : ndarray, shape (2,)
+        Distance of rows and of columns in mm.
+    position : ndarray, shape (3,)
+        Center of the first pixel, LPS mm.
+    """
+
+    path: Path
+    index: int
+    turn: np.ndarray
+    spacing: np.ndarray
+    position: np.ndarray
+    slope: float
+    inter: float
+
+    @property
+    def plane(self) -> np.ndarray:
+        """(column, row, 1) to LPS mm, shape (3, 3)."""
+        row, column = self.turn[:3] * self.spacing[1], self.turn[3:] * self.spacing[0]
+        return np.stack([row, column, self.position], axis=1)
+
+
+@np.errstate(over="ignore", invalid="ignore")
 def read_series(series: Series) -> Volume:
     """Read a series as a volume on the grid of its images.
 
@@ -49,103 +100,199 @@ def read_series(series: Series) -> Volume:
     -------
     Volume
         As `napari_addm.io.reading.read_volume` gives it; its source names no file and
-        holds the images' paths in ``series``.
+        holds the images' paths in ``series``. What was left out is in ``warnings``.
 
     Raises
     ------
     InputError
         When images are missing, do not belong together, or cannot be decoded.
     """
-    _check_series(series)
-    with tempfile.TemporaryDirectory(prefix="napari-addm-") as folder:
-        volume = read_volume(_convert(series, Path(folder)))
-    source = replace(
-        volume.source,
-        path=None,
+    where = f"{series.files[0].parent} (series {series.number})"
+    images = [(path, read_dicom(path, TAGS)) for path in series.files]
+    for path, image in images:
+        _check_kind(path, image)
+    for tag in EQUAL_TAGS:
+        if len({text(image, tag) for _, image in images} - {""}) > 1:
+            raise _mixed(where, tag)
+    path, first = images[0]
+    rows, columns = (int(_needed(path, first, tag)[0]) for tag in ("Rows", "Columns"))
+    inverted = text(first, "PhotometricInterpretation") == "MONOCHROME1"
+    frames = [frame for path, image in images for frame in _frames(path, image)]
+    notes = (*series.notes, *_doubts(images, len(frames), inverted))
+    frames, affine = _place(where, frames, rows, columns)
+    affine = LPS_TO_RAS @ affine
+    check_affine(path, affine)
+    shape = (columns, rows, len(frames))
+    stored = sum(file.stat().st_size for file in series.files)
+    if rows * columns * len(frames) > stored * MOST_COMPRESSED:
+        raise InputError(f"{where} is larger than its files can hold: copy it again.")
+    check_memory(path, shape, np.dtype(np.float32))
+
+    data = np.empty(shape[::-1], np.float32)
+    places: dict[Path, list[int]] = defaultdict(list)
+    for n, frame in enumerate(frames):
+        places[frame.path].append(n)
+    for path, found in places.items():
+        pictures = _decode(path, len(found), (rows, columns))
+        for n in found:
+            data[n] = pictures[frames[n].index] * frames[n].slope + frames[n].inter
+    if not np.isfinite(data).all():
+        raise InputError(f"{where} has values that are no finite numbers: export it again.")
+    low, high = data.min(), data.max()
+    if low == high:
+        raise InputError(f"{where} holds the same value in every voxel: export the scan again.")
+    if inverted:
+        data = low + high - data
+    volume = volume_from_native(
+        data.transpose(2, 1, 0),
+        affine,
         name=series.name,
-        series=series.files,
-        contrast=series.contrast,
-        why=series.why,
+        warnings=(*notes, *warn_of_grid(affine, shape)),
     )
+    source = replace(volume.source, series=series.files, contrast=series.contrast, why=series.why)
     return replace(volume, source=source)
 
 
-def _convert(series: Series, folder: Path) -> Path:
-    """Convert a series to one NIfTI file in a folder."""
-    dcm2niix = import_extra("dcm2niix")
-    where = series.files[0].parent
-    images = folder / "in"
-    images.mkdir()
-    for n, path in enumerate(series.files):
-        shutil.copyfile(path, images / f"{n:06d}.dcm")
-    # No BIDS sidecar, not compressed, not cropped, and a name without a patient.
-    options = ["-b", "n", "-z", "n", "-x", "n", "-f", "scan", "-o", str(folder)]
+def _check_kind(path: Path, image: Dataset) -> None:
+    """Refuse an image that is no plain gray picture of a slice."""
+    kind = text(image, "ImageType")
+    samples = numbers(path, image, "SamplesPerPixel")
+    if samples != 1 or text(image, "PhotometricInterpretation") not in {
+        "MONOCHROME1",
+        "MONOCHROME2",
+    }:
+        raise InputError(f"{path} is no gray picture: choose the scan itself.")
+    if "MOSAIC" in kind or UIH_MOSAIC in image:
+        raise InputError(
+            f"{path} is a mosaic, with all slices in one picture: export one image per slice, or "
+            "convert it to NIfTI."
+        )
+    if "ModalityLUTSequence" in image:
+        raise InputError(f"{path} has a table of values: export it with a slope and intercept.")
+
+
+def _doubts(images: list[tuple[Path, Dataset]], count: int, inverted: bool) -> Iterator[str]:
+    """What a reader of the results must know about the images, one sentence each."""
     try:
-        subprocess.run(
-            [str(dcm2niix.bin), *options, str(images)],
-            capture_output=True,
-            check=False,
-            timeout=CONVERT_SECONDS,
+        promised = numbers(*images[0], "ImagesInAcquisition")
+    except InputError:  # nothing depends on it
+        promised = None
+    if promised is not None and count < promised:
+        yield (
+            f"The series has {count} images, and its header speaks of {promised[0]:.0f} in the "
+            "acquisition: check that the scan is whole."
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(
-            f"{where}: dcm2niix could not convert the series: convert it to NIfTI elsewhere."
-        ) from error
-    files = sorted(folder.glob("*.nii"))
-    if len(files) != 1:
-        problem = "could not decode it" if not files else f"sees {len(files)} scans in it"
-        raise InputError(
-            f"{where}: dcm2niix {problem} (series {series.number}): export it again, "
-            "uncompressed and alone."
-        )
-    return files[0]
+    if any(text(image, "LossyImageCompression") == "01" for _, image in images):
+        yield "The images were compressed with loss."
+    if inverted:
+        yield "The images are stored dark on bright (MONOCHROME1); they were inverted."
 
 
-def _check_series(series: Series) -> None:
-    """Refuse a series that would not become the scan."""
-    pydicom = import_extra("pydicom")
-    where = f"{series.files[0].parent} (series {series.number})"
-    images = []
-    for path in series.files:
-        image = pydicom.dcmread(path, stop_before_pixels=True)
-        syntax = image.file_meta.get("TransferSyntaxUID")
-        if syntax is not None and syntax not in READABLE_SYNTAXES:
+def _frames(path: Path, image: Dataset) -> list[_Frame]:
+    found = numbers(path, image, "NumberOfFrames")
+    count = 1 if found is None else int(found[0])
+    groups = items(path, image, "PerFrameFunctionalGroupsSequence")
+    shared = items(path, image, "SharedFunctionalGroupsSequence")[:1]
+    if groups or count != 1:
+        if len(groups) != count:
             raise InputError(
-                f"{path} is compressed in a way that cannot be read ({syntax.name}): export the "
-                "series uncompressed."
+                f"{path} has {count} frames and says of {len(groups)} where they lie: export the "
+                "series again."
             )
-        images.append(image)
-    if any(int(image.get("NumberOfFrames") or 1) > 1 for image in images):
-        if len(images) > 1:
-            raise InputError(f"{where} has several multi-frame images: give one alone.")
-        return
-    if len(images) < 3:
-        raise InputError(f"{where} has {len(images)} image(s) and is no 3D scan: choose another.")
-    for tag in (
-        *("StudyInstanceUID", "Rows", "Columns"),
-        *("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"),
+        return [_frame(path, n, [group, *shared, image]) for n, group in enumerate(groups)]
+    return [_frame(path, 0, [*shared, image])]
+
+
+def _frame(path: Path, index: int, places: list[Dataset]) -> _Frame:
+    """Read a frame's tags from the first place that has them."""
+
+    def find(tag: str, count: int = 1) -> np.ndarray | None:
+        for place in places[:-1]:
+            for item in items(path, place, GROUPS[tag])[:1]:
+                if (found := numbers(path, item, tag, count)) is not None:
+                    return found
+        return numbers(path, places[-1], tag, count)
+
+    def need(tag: str, count: int) -> np.ndarray:
+        if (found := find(tag, count)) is None:
+            raise InputError(f"{path} does not say where its images lie ({tag}): export it again.")
+        return found
+
+    turn, spacing = need("ImageOrientationPatient", 6), need("PixelSpacing", 2)
+    position = need("ImagePositionPatient", 3)
+    row, column = turn[:3], turn[3:]
+    square = np.array([row @ row - 1, column @ column - 1, row @ column])
+    if np.abs(square).max() > RIGHT_ANGLE:
+        raise InputError(
+            f"{path}: its ImageOrientationPatient is no right angle: export the series again."
+        )
+    if spacing.min() <= 0:
+        raise InputError(f"{path}: its PixelSpacing is not positive: export the series again.")
+    slope, inter = find("RescaleSlope"), find("RescaleIntercept")
+    if slope is not None and slope[0] == 0:
+        raise InputError(f"{path}: its RescaleSlope is 0: export the series again.")
+    return _Frame(
+        path,
+        index,
+        turn,
+        spacing,
+        position,
+        slope=1.0 if slope is None else float(slope[0]),
+        inter=0.0 if inter is None else float(inter[0]),
+    )
+
+
+def _needed(path: Path, image: Dataset, tag: str) -> np.ndarray:
+    found = numbers(path, image, tag)
+    if found is None or found[0] < 1:
+        raise InputError(f"{path}: its {tag} is missing: export the series again.")
+    return found
+
+
+def _mixed(where: str, tag: str) -> InputError:
+    return InputError(
+        f"{where} is mixed, its images differ in {tag}: give the images of one scan alone."
+    )
+
+
+def _place(
+    where: str, frames: list[_Frame], rows: int, columns: int
+) -> tuple[list[_Frame], np.ndarray]:
+    """Sort frames along their normal; (column, row, frame, 1) to LPS mm, which fits them all."""
+    if len(frames) < 3:
+        raise InputError(f"{where} has {len(frames)} image(s) and is no 3D scan: choose another.")
+    turn, spacing = frames[0].turn, frames[0].spacing
+    for tag, values in (
+        ("ImageOrientationPatient", [frame.turn - turn for frame in frames]),
+        ("PixelSpacing", [frame.spacing - spacing for frame in frames]),
     ):
-        values = [image.get(tag) for image in images]
-        if any(value is None for value in values):
-            raise InputError(f"{where} does not say where its images lie ({tag}): export it again.")
-        if tag != "ImagePositionPatient" and not all(_alike(each, values[0]) for each in values):
-            raise InputError(
-                f"{where} is mixed, its images differ in {tag}: give the images of one scan alone."
-            )
-    _check_positions(where, images)
+        if np.abs(values).max() > TOLERANCE:
+            raise _mixed(where, tag)
+    normal = np.cross(turn[:3], turn[3:])
+    frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
+    planes = np.stack([frame.plane for frame in frames])
+    positions = planes[:, :, 2]
+    _check_steps(where, np.diff(positions @ normal))
+
+    affine = np.eye(4)
+    affine[:3, :2] = planes[0, :, :2]
+    # As `napari_addm.outputs.dicom_seg` steps.
+    affine[:3, 2] = (positions[-1] - positions[0]) / (len(frames) - 1)
+    affine[:3, 3] = positions[0]
+    corners = np.array([(c, r, 1) for c in (0, columns - 1) for r in (0, rows - 1)]).T
+    grid = np.stack([affine[:3, [0, 1, 3]]] * len(frames))
+    grid[:, :, 2] += np.arange(len(frames))[:, None] * affine[:3, 2]
+    off = float(np.linalg.norm((planes - grid) @ corners, axis=1).max())
+    if off > GRID_MM:
+        raise InputError(
+            f"{where} has images up to {off:.3g} mm beside an even grid: export a scan whose "
+            "images lie evenly."
+        )
+    return frames, affine
 
 
-def _alike(one: object, other: object) -> bool:
-    if isinstance(one, str | int):
-        return one == other
-    return bool(np.allclose(np.array(one, float), np.array(other, float), atol=TOLERANCE))
-
-
-def _check_positions(where: str, images: Sequence[Dataset]) -> None:
-    cosines = np.array(images[0].ImageOrientationPatient, float)
-    normal = np.cross(cosines[:3], cosines[3:])
-    positions = np.array([image.ImagePositionPatient for image in images], float)
-    steps = np.diff(np.sort(positions @ normal))
+def _check_steps(where: str, steps: np.ndarray) -> None:
+    """Say in words what is wrong with the distances of images along their normal."""
     if steps.min() < POSITION_MM:
         raise InputError(
             f"{where} is mixed, it has several images at one place (echoes, or points in time): "
@@ -153,7 +300,6 @@ def _check_positions(where: str, images: Sequence[Dataset]) -> None:
         )
     usual = float(np.median(steps))
     gaps = np.rint(steps / usual) - 1
-    promised = images[0].get("ImagesInAcquisition")
     if gaps.any() and np.allclose(steps / usual, gaps + 1, atol=UNEVEN):
         raise InputError(
             f"{where} is incomplete, {int(gaps.sum())} image(s) between others are missing: copy "
@@ -164,7 +310,44 @@ def _check_positions(where: str, images: Sequence[Dataset]) -> None:
             f"{where} has images at uneven distances ({steps.min():.3g} to {steps.max():.3g} mm): "
             "export a scan with even ones."
         )
-    if promised and len(images) < int(promised):
+
+
+def _decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
+    """Decode the pictures of a file as stored numbers, shape (`count`, rows, columns)."""
+    decoding = import_extra("pydicom.pixels")
+    image = read_dicom(path, pixels=True)
+    syntax = image.file_meta.TransferSyntaxUID
+    try:
+        available = decoding.get_decoder(syntax).is_available
+    except NotImplementedError:  # an unknown one
+        available = False
+    if not available:
+        if syntax in JPEG_LOSSLESS:
+            import_extra("gdcm")
         raise InputError(
-            f"{where} is incomplete, {len(images)} of {promised} images are there: copy it again."
+            f"{path} is compressed in a way that cannot be read ({syntax.name}): export the "
+            "series uncompressed."
         )
+    if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(image.dir()):
+        raise InputError(f"{path} holds no pixels, or is cut short: copy the series again.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lengths, which are compared below
+            pixels = decoding.pixel_array(image, raw=True, correct_unused_bits=False)
+            pixels = pixels.reshape(count, *shape)
+    except Exception as error:  # pydicom and the decoders raise many kinds
+        raise InputError(
+            f"{path} holds pixels that are cut short or cannot be decoded: copy the series again, "
+            "or export it uncompressed."
+        ) from error
+    row = pixels.nbytes // count // shape[0]
+    if not syntax.is_encapsulated and len(image.PixelData) >= pixels.nbytes + row:
+        raise InputError(f"{path} holds more pixels than its header says: export it again.")
+    if pixels.dtype.kind == "f":
+        return pixels
+    # Bits above those that are stored are no part of the value.
+    spare = pixels.dtype.itemsize * 8 - int(_needed(path, image, "BitsStored")[0])
+    values = pixels << spare >> spare if spare > 0 else pixels
+    if pixels.dtype.kind == "u" and (values != pixels).any():
+        raise InputError(f"{path} holds larger numbers than its BitsStored says: export it again.")
+    return values

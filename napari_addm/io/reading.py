@@ -299,7 +299,7 @@ def _describe_foreign(head: bytes) -> str:
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
         return "is a web page, not a scan: the download failed, so fetch the file again."
     if head[128:132] == b"DICM":
-        return "is a DICOM image: convert its series to NIfTI first, for example with dcm2niix."
+        return "is a DICOM image: detect in its series, or convert that to NIfTI first."
     return f"is no {readable_titles()} file: choose another, or convert it to NIfTI."
 
 

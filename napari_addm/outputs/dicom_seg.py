@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_addm import __version__
 from napari_addm.errors import AddmError
-from napari_addm.io.dicom import import_extra
+from napari_addm.io.dicom_header import import_extra
 from napari_addm.io.volume import Volume
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
 from napari_addm.findings.computed import computed_findings
 from napari_addm.io.demo import DEMO_CHECKPOINT
-from napari_addm.io.dicom import Series, pick_series
+from napari_addm.io.dicom import Series, series_at
+from napari_addm.io.dicom_header import is_dicom
 from napari_addm.io.dicom_volume import read_series
 from napari_addm.io.names import stem
 from napari_addm.io.reading import read_beside, read_volume
@@ -46,7 +47,7 @@ class CaseRequest:
     Attributes
     ----------
     scan : Path
-        A scan's file, or a folder with DICOM images.
+        A scan's file, a folder with DICOM images, or one of the images.
     folder : Path
         Where the files go.
     mask, truth : Path, optional
@@ -176,9 +177,9 @@ def finish(
 
 
 def choose_series(request: CaseRequest) -> Series | None:
-    """Choose the series of a DICOM folder; None where the scan is a file."""
-    if request.scan.is_dir():
-        return pick_series(request.scan, request.series)
+    """Choose the series of a DICOM folder or image; None where the scan is another file."""
+    if request.scan.is_dir() or is_dicom(request.scan):
+        return series_at(request.scan, request.series)
     if request.series is not None:
         raise AddmError(f"--series needs a folder with DICOM images, and {request.scan} is none.")
     if request.write.dicom_seg:

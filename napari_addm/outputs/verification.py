@@ -19,6 +19,7 @@ from napari_addm.findings.computed import computed_labels, edited_voxels
 from napari_addm.io.arrays import displacement
 from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.dicom import find_series
+from napari_addm.io.dicom_header import is_dicom
 from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume, volume_from_native
@@ -178,8 +179,9 @@ def _find(what: str, option: str, entry: FileEntry, record: Path) -> Path:
 def _read_inputs(record: RunRecord, request: CaseRequest) -> CaseInputs:
     """Read scan and mask, and refuse a scan that is not the recorded one."""
     entry, grid, series = record.input, record.geometry, None
-    if request.scan.is_dir():
-        found = {files_sha256(each.files): each for each in find_series(request.scan)}
+    if request.scan.is_dir() or is_dicom(request.scan):
+        folder = request.scan if request.scan.is_dir() else request.scan.parent
+        found = {files_sha256(each.files): each for each in find_series(folder)}
         series = found.get(entry.sha256 or "")
         if series is None:
             raise AddmError(

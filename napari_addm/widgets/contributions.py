@@ -35,7 +35,8 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] |
 
 def get_dicom_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerTuple]] | None:
     """Return the reader for a folder of DICOM images, or for one DICOM image, else None."""
-    from napari_addm.io.dicom import holds_dicom, is_dicom
+    from napari_addm.io.dicom import holds_dicom
+    from napari_addm.io.dicom_header import is_dicom
 
     paths = _paths(path)
     if len(paths) == 1 and (holds_dicom if paths[0].is_dir() else is_dicom)(paths[0]):
@@ -53,18 +54,15 @@ def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
     """
     from napari.utils.notifications import show_warning
 
-    from napari_addm.io.dicom import find_series, pick_series
+    from napari_addm.io.dicom import series_at
     from napari_addm.io.dicom_volume import read_series
 
     (place,) = _paths(path)
-    if place.is_dir():
-        try:
-            series = pick_series(place)
-        except InputError as error:
-            words = str(error).replace("choose one with --series", "open an image of the right one")
-            raise InputError(words) from error
-    else:
-        series = next(each for each in find_series(place.parent) if place in each.files)
+    try:
+        series = series_at(place)
+    except InputError as error:
+        words = str(error).replace("choose one with --series", "open an image of the right one")
+        raise InputError(words) from error
     volume = read_series(series)
     if volume.warnings:
         show_warning(f"{volume.name}: {' '.join(volume.warnings)}")

@@ -1,4 +1,4 @@
-"""Series of DICOM images as dcm2niix reads them, and the whole way to a segmentation."""
+"""Series of DICOM images, and the whole way to a segmentation."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def test_real_series_lies_where_its_images_say(tmp_path: Path, shared_data: Path
     world = np.array([image.ImagePositionPatient for image in images], float) * (-1, -1, 1)
     there = nib.affines.apply_affine(np.linalg.inv(volume.affine), world)
     nearest = np.rint(there).astype(int)
-    # The scanner rounds positions, and dcm2niix steps evenly from the first image.
+    # The scanner rounds positions.
     assert np.abs(there - nearest).max() < 2e-3
     for image, voxel in zip(images, nearest, strict=True):
         assert volume.data[tuple(voxel)] == image.pixel_array[0, 0]
@@ -57,7 +57,7 @@ def test_images_that_cannot_be_decoded_are_refused(tmp_path: Path) -> None:
     write_series(tmp_path)
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:-900])
-    with pytest.raises(InputError, match="dcm2niix could not decode"):
+    with pytest.raises(InputError, match="cut short or cannot be decoded"):
         read_series(pick_series(tmp_path))
 
 
