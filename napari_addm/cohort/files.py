@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import re
 import stat
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 
-from napari_addm.errors import AddmError
-from napari_addm.io.files import write_atomic
+from napari_addm.errors import AddmError, InputError
+from napari_addm.io.files import check_is_file, write_atomic
 
 HIDDEN = ".batch"
 MANIFEST = "manifest.csv"
@@ -19,6 +24,69 @@ MANIFEST = "manifest.csv"
 REPORTS = ("report.html", "report.csv", "report.json")
 OWN_TABLES = re.compile(r"manifest(_shard-\d+-of-\d+)?\.csv|report\.(html|csv|json)|\.batch")
 LARGEST_JSON = 64 << 20
+# How long a disk or a share may take for its first answer, and while another one is silent.
+ANSWER_SECONDS = 60.0
+NEXT_ANSWER_SECONDS = 5.0
+
+T = TypeVar("T")
+_silent: list[Future[Any]] = []
+
+
+def answer(call: Callable[[], T], path: Path, stopped: threading.Event | None = None) -> T:
+    """Return what a call gives that touches a file, unless its disk never answers.
+
+    Parameters
+    ----------
+    path : Path
+        What the call touches, for the error.
+    stopped : Event, optional
+        Ends the waiting when it is set, with a KeyboardInterrupt.
+
+    Raises
+    ------
+    InputError
+        When there is no answer in time, as on a share whose server is gone. The call goes on in
+        its thread, which does not keep the process from ending.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    _silent[:] = [each for each in _silent if not each.done()]
+    seconds = NEXT_ANSWER_SECONDS if _silent else ANSWER_SECONDS
+    threading.Thread(target=run, daemon=True).start()
+    end = time.monotonic() + seconds
+    while not future.done():
+        if stopped is not None and stopped.is_set():
+            raise KeyboardInterrupt
+        if time.monotonic() > end:
+            _silent.append(future)
+            raise InputError(
+                f"{path} gives no answer within {seconds:.0f} s: check that its disk or network "
+                "share is there."
+            )
+        wait([future], timeout=0.1)
+    return future.result()
+
+
+def check_answers(path: Path, stopped: threading.Event | None = None) -> None:
+    """Make sure that a file is one, and that its disk answers; see `answer`.
+
+    Other errors are left to the reader of the file, who says what is wrong.
+    """
+
+    def read_first_byte() -> None:
+        with suppress(OSError):
+            check_is_file(path)
+            if path.is_file():
+                with path.open("rb") as file:
+                    file.read(1)
+
+    answer(read_first_byte, path, stopped)
 
 
 def inside(folder: Path, name: str) -> Path | None:

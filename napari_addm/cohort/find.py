@@ -12,14 +12,15 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path, PurePosixPath
 
 from napari_addm.cohort.case import OUTPUT_ENDINGS, CohortCase
 from napari_addm.cohort.files import HIDDEN
 from napari_addm.cohort.folder import CohortFolder, PlannedCase
-from napari_addm.cohort.names import with_own_names, with_suffix
+from napari_addm.cohort.names import with_own_names, with_own_rows, with_suffix
 from napari_addm.cohort.table import read_table
+from napari_addm.cohort.walk import Entry, match, walk
 from napari_addm.errors import InputError
 from napari_addm.io.names import (
     is_second_half,
@@ -28,7 +29,8 @@ from napari_addm.io.names import (
     readable_titles,
     stem,
 )
-from napari_addm.outputs.naming import complete_bids, is_bids
+from napari_addm.outputs.naming import ENDINGS, complete_bids, is_bids
+from napari_addm.outputs.portable_names import readable
 
 REPORT_SECONDS = 0.15
 
@@ -85,13 +87,21 @@ def search_cohort(
             yield len(cases)
             reported = time.monotonic()
     if all(case.skip for case in cases):
-        raise InputError(
+        raise InputError(_no_scan(source, cases))
+    if _is_table(Path(source)):
+        return sorted(with_own_rows(cases), key=lambda case: case.name)
+    return with_own_names(cases, _vanished(cases, output, from_input) if from_input else [])
+
+
+def _no_scan(source: str | os.PathLike[str], skipped: Sequence[CohortCase]) -> str:
+    if not skipped:
+        return (
             f"{source} holds no scan: give a folder or a pattern of {readable_titles()} files, a "
             "BIDS dataset, or a CSV with the column scan."
         )
-    if _is_table(Path(source)):
-        return sorted(cases, key=lambda case: case.name)
-    return with_own_names(cases, _vanished(cases, output, from_input) if from_input else [])
+    first, more = skipped[0], len(skipped) - 1
+    others = f", and {more} more are left out" if more else ""
+    return f"{source} holds no scan: {readable(first.input)} is left out ({first.skip}){others}."
 
 
 def _search(
@@ -101,46 +111,57 @@ def _search(
     path = Path(source)
     if _is_table(path):
         return read_table(path, output), None
-    if path.is_dir():
-        if path.resolve() == output.resolve():
+    if os.path.isdir(path):
+        if os.path.realpath(path) == os.path.realpath(output):
             raise InputError(f"{path} is input and output at once: choose another output folder.")
         if _is_bids_dataset(path):
             return _from_bids(path), partial(_bids_case, path)
         return _from_folder(path, output), partial(_plain_case, path)
-    if path.exists():
+    if os.path.exists(path):
         return [_plain_case(path.parent, path.name)], None
     if glob.has_magic(str(source)):
-        fixed = takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])
+        fixed = [*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])]
         base = Path(*fixed)
-        return _from_pattern(str(source), base, output), partial(_plain_case, base)
+        parts = [part for part, _ in groupby(path.parts[len(fixed) :])]  # ** twice is ** once
+        return _from_pattern(base, parts, output), partial(_plain_case, base)
     raise InputError(f"{path} does not exist: check the name and the folder.")
 
 
 def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in (".csv", ".tsv") and path.is_file()
+    return path.suffix.lower() in (".csv", ".tsv") and os.path.isfile(path)
+
+
+def _left_out(entry: Entry, root: Path) -> CohortCase:
+    """A file or folder of the input that is left out, as a row that says so."""
+    name = PurePosixPath(os.path.relpath(entry.path, root)).as_posix()
+    return CohortCase(name=name, input=name, scan=entry.path, skip=entry.skip)
 
 
 # --- BIDS ----------------------------------------------------------------------------------------
 
 
 def _is_bids_dataset(folder: Path) -> bool:
-    return (folder / "dataset_description.json").is_file() or any(
-        True for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for _ in folder.glob(pattern)
+    return os.path.isfile(folder / "dataset_description.json") or any(
+        entry is not None and entry.kind == "folder" and not entry.skip
+        for parts in (("sub-*", "anat"), ("sub-*", "ses-*", "anat"))
+        for entry in match(folder, parts)
     )
 
 
 def _from_bids(root: Path) -> Iterator[CohortCase | None]:
-    for folder in sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]):
-        yield None
-        try:
-            paths = sorted(folder.iterdir())
-        except OSError as error:
-            yield _unreadable_folder(folder, root, error)
-            continue
-        for path in paths:
-            name = path.name.lower()
-            if name.endswith((".nii", ".nii.gz")) and not name.startswith("."):
-                yield _bids_case(root, path.relative_to(root).as_posix())
+    left_out: dict[Path, Entry] = {}
+    for parts in (("sub-*", "anat", "*"), ("sub-*", "ses-*", "anat", "*")):
+        for entry in match(root, parts):
+            if entry is None or not entry.path.name.lower().endswith(readable_suffixes()):
+                if entry is not None and entry.skip and entry.kind != "other":
+                    left_out[entry.path] = entry
+                yield None
+            elif entry.kind == "other":
+                yield _left_out(entry, root)
+            else:
+                yield _bids_case(root, entry.path.relative_to(root).as_posix())
+    for entry in left_out.values():
+        yield _left_out(entry, root)
 
 
 def _bids_case(root: Path, input: str) -> CohortCase:
@@ -148,11 +169,11 @@ def _bids_case(root: Path, input: str) -> CohortCase:
     path = root / input
     name, contradiction = complete_bids(stem(path), PurePosixPath(input).parent)
     suffix = name.rpartition("_")[2]
-    skip = ""
+    skip = _why_no_plain_t1w(name)
     if suffix != "T1w":
         skip = f"not a T1w image ({suffix})"
-    elif re.search(r"_ce-[0-9A-Za-z]+", name):
-        skip = "a T1w image after contrast agent (ce-); the model knows those without"
+    elif not path.name.lower().endswith((".nii", ".nii.gz")):
+        skip = "no NIfTI, the format of BIDS"
     return CohortCase(
         name=name.removesuffix("_T1w"),
         input=str(PurePosixPath(input)),
@@ -163,62 +184,65 @@ def _bids_case(root: Path, input: str) -> CohortCase:
     )
 
 
+def _why_no_plain_t1w(name: str) -> str:
+    """Why a scan with this name in BIDS is not what the model knows; empty if it is."""
+    if re.search(r"_ce-[0-9A-Za-z]+", name):
+        return "a T1w image after contrast agent (ce-); the model knows those without"
+    if part := re.search(r"_part-(phase|real|imag)(?=_)", name):
+        return f"the {part[1]} part of a T1w image, not its magnitude"
+    return ""
+
+
 # --- folders and patterns ------------------------------------------------------------------------
 
 
 def _from_folder(root: Path, output: Path) -> Iterator[CohortCase | None]:
-    closed: list[OSError] = []
-    for folder, inside, names in os.walk(root, onerror=closed.append):
-        here = Path(folder)
-        inside[:] = sorted(
-            name
-            for name in inside
-            if not name.startswith(".")
-            # neither these results nor those of another batch
-            and not os.path.isdir(here / name / HIDDEN)
-            and (here / name).resolve() != output.resolve()
-        )
-        for name in sorted(names):
-            path = here / name
-            is_scan = _may_be_scan(path)
-            yield _plain_case(root, path.relative_to(root).as_posix()) if is_scan else None
+    own = os.path.realpath(output)
+
+    def leave_out(folder: Path) -> str:
+        if os.path.realpath(folder) == own:
+            return "the output folder"
+        return "the output folder of another batch" if os.path.isdir(folder / HIDDEN) else ""
+
+    for entry in walk(root, leave_out):
+        if entry is None or (entry.kind == "folder" and os.path.realpath(entry.path) == own):
+            yield None
+        else:
+            yield _case_of_entry(entry, root)
+
+
+def _from_pattern(base: Path, parts: Sequence[str], output: Path) -> Iterator[CohortCase | None]:
+    own = os.path.join(os.path.realpath(output), "")
+    matches: dict[str, Entry] = {}  # a pattern may match a file several times
+    for entry in match(base, parts):
+        if entry is not None:
+            matches[os.path.normpath(entry.path)] = entry
         yield None
-    for error in closed:
-        if error.filename != str(root):
-            yield _unreadable_folder(Path(error.filename), root, error)
+    for path in sorted(matches):
+        entry = matches[path]._replace(path=Path(path))
+        yield None if f"{os.path.realpath(path)}/".startswith(own) else _case_of_entry(entry, base)
 
 
-def _unreadable_folder(folder: Path, root: Path, error: OSError) -> CohortCase:
-    """A folder of the input that cannot be read, as a row that says so."""
-    name = folder.relative_to(root).as_posix()
-    reason = f"the folder cannot be read ({error.strerror or error})"
-    return CohortCase(name=name, input=name, scan=folder, skip=reason)
+def _case_of_entry(entry: Entry, root: Path) -> CohortCase | None:
+    """The row of a file or folder; None for what nobody expects to be a scan."""
+    path, name = entry.path, entry.path.name.lower()
+    if entry.kind == "folder":
+        return _left_out(entry, root) if entry.skip else None
+    if name.startswith("."):
+        return None
+    if not name.endswith(readable_suffixes()):
+        # A link without a suffix may have led to a folder of scans.
+        return _left_out(entry, root) if entry.kind == "lost" and not path.suffix else None
+    if entry.kind == "other":
+        return _left_out(entry, root)
+    if is_second_half(path):
+        return None
+    return _plain_case(root, Path(os.path.relpath(path, root)).as_posix())
 
 
-def _from_pattern(pattern: str, base: Path, output: Path) -> Iterator[CohortCase | None]:
-    inside = output.resolve()
-    matches: set[str] = set()  # a pattern may match a file several times
-    for match in glob.iglob(pattern, recursive=True):
-        matches.add(os.path.normpath(match))
-        yield None
-    for match in sorted(matches):
-        path = Path(match)
-        of_output = inside in Path(os.path.realpath(path)).parents
-        if _may_be_scan(path) and not path.is_dir() and not of_output:
-            input = PurePosixPath(Path(os.path.relpath(path, base)).as_posix())
-            yield _plain_case(path.parent, path.name, input)
-
-
-def _may_be_scan(path: Path) -> bool:
-    name = path.name.lower()
-    if name.startswith(".") or name.endswith(OUTPUT_ENDINGS):
-        return False
-    return name.endswith(readable_suffixes()) and not is_second_half(path)
-
-
-def _plain_case(root: Path, name: str, input: PurePosixPath | None = None) -> CohortCase:
-    """A scan of any other folder; `input` is `name` by default."""
-    path, input = root / name, input or PurePosixPath(name)
+def _plain_case(root: Path, name: str) -> CohortCase:
+    """A scan of any other folder."""
+    path, input = root / name, PurePosixPath(name)
     case = str(input.with_name(stem(path)))
     return CohortCase(
         name=case,
@@ -226,8 +250,22 @@ def _plain_case(root: Path, name: str, input: PurePosixPath | None = None) -> Co
         scan=path,
         # BIDS names bring folders of their own
         root=str(input.parent) if is_bids(stem(path)) else case,
-        skip="named as labels, not as a scan" if names_labels(path) else "",
+        skip=_why_no_scan(path),
     )
+
+
+def _why_no_scan(path: Path) -> str:
+    """Why a file is no scan to run, judging by its name; empty if it may be one."""
+    name = path.name.lower()
+    if name.endswith(OUTPUT_ENDINGS):
+        if not name.endswith("_recon.nii.gz"):
+            return "named as a result of napari-addm, not as a scan"
+        record = path.name[: -len("_recon.nii.gz")] + ENDINGS["record"]
+        if os.path.lexists(path.with_name(record)):
+            return "a result of napari-addm"
+    if names_labels(path):
+        return "named as labels, not as a scan"
+    return _why_no_plain_t1w(stem(path)) if is_bids(stem(path)) else ""
 
 
 # --- cases of earlier runs -----------------------------------------------------------------------

@@ -89,7 +89,7 @@ def with_own_names(
     named = _with_collisions(named)
     taken = {case.name for case in named}
     named += [case for case in vanished if case.name not in taken]
-    return sorted(_with_own_rows(named), key=lambda case: case.name)
+    return sorted(with_own_rows(named), key=lambda case: case.name)
 
 
 def _with_collisions(cases: Sequence[CohortCase]) -> list[CohortCase]:
@@ -127,7 +127,7 @@ def with_suffix(case: CohortCase) -> CohortCase:
     return replace(case, name=name, root=name if case.root == case.name else case.root)
 
 
-def _with_own_rows(cases: Sequence[CohortCase]) -> Iterator[CohortCase]:
+def with_own_rows(cases: Sequence[CohortCase]) -> Iterator[CohortCase]:
     """Name the rows of cases that are not run by their inputs if their names are taken."""
     count = Counter(case.name for case in cases)
     taken = {case.name for case in cases if case.runs}

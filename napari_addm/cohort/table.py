@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from napari_addm.cohort.case import CohortCase
 from napari_addm.cohort.files import OWN_TABLES
@@ -21,10 +24,21 @@ COLUMNS = {
     "truth": ("truth", "ground_truth"),
     "mask": ("mask", "brain_mask"),
 }
+INPUTS = ("truth", "mask")
+
+
+class Row(NamedTuple):
+    """A line of a table; `values` by the keys of `COLUMNS`."""
+
+    number: int
+    values: Mapping[str, str]
+    problem: str
 
 
 def read_table(path: Path, output: Path) -> list[CohortCase]:
     """Read the cases of a table; see `napari_addm.cohort.find.find_cohort`.
+
+    A line that cannot be understood is a case with a problem, and the others are run.
 
     Raises
     ------
@@ -32,13 +46,20 @@ def read_table(path: Path, output: Path) -> list[CohortCase]:
         When the table cannot be understood, or two of its cases could not be told apart.
     """
     _check_no_output(path, output)
-    cases: list[CohortCase] = []
-    lines: list[int] = []
-    for number, values in _read_rows(path):
-        if any(values.values()):
-            cases.append(_case_of_row(f"{path}, line {number}", values, path.parent, output))
-            lines.append(number)
-    _check_names(path, cases, lines)
+    rows = [row for row in _read_rows(path) if any(row.values.values()) or row.problem]
+    shared = _shared_folder(rows, path.parent)
+    cases = []
+    for row in rows:
+        try:
+            if row.problem:
+                raise InputError(row.problem)
+            cases.append(_case_of_row(row.values, path.parent, shared, output))
+        except InputError as error:
+            name = row.values["case"] or row.values["scan"] or f"line {row.number}"
+            problem = f"line {row.number} of {path.name}: {error}"
+            given = _short(" ".join(row.values["scan"].split()))
+            cases.append(CohortCase(_short(name), given, path, problem=problem))
+    _check_names(path, cases, [row.number for row in rows])
     return cases
 
 
@@ -51,66 +72,119 @@ def _check_no_output(table: Path, output: Path) -> None:
         )
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows by the keys of `COLUMNS`, with their line numbers."""
+def _read_rows(path: Path) -> Iterator[Row]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a table: save it as CSV in UTF-8.") from error
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise InputError(
-            f"{path}, line {reader.line_num + 1} cannot be read ({error}): save it as CSV in UTF-8."
-        ) from error
-    given = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
+    before = 0
+    if said := re.match(r'"?sep=(.)"?[ \t]*(\r\n|\r|\n)', text, re.IGNORECASE):  # Excel's
+        delimiter, text, before = said[1], text[said.end() :], 1
+    else:
+        delimiter = max(",;\t", key=re.split(r"[\r\n]", text, maxsplit=1)[0].count)
+    lines = _split(path, text, delimiter, before)
+    header = next((cells for _, cells in lines if any(cells)), [])
+    names = [name.strip().lower() for name in header]
     columns = {
-        key: next((given[name] for name in names if name in given), None)
-        for key, names in COLUMNS.items()
+        key: next((names.index(name) for name in known if name in names), None)
+        for key, known in COLUMNS.items()
     }
     if columns["scan"] is None:
         raise InputError(f"{path} has no column scan: name the column with the scans so.")
-    for number, row in rows:
-        yield (
-            number,
-            {
-                key: (row.get(name) or "").strip() if name is not None else ""
-                for key, name in columns.items()
-            },
-        )
+    for place in columns.values():
+        if place is not None and names.count(names[place]) > 1:
+            raise InputError(f"{path} has the column {names[place]} twice: keep one of them.")
+    for number, cells in lines:
+        values = {
+            key: cells[place].strip() if place is not None and place < len(cells) else ""
+            for key, place in columns.items()
+        }
+        problem = ""
+        if any(cell.strip() for cell in cells[len(header) :]):
+            problem = (
+                f"it has {len(cells)} cells, the header {len(header)}; put a cell with {delimiter} "
+                "in it between quotation marks."
+            )
+        yield Row(number, values, problem)
 
 
-def _case_of_row(line: str, values: Mapping[str, str], folder: Path, output: Path) -> CohortCase:
-    """A case out of its row; `line` names the row in errors."""
+def _split(path: Path, text: str, delimiter: str, before: int) -> Iterator[tuple[int, list[str]]]:
+    """Split a table into cells; with the line that each row begins in."""
+    limit = csv.field_size_limit(len(text) + 1)  # a long cell is its row's problem alone
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows, number = [], 0
+        for cells in reader:
+            rows.append((number + before + 1, cells))
+            if reader.line_num - number > 1 and any("\n" in cell for cell in cells):
+                raise csv.Error("a quotation mark is missing, or a cell has a line break")
+            number = reader.line_num
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {number + before + 1} cannot be read ({error}): mend it, and save the "
+            "table as CSV in UTF-8."
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+    yield from rows
+
+
+def _as_path(folder: Path, text: str) -> Path:
+    """The path that a cell names, also as Windows writes it."""
+    path = folder / text
+    return folder / text.replace("\\", "/") if "\\" in text and not os.path.lexists(path) else path
+
+
+def _slashed(text: str) -> PurePosixPath:
+    """A path of any system with slashes, without a drive."""
+    return PurePosixPath(re.sub(r"^[A-Za-z]:(?=/)", "", text.replace("\\", "/")))
+
+
+def _shared_folder(rows: Sequence[Row], folder: Path) -> PurePosixPath:
+    """The folder that cases without a name are named from, if their paths are absolute."""
+    own = _slashed(os.path.abspath(folder))
+    paths = [_slashed(row.values["scan"]) for row in rows if not row.values["case"]]
+    parents = [path.parent for path in paths if path.is_absolute()]
+    if all(own in (path, *path.parents) for path in parents):
+        return own
+    return PurePosixPath(os.path.commonpath(parents))
+
+
+def _name_of_scan(text: str, shared: PurePosixPath) -> PurePosixPath:
+    """The scan's path as a name of its case, within the output folder."""
+    path = _slashed(text)
+    if shared in path.parents:
+        path = path.relative_to(shared)
+    return PurePosixPath(*(part for part in path.parts if part not in ("/", "//", "..", ".")))
+
+
+def _case_of_row(
+    values: Mapping[str, str], folder: Path, shared: PurePosixPath, output: Path
+) -> CohortCase:
     if not values["scan"]:
-        raise InputError(f"{line}: there is no scan; fill the cell or remove the line.")
-    scan = folder / values["scan"]
-    relative = PurePosixPath(
-        *(part for part in PurePosixPath(values["scan"]).parts if part not in ("/", "..", "."))
-    )
-    if not relative.name or "\0" in "".join(values.values()):
-        raise InputError(f"{line}: {values['scan']!r} names no scan; give the name of a file.")
-    given = values["case"] or str(relative.with_name(stem(scan)))
+        raise InputError("there is no scan; fill the cell or remove the line.")
+    scan, name = _as_path(folder, values["scan"]), _name_of_scan(values["scan"], shared)
+    if not name.name or scan.name in ("", "..") or "\0" in "".join(values.values()):
+        raise InputError(f"{values['scan'][:80]!r} names no scan; give the name of a file.")
+    given = values["case"] or str(name.with_name(stem(Path(name))))
     parts = PurePosixPath(given).parts
     if not parts or given.startswith("/") or any(_is_unsafe(part) for part in parts):
         raise InputError(
-            f"{line}: the case cannot be named {given!r}; use letters, digits, - and _."
+            f"the case cannot be named {_short(given)!r}; use letters, digits, - and _."
         )
-    name = str(PurePosixPath(*parts))
-    truth, mask = (folder / values[key] if values[key] else None for key in ("truth", "mask"))
-    case = CohortCase(name, values["scan"], scan, truth, mask, root=name)
+    given = str(PurePosixPath(*parts))
+    truth, mask = (_as_path(folder, values[key]) if values[key] else None for key in INPUTS)
+    case = CohortCase(given, values["scan"], scan, truth, mask, root=given)
     if problem := name_problem(case):
         raise InputError(
-            f"{line}: the case {_short(given)} cannot be written, {problem}; give it another "
-            "name in the column case, or its scan another one."
+            f"the case {_short(given)} cannot be written, {problem}; give it another name in the "
+            "column case, or its scan another one."
         )
     length = longest_path([*case.inputs.values(), *case.paths(output).values()])
     if length > LONGEST_PATH:
         raise InputError(
-            f"{line}: the case {_short(given)} has a path of {length} bytes, where a system "
-            f"takes {LONGEST_PATH}; use shorter names."
+            f"the case {_short(given)} has a path of {length} bytes, where a system takes "
+            f"{LONGEST_PATH}; use shorter names."
         )
     return case
 
