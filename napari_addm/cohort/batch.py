@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
@@ -13,7 +14,8 @@ from typing import Any
 
 from napari_addm import __version__
 from napari_addm.checkpoint.file import Checkpoint
-from napari_addm.cohort.case import CUT_OFF, UNCHECKED, CaseResult, CohortCase
+from napari_addm.cohort.case import CUT_OFF, NO_SCAN, UNCHECKED, CaseResult, CohortCase
+from napari_addm.cohort.files import check_answers
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.guard import OtherScanError, check_free, check_same_scan, unreadable
 from napari_addm.cohort.state import CaseState, LaterRun
@@ -21,8 +23,8 @@ from napari_addm.detection.pipeline import Detection, Progress
 from napari_addm.detection.preparation import ModelSlices, prepare
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.files import check_is_file
 from napari_addm.io.hashing import json_sha256, scan_sha256
+from napari_addm.io.kinds import why_no_scan
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.outputs.case import WriteOptions, write_case
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs
@@ -126,6 +128,7 @@ class Batch:
             "pictures": settings.pictures,
         }
         self.parameters_hash = json_sha256(self.parameters)
+        self.stopped = threading.Event()  # ends the waiting for silent disks
 
     # --- the three steps of a case ---------------------------------------------------------------
 
@@ -137,6 +140,8 @@ class Batch:
             if case.problem:
                 raise InputError(case.problem)
             state = states.read(case)
+            for path in case.inputs.values():
+                check_answers(path, self.stopped)
             check_same_scan(self.folder, case, state)
             key, origin = self._key(case)
             old = None if state is None else state.result
@@ -147,6 +152,8 @@ class Batch:
                 return now
             check_free(self.folder, case, state)
             inputs = self._read_inputs(case)
+            if case.searched and (kind := why_no_scan(inputs.scan.data, case.scan)):
+                return CaseResult(case.name, case.input, "skipped", NO_SCAN.format(kind))
             mask = None if inputs.mask is None else inputs.mask.voxels
             slices = prepare(inputs.scan, self.checkpoint.specification.preparation, mask)
             return ReadCase(case, key, origin, inputs, slices, time.perf_counter() - started)
@@ -330,8 +337,7 @@ class Batch:
         """Find the first input of a case that cannot be read: what it is, and why."""
         for what, path in case.inputs.items():
             try:
-                with suppress(OSError):  # reading says what is wrong
-                    check_is_file(path)
+                check_answers(path, self.stopped)
                 if what == "scan":
                     read_volume(path, frame=self.settings.frame)
                 else:
@@ -353,6 +359,8 @@ class Batch:
         text = str(error)
         if isinstance(error, MemoryError):
             text = "out of memory: close other programs, or use a larger machine"
+        elif isinstance(error, OSError):
+            text = f"{error.filename or case.scan}: {error.strerror or error}"
         elif not isinstance(error, AddmError):
             text = f"{type(error).__name__}: {text} (a bug in napari-addm: please report it)"
         return case.shorten_paths(text).replace(str(self.folder.path / case.folder), case.folder)

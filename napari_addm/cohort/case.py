@@ -22,6 +22,7 @@ NOT_CHOSEN = "not among the cases that this run was limited to"
 EARLIER = "from an earlier run, not checked again yet"
 OTHER_SETTINGS = "not reached yet; its files are of an earlier run with other settings"
 CUT_OFF = "its writing was cut off"
+NO_SCAN = "its voxels are {}, not a scan; a table of cases runs it all the same"
 # The reason of a result of an earlier run begins with this if it could not be checked.
 UNCHECKED = "not checked"
 
@@ -53,6 +54,8 @@ class CohortCase:
         The beginning of its file names, if that is not the scan's own name.
     problem : str
         Why it cannot be run and counts as failed.
+    searched : bool
+        Whether a search found it and nobody chose it, so that it may be no scan at all.
     """
 
     name: str
@@ -64,6 +67,7 @@ class CohortCase:
     skip: str = ""
     file_stem: str = ""
     problem: str = ""
+    searched: bool = False
 
     @property
     def prefix(self) -> str:

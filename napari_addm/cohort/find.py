@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, takewhile
 from pathlib import Path, PurePosixPath
@@ -33,6 +34,12 @@ from napari_addm.outputs.naming import ENDINGS, complete_bids, is_bids
 from napari_addm.outputs.portable_names import readable
 
 REPORT_SECONDS = 0.15
+# A name that ends so is that of labels. Of other names that labels have, such as T1_ROI, a scan may
+# have one as well, and the voxels decide when they are read.
+CLEAR_WORDS = (
+    *("annotation", "aparc", "aseg", "atlas", "dseg", "label", "labels", "mask", "parc", "ribbon"),
+    *("seg", "segmentation", "wmparc"),
+)
 
 
 def find_cohort(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[CohortCase]:
@@ -118,7 +125,7 @@ def _search(
             return _from_bids(path), partial(_bids_case, path)
         return _from_folder(path, output), partial(_plain_case, path)
     if os.path.exists(path):
-        return [_plain_case(path.parent, path.name)], None
+        return [replace(_plain_case(path.parent, path.name), searched=False, skip="")], None
     if glob.has_magic(str(source)):
         fixed = [*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])]
         base = Path(*fixed)
@@ -251,6 +258,7 @@ def _plain_case(root: Path, name: str) -> CohortCase:
         # BIDS names bring folders of their own
         root=str(input.parent) if is_bids(stem(path)) else case,
         skip=_why_no_scan(path),
+        searched=True,
     )
 
 
@@ -263,7 +271,7 @@ def _why_no_scan(path: Path) -> str:
         record = path.name[: -len("_recon.nii.gz")] + ENDINGS["record"]
         if os.path.lexists(path.with_name(record)):
             return "a result of napari-addm"
-    if names_labels(path):
+    if names_labels(path) and stem(path).lower().endswith(CLEAR_WORDS):
         return "named as labels, not as a scan"
     return _why_no_plain_t1w(stem(path)) if is_bids(stem(path)) else ""
 

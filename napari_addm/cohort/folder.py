@@ -24,6 +24,7 @@ from napari_addm.errors import AddmError, InputError
 from napari_addm.io.files import PART_NAME
 
 PLAN_VERSION = 1
+LAST_SERIAL = 10**15
 
 
 class PlannedCase(BaseModel):
@@ -46,7 +47,13 @@ class Plan(BaseModel):
     shard: list[int] = Field(min_length=2, max_length=2)
     parameters: dict[str, Any]
     cases: list[PlannedCase]
+    serial: int = Field(0, ge=0, le=LAST_SERIAL)
     written_ns: int = 0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What decides which plan is the latest; among those of old versions, the clock."""
+        return self.serial, self.written_ns
 
     @model_validator(mode="after")
     def _check_shard(self) -> Plan:
@@ -141,6 +148,7 @@ class CohortFolder:
         """Write what a run is about to do, without its date."""
         plan = {
             "version": PLAN_VERSION,
+            "serial": min(LAST_SERIAL, 1 + max((p.serial for p in self.read_plans()), default=0)),
             "shard": [shard.index, shard.count],
             "parameters": parameters,
             "cases": [
@@ -149,13 +157,7 @@ class CohortFolder:
                 for c in cases
             ],
         }
-        path = self.plan_path(shard)
-        write_json(path, plan)
-        # The latest plan is the one that counts, also if another machine's clock is ahead.
-        now = path.stat().st_mtime_ns
-        others = [other.lstat().st_mtime_ns for other in self.hidden.glob("plan*.json")]
-        if max(others) > now:
-            os.utime(path, ns=(max(others) + 1, max(others) + 1))
+        write_json(self.plan_path(shard), plan)
 
     def read_plans(self) -> list[Plan]:
         """All plans that are there and sound."""
@@ -173,7 +175,7 @@ class CohortFolder:
             raise InputError(
                 f"{self.path} holds no batch: give the output folder of napari-addm batch."
             )
-        count = max(found, key=lambda plan: plan.written_ns).shard[1]
+        count = max(found, key=lambda plan: plan.order).shard[1]
         return sorted((p for p in found if p.shard[1] == count), key=lambda plan: plan.shard[0])
 
 

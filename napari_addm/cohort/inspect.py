@@ -1,23 +1,31 @@
 """A cohort before it is run: the headers of its cases, and the results of an earlier run.
 
-No voxel is read and nothing is written, so thousands of cases take seconds.
+Voxels are read only of files whose names may be those of labels, and nothing is written, so
+thousands of cases take seconds.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from napari_addm.cohort.case import CaseResult, CohortCase
+from napari_addm.cohort.case import NO_SCAN, CaseResult, CohortCase
+from napari_addm.cohort.files import check_answers
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.detection.quality import QualityFlag, grid_flags
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.arrays import voxel_spacing
-from napari_addm.io.files import check_is_file
-from napari_addm.io.reading import read_grid
+from napari_addm.io.kinds import why_no_scan
+from napari_addm.io.names import names_labels, stem
+from napari_addm.io.reading import read_grid, read_volume
 from napari_addm.io.resampling import check_same_grid
+
+# Words of FreeSurfer and FSL, and how SPM and CAT begin the names of tissue maps.
+MAP_WORDS = {"csf", "filled", "gm", "prob", "probseg", "pve", "pveseg", "wm"}
+SPM = re.compile(r"m?w?[cp][0-6]")
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,7 @@ def _with_headers(found: InspectedCase, frame: int | None, resample: bool) -> In
     case = found.case
     try:
         for given in case.inputs.values():
-            with suppress(OSError):  # reading says what is wrong
-                check_is_file(given)
+            check_answers(given)
         grid = read_grid(case.scan, frame=frame)
         found = replace(
             found,
@@ -113,6 +120,16 @@ def _with_headers(found: InspectedCase, frame: int | None, resample: bool) -> In
             labels = read_grid(path)
             if not resample:
                 check_same_grid(labels, grid, "resample it to bring it there")
+        if case.searched and found.earlier is None and _may_be_no_scan(case.scan):
+            volume = read_volume(case.scan, frame=frame, constant=True)
+            if kind := why_no_scan(volume.data, case.scan):
+                return replace(found, case=replace(case, skip=NO_SCAN.format(kind)))
     except AddmError as error:
         return replace(found, problem=case.shorten_paths(str(error)))
     return found
+
+
+def _may_be_no_scan(path: Path) -> bool:
+    """Whether a name is one that labels and maps of tissues have, too."""
+    words = re.split(r"[^a-z0-9]+", stem(path).lower())
+    return names_labels(path) or not MAP_WORDS.isdisjoint(words) or bool(SPM.match(words[0]))

@@ -100,7 +100,7 @@ def read_cohort(path: Path) -> Cohort:
     folder = CohortFolder(path)
     folder.check_no_link()
     plans = folder.latest_plans()
-    latest = max(plans, key=lambda plan: plan.written_ns)
+    latest = max(plans, key=lambda plan: plan.order)
     notes = []
     if any(plan.parameters != latest.parameters for plan in plans):
         notes.append(

@@ -11,19 +11,21 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.cohort.batch import Batch, BatchSettings, OutputLostError, ReadCase
 from napari_addm.cohort.case import EARLIER, NOT_CHOSEN, NOT_REACHED, CaseResult, CohortCase, Shard
+from napari_addm.cohort.files import answer
 from napari_addm.cohort.manifest import check_manifest, manifest_path, write_manifest
 from napari_addm.detection.pipeline import Detection, Progress
-from napari_addm.errors import AddmError
+from napari_addm.errors import AddmError, InputError
 
 MANIFEST_SECONDS = 2.0
 HEARTBEAT_SECONDS = 0.1
@@ -121,6 +123,7 @@ class Run:
         self.todo = [c for c in cases if not c.skip and (only is None or c.name in only)]
         self.results: dict[str, CaseResult] = {}
         self.finished = self.failed = self.unchecked = self.worked = 0
+        self.no_scans: dict[str, str] = {}
         self.started = time.perf_counter()
         self.manifest_written = -float("inf")
         self.writing: deque[Future[CaseResult]] = deque()
@@ -129,7 +132,7 @@ class Run:
 
     def _check_inputs(self) -> None:
         """Make sure that no output takes the place of an input, even of another case."""
-        inputs = {os.path.realpath(path) for case in self.cases for path in case.inputs.values()}
+        inputs = _real_paths(p for case in self.cases if case.runs for p in case.inputs.values())
         for case in self.todo:
             for path in () if case.problem else case.paths(self.batch.folder.path).values():
                 if os.path.realpath(path) in inputs:
@@ -146,6 +149,7 @@ class Run:
         ended = False
         try:
             yield from self.work()
+            self._check_files()
             ended = True
         except OutputLostError:
             stopped = "not reached: the output folder takes no more files"
@@ -156,8 +160,22 @@ class Run:
                     self.results[name] = replace(result, reason=stopped)
             # An error on its way says more than one about the manifest.
             with nullcontext() if ended else suppress(AddmError):
-                self._write_manifest()
+                self._write_manifest(plan=bool(self.no_scans) or not self._plan_is_there())
         yield self.progress("finish")
+
+    def _plan_is_there(self) -> bool:
+        return os.path.lexists(self.batch.folder.plan_path(self.shard))
+
+    def _check_files(self) -> None:
+        """Make sure that nobody has removed the files of a case since it was done."""
+        for case in self.todo:
+            result = self.results[case.name]
+            gone = [f for f in result.files if not os.path.lexists(self.batch.folder.path / f)]
+            if result.status == "done" and not result.unchecked and gone:
+                reason = f"{PurePath(gone[0]).name} was removed during the run: run it again"
+                nothing = CaseResult(case.name, case.input, "failed", reason, result.seconds)
+                self.results[case.name] = nothing
+                self.failed += 1
 
     def _first_row(self, case: CohortCase, chosen: bool) -> CaseResult:
         """The row of a case until it is reached, or if it is not to be."""
@@ -192,6 +210,7 @@ class Run:
             while self.writing:
                 yield from self._take_written()
         finally:
+            self.batch.stopped.set()
             # The case in the network is given up; one that is being written is worth its second.
             readers.shutdown(wait=True, cancel_futures=True)
             writers.shutdown(wait=True)
@@ -244,6 +263,9 @@ class Run:
     def keep(self, result: CaseResult) -> None:
         """Put a case's result into the table."""
         self.results[result.case] = result
+        if result.status == "skipped":  # it turned out to be no scan
+            self.no_scans[result.case] = result.reason
+            return
         self.finished += 1
         self.failed += result.status == "failed"
         self.unchecked += result.unchecked
@@ -258,15 +280,15 @@ class Run:
 
     def progress(self, stage: Stage, case: str = "", **more: Any) -> BatchProgress:
         """How far the run is."""
-        eta = None
+        eta, total = None, len(self.todo) - len(self.no_scans)
         if self.worked:
             rate = (time.perf_counter() - self.started) / self.worked
-            eta = rate * (len(self.todo) - self.finished)
+            eta = rate * (total - self.finished)
         return BatchProgress(
             stage,
             case,
             self.finished,
-            len(self.todo),
+            total,
             self.failed,
             eta=eta,
             unchecked=self.unchecked,
@@ -277,8 +299,21 @@ class Run:
         folder = self.batch.folder
         try:
             if plan:
-                folder.write_plan(self.shard, self.batch.parameters, self.cases)
+                cases = [
+                    replace(case, skip=case.skip or self.no_scans.get(case.name, ""))
+                    for case in self.cases
+                ]
+                folder.write_plan(self.shard, self.batch.parameters, cases)
             write_manifest(manifest_path(folder.path, self.shard), self.results.values())
         except AddmError as error:
             raise OutputLostError(str(error)) from error
         self.manifest_written = time.perf_counter()
+
+
+def _real_paths(paths: Iterable[Path]) -> set[str]:
+    """The paths without links; with them if the disk of one does not answer."""
+    given = [os.path.abspath(path) for path in paths]
+    try:
+        return answer(lambda: set(map(os.path.realpath, given)), Path(given[0])) if given else set()
+    except InputError:
+        return set(given)

@@ -101,7 +101,7 @@ class CaseRow:
     @property
     def reason(self) -> str:
         """Why it was skipped, failed, or will fail."""
-        failed = self.result.reason if self.result and self.state in TRY_AGAIN else ""
+        failed = self.result.reason if self.result and self.state in (*TRY_AGAIN, "skipped") else ""
         return self.case.skip or failed or self.found.problem
 
     @property

@@ -379,7 +379,7 @@ def _rows_after(
     """Return the rows that change with this progress."""
     result = progress.result
     if result is not None:
-        state: RowState = "done" if result.status == "done" else "failed"
+        state: RowState = result.status
         if result.unchecked:
             state = "not checked"
         elif progress.unchanged:
