@@ -118,7 +118,7 @@ def test_the_page_tells_everything_and_needs_nothing(folder: CohortFolder) -> No
             assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
     assert not re.search(r"https?://|url\(", text)
 
-    rows = {row.split()[0]: row for row in page.rows if row.split()}
+    rows = {row.split()[0]: row for row in reversed(page.rows) if row.split()}  # "Every case"
     assert "bad.nii.gz is empty" in rows["bad"]
     assert "not reached yet" in rows["later"]
     assert "not a T1w image (T2w)" in rows["t2"]
@@ -128,7 +128,7 @@ def test_the_page_tells_everything_and_needs_nothing(folder: CohortFolder) -> No
     assert any("this scan is odd" in row for row in page.rows)
     for words in ("0.4321", "ab" * 32, "2.6", "some check", "settings steps"):
         assert words in text
-    order = [text.index(f'id="{part}"') for part in ("quality", "failures", "cases", "pictures")]
+    order = [text.index(f'id="{part}"') for part in ("cases", "quality", "failures", "pictures")]
     assert order == sorted(order)
     assert text.count("<figure") == 4
 
