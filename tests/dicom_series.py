@@ -13,7 +13,12 @@ pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installe
 hd = pytest.importorskip("highdicom", reason="the extra dicom is not installed")
 
 from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 
 NAME = "Doe^Jane"
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -81,6 +86,37 @@ def write_series(
         image.PixelData = data[n].astype("<u2").tobytes()
         image.save_as(folder / f"IM{n:04d}", enforce_file_format=True)
     return data, affine
+
+
+def write_multi_frame(path: Path, files: list[Path]) -> Path:
+    """Write the images of a series as the frames of one enhanced image, in the order given."""
+    images = [pydicom.dcmread(file) for file in files]
+    whole = images[0]
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    whole.NumberOfFrames = len(images)
+
+    def group(name: str, **tags: Any) -> pydicom.Dataset:
+        groups, item = pydicom.Dataset(), pydicom.Dataset()
+        for tag, value in tags.items():
+            setattr(item, tag, value)
+        setattr(groups, name, [item])
+        return groups
+
+    shared = group(
+        "PlaneOrientationSequence", ImageOrientationPatient=whole.ImageOrientationPatient
+    )
+    measures = {"PixelSpacing": whole.PixelSpacing, "SliceThickness": whole.SliceThickness}
+    shared.update(group("PixelMeasuresSequence", **measures))
+    whole.SharedFunctionalGroupsSequence = [shared]
+    whole.PerFrameFunctionalGroupsSequence = [
+        group("PlanePositionSequence", ImagePositionPatient=image.ImagePositionPatient)
+        for image in images
+    ]
+    whole.PixelData = b"".join(image.PixelData for image in images)
+    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(whole, tag)
+    whole.save_as(path, enforce_file_format=True)
+    return path
 
 
 def change(path: Path, **tags: Any) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from napari_addm.errors import AddmError
 from napari_addm.findings.table import findings_csv
@@ -16,12 +15,10 @@ from napari_addm.io.hashing import file_sha256, voxels_sha256
 from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.contents import CaseOutputs
+from napari_addm.outputs.dicom_seg import check_comes_from_dicom, write_seg
 from napari_addm.outputs.folder import check_outputs, claim_outputs, staging_folder
 from napari_addm.outputs.naming import dataset_files
 from napari_addm.outputs.record import FileEntry, RunRecord
-
-if TYPE_CHECKING:
-    pass
 
 StagedFiles = Mapping[str, Path]
 
@@ -59,7 +56,8 @@ def write_case(
     """Write the maps, the labels, the findings and the run record of one case.
 
     The files are written into a hidden folder and take their names together at the end, so that
-    a failure leaves none of them. For a BIDS scan, the dataset is described as well.
+    a failure leaves none of them. Only a DICOM segmentation that fails does not keep the others
+    from being written. For a BIDS scan, the dataset is described as well.
 
     Parameters
     ----------
@@ -77,15 +75,18 @@ def write_case(
     Raises
     ------
     AddmError
-        When a file cannot or must not be written, or another run has the case.
+        When a file cannot or must not be written, or another run has the case; also when all
+        files but the DICOM segmentation were written.
     """
     folder, options = Path(folder), options or WriteOptions()
+    if options.dicom_seg:
+        check_comes_from_dicom(outputs.scan)
     name = outputs.name or outputs.scan.name
     with claim_outputs(folder, name):
         paths = check_outputs(folder, name, options.overwrite, outputs.inputs.files)
         with staging_folder(paths["record"].parent) as staging:
             place = {key: staging / path.name for key, path in paths.items()}
-            written = _stage(outputs, place, options)
+            written, failure = _stage(outputs, place, options)
             for path, text in dataset_files(folder, name).items():
                 if not os.path.lexists(path):
                     write_atomic(path, text)
@@ -96,11 +97,18 @@ def write_case(
             # Files of an earlier run that this run did not write must not lie beside its own.
             for key in paths.keys() - set(written):
                 paths[key].unlink(missing_ok=True)
+    if failure is not None:
+        raise AddmError(f"{failure} All other files of the case are in {folder}.") from failure
     return {key: paths[key] for key in written}
 
 
-def _stage(outputs: CaseOutputs, place: Mapping[str, Path], options: WriteOptions) -> list[str]:
-    """Write all files of a case; returns their keys, the record after the files it names."""
+def _stage(
+    outputs: CaseOutputs, place: Mapping[str, Path], options: WriteOptions
+) -> tuple[list[str], AddmError | None]:
+    """Write all files of a case; returns their keys, and why there is no DICOM segmentation.
+
+    The record comes after the files that it names.
+    """
     # zlib and hashlib release the interpreter's lock, so these threads run side by side.
     with ThreadPoolExecutor() as pool:
         unfinished = pool.submit(RunRecord.of, outputs, dated=options.dated)
@@ -110,18 +118,21 @@ def _stage(outputs: CaseOutputs, place: Mapping[str, Path], options: WriteOption
         files = {key: future.result() for key, future in writing.items()}
         record = unfinished.result()
     write_atomic(place["findings"], findings_csv(outputs.findings, outputs.decisions))
-    others = ["findings"]
-    if options.dicom_seg and _write_dicom_seg(
-        place["seg"], outputs, edited=record.labels.edited_voxels > 0
-    ):
-        others.append("seg")
+    others, failure = ["findings"], None
+    if options.dicom_seg:
+        try:
+            if _write_dicom_seg(place["seg"], outputs, edited=record.labels.edited_voxels > 0):
+                others.append("seg")
+        except AddmError as error:
+            failure = error
+            place["seg"].unlink(missing_ok=True)
     for key in others:
         files[key] = FileEntry(name=place[key].name, sha256=file_sha256(place[key]))
     write_atomic(place["record"], record.model_copy(update={"outputs": files}).to_json())
     if not options.montage:
-        return [*files, "record"]
+        return [*files, "record"], failure
     _write_montage(place["overlay"], outputs)
-    return [*files, "record", "overlay"]
+    return [*files, "record", "overlay"], failure
 
 
 def _write_map(path: Path, volume: Volume) -> FileEntry:
@@ -131,19 +142,11 @@ def _write_map(path: Path, volume: Volume) -> FileEntry:
 
 def _write_dicom_seg(path: Path, outputs: CaseOutputs, edited: bool) -> bool:
     """Write the DICOM segmentation; returns whether there was a finding to write."""
-    from napari_addm.outputs.dicom_seg import write_seg
-
-    series = outputs.scan.source.series
-    if not series:
-        raise AddmError(
-            f"{outputs.scan.name} does not come from a DICOM series, so there is nothing that a "
-            "DICOM segmentation could belong to: leave it out, or detect in the DICOM folder."
-        )
     decided = {id: decision.verdict for id, decision in outputs.decisions.items()}
     written = write_seg(
         path,
         outputs.maps["labels"],
-        series,
+        outputs.scan.source.series,
         edited=edited,
         locations={finding.id: finding.location for finding in outputs.findings},
         accepted={id for id, verdict in decided.items() if verdict == "accepted"},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from napari_addm import __version__
 from napari_addm.errors import AddmError
 from napari_addm.io.dicom_header import import_extra
 from napari_addm.io.volume import Volume
+from napari_addm.outputs.dicom_source import read_source
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -67,28 +69,63 @@ def write_seg(
     AddmError
         When the labels do not lie on the series, or there are too many of them.
     """
-    pydicom, hd = import_extra("pydicom"), import_extra("highdicom")
     numbers = _shown_numbers(labels.data, rejected)
     if not len(numbers):
         return None
-    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
-    if len(images) < 2:
-        raise AddmError("A DICOM segmentation of a multi-frame series cannot be written.")
-    images, affine = _stack(images)
-    shape = (len(images), int(images[0].Rows), int(images[0].Columns))
+    descriptions = [
+        _describe_segment(n, number, edited, locations.get(number, ""), number in accepted)
+        for n, number in enumerate(numbers.tolist(), 1)
+    ]
     # The standard counts segments from 1 without gaps.
     segments = np.searchsorted(numbers, labels.data) + 1
     segments = np.where(np.isin(labels.data, numbers), segments, 0).astype(np.uint16)
-    seg = hd.seg.Segmentation(
-        source_images=images,
-        pixel_array=_to_pixels(segments, labels.affine, affine, shape),
+    try:
+        _segmentation(labels.with_data(segments), files, descriptions).save_as(path)
+    except AddmError:
+        raise
+    except Exception as error:  # pydicom and highdicom raise many kinds for odd images
+        raise AddmError(
+            f"The images of the series do not allow a DICOM segmentation ({error}): leave it out."
+        ) from error
+    return path
+
+
+def check_seg(scan: Volume) -> None:
+    """Refuse a scan of which no segmentation can be written, by writing one of a single voxel.
+
+    Raises
+    ------
+    AddmError
+        When it does not come from a DICOM series, or its images do not allow a segmentation.
+    """
+    check_comes_from_dicom(scan)
+    voxel = np.zeros(scan.shape, np.uint8)
+    voxel.flat[0] = 1
+    with TemporaryDirectory(prefix="napari-addm-") as folder:
+        write_seg(Path(folder) / "seg.dcm", scan.with_data(voxel), scan.source.series)
+
+
+def check_comes_from_dicom(scan: Volume) -> None:
+    """Refuse a scan that does not come from a DICOM series."""
+    if not scan.source.series:
+        raise AddmError(
+            f"{scan.name} does not come from a DICOM series, so there is nothing that a "
+            "DICOM segmentation could belong to: leave it out, or detect in the DICOM folder."
+        )
+
+
+def _segmentation(segments: Volume, files: Iterable[Path], descriptions: list[Any]) -> Dataset:
+    """A segmentation of a series, of the numbers of the descriptions' segments."""
+    hd = import_extra("highdicom")
+    series = read_source(files)
+    pixels = _to_pixels(segments.data, segments.affine, series.affine, series.shape)
+    seg: Dataset = hd.seg.Segmentation(
+        source_images=series.images,
+        pixel_array=pixels[series.order],
         segmentation_type="BINARY",
-        segment_descriptions=[
-            _describe_segment(n, number, edited, locations.get(number, ""), number in accepted)
-            for n, number in enumerate(numbers.tolist(), 1)
-        ],
+        segment_descriptions=descriptions,
         series_instance_uid=hd.UID(),
-        series_number=int(images[0].get("SeriesNumber") or 0) + 9000,
+        series_number=series.number + 9000,
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer="napari-addm",
@@ -99,8 +136,10 @@ def write_seg(
         content_label="FINDINGS",
         series_description="napari-addm findings, research only",
     )
-    seg.save_as(path)
-    return path
+    for element in seg.iterall():
+        if element.keyword == "ReferencedSOPClassUID":
+            element.value = series.sop_class
+    return seg
 
 
 def _shown_numbers(labels: np.ndarray, rejected: Collection[int]) -> np.ndarray:
@@ -134,21 +173,6 @@ def _describe_segment(n: int, number: int, edited: bool, location: str, accepted
     if words:  # highdicom has no argument for it
         segment.SegmentDescription = words[0].upper() + words[1:]
     return segment
-
-
-def _stack(images: list[Dataset]) -> tuple[list[Dataset], np.ndarray]:
-    """The images in order along their normal; (slice, row, column) to world RAS+ mm."""
-    cosines = np.array(images[0].ImageOrientationPatient, float)
-    normal = np.cross(cosines[:3], cosines[3:])
-    images = sorted(images, key=lambda i: float(np.dot(i.ImagePositionPatient, normal)))
-    positions = np.array([image.ImagePositionPatient for image in images], float)
-    down, across = (float(n) for n in images[0].PixelSpacing)
-    affine = np.eye(4)
-    affine[:3, 0] = (positions[-1] - positions[0]) / (len(images) - 1)
-    affine[:3, 1] = cosines[3:] * down
-    affine[:3, 2] = cosines[:3] * across
-    affine[:3, 3] = positions[0]
-    return images, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # DICOM's world is LPS
 
 
 def _to_pixels(

@@ -34,6 +34,7 @@ from napari_addm.io.volume import Volume
 from napari_addm.metrics.evaluation import evaluate
 from napari_addm.outputs.case import WriteOptions, write_case
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs, GivenRegion
+from napari_addm.outputs.dicom_seg import check_seg
 from napari_addm.outputs.folder import check_outputs, claim_outputs
 from napari_addm.registry import METHODS
 
@@ -146,6 +147,8 @@ def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
         check_outputs(request.folder, name, request.write.overwrite, given)
         with timed(seconds, "read"):
             inputs = read_case(request, series)
+            if request.write.dicom_seg:
+                check_seg(inputs.scan)
         with timed(seconds, "import"):  # so that this time does not count as loading
             METHODS[specification.method].load()
         with timed(seconds, "load"):

@@ -13,8 +13,10 @@ from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QWidget
 
 from napari_addm.errors import AddmError, InputError
+from napari_addm.io.volume import Volume
 from napari_addm.outputs.case import WriteOptions, write_case
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs, GivenRegion
+from napari_addm.outputs.dicom_seg import check_seg
 from napari_addm.outputs.folder import check_outputs
 from napari_addm.review.marking import measure_labels
 from napari_addm.review.saved_review import SavedReview, read_review
@@ -62,6 +64,7 @@ class Saving(QWidget):
         self.save_button = button(texts.SAVE, self._on_save)
         self.seg = QCheckBox(texts.SEG.label)
         self.seg.setToolTip(texts.SEG.tip)
+        self.seg.clicked.connect(self._on_seg)
         self.open_button = button(texts.OPEN_FOLDER, self._on_open)
         self.open_button.hide()
         self.resume_button = button(texts.RESUME, self._on_resume)
@@ -89,6 +92,19 @@ class Saving(QWidget):
             self.begun.emit()
             self._on_failed(InputError(why_not))
         return None
+
+    # --- a DICOM segmentation --------------------------------------------------------------------
+
+    def _on_seg(self, wanted: bool) -> None:
+        """Check at once whether the series allows it."""
+        outcome = self._outcome
+        if wanted and outcome is not None:
+            self.begun.emit()
+            self._start("Check the series", _check, outcome.scan, errored=self._on_no_seg)
+
+    def _on_no_seg(self, error: Exception) -> None:
+        self.seg.setChecked(False)
+        self._on_failed(error)
 
     # --- save ------------------------------------------------------------------------------------
 
@@ -194,6 +210,11 @@ def _resume(outcome: Outcome, record: Path) -> Iterator[tuple[Outcome, SavedRevi
     detection = outcome.detection
     assert detection is not None
     yield outcome, read_review(record, outcome.scan, detection, outcome.checkpoint.sha256)
+
+
+def _check(scan: Volume) -> Iterator[None]:
+    check_seg(scan)
+    yield
 
 
 def _save(

@@ -7,7 +7,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_series import LPS, PLANES, hd, pydicom, segmented_labels, write_series
+from dicom_series import (
+    LPS,
+    PLANES,
+    MRImageStorage,
+    change,
+    hd,
+    pydicom,
+    segmented_labels,
+    write_multi_frame,
+    write_series,
+)
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.midline import Midline
@@ -20,7 +30,7 @@ from napari_addm.io.hashing import file_sha256
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.outputs.case import WriteOptions, write_case
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs
-from napari_addm.outputs.dicom_seg import write_seg
+from napari_addm.outputs.dicom_seg import check_seg, write_seg
 
 
 def written_volume(folder: Path, plane: str) -> Volume:
@@ -67,6 +77,119 @@ def test_segmentation_lies_on_the_patient(tmp_path: Path, plane: str) -> None:
     np.testing.assert_array_equal(found, planted)
 
 
+# What anonymizers and scanners leave behind; None = the tag is missing.
+UID_2 = "1.2.3.4.5.6.7.8.9"
+ODD = [
+    *({tag: None} for tag in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")),
+    *({tag: None} for tag in ("StudyID", "StudyDate", "StudyTime", "AccessionNumber")),
+    *({tag: None} for tag in ("SliceThickness", "FrameOfReferenceUID", "SOPInstanceUID")),
+    *({tag: None} for tag in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")),
+    *({tag: None} for tag in ("SeriesNumber", "Manufacturer", "Modality")),
+    {"PatientName": "", "PatientID": "", "StudyDate": "", "SeriesNumber": ""},
+    {"PatientBirthDate": "Amadeus", "StudyDate": "ANON", "StudyTime": "99:99"},
+    {"PatientBirthDate": "19701399", "StudyTime": "12:00:00", "PatientSex": "female"},
+    {"PatientID": "x" * 70, "StudyID": "y" * 20, "AccessionNumber": "z" * 30},
+    {"PatientName": "N" * 80, "PatientAge": "40", "StudyDescription": "d" * 100},
+    {"SOPClassUID": "1.2.3.4", "SOPInstanceUID": UID_2, "FrameOfReferenceUID": "none"},
+    {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"},
+    {"SeriesNumber": "9" * 12, "SliceThickness": "0", "LossyImageCompression": "maybe"},
+]
+
+
+def make_odd(folder: Path, changes: dict[str, str | None]) -> None:
+    """Change tags of a series without asking whether the standard allows it."""
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        for tag, value in changes.items():
+            if value is None:
+                image.pop(tag, None)
+            else:
+                vr = pydicom.datadict.dictionary_VR(tag)
+                image[tag] = pydicom.DataElement(tag, vr, value, validation_mode=0)
+        image.save_as(file)
+
+
+@pytest.mark.parametrize("changes", ODD, ids=lambda changes: "-".join(changes))
+def test_odd_tags_cost_no_segmentation(tmp_path: Path, changes: dict[str, str | None]) -> None:
+    volume = written_volume(tmp_path / "in", "oblique")
+    make_odd(tmp_path / "in", changes)
+    labels = volume.with_data((volume.data > 800).astype(np.int32))
+    check_seg(volume)
+    path = write_seg(tmp_path / "seg.dcm", labels, volume.source.series)
+    assert path is not None
+    np.testing.assert_array_equal(segmented_labels(path, labels), labels.data)
+
+    seg, image = pydicom.dcmread(path), pydicom.dcmread(volume.source.series[0])
+    for tag in ("PatientName", "PatientID", "StudyID", "AccessionNumber", "StudyInstanceUID"):
+        if image.get(tag):
+            assert str(seg[tag].value) == str(image[tag].value)
+    for tag in (
+        "PatientBirthDate",
+        "StudyDate",
+        "StudyTime",
+        "PatientSex",
+        "ReferringPhysicianName",
+    ):
+        assert seg[tag].value in ("", None, "19700101", "20240101", "120000", "F")
+    for tag in ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"):
+        assert pydicom.uid.UID(seg[tag].value).is_valid
+    known = {image.get("SOPClassUID", MRImageStorage)}
+    assert {
+        element.value for element in seg.iterall() if element.keyword == "ReferencedSOPClassUID"
+    } == known
+
+
+@pytest.mark.parametrize(
+    ("characters", "name"),
+    [
+        ("ISO_IR 192", "Müller^Jürgen=山田^太郎"),
+        ("ISO_IR 100", "Buc^Jérôme"),
+        ("ISO_IR 144", "Люкceмбypг"),
+        ("GB18030", "Zhang^XiaoDong=张^小东"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 58"], "Wang^XiaoDong=王^小东"),
+        (None, "Doe^Jane"),
+    ],
+)
+def test_names_are_kept(tmp_path: Path, characters: str | list[str] | None, name: str) -> None:
+    volume = written_volume(tmp_path / "in", "axial")
+    for file in volume.source.series:
+        change(file, SpecificCharacterSet=characters, PatientName=name)
+    labels = volume.with_data((volume.data > 800).astype(np.int32))
+    path = write_seg(tmp_path / "seg.dcm", labels, volume.source.series)
+    assert path is not None
+    seg, image = hd.seg.segread(path), pydicom.dcmread(volume.source.series[0])
+    assert str(seg.PatientName) == str(image.PatientName) == name
+    np.testing.assert_array_equal(segmented_labels(path, labels), labels.data)
+
+
+@pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_multi_frame_image_has_a_segmentation(tmp_path: Path, plane: str, order: str) -> None:
+    data, affine = write_series(tmp_path / "in", plane)
+    frames = list(range(len(data)))
+    if order == "backward":
+        frames.reverse()
+    elif order == "shuffled":
+        np.random.default_rng(1).shuffle(frames)
+    files = sorted((tmp_path / "in").iterdir())
+    path = write_multi_frame(tmp_path / "multi.dcm", [files[n] for n in frames])
+    volume = volume_from_native(data, LPS @ affine)
+    volume = replace(volume, source=replace(volume.source, name="scan", series=(path,)))
+    labels = volume.with_data((volume.data > 800).astype(np.int32) * 7)
+
+    check_seg(volume)
+    written = write_seg(tmp_path / "seg.dcm", labels, [path])
+
+    assert written is not None
+    np.testing.assert_array_equal(segmented_labels(written, labels), labels.data)
+    seg, image = hd.seg.segread(written), pydicom.dcmread(path)
+    assert seg.FrameOfReferenceUID == image.FrameOfReferenceUID
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == image.SeriesInstanceUID
+
+
 def test_labels_elsewhere_are_refused(tmp_path: Path) -> None:
     volume = written_volume(tmp_path / "in", "sagittal")
     labels = volume.with_data((volume.data > 500).astype(np.int32))
@@ -79,7 +202,7 @@ def test_labels_elsewhere_are_refused(tmp_path: Path) -> None:
     many = volume.with_data(np.arange(volume.data.size).reshape(volume.shape))
     with pytest.raises(AddmError, match="5759 findings are too many"):
         write_seg(tmp_path / "a.dcm", many, volume.source.series)
-    with pytest.raises(AddmError, match="of a multi-frame series"):
+    with pytest.raises(AddmError, match="of a single image cannot be written"):
         write_seg(tmp_path / "a.dcm", labels, volume.source.series[:1])
     nothing = volume.with_data(np.zeros(volume.shape, np.int32))
     assert write_seg(tmp_path / "a.dcm", nothing, volume.source.series) is None
