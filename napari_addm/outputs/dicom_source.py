@@ -41,6 +41,8 @@ CODES = {
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 MR, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
 UID = re.compile(r"(?=.{1,64}$)(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+")
+# A switch of the character set, of which pydicom leaves that to Chinese (ISO 2022 IR 58) in names.
+ESCAPE = re.compile(r"\x1b[ -/]+[0-~]")
 LARGEST_NUMBER = 10**8
 
 
@@ -166,7 +168,7 @@ def _text(image: Dataset, keyword: str) -> str:
             value = "\\".join(value)
         if not isinstance(value, str | int | PersonName):
             return ""
-        text = str(value)
+        text = ESCAPE.sub("", str(value))
         if vr not in ("LO", "SH", "PN"):  # too long a name is still the name
             validate_value(vr, text, config.RAISE)
         if vr in ("DA", "TM"):
