@@ -16,6 +16,7 @@ from napari_addm.detection.brain_mask import PLAUSIBLE_BRAIN_ML
 from napari_addm.detection.preparation import LEAST_DEPTH_CONTRAST, HistogramStandardization
 from napari_addm.detection.settings import uses_calibrated_settings
 from napari_addm.io.checks import THICK_SLICE_MM
+from napari_addm.io.volume import UNKNOWN_DIRECTIONS
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -166,7 +167,9 @@ def grid_flags(volume: Volume) -> list[QualityFlag]:
             QualityFlag("slice_thickness", text, max(volume.spacing), None, THICK_SLICE_MM)
         )
     if not volume.sides_known:
-        flags.append(QualityFlag("orientation", "the file does not say which side is left"))
+        lies_anyhow = UNKNOWN_DIRECTIONS in volume.warnings
+        what = "where up, front and left are" if lies_anyhow else "which side is left"
+        flags.append(QualityFlag("orientation", f"the file does not say {what}"))
     if volume.contrast.is_suspect:
         was = "was" if volume.contrast.agent == "with" else "may have been"
         text = f"the scan {was} made with contrast agent ({volume.contrast.reason})"

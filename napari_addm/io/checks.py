@@ -33,6 +33,11 @@ def choose_frame(path: Path, shape: tuple[int, ...], frame: int | None) -> tuple
     """
     i, j, k = (*shape, 1, 1)[:3]
     frames = math.prod(shape[3:])
+    if min(i, j, k) == 1 and sum(n > 1 for n in shape) > 2:
+        raise InputError(
+            f"{path} is a single slice with several frames, or has an extra axis of 1 "
+            f"({format_shape(shape)}): export one 3D scan without that axis."
+        )
     if min(i, j, k) == 1:
         raise InputError(
             f"{path} is a single 2D picture ({format_shape(shape)} voxels): choose the whole 3D "

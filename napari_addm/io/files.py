@@ -16,6 +16,10 @@ from napari_addm.errors import AddmError, InputError
 
 PART_NAME = re.compile(r"\.[0-9a-f]{32}\.part")
 """Names of files and folders that are still being written."""
+# How git-annex, which DataLad uses, and git-lfs mark a file whose content lies elsewhere.
+ANNEX = "annex/objects/"
+ANNEX_POINTER = f"/{ANNEX}".encode()
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @contextlib.contextmanager
@@ -83,17 +87,30 @@ def folder_aside(folder: Path) -> Iterator[Path]:
 
 
 def check_is_file(path: Path) -> None:
-    """Refuse a pipe or a device, because reading it may never end.
+    """Refuse what has no content to read: a pipe, a device, a socket, or a file not fetched yet.
 
     Raises
     ------
     InputError
     OSError
-        When it cannot be found.
+        When it cannot be found or opened.
     """
+    if path.is_symlink() and not path.exists():
+        target = Path(os.path.realpath(path))
+        if ANNEX in target.as_posix():
+            raise InputError(f"{path} is not fetched: run `datalad get {path}`.")
+        raise InputError(f"{path} is a link to {target}, which does not exist: put it back.")
     mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+    if stat.S_ISDIR(mode):
+        return
+    if not stat.S_ISREG(mode):
         raise InputError(f"{path} is no file but a pipe or a device: give the file of a scan.")
+    with path.open("rb") as file:
+        head = file.read(len(LFS_POINTER))
+    if head.startswith(ANNEX_POINTER):
+        raise InputError(f"{path} is not fetched: run `datalad get {path}`.")
+    if head == LFS_POINTER:
+        raise InputError(f"{path} is not fetched: run `git lfs pull`.")
 
 
 def _part_of(folder: Path) -> Path:

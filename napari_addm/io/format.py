@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from io import BufferedIOBase
+from dataclasses import dataclass, field
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 
 from napari_addm.errors import InputError
+from napari_addm.io.files import check_is_file
+from napari_addm.io.gunzip import MAGIC, Gunzip
 from napari_addm.io.text import format_shape, format_size
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 HEAD_BYTES = 540
 # Deflate compresses no better than this (zlib's technical notes), so a larger claim is false.
 DEFLATE_LIMIT = 1032
+# So much behind the voxels is ordinary, such as the tags of MGH; more than the other is a fault.
+ORDINARY_REST_BYTES = 10**6
+LARGEST_REST_BYTES = 10**9
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,15 @@ class ScanFile:
         The first `HEAD_BYTES` decompressed bytes, fewer in a shorter file.
     compressed : bool
         Whether the file is compressed by gzip, whatever its name says.
+    notes : list of str
+        Warnings that only reading the voxels brings.
     """
 
     path: Path
     stream: BufferedIOBase
     head: bytes
     compressed: bool
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,18 +137,15 @@ def open_scan(path: Path) -> Iterator[ScanFile]:
     """
     try:
         with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
+            compressed = file.read(len(MAGIC)) == MAGIC
             file.seek(0)
-            if compressed:
-                with igzip.IGzipFile(fileobj=file, mode="rb") as stream:
-                    yield ScanFile(path, stream, stream.read(HEAD_BYTES), True)
-            else:
-                yield ScanFile(path, file, file.read(HEAD_BYTES), False)
+            stream = BufferedReader(Gunzip(file)) if compressed else file
+            yield ScanFile(path, stream, stream.read(HEAD_BYTES), compressed)
     except EOFError as error:
         raise InputError(
             f"{path} is cut short, its compressed data end early: copy or download it again."
         ) from error
-    except (gzip.BadGzipFile, isal_zlib.error) as error:  # type: ignore[misc]  # it is a class
+    except isal_zlib.error as error:  # type: ignore[misc]  # it is a class
         raise InputError(
             f"{path} is damaged, its compressed data fail their checksum: copy or download it "
             "again."
@@ -151,14 +155,13 @@ def open_scan(path: Path) -> Iterator[ScanFile]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a path that is no file with content."""
+    """Refuse a path that is no file with content that can be opened."""
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder: choose the scan in it.")
+        check_is_file(path)
         if path.stat().st_size == 0:
             raise InputError(f"{path} is empty: copy or download the file again.")
-        with path.open("rb"):
-            pass
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: check the name and the folder.") from error
     except OSError as error:
@@ -192,9 +195,14 @@ def check_claim(path: Path, shape: tuple[int, ...], total: int, compressed: bool
 
 
 def load_frame(
-    file: ScanFile, offset: int, shape: tuple[int, int, int], dtype: np.dtype, frame: int
+    file: ScanFile,
+    offset: int,
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    total: int,
+    frame: int,
 ) -> np.ndarray:
-    """Read one frame of raw voxels, and the file to its end.
+    """Read one frame of raw voxels, and a compressed file to its end.
 
     Parameters
     ----------
@@ -204,6 +212,8 @@ def load_frame(
         Where the first frame begins, in decompressed bytes.
     shape : tuple of int
         (i, j, k); i varies fastest.
+    total : int
+        Where the last frame ends.
     frame : int
         Counted from 0.
 
@@ -214,7 +224,7 @@ def load_frame(
     Raises
     ------
     InputError
-        When the file ends before.
+        When the file ends before `total`, or far behind it.
     """
     size = math.prod(shape) * dtype.itemsize
     start = offset + frame * size
@@ -232,14 +242,49 @@ def load_frame(
                 "download it again."
             )
         filled += count
-    read_to_end(file.stream)
+    check_rest(file, total, start + size)
     return buffer.view(dtype).reshape(shape, order="F")
 
 
-def read_to_end(stream: BufferedIOBase) -> None:
-    """Read the rest of a file, because gzip compares its checksum only at the end."""
-    while stream.read(2**20):
-        pass
+def check_rest(file: ScanFile, total: int, position: int) -> None:
+    """Compare where a file ends with where its header says that the voxels end.
+
+    A compressed file is read to its end, because gzip compares its checksum only there.
+
+    Parameters
+    ----------
+    total : int
+        Where the voxels end, in decompressed bytes.
+    position : int
+        How many bytes were read.
+
+    Raises
+    ------
+    InputError
+        When it ends before, or far behind.
+    """
+    end = position if file.compressed else file.path.stat().st_size
+    while file.compressed and end <= total + LARGEST_REST_BYTES:
+        chunk = file.stream.read(2**20)
+        if not chunk:
+            break
+        end += len(chunk)
+    if end < total:
+        raise InputError(
+            f"{file.path} is cut short: it holds {end} of {total} bytes; copy or download it again."
+        )
+    if end > total + LARGEST_REST_BYTES:
+        raise InputError(
+            f"{file.path} holds more than {format_size(LARGEST_REST_BYTES)} behind the voxels that "
+            "its header names, so the header is damaged: copy or export it again."
+        )
+    if end > total + ORDINARY_REST_BYTES:
+        file.notes.append(
+            f"The file holds {format_size(end - total)} behind the voxels that its header names, "
+            "which were ignored."
+        )
+    if isinstance(file.stream, BufferedReader) and getattr(file.stream.raw, "has_garbage", False):
+        file.notes.append("The file holds bytes behind its compressed data, which were ignored.")
 
 
 def _skip(stream: BufferedIOBase, count: int) -> None:

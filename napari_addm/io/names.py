@@ -81,7 +81,8 @@ def other_half(path: Path) -> Path | None:
             if suffix is not None:
                 base = path.name[: -len(suffix)]
                 beside = (path.with_name(base + other) for other in others)
-                return next((half for half in beside if half.exists()), None)
+                there = (half for half in beside if half.exists() or half.is_symlink())
+                return next(there, None)
     return None
 
 

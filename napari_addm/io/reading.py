@@ -31,6 +31,28 @@ from napari_addm.io.volume import Volume, volume_from_native
 
 # Frames of a 4D file that stay in memory: the one that is looked at and the one before.
 FRAMES_KEPT = 2
+# How other files begin that are given or named as scans, and what to do about them.
+FOREIGN = {
+    b"\x1f\x8b": "compressed twice: decompress it once",
+    b"BZh": "compressed by bzip2: decompress it",
+    b"\xfd7zXZ\0": "compressed by xz: decompress it",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard: decompress it",
+    b"PK\x03\x04": "a ZIP archive: unpack it, and choose the scan in it",
+    b"7z\xbc\xaf": "a 7z archive: unpack it, and choose the scan in it",
+    b"Rar!": "a RAR archive: unpack it, and choose the scan in it",
+    b"\x89HDF": "an HDF5 or MINC file: convert it to NIfTI, for example with mnc2nii",
+    b"CDF": "a MINC file: convert it to NIfTI, for example with mnc2nii",
+    b"ObjectType": "a MetaImage file: convert it to NIfTI",
+    b"NDims": "a MetaImage file: convert it to NIfTI",
+    b"type ": "an AFNI header: convert the dataset with 3dAFNItoNIFTI",
+    b"# === DATA DESCR": "a PAR file of Philips: convert it with dcm2niix",
+    b"\x89PNG": "a PNG picture: choose the 3D scan",
+    b"\xff\xd8\xff": "a JPEG picture: choose the 3D scan",
+    b"II*\0": "a TIFF picture: convert it to NIfTI, with its voxel size",
+    b"MM\0*": "a TIFF picture: convert it to NIfTI, with its voxel size",
+    b"%PDF": "a PDF document: choose the scan",
+    b"{": "a JSON file: choose the scan beside it",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,6 +287,7 @@ def _read(path: Path, frame: int | None, voxels: bool = True) -> _Stored:
         check_memory(path, shape, header.dtype)
         if voxels:
             data = header.load(frame or 0)
+            warnings += tuple(file.notes)
             check_dtype(path, data.dtype)
         else:
             data = np.broadcast_to(np.zeros((), header.dtype), shape)
@@ -296,10 +319,17 @@ def _recognize(head: bytes) -> Format | None:
 
 def _describe_foreign(head: bytes) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<gifti" in text:
+        return "is a surface in GIFTI format: choose the scan."
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
         return "is a web page, not a scan: the download failed, so fetch the file again."
     if head[128:132] == b"DICM":
         return "is a DICOM image: detect in its series, or convert that to NIfTI first."
+    if head[257:262] == b"ustar":
+        return "is a tar archive: unpack it, and choose the scan in it."
+    for signature, words in FOREIGN.items():
+        if head.startswith(signature):
+            return f"is {words}."
     return f"is no {readable_titles()} file: choose another, or convert it to NIfTI."
 
 

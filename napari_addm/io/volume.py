@@ -14,6 +14,10 @@ from napari_addm.io.names import stem
 
 # Warnings of a volume of which left and right are not certain.
 UNKNOWN_SIDES = "The file does not say how it lies in the world: left/right unknown."
+UNKNOWN_DIRECTIONS = (
+    "The file does not say how it lies in the world: left/right unknown, and up and front as well; "
+    "check that it stands upright."
+)
 GRID_OF_LAYER = (
     "The grid was taken from the layer's scale and translation, with its axes as superior, "
     "anterior, right: check left and right."
@@ -121,7 +125,8 @@ class Volume:
     @property
     def sides_known(self) -> bool:
         """Whether the file says which side is left; otherwise a warning says why not."""
-        return not {UNKNOWN_SIDES, GRID_OF_LAYER}.intersection(self.warnings)
+        unknown = {UNKNOWN_SIDES, UNKNOWN_DIRECTIONS, GRID_OF_LAYER}
+        return unknown.isdisjoint(self.warnings)
 
     @property
     def name(self) -> str:

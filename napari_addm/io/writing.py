@@ -19,11 +19,12 @@ COMPRESSION_LEVEL = 2
 
 
 def write_volume(path: str | os.PathLike[str], volume: Volume, *, overwrite: bool = False) -> Path:
-    """Write a volume on its source's own grid, with the source's header and affine.
+    """Write a volume on its source's own grid, with the source's affine.
 
     Floats are stored as float32, whole numbers and booleans as the smallest of uint8, int16, int32
-    and int64, all without a scale slope. Free-text header fields and NIfTI extensions, which may
-    name a patient, are not written. The file appears at once and whole, or not at all.
+    and int64, all without a scale slope. Of a NIfTI header only the fields that say where the
+    voxels lie are written, in its own unit; others may name a patient. The file appears at once
+    and whole, or not at all.
 
     Parameters
     ----------

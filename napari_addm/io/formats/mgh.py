@@ -10,7 +10,7 @@ from nibabel.freesurfer.mghformat import MGHHeader, MGHImage
 
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.format import Format, ScanFile, ScanHeader, check_claim, load_frame
-from napari_addm.io.volume import UNKNOWN_SIDES, Volume
+from napari_addm.io.volume import UNKNOWN_DIRECTIONS, Volume
 
 DATA_OFFSET = 284
 # The part of a header that nibabel reads; before it says whether the geometry is valid.
@@ -45,9 +45,9 @@ def read_header(file: ScanFile) -> ScanHeader:
         shape=(*shape, frames) if frames > 1 else shape,
         dtype=dtype,
         affine=header.get_affine(),
-        load=partial(load_frame, file, DATA_OFFSET, shape, dtype),
+        load=partial(load_frame, file, DATA_OFFSET, shape, dtype, total),
         header=header,
-        warnings=() if has_geometry else (UNKNOWN_SIDES,),
+        warnings=() if has_geometry else (UNKNOWN_DIRECTIONS,),
     )
 
 

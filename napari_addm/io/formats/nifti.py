@@ -19,12 +19,12 @@ from napari_addm.io.format import (
     ScanHeader,
     check_claim,
     check_file,
+    check_rest,
     load_frame,
     open_scan,
-    read_to_end,
 )
 from napari_addm.io.names import other_half
-from napari_addm.io.volume import UNKNOWN_SIDES, Volume
+from napari_addm.io.volume import UNKNOWN_DIRECTIONS, UNKNOWN_SIDES, Volume
 
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 # NIfTI-2 ends its signature with bytes that a text-mode transfer changes; some writers leave 0.
@@ -36,6 +36,14 @@ MAGICS = (
 )
 COMPLEX256 = 2048
 FORMS_TOLERANCE_MM = 0.1
+# The units of `xyzt_units` other than mm; readers take its 0, unknown, for mm.
+UNITS_MM = {1: ("m", 1e3), 3: ("µm", 1e-3)}
+SMALLEST_EXTENT_MM, LARGEST_EXTENT_MM = 2.0, 1e4
+# The fields of a header that outputs keep; others may name a patient, or describe other voxels.
+GEOMETRY = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 
 
 def recognizes(head: bytes) -> bool:
@@ -52,12 +60,12 @@ def read_header(file: ScanFile) -> ScanHeader:
     """Read the header; see `napari_addm.io.format.Format`."""
     path = file.path
     header, in_one_file = _checked_header(file)
-    dims = header["dim"].astype(np.int64).tolist()
-    if not 1 <= dims[0] <= 7 or min(dims[1 : dims[0] + 1]) < 1:
+    count, *dims = header["dim"].astype(np.int64).tolist()
+    if not 1 <= count <= 7 or min(dims[:count]) < 0 or dims[0] == 0:
         raise InputError(
-            f"{path} has a damaged header (dimensions {dims[1:]}): copy or export it again."
+            f"{path} has a damaged header (dimensions {dims}): copy or export it again."
         )
-    shape = tuple(dims[1 : dims[0] + 1])
+    shape = tuple(max(n, 1) for n in dims[:count])  # as in the C library of the standard
     i, j, k = (*shape, 1, 1)[:3]
     dtype = _dtype(header)
     # A single file's voxels begin behind its header and extension flag, whatever it claims.
@@ -71,6 +79,12 @@ def read_header(file: ScanFile) -> ScanHeader:
     # The header that is kept describes one 3D frame.
     header.set_data_shape((i, j, k))
     affine, warnings = _affine(path, header, (i, j, k))
+    bits = int(header["bitpix"])
+    if bits not in (0, 8 * dtype.itemsize):
+        warnings.append(
+            f"The header names a type of {8 * dtype.itemsize} bits and {bits} bits per voxel; the "
+            "type was used."
+        )
     header["vox_offset"] = 0
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if not np.isfinite(slope) or slope == 0.0:
@@ -78,10 +92,12 @@ def read_header(file: ScanFile) -> ScanHeader:
 
     def load(frame: int) -> np.ndarray:
         if in_one_file:
-            return load_frame(file, offset, (i, j, k), dtype, frame)
-        read_to_end(file.stream)
+            return load_frame(file, offset, (i, j, k), dtype, total, frame)
+        check_rest(file, len(file.head), len(file.head))
         with open_scan(voxels.path) as other:
-            return load_frame(other, offset, (i, j, k), dtype, frame)
+            data = load_frame(other, offset, (i, j, k), dtype, total, frame)
+            file.notes.extend(other.notes)
+            return data
 
     inter = inter if np.isfinite(inter) else 0.0
     return ScanHeader(shape, dtype, affine, load, header, slope, inter, tuple(warnings))
@@ -125,32 +141,48 @@ def _dtype(header: nib.Nifti1Header) -> np.dtype:
 
 
 def _affine(path: Path, header: nib.Nifti1Header, shape: Shape) -> tuple[np.ndarray, list[str]]:
-    """World affine by the NIfTI rules, and warnings; repairs spacing and qfac in `header`."""
+    """World affine in mm by the NIfTI rules, and warnings; repairs spacing and qfac in `header`."""
     for form in ("sform_code", "qform_code"):
         # Readers differ about codes outside the standard: below 0 says nothing, above 5 something.
         if not 0 <= header[form] <= 5:
             header[form] = int(header[form] > 0)
-    sform = header.get_sform(coded=False) if header["sform_code"] > 0 else None
+    unit, factor = UNITS_MM.get(int(header["xyzt_units"]) & 7, ("", 1.0))
+    to_mm = np.diag([factor, factor, factor, 1.0])
+    sform = to_mm @ header.get_sform(coded=False) if header["sform_code"] > 0 else None
+    if unit:
+        sizes = factor * header["pixdim"][1:4] if sform is None else voxel_spacing(sform)
+        _check_extent(path, np.abs(np.multiply(sizes, shape)).max(), unit)
     if sform is not None:
         check_affine(path, sform)
-    warnings = _repair_spacing(header, sform)
-    qform = _qform(header)
-    if sform is None:
-        if qform is None:
-            return header.get_base_affine(), [*warnings, UNKNOWN_SIDES]
-        check_affine(path, qform)
-        return qform, warnings
-    if qform is not None:
+    warnings = _repair_spacing(header, sform, factor)
+    qform = _qform(header, to_mm)
+    affine = sform if sform is not None else qform
+    if affine is None:
+        affine = to_mm @ header.get_base_affine()
+        warnings.append(UNKNOWN_DIRECTIONS)
+    check_affine(path, affine)
+    if unit:
+        warnings.append(f"The header gives lengths in {unit}, which were changed to mm.")
+    if sform is not None and qform is not None:
         apart = displacement(sform, qform, shape)
         if not apart <= FORMS_TOLERANCE_MM:
             by = f"by up to {apart:.3g} mm" if np.isfinite(apart) else "(the qform is damaged)"
             warnings.append(f"qform and sform disagree {by}; the sform was used.")
         if _mirrored(sform, qform):
             warnings.append(UNKNOWN_SIDES)
-    return sform, warnings
+    return affine, warnings
 
 
-def _repair_spacing(header: nib.Nifti1Header, sform: np.ndarray | None) -> list[str]:
+def _check_extent(path: Path, extent: float, unit: str) -> None:
+    """Refuse a unit that no head can have: many programs write mm, whatever the header says."""
+    if not SMALLEST_EXTENT_MM < extent < LARGEST_EXTENT_MM:
+        raise InputError(
+            f"{path} measures {extent:.3g} mm by its header, whose unit is {unit}: set the unit of "
+            "its voxel size (xyzt_units) to mm."
+        )
+
+
+def _repair_spacing(header: nib.Nifti1Header, sform: np.ndarray | None, factor: float) -> list[str]:
     pixdim = header["pixdim"]
     if pixdim[0] not in (-1, 1):
         pixdim[0] = 1  # what the standard says of 0
@@ -158,23 +190,23 @@ def _repair_spacing(header: nib.Nifti1Header, sform: np.ndarray | None) -> list[
     broken = ~(np.isfinite(sizes) & (sizes > 0))
     if not broken.any():
         return []
-    spacing = (1.0, 1.0, 1.0) if sform is None else voxel_spacing(sform)
+    spacing = np.ones(3) if sform is None else np.divide(voxel_spacing(sform), factor)
     negative = np.isfinite(sizes) & (sizes < 0)
     repaired = np.where(negative, -sizes, np.where(broken, spacing, sizes))
     pixdim[1:4] = repaired
-    return [
-        "The header has no valid voxel size; "
-        + " x ".join(f"{n:.3g}" for n in repaired)
-        + (" mm was assumed." if sform is None else " mm was taken from its sform.")
-    ]
+    size = " x ".join(f"{n:.3g}" for n in repaired * factor) + " mm"
+    if (broken == negative).all():
+        return [f"The header has a negative voxel size; its sign was dropped: {size}."]
+    where = "was assumed" if sform is None else "was taken from its sform"
+    return [f"The header has no valid voxel size; {size} {where}."]
 
 
-def _qform(header: nib.Nifti1Header) -> np.ndarray | None:
-    """The affine of the quaternion; NaN for a damaged one, None where there is none."""
+def _qform(header: nib.Nifti1Header, to_mm: np.ndarray) -> np.ndarray | None:
+    """The affine of the quaternion in mm; NaN for a damaged one, None where there is none."""
     if header["qform_code"] <= 0:
         return None
     try:
-        qform: np.ndarray = header.get_qform()
+        qform: np.ndarray = to_mm @ header.get_qform()
     except (ValueError, nib.spatialimages.HeaderDataError):
         return np.full((4, 4), np.nan)
     return qform
@@ -202,27 +234,21 @@ def _image(data: np.ndarray, volume: Volume) -> nib.Nifti1Image:
         sheared = affine_is_sheared(source.affine)
         image.set_qform(source.affine, code="unknown" if sheared else "scanner")
         return image
-    header = _without_texts(source.header)
+    header = _geometry(source.header)
     header.set_data_dtype(data.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     # The header's own affine, so that nibabel leaves both forms and their codes as they are.
     return kind(data, header.get_best_affine(), header)
 
 
-def _without_texts(header: nib.Nifti1Header) -> nib.Nifti1Header:
-    """A copy without free texts, which may name a patient, and without the scan's statistics."""
-    header = header.copy()
-    for text in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
-        if text in header:
-            header[text] = b""
-    for number in (
-        *("cal_max", "cal_min", "glmax", "glmin", "vox_offset"),
-        *("intent_code", "intent_p1", "intent_p2", "intent_p3"),
-    ):
-        if number in header:
-            header[number] = 0
-    header["pixdim"][4:] = 0
-    return header
+def _geometry(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """A header of the same kind that says only where the voxels lie."""
+    geometry = type(header)(endianness=header.endianness)
+    geometry.set_data_shape(header.get_data_shape())
+    for name in GEOMETRY:
+        geometry[name] = header[name]
+    geometry["pixdim"][4:] = 0
+    return geometry
 
 
 FORMAT = Format(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Image, Labels, Layer
 
-from napari_addm.io.volume import UNKNOWN_SIDES
+from napari_addm.io.volume import UNKNOWN_DIRECTIONS, UNKNOWN_SIDES
 from napari_addm.widgets.layers import METADATA_KEY, LayerGeometry
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ def sides_known(layers: Iterable[Layer]) -> bool:
     """
     shown = [layer for layer in layers if isinstance(layer, (Image, Labels))]
     kept = [layer.metadata.get(METADATA_KEY) for layer in shown]
+    unknown = {UNKNOWN_SIDES, UNKNOWN_DIRECTIONS}
     known = all(
-        isinstance(grid, LayerGeometry) and UNKNOWN_SIDES not in grid.warnings for grid in kept
+        isinstance(grid, LayerGeometry) and unknown.isdisjoint(grid.warnings) for grid in kept
     )
     return bool(kept) and known and all(map(_is_upright, shown))
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
+import lzma
 import os
 import re
+import socket
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +102,51 @@ def flipped_bit(level: int) -> Make:
     return flip
 
 
+def followed(make: Make, tail: bytes) -> Make:
+    """Something behind a file's end."""
+
+    def append(folder: Path) -> Path:
+        path = make(folder)
+        with path.open("ab") as file:
+            file.write(tail)
+        return path
+
+    return append
+
+
+def scaled(unit: int, factor: float) -> Make:
+    """The lengths of a header in another unit than mm."""
+
+    def scale(folder: Path) -> Path:
+        affine = np.diag([factor, factor, factor, 1]) @ make_affine("LAS")
+        return save(folder / "scan.nii", affine=affine, xyzt_units=unit)
+
+    return scale
+
+
+def linked(target: str) -> Make:
+    def link(folder: Path) -> Path:
+        (folder / "scan.nii.gz").symlink_to(target)
+        return folder / "scan.nii.gz"
+
+    return link
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "scan.nii.gz")
+    return folder / "scan.nii.gz"
+
+
+def listening(folder: Path) -> Path:
+    place = os.open(folder, os.O_RDONLY)  # the path of a socket has to be short
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"/proc/self/fd/{place}/scan.nii")
+    finally:
+        os.close(place)
+    return folder / "scan.nii"
+
+
 def renamed(make: Make, name: str) -> Make:
     return lambda folder: make(folder).rename(folder / name)
 
@@ -121,6 +172,11 @@ def folder_named_so(folder: Path) -> Path:
 PLAIN, GZ, PAIR = nifti(), stored(make_data()), image(nib.Nifti1Pair, "scan.hdr")
 MGH = image(MGHImage, "scan.mgh", np.float32)
 HTML = b"\n<!DOCTYPE html><html><body>404 Not Found</body></html>"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+BOMB = 70 * gzip.compress(bytes(2**24), 9)
+ARCHIVE = io.BytesIO()
+with zipfile.ZipFile(ARCHIVE, "w") as archive:
+    archive.writestr("scan.nii", b"")
 FAULTS: dict[str, tuple[Make, str]] = {
     "gzip cut short": (cut(GZ, 0, -400), "cut short"),
     "gzip without its checksum": (cut(GZ, 0, -8), "cut short"),
@@ -131,6 +187,17 @@ FAULTS: dict[str, tuple[Make, str]] = {
     "empty": (raw(b""), "is empty"),
     "web page": (raw(HTML, "scan.nii.gz"), "web page"),
     "compressed web page": (raw(gzip.compress(b"<html>Sign in</html>")), "web page"),
+    "ZIP": (raw(ARCHIVE.getvalue()), "is a ZIP archive: unpack it"),
+    "bzip2": (raw(bz2.compress(HTML)), "compressed by bzip2"),
+    "xz": (raw(lzma.compress(HTML)), "compressed by xz"),
+    "compressed twice": (raw(gzip.compress(gzip.compress(HTML))), "compressed twice"),
+    "GIFTI": (raw(b'<?xml version="1.0"?><!DOCTYPE GIFTI><GIFTI/>'), "a surface in GIFTI"),
+    "JSON": (raw(b'{"EchoTime": 0.003}'), "a JSON file: choose the scan beside it"),
+    "annex": (linked("../.git/annex/objects/a/b/MD5E-s9--c.nii.gz"), "run `datalad get .*gz`"),
+    "annex, unlocked": (raw(b"/annex/objects/MD5E-s9--c.nii.gz\n"), "run `datalad get .*nii`"),
+    "LFS": (raw(LFS), "is not fetched: run `git lfs pull`"),
+    "half in LFS": (without_half(PAIR, "scan.img", LFS), "scan.img is not fetched"),
+    "dangling link": (linked("nowhere.nii.gz"), "a link to .*nowhere.nii.gz, which does not exist"),
     "DICOM": (raw(bytes(128) + b"DICM" + bytes(900)), "DICOM"),
     "noise": (raw(np.random.default_rng(0).bytes(4000)), "is no MGZ, NIfTI or NRRD file"),
     "giant": (nifti(dim=GIANT), "cannot hold them"),
@@ -157,6 +224,14 @@ FAULTS: dict[str, tuple[Make, str]] = {
     "one slice": (stored(make_data((17, 19, 1))), "2D"),
     "frames": (stored(make_data((4, 5, 6, 3))), "4D with 3 frames.*frame=0 to 2"),
     "five dimensions": (stored(make_data((4, 5, 6, 1, 3))), "dimensions"),
+    "channel first": (stored(make_data((1, 7, 8, 9))), "extra axis of 1 .1 x 7 x 8 x 9."),
+    "a slice over time": (stored(make_data((7, 8, 1, 9))), "a single slice with several frames"),
+    "mm called meters": (
+        nifti(xyzt_units=1),
+        "4 mm by its header, whose unit is m: set",
+    ),
+    "mm called microns": (nifti(xyzt_units=3), "whose unit is µm: set the unit .* to mm"),
+    "a bomb behind the voxels": (followed(GZ, BOMB), "holds more than 1 GB behind the voxels"),
     "Analyze": (image(nib.AnalyzeImage, "scan.hdr"), "Analyze"),
     "lone header": (without_half(PAIR, "scan.img"), "other half scan.img"),
     "lone voxels": (renamed(PAIR, "scan.img"), "other half scan.hdr"),
@@ -173,8 +248,23 @@ ODDITIES: dict[str, tuple[Make, str]] = {
     ),
     "two forms": (nifti(qoffset_x=-36.0), "qform and sform disagree by up to .* mm; the sform"),
     "damaged qform": (nifti(quatern_b=3), "qform is damaged"),
-    "no form": (nifti(sform_code=0, qform_code=0), "left/right unknown"),
-    "MGH without geometry": (edited(MGH, 28, bytes(2)), "left/right unknown"),
+    "no form": (nifti(sform_code=0, qform_code=0), "left/right unknown, and up and front as well"),
+    "microns": (scaled(3, 1e3), "lengths in µm, which were changed to mm"),
+    "meters": (scaled(1, 1e-3), "lengths in m, which were changed to mm"),
+    "dimension 0": (nifti(dim=[4, 17, 19, 23, 0, 1, 1, 1]), "4D with one frame"),
+    "bits": (nifti(bitpix=16), "a type of 32 bits and 16 bits per voxel"),
+    "newline behind": (followed(GZ, b"\n"), "bytes behind its compressed data"),
+    "text behind": (followed(GZ, b"signature: 5f2a"), "bytes behind its compressed data"),
+    "more behind": (followed(PLAIN, bytes(3 * 10**6)), "holds 3 MB behind the voxels"),
+    "compressed more behind": (
+        followed(GZ, gzip.compress(bytes(3 * 10**6))),
+        "holds 3 MB behind the voxels",
+    ),
+    "negative spacing": (
+        nifti(pixdim=[-1, -0.9, 1.2, 1.7, 0, 0, 0, 0]),
+        "negative voxel size; its sign was dropped: 0.9 x 1.2 x 1.7 mm",
+    ),
+    "MGH without geometry": (edited(MGH, 28, bytes(2)), "up and front as well"),
     "sheared": (
         lambda folder: save(folder / "a.nii", affine=make_affine("LAS", GEOMETRIES["sheared"])),
         "sheared",
@@ -203,6 +293,26 @@ def test_a_fault_is_refused_in_one_sentence(fault: str, tmp_path: Path) -> None:
         assert str(path.with_suffix("")) in sentence  # a pair's fault may be in its other half
         assert "\n" not in sentence
         assert sentence.count(". ") == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and sockets as files")
+@pytest.mark.parametrize("make", [pipe, listening, lambda folder: Path("/dev/zero")])
+def test_what_is_no_file_is_refused_before_it_is_opened(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no file but a pipe or a device"):
+        read_volume(make(tmp_path))
+
+
+@pytest.mark.parametrize("oddity", ["microns", "meters"])
+def test_a_scan_in_another_unit_is_the_same_scan(oddity: str, tmp_path: Path) -> None:
+    path = ODDITIES[oddity][0](tmp_path)
+    volume = read_volume(path)
+    in_mm = read_volume(save(tmp_path / "mm.nii"))
+    assert volume.same_grid(in_mm, atol=1e-4)
+    assert volume.voxel_ml == pytest.approx(in_mm.voxel_ml)
+    # Every other reader finds the output where it finds the scan.
+    scan, out = nib.load(path), nib.load(write_volume(tmp_path / "out.nii", volume))
+    assert_array_equal(out.affine, scan.affine)
+    assert out.header.get_xyzt_units() == scan.header.get_xyzt_units()
 
 
 def test_one_value_everywhere_is_no_scan_but_a_mask(tmp_path: Path) -> None:

@@ -83,10 +83,15 @@ def test_open_atomic_shows_nothing_of_a_failed_block(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_patient_and_no_clock_in_what_is_written(tmp_path: Path) -> None:
-    image = nib.Nifti1Image(make_data(), make_affine("LAS"))
-    for field in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
-        image.header[field] = b"Doe^Jane"
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_no_patient_and_no_clock_in_what_is_written(kind: type, tmp_path: Path) -> None:
+    image = kind(make_data(), make_affine("LAS"))
+    header = image.header
+    for field in ("descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str"):
+        if field in header:
+            header[field] = b"Doe^Jane"
+    for field in {"extents", "slice_duration", "toffset", "intent_p1"} & set(header):
+        header[field] = np.frombuffer(b"Doe^Doe^", header[field].dtype)[0]
     nib.save(image, tmp_path / "DoeJane.nii.gz")
     volume = read_volume(tmp_path / "DoeJane.nii.gz")
 
