@@ -85,7 +85,8 @@ def write_seg(
         raise
     except Exception as error:  # pydicom and highdicom raise many kinds for odd images
         raise AddmError(
-            f"The images of the series do not allow a DICOM segmentation ({error}): leave it out."
+            "The images of the series do not allow a DICOM segmentation "
+            f"({type(error).__name__}): leave it out."
         ) from error
     return path
 

@@ -6,6 +6,7 @@ become empty where the standard allows it, and new where it does not.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_addm.errors import AddmError
-from napari_addm.io.dicom import import_extra
+from napari_addm.io.dicom_header import import_extra
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -97,8 +98,11 @@ def read_source(files: Iterable[Path]) -> SeriesSource:
     slices = [frames[n] for n in order]
     distance = abs(float(_step(slices) @ frames[0].normal))
     header = _clean(images, MR if not multi else ENHANCED_MR)
-    rows, columns = int(images[0].Rows), int(images[0].Columns)
-    header.Rows, header.Columns = rows, columns
+    for side in ("Rows", "Columns"):
+        count = _usual(images, side)
+        if not count:
+            raise _placeless(side)
+        setattr(header, side, int(count))
     uids = _own_uids(images)
     clean = []
     for n in [0] if multi else order:
@@ -115,7 +119,7 @@ def read_source(files: Iterable[Path]) -> SeriesSource:
         sop_class=_usual(images, "SOPClassUID") or clean[0].SOPClassUID,
         number=int(number) if number.isdecimal() and int(number) < LARGEST_NUMBER else 0,
         affine=_affine(slices),
-        shape=(len(frames), rows, columns),
+        shape=(len(frames), header.Rows, header.Columns),
         order=np.argsort(order) if multi else np.arange(len(frames)),
     )
 
@@ -169,7 +173,7 @@ def _text(image: Dataset, keyword: str) -> str:
         if not isinstance(value, str | int | PersonName):
             return ""
         text = ESCAPE.sub("", str(value))
-        if vr not in ("LO", "SH", "PN"):  # too long a name is still the name
+        if vr not in ("LO", "SH", "PN", "US"):  # too long a name is still the name
             validate_value(vr, text, config.RAISE)
         if vr in ("DA", "TM"):
             (DA if vr == "DA" else TM)(text)
@@ -198,19 +202,15 @@ class Place:
 
         def find(keyword: str, count: int) -> np.ndarray:
             for group in groups:
-                if (value := group.get(keyword)) is not None:
-                    numbers = np.array(value, float).ravel()
+                with contextlib.suppress(Exception):  # pydicom raises many kinds for odd values
+                    numbers = np.array(group[keyword].value, float).ravel()
                     if numbers.size == count and np.isfinite(numbers).all():
                         return numbers
-            raise AddmError(
-                f"The images of the series do not say where they lie ({keyword}): leave the DICOM "
-                "segmentation out."
-            )
+            raise _placeless(keyword)
 
-        try:
+        thickness = 0.0
+        with contextlib.suppress(AddmError):
             thickness = float(find("SliceThickness", 1)[0])
-        except (AddmError, ValueError, TypeError):
-            thickness = 0.0
         return cls(
             find("ImagePositionPatient", 3),
             find("ImageOrientationPatient", 6),
@@ -224,12 +224,16 @@ class Place:
         return np.cross(self.cosines[:3], self.cosines[3:])
 
 
+def _placeless(keyword: str) -> AddmError:
+    return AddmError(
+        f"The images of the series do not say where they lie ({keyword}): leave the DICOM "
+        "segmentation out."
+    )
+
+
 def _functional_groups(image: Dataset) -> list[list[Dataset]]:
     """For each frame, the datasets that may hold its place; a single image is its own."""
-    if (
-        int(image.get("NumberOfFrames") or 1) == 1
-        and "PerFrameFunctionalGroupsSequence" not in image
-    ):
+    if "PerFrameFunctionalGroupsSequence" not in image:
         return [[image]]
     names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
     shared = image.get("SharedFunctionalGroupsSequence") or []
