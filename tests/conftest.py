@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -72,7 +73,25 @@ def make_brain() -> BrainMaker:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def known_planes() -> Iterator[None]:
+    """The plane of symmetry of each scan is searched once, which is most of a small detection."""
+    from napari_addm.detection import symmetry
+
+    search, planes = symmetry.best_mirror_plane, dict[tuple[Any, ...], Any]()
+
+    def look_up(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, ...]) -> Any:
+        key = (image.tobytes(), mask.tobytes(), image.shape, spacing)
+        if key not in planes:
+            planes[key] = search(image, mask, spacing)
+        return planes[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(symmetry, "best_mirror_plane", look_up)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, known_planes: None) -> Path:
     """A checkpoint of an untrained, very small network on a 4 mm grid."""
     import torch
 
@@ -114,6 +133,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             threshold_source="none, for tests",
         ),
     )
+    gc.freeze()  # or every network that is let go costs a walk through all of torch and MONAI
     torch.manual_seed(0)
     weights = build_network(network).state_dict()
     # MONAI initialises the last convolution with zeros; a network that says 0 would hide faults.

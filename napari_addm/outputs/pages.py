@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
 from napari_addm.errors import MissingExtraError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+@cache  # which keeps the compiled templates
 def page_environment(package: str = "napari_addm.outputs") -> Environment:
     """Where the templates of the pages are rendered: strict, with every text escaped.
 
