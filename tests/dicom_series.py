@@ -1,5 +1,6 @@
 """DICOM series that tests write, and segmentations that they read back."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from napari_addm.io.volume import Volume
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 hd = pytest.importorskip("highdicom", reason="the extra dicom is not installed")
+gdcm = pytest.importorskip("gdcm", reason="the extra dicom is not installed")
 
-from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
@@ -124,6 +126,98 @@ def change(path: Path, **tags: Any) -> None:
     for tag, value in tags.items():
         setattr(image, tag, value)
     image.save_as(path)
+
+
+def compress(path: Path, syntax: str) -> None:
+    """Store the pixels of an image in another transfer syntax, by GDCM."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
+
+
+def to_multiframe(folder: Path, order: Any = None, **tags: Any) -> Path:
+    """Put the images of a folder into one multi-frame image, in their order or in a given one."""
+    paths = sorted(folder.iterdir())
+    images = [pydicom.dcmread(path) for path in paths]
+    images = [images[n] for n in (range(len(images)) if order is None else order)]
+    whole = pydicom.dcmread(paths[0])
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
+    whole.NumberOfFrames = len(images)
+    measures, turn = Dataset(), Dataset()
+    measures.PixelSpacing, turn.ImageOrientationPatient = (
+        *(whole.PixelSpacing, whole.ImageOrientationPatient),
+    )
+    shared = Dataset()
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [turn]
+    whole.SharedFunctionalGroupsSequence = [shared]
+    whole.PerFrameFunctionalGroupsSequence = []
+    for image in images:
+        place, scale, groups = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = image.ImagePositionPatient
+        groups.PlanePositionSequence = [place]
+        if "RescaleSlope" in image:
+            scale.RescaleSlope, scale.RescaleIntercept = image.RescaleSlope, image.RescaleIntercept
+            groups.PixelValueTransformationSequence = [scale]
+        whole.PerFrameFunctionalGroupsSequence.append(groups)
+    for tag in (
+        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+        *("RescaleSlope", "RescaleIntercept"),
+    ):
+        if tag in whole:
+            del whole[tag]
+    whole.PixelData = b"".join(image.PixelData for image in images)
+    for path in paths:
+        path.unlink()
+    for tag, value in tags.items():
+        setattr(whole, tag, value)
+    whole.save_as(folder / "frames")
+    return folder / "frames"
+
+
+def assert_placed(volume: Volume, files: Iterable[Path], atol: float = 0.11) -> None:
+    """Check every voxel against the images, by the attributes of the standard alone."""
+    count = 0
+    for path in files:
+        image = pydicom.dcmread(path, force=True)
+        image.file_meta.setdefault("TransferSyntaxUID", ExplicitVRLittleEndian)
+        pictures = image.pixel_array.reshape(-1, image.Rows, image.Columns)
+        rows, columns = np.indices(pictures.shape[1:]).reshape(2, -1)
+        for n, picture in enumerate(pictures):
+
+            def find(group: str, tag: str, n: int = n, image: Any = image) -> Any:
+                places = [image.get("SharedFunctionalGroupsSequence", [{}])[0]]
+                if "PerFrameFunctionalGroupsSequence" in image:
+                    places.insert(0, image.PerFrameFunctionalGroupsSequence[n])
+                for place in places:
+                    if group in place and tag in place.get(group)[0]:
+                        return place.get(group)[0].get(tag)
+                return image.get(tag)
+
+            turn = np.array(find("PlaneOrientationSequence", "ImageOrientationPatient"), float)
+            start = np.array(find("PlanePositionSequence", "ImagePositionPatient"), float)
+            down, across = (float(x) for x in find("PixelMeasuresSequence", "PixelSpacing"))
+            slope = find("PixelValueTransformationSequence", "RescaleSlope")
+            inter = find("PixelValueTransformationSequence", "RescaleIntercept")
+            world = start + np.outer(columns * across, turn[:3]) + np.outer(rows * down, turn[3:])
+            there = nib.affines.apply_affine(np.linalg.inv(volume.affine) @ LPS, world)
+            nearest = np.rint(there).astype(int)
+            off = nib.affines.apply_affine(volume.affine, nearest) - world * (-1, -1, 1)
+            assert np.linalg.norm(off, axis=1).max() <= atol
+            values = picture.ravel() * float(1 if slope is None else slope)
+            values = np.float32(values + float(0 if inter is None else inter))
+            np.testing.assert_allclose(volume.data[tuple(nearest.T)], values, rtol=1e-6)
+            count += values.size
+    assert count == volume.data.size
 
 
 def segmented_labels(path: Path, volume: Volume) -> np.ndarray:

@@ -76,11 +76,11 @@ def read_dicom(path: Path, tags: Iterable[str] | None = None, *, pixels: bool = 
             if not _begins_as_dicom(head):
                 raise InputError(f"{path} {NO_DICOM}: choose another.")
             return _parse(file, path, None if tags is None else list(tags), pixels)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
     except InputError:
         raise
     except Exception as error:  # pydicom raises many kinds for a damaged file
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path} cannot be read ({error.strerror}).") from error
         raise InputError(f"{path} is damaged: copy the series again.") from error
 
 
@@ -152,6 +152,20 @@ def numbers(path: Path, image: Dataset, tag: str, count: int = 1) -> np.ndarray 
         what = "a number" if count == 1 else f"{count} numbers"
         raise InputError(f"{path}: its {tag} is not {what}: export the series again.")
     return found
+
+
+def whole_number(path: Path, image: Dataset, tag: str) -> int:
+    """Return the number of a tag, which has to be 1 or more.
+
+    Raises
+    ------
+    InputError
+        When it is not, or missing.
+    """
+    found = numbers(path, image, tag)
+    if found is None or found[0] < 1:
+        raise InputError(f"{path}: its {tag} is missing: export the series again.")
+    return int(found[0])
 
 
 def items(path: Path, image: Dataset, tag: str) -> list[Dataset]:

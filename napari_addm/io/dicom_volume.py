@@ -7,7 +7,6 @@ a patient is kept.
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,7 +18,8 @@ import numpy as np
 from napari_addm.errors import InputError
 from napari_addm.io.checks import check_affine, check_memory, warn_of_grid
 from napari_addm.io.dicom import Series
-from napari_addm.io.dicom_header import import_extra, items, numbers, read_dicom, text
+from napari_addm.io.dicom_header import items, numbers, read_dicom, text, whole_number
+from napari_addm.io.dicom_pixels import decode
 from napari_addm.io.volume import Volume, volume_from_native
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ UNEVEN = 0.05
 # No scan is compressed to less than this share of its size.
 MOST_COMPRESSED = 1000
 UIH_MOSAIC = "0x00651050"
-# These need a decoder that does not come with pydicom.
-JPEG_LOSSLESS = {f"1.2.840.10008.1.2.4.{n}" for n in (57, 70)}
 EQUAL_TAGS = (
     *("StudyInstanceUID", "FrameOfReferenceUID"),
     *("Rows", "Columns", "PhotometricInterpretation"),
@@ -82,8 +80,8 @@ class _Frame:
     turn: np.ndarray
     spacing: np.ndarray
     position: np.ndarray
-    slope: float
-    inter: float
+    slope: float | None
+    inter: float | None
 
     @property
     def plane(self) -> np.ndarray:
@@ -115,10 +113,16 @@ def read_series(series: Series) -> Volume:
         if len({text(image, tag) for _, image in images} - {""}) > 1:
             raise _mixed(where, tag)
     path, first = images[0]
-    rows, columns = (int(_needed(path, first, tag)[0]) for tag in ("Rows", "Columns"))
+    rows, columns = (whole_number(path, first, tag) for tag in ("Rows", "Columns"))
     inverted = text(first, "PhotometricInterpretation") == "MONOCHROME1"
     frames = [frame for path, image in images for frame in _frames(path, image)]
     notes = (*series.notes, *_doubts(images, len(frames), inverted))
+    for tag, scales in (
+        ("RescaleSlope", [frame.slope for frame in frames]),
+        ("RescaleIntercept", [frame.inter for frame in frames]),
+    ):
+        if None in scales and any(scale is not None for scale in scales):
+            raise _mixed(where, tag)
     frames, affine = _place(where, frames, rows, columns)
     affine = LPS_TO_RAS @ affine
     check_affine(path, affine)
@@ -133,9 +137,11 @@ def read_series(series: Series) -> Volume:
     for n, frame in enumerate(frames):
         places[frame.path].append(n)
     for path, found in places.items():
-        pictures = _decode(path, len(found), (rows, columns))
+        pictures = decode(path, len(found), (rows, columns))
         for n in found:
-            data[n] = pictures[frames[n].index] * frames[n].slope + frames[n].inter
+            frame = frames[n]
+            data[n] = pictures[frame.index] * (1.0 if frame.slope is None else frame.slope)
+            data[n] += 0.0 if frame.inter is None else frame.inter
     if not np.isfinite(data).all():
         raise InputError(f"{where} has values that are no finite numbers: export it again.")
     low, high = data.min(), data.max()
@@ -237,16 +243,9 @@ def _frame(path: Path, index: int, places: list[Dataset]) -> _Frame:
         turn,
         spacing,
         position,
-        slope=1.0 if slope is None else float(slope[0]),
-        inter=0.0 if inter is None else float(inter[0]),
+        slope=None if slope is None else float(slope[0]),
+        inter=None if inter is None else float(inter[0]),
     )
-
-
-def _needed(path: Path, image: Dataset, tag: str) -> np.ndarray:
-    found = numbers(path, image, tag)
-    if found is None or found[0] < 1:
-        raise InputError(f"{path}: its {tag} is missing: export the series again.")
-    return found
 
 
 def _mixed(where: str, tag: str) -> InputError:
@@ -310,44 +309,3 @@ def _check_steps(where: str, steps: np.ndarray) -> None:
             f"{where} has images at uneven distances ({steps.min():.3g} to {steps.max():.3g} mm): "
             "export a scan with even ones."
         )
-
-
-def _decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
-    """Decode the pictures of a file as stored numbers, shape (`count`, rows, columns)."""
-    decoding = import_extra("pydicom.pixels")
-    image = read_dicom(path, pixels=True)
-    syntax = image.file_meta.TransferSyntaxUID
-    try:
-        available = decoding.get_decoder(syntax).is_available
-    except NotImplementedError:  # an unknown one
-        available = False
-    if not available:
-        if syntax in JPEG_LOSSLESS:
-            import_extra("gdcm")
-        raise InputError(
-            f"{path} is compressed in a way that cannot be read ({syntax.name}): export the "
-            "series uncompressed."
-        )
-    if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(image.dir()):
-        raise InputError(f"{path} holds no pixels, or is cut short: copy the series again.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of lengths, which are compared below
-            pixels = decoding.pixel_array(image, raw=True, correct_unused_bits=False)
-            pixels = pixels.reshape(count, *shape)
-    except Exception as error:  # pydicom and the decoders raise many kinds
-        raise InputError(
-            f"{path} holds pixels that are cut short or cannot be decoded: copy the series again, "
-            "or export it uncompressed."
-        ) from error
-    row = pixels.nbytes // count // shape[0]
-    if not syntax.is_encapsulated and len(image.PixelData) >= pixels.nbytes + row:
-        raise InputError(f"{path} holds more pixels than its header says: export it again.")
-    if pixels.dtype.kind == "f":
-        return pixels
-    # Bits above those that are stored are no part of the value.
-    spare = pixels.dtype.itemsize * 8 - int(_needed(path, image, "BitsStored")[0])
-    values = pixels << spare >> spare if spare > 0 else pixels
-    if pixels.dtype.kind == "u" and (values != pixels).any():
-        raise InputError(f"{path} holds larger numbers than its BitsStored says: export it again.")
-    return values

@@ -6,59 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-import pytest
-from dicom_series import LPS, NAME, PLANES, pydicom, segmented_labels, write_series
+from dicom_series import LPS, NAME, segmented_labels, write_series
 from support import Finished, invoke
 
-from napari_addm.errors import InputError
 from napari_addm.io.demo import DEMO_SCAN
 from napari_addm.io.dicom import pick_series
 from napari_addm.io.dicom_volume import read_series
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_labels
-
-
-@pytest.mark.parametrize("backwards", [False, True])
-@pytest.mark.parametrize("plane", PLANES)
-def test_every_voxel_is_where_the_patient_has_it(
-    tmp_path: Path, plane: str, backwards: bool
-) -> None:
-    data, affine = write_series(tmp_path, plane, backwards=backwards)
-    volume = read_series(pick_series(tmp_path))
-    assert sorted(volume.shape) == sorted(data.shape)
-    index = np.indices(data.shape).reshape(3, -1).T
-    world = nib.affines.apply_affine(LPS @ affine, index)
-    there = nib.affines.apply_affine(np.linalg.inv(volume.affine), world)
-    nearest = np.rint(there).astype(int)
-    assert np.abs(there - nearest).max() < 0.02
-    np.testing.assert_array_equal(volume.data[tuple(nearest.T)], data.ravel())
-    assert volume.name == "dicom_series4"
-    assert volume.source.path is None
-    assert len(volume.source.series) == len(data)
-
-
-def test_real_series_lies_where_its_images_say(tmp_path: Path, shared_data: Path) -> None:
-    shutil.unpack_archive(shared_data / "dicom" / "trio_b17_t1_mprage.zip", tmp_path)
-    volume = read_series(pick_series(tmp_path))
-    assert volume.shape == (256, 256, 176)
-    images = [pydicom.dcmread(path) for path in volume.source.series]
-    world = np.array([image.ImagePositionPatient for image in images], float) * (-1, -1, 1)
-    there = nib.affines.apply_affine(np.linalg.inv(volume.affine), world)
-    nearest = np.rint(there).astype(int)
-    # The scanner rounds positions.
-    assert np.abs(there - nearest).max() < 2e-3
-    for image, voxel in zip(images, nearest, strict=True):
-        assert volume.data[tuple(voxel)] == image.pixel_array[0, 0]
-
-
-def test_images_that_cannot_be_decoded_are_refused(tmp_path: Path) -> None:
-    write_series(tmp_path)
-    for file in tmp_path.iterdir():
-        file.write_bytes(file.read_bytes()[:-900])
-    with pytest.raises(InputError, match="cut short or cannot be decoded"):
-        read_series(pick_series(tmp_path))
 
 
 def invoke_all(*arguments: object) -> Finished:

@@ -1,0 +1,114 @@
+"""Pixels of DICOM images; needs the extra ``dicom``.
+
+GDCM ends the process where a compressed picture is not as the header says, so both are compared
+before it is called.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from napari_addm.errors import InputError
+from napari_addm.io.dicom_header import import_extra, read_dicom, whole_number
+
+RLE = "1.2.840.10008.1.2.5"
+JPEG_LS = {f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)}
+# These need a decoder that does not come with pydicom.
+JPEG_LOSSLESS = {f"1.2.840.10008.1.2.4.{n}" for n in (57, 70)}
+JPEG_TABLES = {0xFFC4, 0xFFC8, 0xFFCC}
+CUT_SHORT = "is cut short or holds pixels that cannot be decoded: copy the series again."
+
+
+def decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
+    """Decode the pictures of a file.
+
+    Parameters
+    ----------
+    count : int
+        The number of frames.
+    shape : tuple of int
+        Rows and columns.
+
+    Returns
+    -------
+    ndarray, shape (`count`, rows, columns)
+        Stored numbers, without the scale of the header.
+
+    Raises
+    ------
+    InputError
+        When they cannot be decoded, or are other ones than the header says.
+    """
+    decoding = import_extra("pydicom.pixels")
+    image = read_dicom(path, pixels=True)
+    syntax = image.file_meta.TransferSyntaxUID
+    try:
+        available = decoding.get_decoder(syntax).is_available
+    except NotImplementedError:  # an unknown one
+        available = False
+    if not available:
+        if syntax in JPEG_LOSSLESS:
+            import_extra("gdcm")
+        name = "unknown" if syntax.name == syntax else syntax.name
+        raise InputError(
+            f"{path} is compressed in a way that cannot be read ({name}): export the series "
+            "uncompressed."
+        )
+    if not any(tag in image for tag in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise InputError(f"{path} {CUT_SHORT}")
+    bits, stored = (whole_number(path, image, tag) for tag in ("BitsAllocated", "BitsStored"))
+    if stored > bits:
+        raise InputError(f"{path} has a BitsStored above its BitsAllocated: export it again.")
+    options: dict[str, object] = {"decoding_plugin": "pyjpegls"} if syntax in JPEG_LS else {}
+    try:
+        with warnings.catch_warnings():
+            # pydicom warns of lengths, which are compared below, but for those of RLE.
+            warnings.simplefilter("error" if syntax == RLE else "ignore")
+            if syntax.is_encapsulated and syntax != RLE:
+                frames = import_extra("pydicom.encaps").generate_frames(
+                    image.PixelData, number_of_frames=count
+                )
+                heads = {_stream_header(frame) for frame in frames}
+                precision = max(head[2] for head in heads)
+                if {head[:2] for head in heads} != {shape} or precision > bits or bits > 16:
+                    raise ValueError("another picture than the header's")
+                if syntax in JPEG_LOSSLESS:  # GDCM would clip to what the header says
+                    options["bits_stored"] = precision
+            pixels = decoding.pixel_array(image, raw=True, correct_unused_bits=False, **options)
+            pixels = pixels.reshape(count, *shape)
+    except Exception as error:  # pydicom and the decoders raise many kinds
+        raise InputError(f"{path} {CUT_SHORT}") from error
+    row = pixels.nbytes // count // shape[0]
+    if not syntax.is_encapsulated and len(image.PixelData) >= pixels.nbytes + row:
+        raise InputError(f"{path} holds more pixels than its header says: export it again.")
+    if pixels.dtype.kind == "f":
+        return pixels
+    # Bits above those that are stored are no part of the value.
+    spare = pixels.dtype.itemsize * 8 - stored
+    values = pixels << spare >> spare if spare > 0 else pixels
+    if pixels.dtype.kind == "u" and (values != pixels).any():
+        raise InputError(f"{path} holds larger numbers than its BitsStored says: export it again.")
+    return values
+
+
+def _stream_header(frame: bytes) -> tuple[int, int, int]:
+    """Rows, columns and bits of a gray picture in JPEG, JPEG-LS or JPEG 2000."""
+    if frame[:4] == b"\xff\x4f\xff\x51":
+        width, height, left, top = struct.unpack(">4I", frame[8:24])
+        parts, bits = struct.unpack(">HB", frame[40:43])
+        if parts == 1:
+            return height - top, width - left, (bits & 0x7F) + 1
+    place = 2
+    while parts_of := frame[place : place + 10]:
+        marker, length, bits, height, width, parts = struct.unpack(">HHBHHB", parts_of)
+        # JPEG-LS, or the others but for the tables among them.
+        if marker == 0xFFF7 or (marker & 0xFFF0 == 0xFFC0 and marker not in JPEG_TABLES):
+            if parts == 1:
+                return height, width, bits
+            break
+        place += 2 + length
+    raise ValueError("no gray picture")
