@@ -14,7 +14,7 @@ pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installe
 hd = pytest.importorskip("highdicom", reason="the extra dicom is not installed")
 gdcm = pytest.importorskip("gdcm", reason="the extra dicom is not installed")
 
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
@@ -114,6 +114,11 @@ def write_multi_frame(path: Path, files: list[Path]) -> Path:
         group("PlanePositionSequence", ImagePositionPatient=image.ImagePositionPatient)
         for image in images
     ]
+    if "RescaleSlope" in whole:
+        for image, groups in zip(images, whole.PerFrameFunctionalGroupsSequence, strict=True):
+            scale = {tag: image[tag].value for tag in ("RescaleSlope", "RescaleIntercept")}
+            groups.update(group("PixelValueTransformationSequence", **scale))
+        del whole.RescaleSlope, whole.RescaleIntercept
     whole.PixelData = b"".join(image.PixelData for image in images)
     for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
         delattr(whole, tag)
@@ -145,43 +150,13 @@ def compress(path: Path, syntax: str) -> None:
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
 
 
-def to_multiframe(folder: Path, order: Any = None, **tags: Any) -> Path:
-    """Put the images of a folder into one multi-frame image, in their order or in a given one."""
-    paths = sorted(folder.iterdir())
-    images = [pydicom.dcmread(path) for path in paths]
-    images = [images[n] for n in (range(len(images)) if order is None else order)]
-    whole = pydicom.dcmread(paths[0])
-    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage
-    whole.NumberOfFrames = len(images)
-    measures, turn = Dataset(), Dataset()
-    measures.PixelSpacing, turn.ImageOrientationPatient = (
-        *(whole.PixelSpacing, whole.ImageOrientationPatient),
-    )
-    shared = Dataset()
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [turn]
-    whole.SharedFunctionalGroupsSequence = [shared]
-    whole.PerFrameFunctionalGroupsSequence = []
-    for image in images:
-        place, scale, groups = Dataset(), Dataset(), Dataset()
-        place.ImagePositionPatient = image.ImagePositionPatient
-        groups.PlanePositionSequence = [place]
-        if "RescaleSlope" in image:
-            scale.RescaleSlope, scale.RescaleIntercept = image.RescaleSlope, image.RescaleIntercept
-            groups.PixelValueTransformationSequence = [scale]
-        whole.PerFrameFunctionalGroupsSequence.append(groups)
-    for tag in (
-        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-        *("RescaleSlope", "RescaleIntercept"),
-    ):
-        if tag in whole:
-            del whole[tag]
-    whole.PixelData = b"".join(image.PixelData for image in images)
-    for path in paths:
-        path.unlink()
-    for tag, value in tags.items():
-        setattr(whole, tag, value)
-    whole.save_as(folder / "frames")
-    return folder / "frames"
+def to_multi_frame(folder: Path, order: Iterable[int] | None = None) -> None:
+    """Put the images of a folder into one, in their order or in a given one."""
+    files = sorted(folder.iterdir())
+    chosen = files if order is None else [files[n] for n in order]
+    write_multi_frame(folder / "frames", chosen)
+    for file in files:
+        file.unlink()
 
 
 def assert_placed(volume: Volume, files: Iterable[Path], atol: float = 0.11) -> None:

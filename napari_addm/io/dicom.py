@@ -108,7 +108,10 @@ def find_series(folder: Path) -> list[Series]:
         except InputError as error:
             odd[path] = str(error).removeprefix(f"{path} ").partition(":")[0].rstrip(".")
             continue
-        if not _is_directory(image):
+        if not text(image, "SeriesInstanceUID") and "Rows" not in image:
+            if not _is_directory(image):
+                odd[path] = "is damaged"
+        else:
             # The same image twice, as after copying a disc twice, is one image.
             known = [text(image, tag) for tag in SAME_IMAGE]
             key = tuple(known) if known[0] else path
@@ -253,7 +256,10 @@ def pick_series(folder: Path, number: int | None = None) -> Series:
         return replace(chosen[0], why=why)
     what = "no series" if not chosen else f"{len(chosen)} series"
     which = f"of number {number}" if number is not None else "that can be the T1 without agent"
+    fix = "choose one with --series, or give"
+    if number is not None and chosen:
+        fix = f"give one of its images ({' or '.join(str(each.files[0]) for each in chosen)}), or"
     raise InputError(
-        f"{folder} holds {what} {which}: choose one with --series, or give a folder of one series "
+        f"{folder} holds {what} {which}: {fix} a folder of one series "
         f"({'; '.join(str(each) for each in series)})."
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_series import assert_placed, compress, pydicom, to_multiframe, write_series
+from dicom_series import assert_placed, compress, pydicom, to_multi_frame, write_series
 from fuzz.mutate import TEXTS, change_bytes, or_words, tries
 from pydicom.dataelem import RawDataElement
 
@@ -47,7 +47,7 @@ def test_a_damaged_series_is_refused_in_words_or_placed(tmp_path: Path, kind: st
     whole = tmp_path / "whole"
     write_series(whole, "oblique", SHAPE, RescaleSlope=2, RescaleIntercept=-3)
     if kind == "frames":
-        to_multiframe(whole, [3, 0, 4, 1, 2])
+        to_multi_frame(whole, [3, 0, 4, 1, 2])
     if kind == "compressed":
         for path, syntax in zip(sorted(whole.iterdir()), COMPRESSED, strict=True):
             compress(path, syntax)

@@ -1,14 +1,17 @@
 """Series of DICOM images: which one is read, and which is refused."""
 
+import os
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
-from dicom_series import NAME, change, generate_uid, pydicom, write_series
+from dicom_series import NAME, assert_placed, change, generate_uid, pydicom, write_series
+from pydicom.fileset import FileSet
 
 from napari_addm.detection.quality import grid_flags
 from napari_addm.errors import InputError
-from napari_addm.io.dicom import holds_dicom, pick_series
+from napari_addm.io.dicom import holds_dicom, pick_series, series_at
 from napari_addm.io.dicom_header import is_dicom
 from napari_addm.io.dicom_volume import read_series
 
@@ -107,3 +110,133 @@ def test_faulty_series(tmp_path: Path, fault: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         read_series(pick_series(tmp_path))
     assert NAME not in str(caught.value)
+
+
+def test_files_without_a_preamble_are_read(tmp_path: Path) -> None:
+    """Whole folders and single images, as some scanners write them."""
+    for kind in ("all", "some"):
+        write_series(tmp_path / kind)
+        for n, path in enumerate(sorted((tmp_path / kind).iterdir())):
+            if kind == "all" or n % 2:
+                image = pydicom.dcmread(path)
+                del image.file_meta.TransferSyntaxUID  # so that nothing but the content says it
+                pydicom.dcmwrite(
+                    *(path, pydicom.Dataset(image)),
+                    **{"implicit_vr": n % 3 == 0, "little_endian": True},
+                )
+        volume = read_series(pick_series(tmp_path / kind))
+        assert not any("left out" in warning for warning in volume.warnings)
+        assert_placed(volume, volume.source.series)
+    assert is_dicom(tmp_path / "all" / "IM0003")
+    assert holds_dicom(tmp_path / "all")
+
+
+def test_what_cannot_be_read_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_series(tmp_path / "a", SeriesNumber=2)
+    write_series(tmp_path / "b", SeriesNumber=3, SeriesDescription="T2")
+    change(tmp_path / "b" / "IM0003", PixelSpacing=[0, 0])
+    (tmp_path / "a" / "IM0011").write_bytes(b"")
+    (tmp_path / "a" / "IM0010").write_bytes(bytes(128) + b"DICM" + b"\x08\0\x16\0UI" + bytes(9))
+    (tmp_path / "a" / "IM0000").write_bytes(b"no image")
+    (tmp_path / "a" / "thumbs.db").write_bytes(b"not meant to be one")
+    os.mkfifo(tmp_path / "a" / "pipe")  # reading it would never end
+    (tmp_path / "a" / "gone").symlink_to(tmp_path / "nothing")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    shutil.move(tmp_path / "a" / "IM0005", tmp_path / "elsewhere")
+    (tmp_path / "a" / "IM0005").symlink_to(tmp_path / "elsewhere")
+    volume = read_series(pick_series(tmp_path))
+    assert len(volume.source.series) == 9
+    assert sum("were left out" in warning for warning in volume.warnings) == 4
+    said = {message.partition(" ")[0].rpartition("/")[2] for message in caplog.messages}
+    assert said >= {"IM0011", "IM0010", "IM0000", "pipe", "gone"}
+    assert "thumbs.db" not in said
+    assert not any("IM00" in warning for warning in volume.warnings)  # a name may be a patient's
+    with pytest.raises(InputError, match=r"IM0003: its PixelSpacing is not positive"):
+        read_series(pick_series(tmp_path, 3))
+
+
+def test_one_image_or_a_dicomdir_stands_for_its_folder(tmp_path: Path) -> None:
+    write_series(tmp_path / "disc" / "a", SeriesDescription="T1")
+    write_series(tmp_path / "disc" / "b", SeriesDescription="T1")
+    with pytest.raises(InputError, match=r"2 series of number 4: .*one of its images"):
+        pick_series(tmp_path / "disc", 4)
+    series = series_at(tmp_path / "disc" / "b" / "IM0007")
+    assert {path.parent.name for path in series.files} == {"b"}
+    assert len(series.files) == 12
+
+    shutil.rmtree(tmp_path / "disc" / "a")
+    directory = FileSet()
+    for path in (tmp_path / "disc" / "b").iterdir():
+        directory.add(path)
+    directory.write(tmp_path / "set")
+    for place in (tmp_path / "set", tmp_path / "set" / "DICOMDIR"):
+        series = series_at(place)
+        assert len(series.files) == 12
+        assert series.notes == ()
+    change(tmp_path / "disc" / "b" / "IM0000", Modality="CT", SeriesInstanceUID="1.2")
+    with pytest.raises(InputError, match="IM0000 is no MR image"):
+        series_at(tmp_path / "disc" / "b" / "IM0000")
+
+
+@pytest.mark.parametrize(
+    "tag", ["SeriesInstanceUID", "SOPInstanceUID", "Modality", "SeriesNumber", "StudyInstanceUID"]
+)
+def test_anonymized_series_are_read(tmp_path: Path, tag: str) -> None:
+    """One tag is gone, or the same in all images."""
+    for kind in ("gone", "empty", "same"):
+        write_series(tmp_path / kind)
+        for path in (tmp_path / kind).iterdir():
+            image = pydicom.dcmread(path)
+            if kind == "gone":
+                del image[tag]
+            else:
+                setattr(image, tag, "1.2.3" if kind == "same" and tag.endswith("UID") else None)
+            image.save_as(path)
+        volume = read_series(pick_series(tmp_path / kind))
+        assert_placed(volume, volume.source.series)
+
+
+# The tag's value as text, what takes its place (of the same length), and what is said of it.
+WRONG = [
+    ("PixelSpacing", b"1.5\\1.25", b"1,5\\1,25", "IM0000: its PixelSpacing is not 2 numbers"),
+    ("ImagePositionPatient", b"-30.0\\40.0", b"-30,0\\40.0", "ImagePositionPatient is not 3 numb"),
+    ("ImageOrientationPatient", b"1.0\\0.0\\", b"one\\two\\", "Orientation.* is not 6 numbers"),
+    ("SeriesNumber", b"4 ", b"x ", None),
+    ("ImagesInAcquisition", b"12", b"zz", None),
+    ("NumberOfFrames", b"1 ", b"y ", "NumberOfFrames is not a number"),
+    ("RescaleSlope", b"2.5 ", b"2,5 ", "RescaleSlope is not a number"),
+    ("InstanceNumber", b"1 ", b"? ", None),
+]
+
+
+@pytest.mark.parametrize(("tag", "old", "new", "words"), WRONG, ids=[each[0] for each in WRONG])
+def test_values_of_the_wrong_form(
+    tmp_path: Path, tag: str, old: bytes, new: bytes, words: str | None
+) -> None:
+    tags = {"ImagesInAcquisition": 12, "NumberOfFrames": 1, "RescaleSlope": 2.5}
+    write_series(tmp_path / "bad", **tags, RescaleIntercept=0)
+    write_series(tmp_path / "good", SeriesNumber=5, SeriesDescription="T2")
+    for path in (tmp_path / "bad").iterdir():
+        content = path.read_bytes()
+        element = pydicom.tag.Tag(tag)
+        mark = struct.pack("<HH", element.group, element.element)
+        start = content.index(mark)
+        place = content.find(old, start, start + 40)
+        if place > 0:
+            path.write_bytes(content[:place] + new + content[place + len(old) :])
+    series = series_at(tmp_path / "bad" / "IM0000")
+    if words is None:
+        assert_placed(read_series(series), series.files)
+    else:
+        with pytest.raises(InputError, match=words):
+            read_series(series)
+    assert read_series(pick_series(tmp_path, 5)).shape == (12, 20, 24)
+
+
+def test_a_promise_of_more_images_is_said(tmp_path: Path) -> None:
+    """The count may be that of several series, so it is no proof that one is missing."""
+    write_series(tmp_path, ImagesInAcquisition=24)
+    warnings = read_series(pick_series(tmp_path)).warnings
+    assert any("has 12 images, and its header speaks of 24" in warning for warning in warnings)

@@ -16,7 +16,7 @@ from dicom_series import (
     change,
     compress,
     pydicom,
-    to_multiframe,
+    to_multi_frame,
     write_series,
 )
 from pydicom.uid import (
@@ -44,7 +44,7 @@ def test_every_voxel_is_where_the_patient_has_it(tmp_path: Path, plane: str, kin
     shuffled = np.random.default_rng(0).permutation(12)
     orders = {"frames": None, "reversed": range(11, -1, -1), "shuffled": shuffled}
     if kind in orders:
-        to_multiframe(tmp_path, orders[kind])
+        to_multi_frame(tmp_path, orders[kind])
     volume = read(tmp_path)
     assert_placed(volume, tmp_path.iterdir(), atol=1e-6)
     assert sorted(volume.shape) == sorted(data.shape)
@@ -91,7 +91,7 @@ def test_uneven_stacks(
         place = np.array(pydicom.dcmread(path).ImagePositionPatient, float) + offset(n)
         change(path, ImagePositionPatient=place.tolist())
     if kind == "frames":
-        to_multiframe(tmp_path)
+        to_multi_frame(tmp_path)
     if words is None:
         assert_placed(read(tmp_path), tmp_path.iterdir())
     else:
