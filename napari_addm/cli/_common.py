@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import Parameter
 
 from napari_addm.detection.presets import Preset
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.text import format_duration
+from napari_addm.io.text import format_duration, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,15 +88,40 @@ def stop(message: str, code: int = FAILED) -> NoReturn:
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a console that highlights nothing by itself."""
+    """Return a console that highlights nothing by itself, and shows text as `printable` does."""
     from rich.console import Console
+    from rich.segment import Segment
 
-    return Console(stderr=stderr, highlight=False)
+    class PlainConsole(Console):
+        def render(self, *args: Any, **options: Any) -> Iterator[Segment]:
+            for text, style, control in super().render(*args, **options):
+                lines = text if control else "\n".join(map(printable, text.split("\n")))
+                yield Segment(lines, style, control)
+
+    return PlainConsole(stderr=stderr, highlight=False)
 
 
-def print_line(line: str) -> None:
-    """Print a line to stderr at once."""
-    print(line, file=sys.stderr, flush=True)
+def print_line(line: object) -> None:
+    """Print a line to stderr at once; see `printable`."""
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def print_result(*cells: object) -> None:
+    """Print a line to stdout, with tabs between its cells; see `printable`."""
+    print("\t".join(map(printable, cells)))  # noqa: T201
+
+
+def print_json(value: object) -> None:
+    """Print JSON to stdout, in ASCII."""
+    print(json.dumps(value, indent=2, allow_nan=False))  # noqa: T201
+
+
+class LineHandler(logging.Handler):
+    """Prints warnings of the log as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        print_line(record.getMessage())
 
 
 @contextlib.contextmanager

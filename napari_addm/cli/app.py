@@ -6,7 +6,6 @@ Each command is a file of this folder. Whatever is heavy is imported inside the 
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import Annotated
@@ -15,13 +14,14 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from napari_addm import __version__
-from napari_addm.cli._common import FAILED, INTERRUPTED, SOME_FAILED, USAGE, Stop
+from napari_addm.cli._common import FAILED, INTERRUPTED, SOME_FAILED, USAGE, Stop, print_line
 from napari_addm.cli.batch import batch
 from napari_addm.cli.benchmark import benchmark
 from napari_addm.cli.calibrate import calibrate
 from napari_addm.cli.demo import demo
 from napari_addm.cli.detect import detect
 from napari_addm.cli.info import info
+from napari_addm.cli.process import main
 from napari_addm.cli.report import report
 from napari_addm.cli.train import train
 from napari_addm.cli.verify import verify
@@ -62,7 +62,7 @@ def _launch(
         if debug:
             traceback.print_exc()
         message, code = _describe(error)
-        print(" ".join(message.split()), file=sys.stderr)
+        print_line(" ".join(message.split()))
         return code
 
 
@@ -78,11 +78,18 @@ def _describe(error: BaseException) -> tuple[str, int]:
         case Stop():
             return str(error), error.code
         case KeyboardInterrupt():
-            return "Stopped; nothing was written.", INTERRUPTED
+            return getattr(error, "__notes__", ["Stopped."])[0], INTERRUPTED
         case AddmError():
             return f"Error: {error}", FAILED
         case MemoryError():
             return "Error: Out of memory: close other programs, or use a larger machine.", FAILED
+        case OSError():
+            what = error.filename if isinstance(error.filename, str) else "The system"
+            return (
+                f"Error: {what}: {error.strerror or error}: check the disk, the folder and its "
+                "permissions.",
+                FAILED,
+            )
         case _:
             return (
                 f"Error: {type(error).__name__}: {error} (this is a bug in napari-addm; "
@@ -114,8 +121,3 @@ def run(tokens: Sequence[str] | None = None) -> int:
     """
     code: int | None = app.meta(tokens)
     return code or 0
-
-
-def main() -> None:
-    """Run the console script ``napari-addm``."""
-    sys.exit(run())

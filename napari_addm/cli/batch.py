@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,9 @@ from napari_addm.cli._common import (
     OutputFolder,
     RunOptions,
     console,
+    print_json,
     print_line,
+    print_result,
     stop,
 )
 from napari_addm.io.demo import DEMO_CHECKPOINT
@@ -162,8 +162,6 @@ def _start(
 
 def _follow(batch_run: Generator[BatchProgress, None, None]) -> BatchProgress:
     """Print a line for each case, until the batch ends."""
-    # a scheduler asks to stop with SIGTERM, a person with Ctrl-C
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress = None
     try:
         with contextlib.closing(batch_run) as run, _case_lines() as show:
@@ -177,14 +175,14 @@ def _follow(batch_run: Generator[BatchProgress, None, None]) -> BatchProgress:
 
 def _show_summary(summary: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(summary, indent=2))
+        print_json(summary)
         return
     unchecked = f" ({summary['unchecked']} of them not checked)" if summary["unchecked"] else ""
     print_line(
         f"{summary['done']} done{unchecked}, {summary['failed']} failed, "
         f"{summary['skipped']} skipped in {format_duration(summary['seconds'])}"
     )
-    print(summary["manifest"])
+    print_result(summary["manifest"])
 
 
 @contextlib.contextmanager
@@ -229,11 +227,11 @@ def _list_cases(
     headers = inspect_cohort(cases, output, frame=cohort.frame, resample=cohort.resample)
     rows = [_case_row(header) for header in headers]
     if as_json:
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
-        print("\t".join(("case", "voxels", "mm", "truth", "mask", "qc", "earlier", "message")))
+        print_result("case", "voxels", "mm", "truth", "mask", "qc", "earlier", "message")
         for row in rows:
-            print("\t".join(_cells(row)))
+            print_result(*_cells(row))
     return SOME_FAILED if any(row["fault"] for row in rows) else 0
 
 

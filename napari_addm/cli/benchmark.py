@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
-from napari_addm.cli._common import Flag, OutputFolder, print_line
+from napari_addm.cli._common import Flag, OutputFolder, print_line, print_result
 from napari_addm.cli._training import (
     TrainingPrecision,
     import_training,
@@ -145,7 +145,7 @@ def benchmark(
         if not train_only:
             command = " ".join(["napari-addm", *sys.argv[1:]])
             for path in write_results(run.results(command), output):
-                print(path)
+                print_result(path)
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if package not in ("lightning", "matplotlib", "jinja2", "pandas"):

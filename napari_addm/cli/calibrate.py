@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cyclopts import Parameter
 
-from napari_addm.cli._common import OutputFolder, print_line
+from napari_addm.cli._common import OutputFolder, print_json, print_line, print_result
 from napari_addm.errors import AddmError
 from napari_addm.registry import ScoreName
 from napari_addm.training.settings import RunSettings
@@ -97,8 +96,8 @@ def calibrate(
     if name is not None:
         specification = specification.model_copy(update={"name": name})
     save_checkpoint(output, specification, checkpoint.weights)
-    print(json.dumps(specification.evaluation, indent=1))
-    print(output)
+    print_json(specification.evaluation)
+    print_result(output)
 
 
 def _given(**values: Any) -> dict[str, Any]:

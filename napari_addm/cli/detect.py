@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from napari_addm.cli._common import (
     RunOptions,
     console,
     detection_bar,
+    print_json,
+    print_result,
 )
 from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.registry import FORMATS
@@ -114,7 +115,7 @@ def detect(
     )
     result = run_with_bar(request)
     if as_json:
-        print(json.dumps(_summary(scan, result), indent=2, allow_nan=False))
+        print_json(_summary(scan, result))
     else:
         show_case(scan, result)
 
@@ -123,8 +124,14 @@ def run_with_bar(request: CaseRequest) -> CaseResult:
     """Run a case, with a progress bar on stderr."""
     from napari_addm.outputs.run_case import finish, run_case
 
-    with detection_bar(request.scan.name) as show:
-        return finish(run_case(request), show)
+    # the name of a folder of DICOM images may be a patient's
+    name = "series" if request.scan.is_dir() else request.scan.name
+    with detection_bar(name) as show:
+        try:
+            return finish(run_case(request), show)
+        except KeyboardInterrupt as error:
+            error.add_note("Stopped; nothing was written.")
+            raise
 
 
 def _summary(scan: Path, result: CaseResult) -> dict[str, Any]:
@@ -152,13 +159,14 @@ def _summary(scan: Path, result: CaseResult) -> dict[str, Any]:
 def show_case(scan: Path, result: CaseResult) -> None:
     """Print the findings, the metrics and the files for a person."""
     outputs, screen = result.outputs, console()
+    name = outputs.name if scan.is_dir() else scan.name
     for warning in outputs.detection.warnings:
         screen.print(f"Warning: {warning}", style="yellow", markup=False)
     if outputs.findings:
-        screen.print(_findings_table(scan.name, outputs.findings))
+        screen.print(_findings_table(name, outputs.findings))
     else:
         screen.print(
-            f"{scan.name}: no finding of {outputs.minimum_ml:g} mL or more above a score of "
+            f"{name}: no finding of {outputs.minimum_ml:g} mL or more above a score of "
             f"{outputs.threshold:g}.",
             markup=False,
         )
@@ -172,7 +180,7 @@ def show_case(scan: Path, result: CaseResult) -> None:
         markup=False,
     )
     for path in result.paths.values():
-        print(path)
+        print_result(path)
 
 
 def _findings_table(name: str, findings: Iterable[Finding]) -> Table:

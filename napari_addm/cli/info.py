@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_addm.cli._common import CheckpointFile, Flag, JsonFlag, console
+from napari_addm.cli._common import (
+    CheckpointFile,
+    Flag,
+    JsonFlag,
+    console,
+    print_json,
+    print_result,
+)
 from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.text import format_duration
 
@@ -39,11 +46,11 @@ def info(
 
         load_network(load_checkpoint(model))
     if as_json:
-        print(json.dumps(specification.model_dump(mode="json"), indent=2))
+        print_json(specification.model_dump(mode="json"))
         return
     console().print(_card(model, specification))
     if check:
-        print("The weights have their hash, are finite and fit the network.")
+        print_result("The weights have their hash, are finite and fit the network.")
 
 
 def _card(path: Path, specification: ModelSpecification) -> Table:

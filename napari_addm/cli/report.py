@@ -8,6 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt
 
+from napari_addm.cli._common import print_result
+
 
 def report(
     output: Annotated[Path, Parameter(name="OUT")], /, *, pictures: NonNegativeInt = 200
@@ -27,4 +29,4 @@ def report(
     from napari_addm.cohort.report import write_cohort_report
 
     for path in write_cohort_report(output, pictures).values():
-        print(path)
+        print_result(path)

@@ -11,7 +11,7 @@ from cyclopts.types import PositiveInt
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from napari_addm.checkpoint.specification import NoiseKind
-from napari_addm.cli._common import OutputFolder
+from napari_addm.cli._common import OutputFolder, print_result
 from napari_addm.cli._training import (
     TrainingPrecision,
     import_training,
@@ -159,10 +159,10 @@ def train(
                 enable_progress_bar=watched,
             )
     record = read_specification(output).training
-    print(f"{record['iterations']} iterations in {format_duration(record['seconds'])}")
+    print_result(f"{record['iterations']} iterations in {format_duration(record['seconds'])}")
     for path in (output, folder / "log", folder / "pictures"):
         if path.exists():  # the first pictures come with the first validation
-            print(path)
+            print_result(path)
 
 
 def _settings(

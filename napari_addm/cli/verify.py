@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from napari_addm.cli._common import FAILED, JsonFlag, detection_bar
+from napari_addm.cli._common import FAILED, JsonFlag, detection_bar, print_json, print_result
 from napari_addm.detection.settings import Device
 
 
@@ -46,7 +45,8 @@ def verify(
             record, scan=scan, model=checkpoint, mask=mask, device=device, on_progress=show
         )
     if as_json:
-        print(json.dumps(result.summary(), indent=2, allow_nan=False))
+        print_json(result.summary())
     else:
-        print("\n".join(result.lines()))
+        for line in result.lines():
+            print_result(line)
     return FAILED if result.verdict == "different" else 0

@@ -21,7 +21,7 @@ from napari_addm.cohort.case import CohortCase, Shard
 from napari_addm.cohort.files import HIDDEN, inside, read_json, write_json
 from napari_addm.cohort.state import CaseStates
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.files import PART_NAME
+from napari_addm.io.files import PART_NAME, holds_only
 
 PLAN_VERSION = 1
 LAST_SERIAL = 10**15
@@ -129,7 +129,7 @@ class CohortFolder:
                         continue
                     if leftover.is_file() and PART_NAME.fullmatch(leftover.name):
                         leftover.unlink()
-                    elif leftover.is_dir() and _is_staging_folder(leftover, names):
+                    elif holds_only(leftover, names):
                         shutil.rmtree(leftover)
 
     # --- plans -----------------------------------------------------------------------------------
@@ -177,13 +177,3 @@ class CohortFolder:
             )
         count = max(found, key=lambda plan: plan.order).shard[1]
         return sorted((p for p in found if p.shard[1] == count), key=lambda plan: plan.shard[0])
-
-
-def _is_staging_folder(folder: Path, names: set[str]) -> bool:
-    """Whether files of a case were being written in this folder."""
-    return PART_NAME.fullmatch(folder.name) is not None and all(
-        (path.name in names or PART_NAME.fullmatch(path.name))
-        and path.is_file()
-        and not path.is_symlink()
-        for path in folder.iterdir()
-    )

@@ -151,7 +151,7 @@ class FindingLabeller:
         component = components.ravel()[start].astype(np.intp) - 1
         sizes = np.bincount(component, weights=length, minlength=count).astype(np.int64)
         # A hair below, so that 100 voxels of 0.001 mL are 0.1 mL whatever the rounding.
-        fewest = math.ceil(minimum_ml / self._voxel_ml - 1e-6)
+        fewest = np.ceil(minimum_ml / self._voxel_ml - 1e-6)
         kept = np.flatnonzero(sizes >= fewest)
         kept = kept[np.argsort(-sizes[kept], kind="stable")]
         member_of = np.full(count, -1, dtype=np.intp)

@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -69,6 +69,51 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def take_names(renames: Mapping[Path, Path], gone: Iterable[Path] = ()) -> None:
+    """Give files their names and remove others, all or none of it.
+
+    Parameters
+    ----------
+    renames : mapping of Path to Path
+        From each name to its file, which lies in a folder of unfinished files.
+    gone : iterable of Path
+        Files to remove.
+
+    Raises
+    ------
+    OSError
+        When a file cannot be replaced, as Windows has it for one that is open. Nothing is
+        changed then, nor when the person stops it.
+    """
+    before = {name: _part_of(new.parent) for name, new in renames.items()}
+    before |= {name: _part_of(next(iter(renames.values())).parent) for name in gone}
+    try:
+        for name, kept in before.items():
+            if name.exists():
+                _keep(name, kept)
+        for name, new in renames.items():
+            os.replace(new, name)
+        for name in before.keys() - renames.keys():
+            name.unlink(missing_ok=True)
+    except BaseException:
+        for name, kept in before.items():
+            if not renames.get(name, name).exists():
+                with contextlib.suppress(OSError):
+                    if kept.exists():
+                        os.replace(kept, name)
+                    elif name in renames:
+                        name.unlink()
+        raise
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Give a file a second name, so that it is never without one."""
+    try:
+        os.link(path, kept, follow_symlinks=False)
+    except OSError:  # not every file system has links
+        shutil.copy2(path, kept, follow_symlinks=False)
+
+
 @contextlib.contextmanager
 def folder_aside(folder: Path) -> Iterator[Path]:
     """Make a hidden folder for unfinished files, and remove it when the block ends.
@@ -84,6 +129,23 @@ def folder_aside(folder: Path) -> Iterator[Path]:
         yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def holds_only(folder: Path, names: Collection[str], *, empty: bool = True) -> bool:
+    """Return whether a folder is one of `folder_aside` that was left with files of these names.
+
+    Parameters
+    ----------
+    empty : bool
+        What is returned for a folder that holds no file with a name.
+    """
+    if not PART_NAME.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+        return False
+    files = list(folder.iterdir())
+    if any(path.is_symlink() or not path.is_file() for path in files):
+        return False
+    named = [path.name for path in files if not PART_NAME.fullmatch(path.name)]
+    return all(name in names for name in named) and (bool(named) or empty)
 
 
 def check_is_file(path: Path) -> None:

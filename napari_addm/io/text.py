@@ -9,6 +9,24 @@ RESEARCH_USE_ONLY = "Research use only, not a medical device"
 FORMULA_SIGNS = frozenset("=+-@＝＋－＠")
 
 
+def printable(text: object, length: int | None = None) -> str:
+    r"""Return text as one line that no terminal obeys, such as ``\x1b[31m`` for an escape.
+
+    Control characters, line breaks, marks of direction and invisible letters show as escapes.
+
+    Parameters
+    ----------
+    length : int, optional
+        Cut the text after so many letters, and end it with ``..`` then.
+    """
+    text = str(text)
+    shown = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text[:length]
+    )
+    return shown if length is None or len(text) <= length else f"{shown}.."
+
+
 def format_duration(seconds: float, tenths: bool = False) -> str:
     """Write a duration in words, such as ``2 h 05 min``.
 

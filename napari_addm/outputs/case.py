@@ -10,7 +10,7 @@ from pathlib import Path
 
 from napari_addm.errors import AddmError
 from napari_addm.findings.table import findings_csv
-from napari_addm.io.files import write_atomic
+from napari_addm.io.files import take_names, write_atomic
 from napari_addm.io.hashing import file_sha256, voxels_sha256
 from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume
@@ -92,11 +92,10 @@ def write_case(
                     write_atomic(path, text)
             if before_renaming is not None:
                 before_renaming({key: place[key] for key in written})
-            for key in written:
-                os.replace(place[key], paths[key])
+            renames = {paths[key]: place[key] for key in written}
             # Files of an earlier run that this run did not write must not lie beside its own.
-            for key in paths.keys() - set(written):
-                paths[key].unlink(missing_ok=True)
+            gone = [paths[key] for key in paths.keys() - set(written)]
+            take_names(renames, gone)
     if failure is not None:
         raise AddmError(f"{failure} All other files of the case are in {folder}.") from failure
     return {key: paths[key] for key in written}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from napari_addm.errors import AddmError
-from napari_addm.io.files import folder_aside
+from napari_addm.errors import AddmError, InputError
+from napari_addm.io.files import folder_aside, holds_only
 from napari_addm.outputs.naming import case_paths, check_dataset
+from napari_addm.outputs.portable_names import path_problem, readable
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -83,30 +86,62 @@ def claim_outputs(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
     AddmError
         When another run has the case, or the folder cannot be written to.
     """
-    inner = case_paths(Path(folder), name)["record"].parent
+    paths = case_paths(Path(folder), name)
+    if problem := path_problem(case_paths(Path(), name).values()):
+        raise InputError(f"The results of {readable(name)[:60]} cannot be written: {problem}.")
+    inner = paths["record"].parent
     made = [path for path in (inner, *inner.parents) if not path.exists()]
+    held: list[object] = []
     try:
-        inner.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(inner / f".{name}.lock", timeout=0, is_singleton=True)
-        lock.acquire()
-    except Timeout as error:
-        raise AddmError(
-            f"Another run is writing the files of {name} in {inner}: wait until it has finished, "
-            "or choose another output folder."
-        ) from error
-    except OSError as error:
-        raise _unwritable(inner, error) from error
-    try:
+        try:
+            inner.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(
+                inner / f".{name}.lock", timeout=0, thread_local=False, is_singleton=True
+            )
+            # In a thread, where no Ctrl-C comes between the lock and our knowledge of it.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(lambda: held.append(lock.acquire())).result()
+            if lock.lock_counter == 1:
+                _sweep(inner, Path(lock.lock_file), name)
+        except Timeout as error:
+            raise AddmError(
+                f"Another run is writing the files of {name} in {inner}: wait until it has "
+                "finished, or choose another output folder."
+            ) from error
+        except OSError as error:
+            raise _unwritable(inner, error) from error
         yield
     finally:
-        if lock.lock_counter == 1:
+        if held and lock.lock_counter == 1:
             # While the lock is held: a run that waits for it then sees that the file is gone.
             with contextlib.suppress(OSError):
                 Path(lock.lock_file).unlink()
-        lock.release()
+        if held:
+            lock.release()
         for empty in made:
             with contextlib.suppress(OSError):
                 empty.rmdir()
+
+
+def _sweep(inner: Path, mine: Path, name: str) -> None:
+    """Remove what killed runs left in a folder: their locks and their unfinished files."""
+    with contextlib.ExitStack() as held:
+        dead, alive = {name: mine}, False
+        for path in inner.glob(".*.lock"):
+            if path == mine or path.is_symlink() or not path.is_file() or path.stat().st_size:
+                continue
+            try:
+                held.enter_context(FileLock(path, timeout=0))
+                dead[path.name[1:].removesuffix(".lock")] = path
+            except (Timeout, OSError):
+                alive = True
+        names = {path.name for each in dead for path in case_paths(inner, each).values()}
+        for folder in inner.glob(".*.part"):
+            if holds_only(folder, names, empty=not alive):
+                shutil.rmtree(folder, ignore_errors=True)
+        for path in dead.values():
+            if path != mine:
+                path.unlink(missing_ok=True)  # while it is held
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from napari_addm.outputs.case import WriteOptions, write_case
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs, GivenRegion
 from napari_addm.outputs.dicom_seg import check_seg
 from napari_addm.outputs.folder import check_outputs, claim_outputs
+from napari_addm.outputs.naming import case_paths
 from napari_addm.registry import METHODS
 
 T = TypeVar("T")
@@ -138,7 +139,7 @@ def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
     started, seconds = time.perf_counter(), dict[str, float]()
     series = choose_series(request)
     name = request.name or (stem(request.scan) if series is None else series.name)
-    with claim_outputs(request.folder, name):
+    with claim_outputs(request.folder, name), _says_what_is_there(request.folder, name):
         specification = read_specification(request.checkpoint)
         plan = plan_case(
             specification, request.settings, request.preset, request.threshold, request.minimum_ml
@@ -162,6 +163,23 @@ def run_case(request: CaseRequest) -> Generator[Progress, None, CaseResult]:
             paths = write_case(outputs, request.folder, request.write)
     seconds["total"] = time.perf_counter() - started
     return CaseResult(outputs, paths, seconds)
+
+
+@contextlib.contextmanager
+def _says_what_is_there(folder: Path, name: str) -> Iterator[None]:
+    """Let a Ctrl-C that comes after the files have their names say so."""
+    record = case_paths(folder, name)["record"]
+
+    def identity() -> int | None:
+        return record.stat().st_ino if record.exists() else None
+
+    before = identity()
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if identity() != before:
+            error.add_note(f"Stopped; the files are written: {record.parent}")
+        raise
 
 
 def finish(

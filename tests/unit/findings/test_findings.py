@@ -63,7 +63,8 @@ def test_minimum_size_is_in_ml_and_inclusive():
     assert label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0.024).max() == 2
     assert label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=0.025).max() == 1
     assert label_anomalies(anomaly, 0.5, spacing=(2.0, 1.0, 1.0), minimum_ml=0.048).max() == 2
-    assert label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=1.0).max() == 0
+    for minimum in (1.0, 1e308):
+        assert label_anomalies(anomaly, 0.5, spacing=SPACING, minimum_ml=minimum).max() == 0
 
 
 def test_hundred_voxels_are_a_tenth_of_a_millilitre():

@@ -8,14 +8,53 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scans import make_affine, make_data
 
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.arrays import bounding_box, voxel_spacing
 from napari_addm.io.demo import DEMO_SCAN
-from napari_addm.io.files import check_is_file, write_atomic
+from napari_addm.io.files import check_is_file, take_names, write_atomic
 from napari_addm.io.hashing import file_sha256, files_sha256, json_sha256, scan_sha256
-from napari_addm.io.text import csv_cell, format_duration, format_size
+from napari_addm.io.text import csv_cell, format_duration, format_size, printable
+
+
+@given(st.text())
+def test_no_terminal_obeys_what_is_printed(text: str) -> None:
+    """Escapes, line breaks, marks of direction and invisible letters show as such."""
+    shown = printable(text)
+    assert shown.isprintable()
+    assert not text.isprintable() or shown == text
+    assert len(printable(text, 10)) <= 102
+
+
+def test_invisible_letters_show() -> None:
+    assert printable("a\x1b[31m\n\t\x9b\u202e\u200b\udcfcé") == (
+        r"a\x1b[31m\n\t\x9b\u202e\u200b\udcfcé"
+    )
+    assert printable("abcdef", 3) == "abc.."
+
+
+def test_files_take_their_names_all_or_none(tmp_path: Path) -> None:
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    for name in ("a", "b", "c"):
+        (aside / name).write_text(f"new {name}")
+    for name in ("a", "old"):
+        (tmp_path / name).write_text("before")
+    (tmp_path / "c").mkdir()  # a folder cannot be replaced by a file
+    (tmp_path / "c" / "inner").write_text("")
+    renames = {tmp_path / name: aside / name for name in ("a", "b", "c")}
+    with pytest.raises(OSError, match="c"):
+        take_names(renames, [tmp_path / "old"])
+    assert (tmp_path / "a").read_text() == (tmp_path / "old").read_text() == "before"
+    assert not (tmp_path / "b").exists()
+    for name in ("a", "b"):
+        (aside / name).write_text(f"new {name}")
+    take_names({tmp_path / name: aside / name for name in ("a", "b")}, [tmp_path / "old"])
+    assert [(tmp_path / name).read_text() for name in ("a", "b")] == ["new a", "new b"]
+    assert not (tmp_path / "old").exists()
 
 
 @pytest.mark.parametrize(

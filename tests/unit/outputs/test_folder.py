@@ -32,6 +32,15 @@ def test_results_do_not_go_into_a_raw_dataset(tmp_path: Path) -> None:
     check_outputs(tmp_path, "scan")
 
 
+@pytest.mark.parametrize("name", ["n" * 245, "M\udcfcller"])
+def test_a_name_that_no_disk_takes_is_refused_before_the_run(tmp_path: Path, name: str) -> None:
+    with (
+        pytest.raises(AddmError, match=r"its name is (too long|not written in UTF-8)"),
+        claim_outputs(tmp_path, name),
+    ):
+        pass
+
+
 def test_claims_nest_and_leave_nothing(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     with claim_outputs(out, "sub-1_T1w"):
