@@ -62,7 +62,8 @@ class InputOptions:
 
 def detect(
     scan: Annotated[
-        Path, Parameter(help=f"T1-weighted scan ({', '.join(FORMATS)}), or a DICOM folder.")
+        Path,
+        Parameter(help=f"T1-weighted scan ({', '.join(FORMATS)}), or a DICOM folder or image."),
     ],
     /,
     *,

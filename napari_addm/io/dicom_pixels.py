@@ -15,12 +15,15 @@ import numpy as np
 from napari_addm.errors import InputError
 from napari_addm.io.dicom_header import import_extra, read_dicom, whole_number
 
+JPEG = "1.2.840.10008.1.2.4."
 RLE = "1.2.840.10008.1.2.5"
-JPEG_LS = {f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)}
+JPEG_LS = {f"{JPEG}{n}" for n in (80, 81)}
 # These need a decoder that does not come with pydicom.
-JPEG_LOSSLESS = {f"1.2.840.10008.1.2.4.{n}" for n in (57, 70)}
+JPEG_LOSSLESS = {f"{JPEG}{n}" for n in (57, 70)}
 JPEG_TABLES = {0xFFC4, 0xFFC8, 0xFFCC}
-CUT_SHORT = "is cut short or holds pixels that cannot be decoded: copy the series again."
+CUT_SHORT = (
+    "is cut short, or its pixels cannot be decoded: copy it again, or export it uncompressed."
+)
 
 
 def decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
@@ -68,7 +71,7 @@ def decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
         with warnings.catch_warnings():
             # pydicom warns of lengths, which are compared below, but for those of RLE.
             warnings.simplefilter("error" if syntax == RLE else "ignore")
-            if syntax.is_encapsulated and syntax != RLE:
+            if syntax.startswith(JPEG):
                 frames = import_extra("pydicom.encaps").generate_frames(
                     image.PixelData, number_of_frames=count
                 )
