@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from napari_addm.findings.findings import Finding
     from napari_addm.metrics.evaluation import Metrics
+    from napari_addm.outputs.contents import CaseOutputs
     from napari_addm.outputs.run_case import CaseRequest, CaseResult
 
 
@@ -150,18 +151,28 @@ def _summary(scan: Path, result: CaseResult) -> dict[str, Any]:
         "precision": outputs.detection.precision,
         "findings": findings_record(outputs.findings),
         "seconds": {stage: round(spent, 3) for stage, spent in result.seconds.items()},
-        "warnings": list(outputs.detection.warnings),
+        "warnings": list(_warnings(outputs)),
+        "contrast_agent": outputs.scan.contrast.agent,
     }
+    if outputs.scan.source.series:
+        summary["series"] = f"{outputs.scan.name}: {outputs.scan.about}"
     if outputs.metrics is not None:
         summary["metrics"] = metrics_record(outputs.metrics, outputs.detection)
     return summary
+
+
+def _warnings(outputs: CaseOutputs) -> tuple[str, ...]:
+    notes = outputs.quality.notes if outputs.quality else ()
+    return (*outputs.detection.warnings, *notes)
 
 
 def show_case(scan: Path, result: CaseResult) -> None:
     """Print the findings, the metrics and the files for a person."""
     outputs, screen = result.outputs, console()
     name = outputs.name if scan.is_dir() else scan.name
-    for warning in outputs.detection.warnings:
+    if outputs.scan.source.series:
+        screen.print(f"{name}: {outputs.scan.about}", markup=False)
+    for warning in _warnings(outputs):
         screen.print(f"Warning: {warning}", style="yellow", markup=False)
     if outputs.findings:
         screen.print(_findings_table(name, outputs.findings))

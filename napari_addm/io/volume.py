@@ -140,6 +140,12 @@ class Volume:
         """Whether it was made with contrast agent, by the tags of its series or by its name."""
         return self.source.contrast or contrast_of_name(self.name)
 
+    @property
+    def about(self) -> str:
+        """Which series it is, why that was chosen, and what is known about contrast agent."""
+        chosen = f"{self.source.why}; " if self.source.why else ""
+        return f"{chosen}contrast agent: {self.contrast}"
+
     def with_data(self, data: np.ndarray, warnings: tuple[str, ...] | None = None) -> Volume:
         """Other voxels on the same grid.
 

@@ -42,6 +42,8 @@ class ScanInputs(QWidget):
     scan_changed : Signal()
     failed : Signal(object)
         An exception, for the panel to show.
+    message, about : QLabel
+        Why the layer cannot be a scan; which series it is, and whether with contrast agent.
     scan_chooser : LayerChooser
     brain : LabelsChoice
         Of the brain mask.
@@ -55,11 +57,13 @@ class ScanInputs(QWidget):
         self._viewer = viewer
         self.scan_chooser = LayerChooser()
         self.message = message(WARNING)
+        self.about = message()
         self.frame_button = button(texts.TAKE_FRAME, self._on_frame)
         self.brain = LabelsChoice(viewer, "Automatic", start)
         fields = form()
         row(fields, texts.SCAN, self.scan_chooser)
         fields.addRow(self.message)
+        fields.addRow(self.about)
         fields.addRow("", self.frame_button)
         row(fields, texts.BRAIN_MASK, self.brain.chooser, self.brain.open_button)
         body = column(self)
@@ -91,16 +95,19 @@ class ScanInputs(QWidget):
         self.scan_changed.emit()
 
     def _check(self) -> None:
-        """Say at once when the chosen layer cannot be a scan."""
-        scan, words, frames = self.scan, "", False
+        """Say at once what the chosen layer is, or that it cannot be a scan."""
+        scan, words, about, frames = self.scan, "", "", False
         if scan is not None:
             picture = LayerData.of(scan)
             frames = np.ndim(picture.data) > 3 and not scan.rgb
             try:
-                layer_grid(picture)
+                grid = layer_grid(picture)
+                if grid.source.series or grid.contrast.is_suspect:
+                    about = f"{grid.name}: {grid.about}"
             except AddmError as error:
                 words = str(error)
         say(self.message, words)
+        say(self.about, about)
         self.frame_button.setVisible(frames)
 
     def _on_frame(self) -> None:
