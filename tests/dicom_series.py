@@ -92,6 +92,7 @@ def write_series(
 
 def write_multi_frame(path: Path, files: list[Path]) -> Path:
     """Write the images of a series as the frames of one enhanced image, in the order given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     images = [pydicom.dcmread(file) for file in files]
     whole = images[0]
     whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedMRImageStorage

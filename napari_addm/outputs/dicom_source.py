@@ -94,6 +94,11 @@ def read_source(files: Iterable[Path]) -> SeriesSource:
             ) from error
     frames = [Place.of(groups) for image in images for groups in _functional_groups(image)]
     multi = len(images) == 1
+    if not multi and len(frames) > len(images):
+        raise AddmError(
+            "A DICOM segmentation cannot refer to several multi-frame images: leave the "
+            "segmentation out, or give one multi-frame image."
+        )
     order = np.argsort([frame.position @ frames[0].normal for frame in frames], kind="stable")
     slices = [frames[n] for n in order]
     distance = abs(float(_step(slices) @ frames[0].normal))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dicom_series import LPS, NAME, segmented_labels, write_series
+from dicom_series import LPS, NAME, segmented_labels, write_multi_frame, write_series
 from support import Finished, invoke
 
 from napari_addm.io.demo import DEMO_SCAN
@@ -40,6 +40,9 @@ def test_detect_and_verify(tmp_path: Path, make_brain: Any, tiny_checkpoint: Pat
     assert done.exit_code == 0, done.output
     paths = {key: Path(path) for key, path in json.loads(done.stdout)["paths"].items()}
     assert paths["seg"] == out / "dicom_series4_seg.dcm"
+    said = json.loads(done.stdout)["series"]
+    agent = "unknown (neither tags nor description say)"
+    assert said == f"dicom_series4: the only series; contrast agent: {agent}"
     labels = read_labels(paths["labels"])
     np.testing.assert_array_equal(segmented_labels(paths["seg"], labels), labels.data)
     for key, path in paths.items():
@@ -51,6 +54,7 @@ def test_detect_and_verify(tmp_path: Path, make_brain: Any, tiny_checkpoint: Pat
 
     record = json.loads(paths["record"].read_text())
     assert record["input"]["files"] == 42
+    assert record["input"]["contrast"] == agent
     volume = read_series(pick_series(folder))
     assert record["input"]["voxels_sha256"] == voxels_sha256(volume.data)
     shutil.move(folder, tmp_path / "moved")
@@ -66,6 +70,21 @@ def test_detect_and_verify(tmp_path: Path, make_brain: Any, tiny_checkpoint: Pat
     )
     assert checked.exit_code == 1
     assert "does not hold the DICOM series of the record" in checked.stderr
+
+
+def test_a_series_without_a_segmentation_is_refused_before_the_run(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """Two multi-frame images together: they are one scan, but no source of a segmentation."""
+    write_series(tmp_path / "in")
+    files = sorted((tmp_path / "in").iterdir())
+    write_multi_frame(tmp_path / "two" / "A", files[:6])
+    write_multi_frame(tmp_path / "two" / "B", files[6:])
+    command = ("detect", tmp_path / "two", "-o", tmp_path / "out", "--dicom-seg")
+    done = invoke_all(*command, "--checkpoint", tiny_checkpoint)
+    assert done.exit_code == 1
+    assert "leave the segmentation out" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_that_need_dicom(tmp_path: Path) -> None:

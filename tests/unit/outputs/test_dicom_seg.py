@@ -219,9 +219,25 @@ def test_labels_elsewhere_are_refused(tmp_path: Path) -> None:
         write_seg(tmp_path / "a.dcm", many, volume.source.series)
     with pytest.raises(AddmError, match="of a single image cannot be written"):
         write_seg(tmp_path / "a.dcm", labels, volume.source.series[:1])
+    with pytest.raises(AddmError, match="do not lie on the pixels"):
+        check_seg(replace(volume, affine=moved))
     nothing = volume.with_data(np.zeros(volume.shape, np.int32))
     assert write_seg(tmp_path / "a.dcm", nothing, volume.source.series) is None
     assert not (tmp_path / "a.dcm").exists()
+
+
+def test_a_segmentation_that_fails_keeps_the_other_files(tmp_path: Path, make_case) -> None:
+    volume = written_volume(tmp_path / "in", "axial")
+    outputs = make_case(volume)
+    for file in volume.source.series:
+        change(file, PixelSpacing=[2.0, 2.0])  # while the network ran
+    with pytest.raises(AddmError, match=r"do not lie on .* All other files of the case are in"):
+        write_case(outputs, tmp_path / "out", WriteOptions(dicom_seg=True, montage=True))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    ends = ("labels.nii.gz", "findings.csv", "overlay.png", "anomaly.nii.gz", "recon.nii.gz")
+    assert names == {*(f"scan_{end}" for end in ends), "scan_record.json"}
+    record = json.loads((tmp_path / "out" / "scan_record.json").read_text())
+    assert "seg" not in record["outputs"]
 
 
 def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -> None:
