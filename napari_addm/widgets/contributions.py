@@ -20,6 +20,7 @@ from napari_addm.widgets.layers import (
     volume_from_layer_data,
     volume_to_layer,
 )
+from napari_addm.widgets.texts import as_written
 from napari_addm.widgets.titles import name_of_scan
 
 PathOrPaths = str | Sequence[str]
@@ -65,7 +66,7 @@ def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
         raise InputError(words) from error
     volume = read_series(series)
     if volume.warnings:
-        show_warning(f"{volume.name}: {' '.join(volume.warnings)}")
+        show_warning(as_written(f"{volume.name}: {' '.join(volume.warnings)}"))
     return [volume_to_layer(volume)]
 
 
@@ -83,7 +84,7 @@ def read_layers(path: PathOrPaths) -> list[LayerTuple]:
         layer, warnings = _read(file)
         layers.append(layer)
         if warnings:
-            show_warning(f"{layer[1]['name']}: {' '.join(warnings)}")
+            show_warning(as_written(f"{layer[1]['name']}: {' '.join(warnings)}"))
     return layers
 
 

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_addm.widgets.texts import Text
+from napari_addm.widgets.texts import Text, as_written
 from napari_addm.widgets.wheel import WheelGuard
 
 LABEL_WIDTH = 104
@@ -141,7 +141,7 @@ class Section(QWidget):
     def name(self, words: str = "") -> None:
         """Set the heading; without words it is the title."""
         self._words = words or self._text.label
-        self.heading.setToolTip("\n".join(filter(None, (words, self._text.tip))))
+        self.heading.setToolTip(as_written("\n".join(filter(None, (words, self._text.tip)))))
         self._on_toggled(self.expanded)
 
     def _on_toggled(self, expanded: bool) -> None:
@@ -238,7 +238,7 @@ def say(label: QLabel, words: str) -> None:
 def may_replace(parent: QWidget, names: Iterable[str], folder: str | Path) -> bool:
     """Ask whether files of a folder may be replaced."""
     words = f"{', '.join(names)} will be replaced in {folder}."
-    answer = QMessageBox.question(parent, "Replace?", words)
+    answer = QMessageBox.question(parent, "Replace?", as_written(words))
     return answer == QMessageBox.StandardButton.Yes
 
 

@@ -69,7 +69,7 @@ class LayerChooser(QComboBox):
         for layer in offered:
             title = title_of(layer)
             self.addItem(title if names[plain_name(layer)] > 1 else layer.name, layer.unique_id)
-            self.setItemData(self.count() - 1, title, Qt.ItemDataRole.ToolTipRole)
+            self.setItemData(self.count() - 1, texts.as_written(title), Qt.ItemDataRole.ToolTipRole)
         self.choose_id(chosen)
         self.blockSignals(False)
         if self.layer_id != chosen:
@@ -334,7 +334,9 @@ class CheckpointChooser(QComboBox):
         self.addItem("Demo (bundled)", DEMO_CHECKPOINT)
         for path in (*in_folder, *elsewhere):
             self.addItem(path.name, path)
-            self.setItemData(self.count() - 1, str(path), Qt.ItemDataRole.ToolTipRole)
+            self.setItemData(
+                self.count() - 1, texts.as_written(str(path)), Qt.ItemDataRole.ToolTipRole
+            )
             if path == self.path:
                 self.setCurrentIndex(self.count() - 1)
         self.addItem("Choose a file...", None)

@@ -227,7 +227,7 @@ class ModelSettings(QWidget):
         else:
             self.card.setStyleSheet(SMALL)
             say(self.card, "\n".join(card_lines(self.specification)))
-            self.card.setToolTip(self.specification.description)
+            self.card.setToolTip(texts.as_written(self.specification.description))
             self._set_defaults(self.specification)
         self.checkpoint_changed.emit()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import NamedTuple
 
 
@@ -10,6 +11,17 @@ class Text(NamedTuple):
 
     label: str
     tip: str
+
+
+def as_written(words: str) -> str:
+    """Return a tooltip or notification that Qt shows letter by letter.
+
+    Names, descriptions and notes come from files. Qt would read them as markup, and open the
+    picture that they name.
+    """
+    if "<" not in words and "&" not in words:
+        return words
+    return f"<qt>{escape(words)}</qt>".replace("\n", "<br>")
 
 
 OUT_OF_MEMORY = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from html import escape
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
@@ -133,7 +132,7 @@ class CasesModel(QAbstractTableModel):
             case Qt.ItemDataRole.ForegroundRole:
                 return self._color(row, name)
             case Qt.ItemDataRole.ToolTipRole:
-                return "<qt>" + "<br>".join(map(escape, describe_case(row))) + "</qt>"
+                return texts.as_written("\n".join(describe_case(row)))
         return None
 
     def _color(self, row: CaseRow, name: str) -> QColor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -168,7 +167,7 @@ def _cell(finding: Finding, decision: Decision, column: int) -> str:
 
 
 def _tooltip(finding: Finding, decision: Decision) -> str:
-    """Tell all about a finding. A note is a person's words, so it is escaped."""
+    """Tell all about a finding."""
     x, y, z = finding.centroid_mm
     lines = [
         f"Finding {finding.id}: {finding.volume_ml:.3f} mL, {finding.voxels} voxels",
@@ -182,7 +181,7 @@ def _tooltip(finding: Finding, decision: Decision) -> str:
         lines.append(decision.verdict.capitalize())
     if decision.note:
         lines.append(f"Note: {decision.note}")
-    return "<qt>" + "<br>".join(map(escape, lines)) + "</qt>"
+    return texts.as_written("\n".join(lines))
 
 
 def _alignment(column: int) -> Qt.AlignmentFlag:

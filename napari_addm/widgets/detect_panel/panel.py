@@ -243,7 +243,7 @@ class DetectWidget(Panel):
         self.sections[texts.FINDINGS_SECTION.label].name(headings.findings)
         self.sections[texts.SAVE_SECTION.label].name(headings.save)
         self.run_button.say(headings.run)
-        self.run_button.setToolTip(controller.why_not_run or headings.run_tip)
+        self.run_button.setToolTip(texts.as_written(controller.why_not_run or headings.run_tip))
         self.run_button.setEnabled(not controller.why_not_run)
         self.cancel_button.setEnabled(controller.may_cancel)
         opened = bool(controller.opened.titles)

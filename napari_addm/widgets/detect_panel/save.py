@@ -79,7 +79,7 @@ class Saving(QWidget):
         why_not, outcome = self._controller.why_not_save, self._controller.outcome
         for made in (self.save_button, self.resume_button):
             made.setEnabled(not why_not)
-        self.save_button.setToolTip(why_not or texts.SAVE.tip)
+        self.save_button.setToolTip(texts.as_written(why_not or texts.SAVE.tip))
         self.seg.setVisible(outcome is not None and bool(outcome.scan.source.series))
 
     @property
