@@ -163,7 +163,7 @@ def _summary(scan: Path, result: CaseResult) -> dict[str, Any]:
 
 def _warnings(outputs: CaseOutputs) -> tuple[str, ...]:
     notes = outputs.quality.notes if outputs.quality else ()
-    return (*outputs.detection.warnings, *notes)
+    return (*outputs.warnings, *notes)
 
 
 def show_case(scan: Path, result: CaseResult) -> None:

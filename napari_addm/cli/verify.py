@@ -15,13 +15,15 @@ def verify(
     scan: Path | None = None,
     checkpoint: Path | None = None,
     mask: Path | None = None,
+    ground_truth: Path | None = None,
     device: Device | None = None,
     as_json: JsonFlag = False,
 ) -> int:
     """Repeat a recorded run, and say whether it gives the same.
 
-    Scan, model and the saved files are checked by their hashes. Exit code 0 only if
-    the result is the same, voxel for voxel or within the stated tolerance.
+    Maps, findings, metrics and every other field of the record are computed again, and
+    compared. Exit code 0 only if the result is the same, voxel for voxel or within the
+    stated tolerance. A person's decisions and notes cannot be verified.
 
     Parameters
     ----------
@@ -33,6 +35,8 @@ def verify(
         The model (.safetensors), unless it lies beside the record.
     mask
         The brain mask, if the run had one.
+    ground_truth
+        The ground truth, if the run had one. The metrics are not verified without it.
     device
         Another device than the recorded one.
     as_json
@@ -42,7 +46,13 @@ def verify(
 
     with detection_bar(record.name) as show:
         result = verify_record(
-            record, scan=scan, model=checkpoint, mask=mask, device=device, on_progress=show
+            record,
+            scan=scan,
+            model=checkpoint,
+            mask=mask,
+            truth=ground_truth,
+            device=device,
+            on_progress=show,
         )
     if as_json:
         print_json(result.summary())

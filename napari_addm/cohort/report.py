@@ -162,7 +162,7 @@ def _summary(cohort: Cohort, intervals: Mapping[str, MeanInterval]) -> dict[str,
         "cases": [
             {
                 **{key: getattr(e.result, key) for key in RESULT_COLUMNS},
-                "largest": e.largest and e.largest.model_dump(include=set(LARGEST_COLUMNS)),
+                "largest": e.largest and {key: getattr(e.largest, key) for key in LARGEST_COLUMNS},
                 "qc": [asdict(flag) for flag in e.flags] or [{"key": key} for key in e.result.qc],
                 "figures": e.figures,
                 "unchecked": e.record.quality.unchecked,

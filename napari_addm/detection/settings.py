@@ -6,6 +6,7 @@ command line's help; its bounds are checked wherever settings come from.
 
 from __future__ import annotations
 
+from reprlib import repr as shorten
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from pydantic import (
@@ -208,7 +209,7 @@ class DetectionSettings(BaseModel):
             field = cls.model_fields.get(str(first["loc"][0])) if first["loc"] else None
             title = name if field is None or field.title is None else f"{field.title} ({name})"
             raise AddmError(
-                f"{title} cannot be {first['input']!r}: {describe_problem(first)}."
+                f"{title} cannot be {shorten(first['input'])}: {describe_problem(first)}."
             ) from error
 
     def replace(self, **changes: Any) -> Self:
@@ -286,13 +287,17 @@ def _resolve_noise_level(
     return {"level": level, "steps": min(default.steps, level)}
 
 
+def uncalibrated_settings(
+    settings: DetectionSettings, specification: ModelSpecification
+) -> tuple[str, ...]:
+    """Return the settings on which scores depend and that are not the checkpoint's own."""
+    used = resolve(settings, specification)
+    own = resolve(DetectionSettings(), specification)
+    return tuple(name for name in SCORE_FIELDS if getattr(used, name) != getattr(own, name))
+
+
 def uses_calibrated_settings(
     settings: DetectionSettings, specification: ModelSpecification
 ) -> bool:
-    """Tell whether what a checkpoint's calibration says holds for a run with these settings.
-
-    It does where every setting on which scores depend is the checkpoint's own.
-    """
-    used = resolve(settings, specification)
-    own = resolve(DetectionSettings(), specification)
-    return all(getattr(used, name) == getattr(own, name) for name in SCORE_FIELDS)
+    """Tell whether what a checkpoint's calibration says holds for a run with these settings."""
+    return not uncalibrated_settings(settings, specification)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_addm.findings.findings import Findings
+from napari_addm.findings.findings import Findings, measure_findings
 from napari_addm.findings.labelling import FindingLabeller
 
 if TYPE_CHECKING:
@@ -35,6 +35,13 @@ def computed_findings(
     return _labeller(detection).find(
         threshold, minimum_ml, detection.anomaly, uncertainty, detection.midline
     )
+
+
+def measured_findings(detection: Detection, labels: NDArray[np.integer]) -> Findings:
+    """Measure labels (S, A, R) that exist already, such as those that a person edited."""
+    anomaly, spread = detection.anomaly, detection.uncertainty
+    uncertainty = None if spread is None else spread.data
+    return measure_findings(labels, anomaly.data, anomaly, uncertainty, detection.midline)
 
 
 def _labeller(detection: Detection) -> FindingLabeller:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_addm.detection.settings import DetectionSettings, uncalibrated_settings
 from napari_addm.findings.decisions import Decisions
 from napari_addm.findings.findings import Finding
 from napari_addm.io.volume import Volume
@@ -100,6 +101,24 @@ class CaseOutputs:
     def scan(self) -> Volume:
         """The scan."""
         return self.inputs.scan
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the detection, and whether the threshold was calibrated for its settings."""
+        detection, threshold = self.detection, self.threshold
+        # Of slices, the detection itself says that the threshold fits whole volumes.
+        changed = [
+            str(DetectionSettings.model_fields[name].title)
+            for name in uncalibrated_settings(detection.settings, detection.specification)
+            if name != "slices"
+        ]
+        if not changed or threshold != detection.specification.detection.threshold:
+            return detection.warnings
+        return (
+            *detection.warnings,
+            f"the checkpoint's threshold, {threshold:g}, is used with other settings than it was "
+            f"made for ({', '.join(changed)}): choose a threshold that fits them",
+        )
 
     @property
     def maps(self) -> dict[str, Volume]:

@@ -7,24 +7,31 @@ without their folders, and no free text of a header is copied.
 from __future__ import annotations
 
 import json
+import math
 import platform
+from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import nibabel as nib
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from napari_addm import __version__
-from napari_addm.detection.midline import Midline, MidlineSource, Side, describe_side
+from napari_addm.detection.midline import Midline
+from napari_addm.detection.quality import QualityFlag
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, describe_problem
 from napari_addm.findings.computed import computed_labels, edited_voxels
+from napari_addm.findings.decisions import Decision
+from napari_addm.findings.findings import Finding
 from napari_addm.findings.table import findings_record
 from napari_addm.io.arrays import voxel_spacing
 from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
+from napari_addm.io.text import printable
 from napari_addm.io.volume import Volume
 
 if TYPE_CHECKING:
@@ -34,10 +41,16 @@ if TYPE_CHECKING:
     from napari_addm.outputs.contents import CaseOutputs
 
 SCHEMA_VERSION: Final = 3
-LARGEST_BYTES = 64 * 2**20
-"""Upper limit for a record's file; a larger one is something else."""
+SHORT = 60  # letters of a value that a sentence shows
+LARGEST_BYTES = 16 * 2**20
+"""Upper limit for a record's file, enough for 25,000 findings; a larger one is something else."""
 
-Digest = str | None
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Row = tuple[float, float, float, float]
+# The first error is enough: a list of a million errors does not fit into the memory.
+Few = Field(max_length=100)
+Sentences = Annotated[tuple[str, ...], Field(fail_fast=True)]
 
 
 class _Entry(BaseModel):
@@ -53,8 +66,8 @@ class FileEntry(_Entry):
     """
 
     name: str | None
-    sha256: Digest = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    voxels_sha256: Digest = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    sha256: Digest | None = None
+    voxels_sha256: Digest | None = None
 
     @classmethod
     def of(cls, path: Path | None, data: np.ndarray, **more: Any) -> Self:
@@ -69,8 +82,8 @@ class InputEntry(FileEntry):
     ``contrast`` says whether it was made with contrast agent, and how that is known.
     """
 
-    frame: int | None = None
-    files: int | None = None
+    frame: Count | None = None
+    files: Count | None = None
     contrast: str = ""
 
 
@@ -85,8 +98,8 @@ class CheckpointEntry(_Entry):
 
     name: str
     file: str
-    sha256: str
-    weights_sha256: str
+    sha256: Digest
+    weights_sha256: Digest
 
 
 class RecordedSettings(DetectionSettings):
@@ -96,14 +109,15 @@ class RecordedSettings(DetectionSettings):
     """
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, bool | float | str | None]
 
     erosion_mm: float
 
-    @model_validator(mode="before")
+    @field_validator("slices", mode="before")
     @classmethod
-    def _fill_in_older(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Add what the first records did not have, as it was then."""
-        return {"context_mm": 0.0, "symmetry": False} | values
+    def _take_list(cls, slices: Any) -> Any:
+        """Make a tuple of JSON's list; strict types refuse a list."""
+        return tuple(slices) if isinstance(slices, list) else slices
 
     def to_detection(self) -> DetectionSettings:
         """The settings to repeat the run with; an error if a later version recorded more."""
@@ -118,51 +132,44 @@ class RecordedSettings(DetectionSettings):
 class GeometryEntry(_Entry):
     """The native grid: shape (i, j, k), voxel sizes in mm, index to world RAS+ mm, axis codes."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[Count, Count, Count]
     spacing_mm: tuple[float, float, float]
-    affine: tuple[tuple[float, float, float, float], ...] = Field(min_length=4, max_length=4)
+    affine: tuple[Row, Row, Row, Row]
     orientation: str
 
 
 class SlicesEntry(_Entry):
     """How many slices along S were finished; ``indices`` names them where not all were."""
 
-    done: int
-    of: int
-    indices: tuple[int, ...] | None = None
+    done: Count
+    of: Count
+    indices: Annotated[tuple[Count, ...], Field(fail_fast=True)] | None = None
 
 
 class LabelsEntry(_Entry):
     """What the threshold alone gives, and how many voxels a person changed after that."""
 
-    computed_voxels_sha256: str
-    edited_voxels: int
+    computed_voxels_sha256: Digest
+    edited_voxels: Count
 
 
-class FindingEntry(_Entry):
-    """`napari_addm.findings.findings.Finding`, and what a person decided about it."""
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class FindingEntry(Finding):
+    """A finding, its centroid by the names of the table's columns, and a person's decision."""
 
-    model_config = ConfigDict(extra="allow")
-
-    id: int
-    volume_ml: float
-    centroid_mm: tuple[float, float, float]
-    peak: float
-    mean: float
-    uncertainty: float | None
-    slice: int
-    voxels: int
-    sides_known: bool = True
-    side: Side | None = None
-    from_midline_mm: float | None = None
-    midline_source: MidlineSource | None = None
+    x_mm: float | None = None
+    y_mm: float | None = None
+    z_mm: float | None = None
     decision: Literal["accepted", "rejected"] | None = None
     note: str = ""
 
-    @property
-    def location(self) -> str:
-        """Describe its side; see `napari_addm.detection.midline.describe_side`."""
-        return describe_side(self.side, self.from_midline_mm, self.midline_source)
+
+class QualityEntry(_Entry):
+    """`napari_addm.detection.quality.Quality`."""
+
+    flags: Annotated[tuple[QualityFlag, ...], Field(fail_fast=True)]
+    figures: Annotated[dict[str, float], Few]
+    unchecked: Sentences
 
 
 class RunRecord(_Entry):
@@ -178,11 +185,9 @@ class RunRecord(_Entry):
     geometry : GeometryEntry
         Of the scan, and so of every map.
     midline : Midline or None
-        Between the halves of the brain; None where none was found, and in older records.
+        Between the halves of the brain; None where none was found.
     seconds : dict of str to float
         Per stage.
-    quality : dict or None
-        `napari_addm.detection.quality.Quality`'s flags, figures and what was not checked.
     outputs : dict of str to FileEntry
         The files beside the record.
     """
@@ -198,18 +203,18 @@ class RunRecord(_Entry):
     minimum_ml: float
     device: str
     precision: str
-    threads: int
-    versions: dict[str, str]
+    threads: Count
+    versions: Annotated[dict[str, str], Few]
     geometry: GeometryEntry
     slices_done: SlicesEntry
     midline: Midline | None = None
-    warnings: tuple[str, ...]
-    seconds: dict[str, float]
-    findings: tuple[FindingEntry, ...]
+    warnings: Sentences
+    seconds: Annotated[dict[str, float], Few]
+    findings: Annotated[tuple[FindingEntry, ...], Field(fail_fast=True)]
     labels: LabelsEntry
-    metrics: dict[str, Any] | None
-    quality: dict[str, Any] | None = None
-    outputs: dict[str, FileEntry]
+    metrics: Annotated[dict[str, float | str | Sentences | None], Few] | None
+    quality: QualityEntry | None = None
+    outputs: Annotated[dict[str, FileEntry], Few]
 
     @classmethod
     def of(cls, outputs: CaseOutputs, *, dated: bool = True) -> RunRecord:
@@ -230,20 +235,34 @@ class RunRecord(_Entry):
             precision=detection.precision,
             threads=detection.threads,
             versions=_software_versions(detection.device),
-            geometry=_geometry_entry(outputs.scan),
+            geometry=geometry_entry(outputs.scan),
             slices_done=_slices_entry(detection),
             midline=detection.midline,
-            warnings=detection.warnings,
+            warnings=outputs.warnings,
             seconds={stage: round(s, 3) for stage, s in seconds.items()} if dated else {},
             findings=tuple(
-                FindingEntry.model_validate(entry)
+                FindingEntry(**entry)
                 for entry in findings_record(outputs.findings, outputs.decisions)
             ),
             labels=_labels_entry(outputs),
             metrics=None if metrics is None else metrics_record(metrics, detection),
-            quality=None if quality is None else quality.record(),
+            quality=None if quality is None else QualityEntry.model_validate(quality.record()),
             outputs={},
         )
+
+    @property
+    def decisions(self) -> dict[int, Decision]:
+        """What a person decided about the findings, by their ids."""
+        return {
+            entry.id: Decision(entry.decision, entry.note)
+            for entry in self.findings
+            if entry.decision is not None or entry.note
+        }
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether not all slices were done that were asked for."""
+        return self.settings.slices is None and self.slices_done.indices is not None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -313,18 +332,20 @@ def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:
 def read_record(path: Path) -> RunRecord:
     """Read and check a run record; an `AddmError` says what is wrong with it."""
     try:
-        if path.stat().st_size > LARGEST_BYTES:
-            raise AddmError(f"{path} is too large for a run record: choose ..._record.json.")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise AddmError(
-            f"{path} cannot be read ({error.strerror}): check the name and the permissions."
+            f"{path} cannot be read ({reason}): check the name and the permissions."
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise AddmError(f"{path} is no run record (not JSON): choose ..._record.json.") from error
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(found, int):
-        raise AddmError(f"{path} is no run record of napari-addm: choose ..._record.json.")
+    if len(content) > LARGEST_BYTES:
+        raise AddmError(f"{path} is too large for a run record: choose ..._record.json.")
+    try:
+        found = _Version.model_validate_json(content).schema_version
+    except ValidationError as error:
+        kind = "(not JSON)" if error.errors()[0]["type"] == "json_invalid" else "of napari-addm"
+        raise AddmError(f"{path} is no run record {kind}: choose ..._record.json.") from error
     if found != SCHEMA_VERSION:
         age = "an older" if found < SCHEMA_VERSION else "a newer"
         raise AddmError(
@@ -332,18 +353,43 @@ def read_record(path: Path) -> RunRecord:
             f"{SCHEMA_VERSION}): use the version of napari-addm that it names."
         )
     try:
-        # JSON has lists where the record has tuples.
-        return RunRecord.model_validate_json(json.dumps(content))
+        record = RunRecord.model_validate_json(content, strict=True)
+        # Which of two values under one name counts is a matter of the reader.
+        json.loads(
+            content, object_pairs_hook=_check_keys, parse_constant=_finite, parse_float=_finite
+        )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise AddmError(
-            f"{path} is damaged or was changed by hand ({where}: "
-            f"{describe_problem(first).lower()}): use the file as it was saved."
-        ) from error
+        first = error.errors(include_url=False)[0]
+        where = ".".join(printable(part, SHORT) for part in first["loc"])
+        problem = f"{where}: {describe_problem(first).lower()}"
+    except (ValueError, AddmError) as error:
+        problem = str(error).rstrip(".")
+    else:
+        return record
+    raise AddmError(
+        f"{path} is damaged or was changed by hand ({problem}): use the file as it was saved."
+    )
 
 
-def _geometry_entry(volume: Volume) -> GeometryEntry:
+class _Version(BaseModel):
+    schema_version: Annotated[int, Field(strict=True)]
+
+
+def _check_keys(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse an object that says two things under one name: readers would choose either."""
+    ((key, count),) = Counter(key for key, _ in pairs).most_common(1) or [("", 0)]
+    if count > 1:
+        raise ValueError(f"{printable(key, SHORT)} is there twice")
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError("a number is not finite")
+    return value
+
+
+def geometry_entry(volume: Volume) -> GeometryEntry:
+    """Describe a volume's native grid."""
     source = volume.source
     return GeometryEntry(
         shape=source.shape,

@@ -15,6 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, read_specification
 from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.detection.pipeline import Detection, Progress, detect
@@ -23,7 +26,7 @@ from napari_addm.detection.presets import Preset, with_preset
 from napari_addm.detection.quality import check_quality
 from napari_addm.detection.settings import DetectionSettings, resolve
 from napari_addm.errors import AddmError
-from napari_addm.findings.computed import computed_findings
+from napari_addm.findings.computed import computed_findings, measured_findings
 from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.dicom import Series, series_at
 from napari_addm.io.dicom_header import is_dicom
@@ -294,12 +297,26 @@ def detect_case(
 
 
 def measure_case(
-    inputs: CaseInputs, detection: Detection, checkpoint: Checkpoint, plan: CasePlan
+    inputs: CaseInputs,
+    detection: Detection,
+    checkpoint: Checkpoint,
+    plan: CasePlan,
+    labels: NDArray[np.integer] | None = None,
 ) -> CaseOutputs:
-    """Label and measure the findings, compare them with the truth, and check the scan's quality."""
+    """Label and measure the findings, compare them with the truth, and check the scan's quality.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (S, A, R), optional
+        Measured instead of those that the threshold gives.
+    """
     seconds, metrics, truth = dict(detection.seconds), None, inputs.truth
     with timed(seconds, "findings"):
-        labels, findings = computed_findings(detection, plan.threshold, plan.minimum_ml)
+        computed, findings = computed_findings(detection, plan.threshold, plan.minimum_ml)
+        if labels is None:
+            labels = computed
+        else:
+            findings = measured_findings(detection, labels)
     if truth is not None:
         with timed(seconds, "metrics"):
             metrics = evaluate(
@@ -319,7 +336,7 @@ def measure_case(
         checkpoint=checkpoint,
         threshold=plan.threshold,
         minimum_ml=plan.minimum_ml,
-        computed=labels,
+        computed=computed,
         metrics=metrics,
         quality=(
             None if slices is None else check_quality(slices, detection.specification, detection)

@@ -8,7 +8,8 @@ import numpy as np
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import uses_calibrated_settings
-from napari_addm.findings.findings import Findings, measure_findings
+from napari_addm.findings.computed import measured_findings
+from napari_addm.findings.findings import Findings
 from napari_addm.findings.labelling import FindingLabeller
 from napari_addm.io.arrays import Box
 
@@ -94,10 +95,7 @@ def measure_labels(
     detection: Detection, labels: np.ndarray, threshold: float, minimum_ml: float
 ) -> LabelledFindings:
     """Measure labels (S, A, R) that exist already, such as those that a person edited."""
-    uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
-    anomaly = detection.anomaly
-    findings = measure_findings(labels, anomaly.data, anomaly, uncertainty, detection.midline)
-    return LabelledFindings(labels, findings, threshold, minimum_ml)
+    return LabelledFindings(labels, measured_findings(detection, labels), threshold, minimum_ml)
 
 
 def is_calibrated(detection: Detection, minimum_ml: float) -> bool:

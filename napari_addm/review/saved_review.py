@@ -117,13 +117,8 @@ def read_review(path: Path, scan: Volume, detection: Detection, model_sha256: st
             f"findings that are shown: run the scan that it belongs to, or choose its own record."
         )
     labels = _read_labels(path, record, scan)
-    decisions = {
-        entry.id: Decision(entry.decision, entry.note)
-        for entry in record.findings
-        if entry.id > 0 and (entry.decision is not None or entry.note)
-    }
     return SavedReview(
-        decisions=decisions,
+        decisions={id: decision for id, decision in record.decisions.items() if id > 0},
         threshold=record.threshold,
         minimum_ml=record.minimum_ml,
         labels=labels,

@@ -27,6 +27,7 @@ from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.record import read_record
+from napari_addm.outputs.verification import verify
 from napari_addm.widgets import texts
 from napari_addm.widgets.contributions import write_image, write_labels
 from napari_addm.widgets.detect_panel.panel import DetectWidget
@@ -395,6 +396,34 @@ def test_warnings_of_mask_and_truth_are_shown_and_saved(
     assert "left and right" not in panel.agreement.view.notes.text()
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_the_panel_saves_can_be_verified(
+    viewer, panel, run, finish, add, output, qtbot, scan, tmp_path, whole
+) -> None:
+    """With a truth, a threshold that moved, decisions and corrections."""
+    add(viewer, scan)
+    path = write_volume(tmp_path / "truth.nii.gz", truth_of(scan))
+    panel.agreement.truth.chooser.choose(add(viewer, read_labels(path), "labels", name="truth"))
+    panel.model.this_slice.setChecked(not whole)
+    viewer.dims.set_current_step(0, 17)
+    run(panel)
+    anomaly = panel.outcome.detection.anomaly.data
+    panel.findings.minimum.setValue(0.0)
+    for share in (0.9, 0.8):
+        panel.findings.threshold.setValue(float(np.quantile(anomaly[anomaly > 0], share)))
+    table = panel.findings.table
+    qtbot.waitUntil(lambda: table.model.rowCount() > 1, timeout=MINUTE)
+    table.decide(table.model.finding(0).id, Decision("accepted", "seen"))
+    labels = output(viewer, "anomalies")
+    labels.data_setitem(tuple(np.array([n]) for n in (3, 3, 3)), 7)
+    panel.saving.save(tmp_path / "out")
+    finish(panel)
+    (record,) = (tmp_path / "out").rglob("*_record.json")
+    found = verify(record, scan=scan.source.path, model=panel.outcome.checkpoint.path)
+    assert (found.problems, found.verdict) == ([], "identical")
+    assert [note.split()[0] for note in found.notes] == ["A", "Decisions"]
+
+
 def test_how_a_scan_differs_from_the_training_is_shown_and_saved(
     viewer, panel, run, finish, add, scan, tiny_checkpoint, tmp_path
 ) -> None:
@@ -417,8 +446,8 @@ def test_how_a_scan_differs_from_the_training_is_shown_and_saved(
     finish(panel)
     assert panel.notices.error.text() == ""
     record = read_record(tmp_path / "out" / "head_record.json")
-    assert record.quality == panel.outcome.quality.record()
-    assert "reconstruction" in [flag["key"] for flag in record.quality["flags"]]
+    assert record.quality.model_dump(mode="json") == panel.outcome.quality.record()
+    assert "reconstruction" in [flag.key for flag in record.quality.flags]
     assert record.truth.voxels_sha256 == voxels_sha256(truth_of(scan).data != 0)
 
 

@@ -85,6 +85,23 @@ def test_what_a_result_holds(make_request: RequestMaker) -> None:
     assert len(record["findings"]) == len(outputs.findings) > 0
 
 
+def test_a_threshold_that_was_calibrated_otherwise_is_named(
+    make_request: RequestMaker, tmp_path: Path
+) -> None:
+    words = "the checkpoint's threshold, 0.05, is used with other settings than it was made for"
+    odd = DetectionSettings(steps=1, score="absolute", precision="float32")
+    request = make_request(settings=odd, threshold=None)
+    result = finish(run_case(request))
+    (warning,) = (each for each in result.outputs.warnings if each.startswith(words))
+    assert "(Sampling steps, Score)" in warning
+    assert warning in json.loads(result.paths["record"].read_text())["warnings"]
+    asked = ["detect", request.scan, "--checkpoint", request.checkpoint, "--steps", 1]
+    assert words in " ".join(invoke([*asked, "-o", tmp_path / "a"]).output.split())
+    assert words not in " ".join(
+        invoke([*asked, "-o", tmp_path / "b", "--threshold", 0.06]).output.split()
+    )
+
+
 def test_the_parts_give_what_the_whole_gives(make_request: RequestMaker, checkpoint) -> None:
     """A batch prepares a scan ahead of its turn, and measures it afterwards."""
     request = make_request()

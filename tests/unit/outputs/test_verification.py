@@ -1,9 +1,12 @@
 """A recorded run is repeated: the same, nearly the same, or different, and why."""
 
+import contextlib
 import itertools
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,18 @@ from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import detect
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
+from napari_addm.findings.decisions import Decision
 from napari_addm.io.demo import DEMO_CHECKPOINT
-from napari_addm.io.hashing import voxels_sha256
+from napari_addm.io.hashing import file_sha256, voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.case import WriteOptions, write_case
-from napari_addm.outputs.contents import CaseInputs
+from napari_addm.outputs.contents import CaseInputs, CaseOutputs
+from napari_addm.outputs.record import read_record
 from napari_addm.outputs.run_case import (
+    CasePlan,
     CaseRequest,
+    CaseResult,
     finish,
     measure_case,
     plan_case,
@@ -32,21 +39,29 @@ from napari_addm.outputs.run_case import (
 )
 from napari_addm.outputs.verification import verify
 
+DECISIONS = "Decisions and notes on findings are a person's and are not verified."
+
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, brain_folder: Path) -> Path:
-    """A copy of `brain_folder` with the files of a run in ``out``."""
+def run(tmp_path_factory: pytest.TempPathFactory, brain_folder: Path) -> CaseResult:
+    """A run in a copy of `brain_folder`, with its files in ``out``."""
     folder = Path(shutil.copytree(brain_folder, tmp_path_factory.mktemp("runs") / "finished"))
     request = CaseRequest(
         folder / "scan.nii.gz",
         folder / "out",
         folder / "model.safetensors",
         mask=folder / "mask.nii.gz",
+        truth=folder / "truth.nii.gz",
         settings=DetectionSettings(draws=2, steps=2, precision="float32"),
         threshold=0.05,
     )
-    finish(run_case(request))
-    return folder
+    return finish(run_case(request))
+
+
+@pytest.fixture(scope="module")
+def finished(run: CaseResult) -> Path:
+    """The folder of `run`."""
+    return run.paths["record"].parents[1]
 
 
 @pytest.fixture
@@ -73,21 +88,16 @@ def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarra
     return changed.data
 
 
-def record_other_scores(case: Path, by: float) -> None:
-    """Change each score of the record a bit, as if other hardware had made it."""
-
-    def add_noise(data: np.ndarray) -> np.ndarray:
-        noise = np.random.default_rng(0).uniform(-by, by, data.shape).astype(np.float32)
-        return data + noise * (data != 0)
-
-    moved = rewrite(case / "out" / "scan_anomaly.nii.gz", add_noise)
-
-    def change(record: dict[str, Any]) -> None:
-        record["outputs"]["anomaly"]["voxels_sha256"] = voxels_sha256(moved)
-        record["device"] = "cuda:0"
-        record["versions"]["torch"] = "1.0"
-
-    edit_record(case, change)
+def write_other_scores(outputs: CaseOutputs, case: Path, by: float, **edited: Any) -> None:
+    """Write a run whose scores are a bit others, as if other hardware had made it."""
+    detection, anomaly = outputs.detection, outputs.detection.anomaly
+    noise = np.random.default_rng(0).uniform(-by, by, anomaly.shape).astype(np.float32)
+    moved = anomaly.with_data(anomaly.data + noise * (anomaly.data != 0))
+    plan = CasePlan(detection.settings, outputs.threshold, outputs.minimum_ml)
+    detection = replace(detection, anomaly=moved, device="cuda:0")
+    again = measure_case(outputs.inputs, detection, outputs.checkpoint, plan, edited.get("labels"))
+    write_case(replace(again, **edited), case / "out", WriteOptions(overwrite=True))
+    edit_record(case, lambda record: record["versions"].update(torch="1.0"))
 
 
 def test_the_same_in_words_and_in_json(case: Path) -> None:
@@ -99,7 +109,7 @@ def test_the_same_in_words_and_in_json(case: Path) -> None:
         "verdict": "identical",
         "problems": [],
         "differences": [],
-        "notes": [],
+        "notes": [DECISIONS],
         "environment": {},
     }
 
@@ -115,6 +125,22 @@ def test_inputs_elsewhere_and_stored_otherwise(case: Path, tmp_path: Path) -> No
     (case / "mask.nii.gz").unlink()
     with pytest.raises(AddmError, match=r"brain mask mask\.nii\.gz was not found"):
         verify(record_of(case), scan=tmp_path / "renamed.nii.gz")
+
+
+@pytest.mark.parametrize("output", ["raw/derivatives/napari-addm", "results"])
+def test_the_scan_of_bids_derivatives_is_found_by_its_content(
+    finished: Path, tmp_path: Path, output: str
+) -> None:
+    name = "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz"
+    for dataset in ("raw", "older"):
+        (tmp_path / dataset / name).parent.mkdir(parents=True)
+    scan = Path(shutil.copy(finished / "scan.nii.gz", tmp_path / "raw" / name))
+    shutil.copy(finished / "mask.nii.gz", tmp_path / "older" / name)
+    settings = DetectionSettings(steps=1, slices=(15,), precision="float32")
+    model = finished / "model.safetensors"
+    request = CaseRequest(scan, tmp_path / output, model, settings=settings)
+    record = finish(run_case(request)).paths["record"]
+    assert verify(record, model=model).verdict == "identical"
 
 
 @pytest.mark.parametrize(
@@ -147,17 +173,19 @@ def test_changed_files_are_named(case: Path) -> None:
     (out / "scan_recon.nii.gz").unlink()
     found = verify(record_of(case))
     assert found.verdict == "different"
-    *changed, missing = sorted(found.problems, key=lambda problem: ("recon" in problem, problem))
+    *changed, table = found.problems
     assert changed == [
-        f"scan_{ending} was changed since it was saved."
-        for ending in ("anomaly.nii.gz", "findings.csv", "labels.nii.gz")
+        "scan_anomaly.nii.gz was changed since it was saved.",
+        "scan_labels.nii.gz was changed since it was saved.",
+        "scan_recon.nii.gz is not beside the record.",
+        "scan_findings.csv was changed since it was saved.",
     ]
-    assert "scan_recon.nii.gz" in missing
+    assert table.startswith("scan_findings.csv, line 1: 99 in the file, id,volume_ml,")
     assert found.differences == []  # the run gives the recorded maps again
 
 
-def test_within_the_tolerance(case: Path) -> None:
-    record_other_scores(case, 1e-6)
+def test_within_the_tolerance(run: CaseResult, case: Path) -> None:
+    write_other_scores(run.outputs, case, 1e-6)
     found = verify(record_of(case))
     assert found.verdict == "same"
     assert found.environment.keys() == {"device", "torch"}
@@ -168,8 +196,19 @@ def test_within_the_tolerance(case: Path) -> None:
     assert "device cuda:0 then, cpu now" in words
 
 
-def test_beyond_the_tolerance(case: Path) -> None:
-    record_other_scores(case, 0.1)
+def test_metrics_need_the_ground_truth(case: Path, tmp_path: Path) -> None:
+    edit_record(case, lambda record: record["metrics"].update(dice=0.9))
+    truth = (case / "truth.nii.gz").rename(tmp_path / "truth.nii.gz")
+    found = verify(record_of(case))
+    assert found.verdict == "identical"
+    assert found.notes[0].startswith("The metrics were not verified: ")
+    done = invoke(["verify", record_of(case), "--ground-truth", truth])
+    assert done.exit_code == 1
+    assert "metrics.dice: 0.9 in the record, 0.03" in done.stdout
+
+
+def test_beyond_the_tolerance(run: CaseResult, case: Path) -> None:
+    write_other_scores(run.outputs, case, 0.1)
     done = invoke(["verify", record_of(case), "--json"])
     found = json.loads(done.stdout)
     assert (done.exit_code, found["verdict"]) == (1, "different")
@@ -178,30 +217,135 @@ def test_beyond_the_tolerance(case: Path) -> None:
     assert anomaly["voxels"] > 1000
 
 
-def test_edits_before_saving_are_no_difference(case: Path) -> None:
-    model = case / "model.safetensors"
-    settings = DetectionSettings(steps=1, slices=(15,), precision="float32")
-    request = CaseRequest(case / "scan.nii.gz", case / "first", model, settings=settings)
-    outputs = finish(run_case(request)).outputs
-    edited = outputs.labels.copy()
-    edited[0, 0, :4] = 9
-    overwrite = WriteOptions(overwrite=True)
-    write_case(replace(outputs, labels=edited), case / "out", overwrite)
-    record_other_scores(case, 1e-6)
+def test_edits_before_saving_are_no_difference(run: CaseResult, case: Path) -> None:
+    labels = run.outputs.labels.copy()
+    labels[0, 0, :4] = 9
+    decisions = {9: Decision("accepted", "four voxels")}
+    write_other_scores(run.outputs, case, 1e-6, labels=labels, decisions=decisions)
     found = verify(record_of(case))
+    assert found.problems == []
     assert found.verdict == "same"
     assert any("edited the labels before they were saved (4 voxels)" in n for n in found.notes)
+    assert DECISIONS in found.notes
+
+    def swell(record: dict[str, Any]) -> None:
+        record["findings"][-1]["volume_ml"] *= 100
+
+    edit_record(case, swell)
+    problem = next(each for each in verify(record_of(case)).problems if "volume_ml" in each)
+    place = len(json.loads(record_of(case).read_text())["findings"]) - 1
+    assert re.match(rf"findings\[{place}\]\.volume_ml: 3[12]\.\d+ in the record, 0\.3", problem)
 
 
-def test_other_findings_are_named(case: Path) -> None:
+def test_another_threshold_gives_other_findings(case: Path) -> None:
     edit_record(case, lambda record: record.update(threshold=0.5))
-    (difference,) = verify(record_of(case)).differences
-    assert difference.what == "labels"
-    assert "Dice" in str(difference)
-    for name in ("labels", "anomaly"):
-        (case / "out" / f"scan_{name}.nii.gz").unlink()
-    problems = verify(record_of(case)).problems
-    assert "The run gives other findings than the recorded ones." in problems
+    assert {problem.split(":")[0] for problem in verify(record_of(case)).problems} >= {
+        "labels.computed_voxels_sha256",
+        "labels.edited_voxels",
+    }
+
+
+def test_files_that_were_falsified_with_their_hashes(case: Path) -> None:
+    """Each is called different at its place, though the record has its new hash."""
+    out = case / "out"
+    anomaly, labels, table = (
+        out / f"scan_{name}" for name in ("anomaly.nii.gz", "labels.nii.gz", "findings.csv")
+    )
+    whole = {path: path.read_bytes() for path in (anomaly, labels, table, record_of(case))}
+
+    def problems(key: str, entry: dict[str, Any]) -> str:
+        edit_record(case, lambda record: record["outputs"][key].update(entry))
+        found = verify(record_of(case))
+        assert found.verdict == "different"
+        for path, content in whole.items():
+            path.write_bytes(content)
+        return "\n".join((*found.problems, *map(str, found.differences)))
+
+    erased = rewrite(labels, lambda data: data * (np.arange(data.shape[2]) < 18))
+    words = problems("labels", {"voxels_sha256": voxels_sha256(erased)})
+    assert "labels.edited_voxels: 0 in the record," in words
+    assert "findings[0].voxels:" in words
+    doubled = rewrite(anomaly, lambda data: data * 2)
+    words = problems("anomaly", {"voxels_sha256": voxels_sha256(doubled)})
+    assert "anomaly: " in words
+    assert "findings[0].peak:" in words
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    words = problems("findings", {"sha256": file_sha256(table)})
+    assert words.startswith("scan_findings.csv, line 2: ")
+    image = nib.load(labels)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine + np.eye(4)[3]), labels)
+    assert "lies on another grid than the scan" in problems("labels", {})
+    recon = read_record(record_of(case)).outputs["recon"].model_dump()
+    assert "anomaly: " in problems("anomaly", recon)
+
+
+# What a repetition cannot tell, or on what its result does not depend.
+NOT_VERIFIABLE = re.compile(
+    r"created_utc|seconds\..*|minimum_ml|settings\.(batch_size|context_mm|device|precision)"
+)
+ELSEWHERE = re.compile(r"device|precision|threads|versions\..*")
+
+
+def leaves(tree: Any, *place: str | int) -> Iterator[tuple[str | int, ...]]:
+    """The places of all values, and of all empty lists."""
+    inner = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in inner:
+        if isinstance(value, dict | list) and value:
+            yield from leaves(value, *place, key)
+        else:
+            yield *place, key
+
+
+def falsify(path: Path, place: tuple[str | int, ...]) -> bool:
+    """Put another value into a record; tells whether any can be read."""
+    whole = json.loads(path.read_text())
+    node = whole
+    for key in place[:-1]:
+        node = node[key]
+    value = node[place[-1]]
+    others: list[Any] = ["left", "right", "mask", "symmetry", "found", "accepted", "ddpm", "ssim"]
+    others += ["a" * 64, [1], ["x"], f"{value}x", 7, 7.5]
+    if isinstance(value, int | float):
+        others = [not value] if isinstance(value, bool) else [value * 2 + 1, value * 1000.0 + 1]
+    for other in others:
+        if other != value:
+            node[place[-1]] = other
+            path.write_text(json.dumps(whole))
+            with contextlib.suppress(AddmError):
+                read_record(path)
+                return True
+    return False
+
+
+def test_no_field_can_be_falsified_unnoticed(finished: Path, tmp_path: Path) -> None:
+    """Fields that stop no run and change no map are falsified together, and each is named."""
+    case = Path(shutil.copytree(finished, tmp_path / "case"))
+    path, whole = record_of(case), record_of(finished).read_text()
+    groups = defaultdict(list)
+    derived = {"checkpoint", "findings", "labels", "metrics", "midline", "quality"}
+    derived |= {"seconds", "versions", "warnings"}
+    for place in leaves(json.loads(whole)):
+        group = place[:1] if place[0] in derived else place[:2]
+        groups[("outputs", place[-1]) if place[0] == "outputs" else group].append(place)
+    for places in groups.values():
+        path.write_text(whole)
+        readable = [place for place in places if falsify(path, place)]
+        try:
+            found = verify(path)
+        except AddmError:
+            continue  # refused in words
+        words = "\n".join((*found.problems, *found.notes))
+        for place in readable:
+            name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place)[1:]
+            if ELSEWHERE.fullmatch(name):
+                assert str(place[-1]) in found.environment
+            elif name == "truth.name":
+                assert "The metrics were not verified: " in words
+            elif place[0] == "outputs" or len(places) == 1:
+                named = f"{name}: " in words or NOT_VERIFIABLE.fullmatch(name)
+                assert found.verdict == "different" or named, name
+            elif not NOT_VERIFIABLE.fullmatch(name):
+                assert f"{name.partition('[')[0] if place[0] == 'warnings' else name}: " in words
 
 
 def test_another_seed_is_different(case: Path) -> None:
