@@ -48,12 +48,10 @@ def grid(
 
 
 GRIDS = {
-    "fine": grid((1.8, 1.8, 1.8)),
     "LPS": grid((2.1, 1.9, 2.4), "LPS"),
     "sagittal, anisotropic": grid((2.2, 1.6, 1.6), "PSR"),
     "coronal": grid((2, 2, 2.5), "LSA"),
     "thick slices": grid((1.6, 1.6, 5.0)),
-    "oblique": grid((2, 2, 2.2), "LPS", (0.15, -0.2, 0.3)),
     "oblique, thick": grid((1.8, 1.8, 3), "RAS", (0.25, 0.1, 0.0)),
     "sheared": grid((2, 2, 2), "RAS", (0.0, 0.0, 0.1), shear=0.15),
 }

@@ -25,6 +25,12 @@ from napari_addm.methods.vqvae import build_vqvae, codebook, decode, encode, fro
 from napari_addm.methods.vqvae_transformer import VqTransformerSpecification
 from napari_addm.methods.vqvae_transformer import model as vqvae_transformer
 from napari_addm.registry import METHODS
+from napari_addm.training.data import (
+    find_scans,
+    prepare_training_data,
+    to_model_values,
+    unpack,
+)
 from napari_addm.training.settings import preset_settings
 
 ITERATIONS = 120  # after half as many, two seeds of six find no latent improbable
@@ -65,11 +71,10 @@ def tiny_settings(method: str) -> TrainingSettings:
 @pytest.fixture(scope="module")
 def slices(healthy_scans, tmp_path_factory) -> torch.Tensor:
     """What the networks are trained on: float32, shape (B, 1, 56, 48)."""
-    data_ = pytest.importorskip("napari_addm.training.data")
     settings = tiny_settings("vqvae_transformer")
-    scans = data_.find_scans(healthy_scans)
-    data = data_.prepare_training_data(scans, [], settings, tmp_path_factory.mktemp("cache"))
-    return data_.to_model_values(*data_.unpack(torch.from_numpy(data.images).unsqueeze(1)))
+    scans = find_scans(healthy_scans)
+    data = prepare_training_data(scans, [], settings, tmp_path_factory.mktemp("cache"))
+    return to_model_values(*unpack(torch.from_numpy(data.images).unsqueeze(1)))
 
 
 @dataclass(frozen=True)

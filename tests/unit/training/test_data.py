@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from napari_addm.errors import InputError
-
-pytest.importorskip("lightning", reason="training needs Lightning, the extra train")
 from napari_addm.training.augmentation import augment
 from napari_addm.training.data import SliceSampler, find_scans, split_scans
 

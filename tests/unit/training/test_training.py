@@ -13,9 +13,6 @@ from napari_addm.methods.network_specifications import UNetSpecification
 from napari_addm.registry import METHODS
 from napari_addm.training.settings import Budget, preset_settings
 
-training = pytest.importorskip(
-    "napari_addm.training.train", reason="training needs Lightning, the extra train"
-)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -81,6 +78,8 @@ def test_progress_is_the_spent_part_of_the_budget():
 
 
 def test_a_training_goes_on_with_its_own_settings_only(train_quietly, tmp_path):
+    from napari_addm.training.train import read_log
+
     settings, output = short_settings(), tmp_path / "a.safetensors"
 
     def iterations() -> int:
@@ -89,7 +88,7 @@ def test_a_training_goes_on_with_its_own_settings_only(train_quietly, tmp_path):
     for budget in (3, 6, 6):  # a spent budget is not overrun
         train_quietly(output, settings, iterations=budget, validate_every=2)
         assert iterations() == budget
-    assert any(row.get("validation/loss") for row in training.read_log(output))
+    assert any(row.get("validation/loss") for row in read_log(output))
     assert list((tmp_path / "a.training" / "pictures").glob("*.png"))
 
     with pytest.raises(AddmError, match=r"a training with another seed.*; use --restart"):
