@@ -62,11 +62,13 @@ TAGS = (
 
 
 @dataclass(frozen=True, eq=False)
-class _Frame:
+class Frame:
     """One picture of a file: where it lies, and the scale of its values.
 
     Attributes
     ----------
+    path, index
+        The file, and which of its pictures it is.
     turn : ndarray, shape (6,)
         Directions of a row and of a column, LPS.
     spacing : ndarray, shape (2,)
@@ -115,7 +117,7 @@ def read_series(series: Series) -> Volume:
     path, first = images[0]
     rows, columns = (whole_number(path, first, tag) for tag in ("Rows", "Columns"))
     inverted = text(first, "PhotometricInterpretation") == "MONOCHROME1"
-    frames = [frame for path, image in images for frame in _frames(path, image)]
+    frames = [frame for path, image in images for frame in frames_of(path, image)]
     notes = (*series.notes, *_doubts(images, len(frames), inverted))
     for tag, scales in (
         ("RescaleSlope", [frame.slope for frame in frames]),
@@ -123,7 +125,7 @@ def read_series(series: Series) -> Volume:
     ):
         if None in scales and any(scale is not None for scale in scales):
             raise _mixed(where, tag)
-    frames, affine = _place(where, frames, rows, columns)
+    frames, affine = place_frames(where, frames, rows, columns)
     affine = LPS_TO_RAS @ affine
     check_affine(path, affine)
     shape = (columns, rows, len(frames))
@@ -194,7 +196,14 @@ def _doubts(images: list[tuple[Path, Dataset]], count: int, inverted: bool) -> I
         yield "The images are stored dark on bright (MONOCHROME1); they were inverted."
 
 
-def _frames(path: Path, image: Dataset) -> list[_Frame]:
+def frames_of(path: Path, image: Dataset) -> list[Frame]:
+    """Read where the pictures of a file lie.
+
+    Raises
+    ------
+    InputError
+        When it does not say that.
+    """
     found = numbers(path, image, "NumberOfFrames")
     count = 1 if found is None else int(found[0])
     groups = items(path, image, "PerFrameFunctionalGroupsSequence")
@@ -209,7 +218,7 @@ def _frames(path: Path, image: Dataset) -> list[_Frame]:
     return [_frame(path, 0, [*shared, image])]
 
 
-def _frame(path: Path, index: int, places: list[Dataset]) -> _Frame:
+def _frame(path: Path, index: int, places: list[Dataset]) -> Frame:
     """Read a frame's tags from the first place that has them."""
 
     def find(tag: str, count: int = 1) -> np.ndarray | None:
@@ -237,7 +246,7 @@ def _frame(path: Path, index: int, places: list[Dataset]) -> _Frame:
     slope, inter = find("RescaleSlope"), find("RescaleIntercept")
     if slope is not None and slope[0] == 0:
         raise InputError(f"{path}: its RescaleSlope is 0: export the series again.")
-    return _Frame(
+    return Frame(
         path,
         index,
         turn,
@@ -254,10 +263,29 @@ def _mixed(where: str, tag: str) -> InputError:
     )
 
 
-def _place(
-    where: str, frames: list[_Frame], rows: int, columns: int
-) -> tuple[list[_Frame], np.ndarray]:
-    """Sort frames along their normal; (column, row, frame, 1) to LPS mm, which fits them all."""
+def place_frames(
+    where: str, frames: list[Frame], rows: int, columns: int
+) -> tuple[list[Frame], np.ndarray]:
+    """Sort frames along their normal, and find the grid on which all of them lie.
+
+    Parameters
+    ----------
+    where : str
+        What errors call the series.
+    frames : list of Frame
+    rows, columns : int
+        The size of each.
+
+    Returns
+    -------
+    tuple
+        The frames, and (column, row, frame, 1) to LPS mm.
+
+    Raises
+    ------
+    InputError
+        When they lie on no even grid.
+    """
     if len(frames) < 3:
         raise InputError(f"{where} has {len(frames)} image(s) and is no 3D scan: choose another.")
     turn, spacing = frames[0].turn, frames[0].spacing
@@ -275,7 +303,6 @@ def _place(
 
     affine = np.eye(4)
     affine[:3, :2] = planes[0, :, :2]
-    # As `napari_addm.outputs.dicom_seg` steps.
     affine[:3, 2] = (positions[-1] - positions[0]) / (len(frames) - 1)
     affine[:3, 3] = positions[0]
     corners = np.array([(c, r, 1) for c in (0, columns - 1) for r in (0, rows - 1)]).T

@@ -5,6 +5,7 @@ The file names the patient and the study of the series, because the standard req
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,7 +81,9 @@ def write_seg(
     segments = np.searchsorted(numbers, labels.data) + 1
     segments = np.where(np.isin(labels.data, numbers), segments, 0).astype(np.uint16)
     try:
-        _segmentation(labels.with_data(segments), files, descriptions).save_as(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of highdicom quote the patient's name
+            _segmentation(labels.with_data(segments), files, descriptions).save_as(path)
     except AddmError:
         raise
     except Exception as error:  # pydicom and highdicom raise many kinds for odd images

@@ -6,10 +6,9 @@ become empty where the standard allows it, and new where it does not.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_addm.errors import AddmError
-from napari_addm.io.dicom_header import import_extra
+from napari_addm.io.dicom_header import import_extra, read_dicom
+from napari_addm.io.dicom_volume import LPS_TO_RAS, Frame, frames_of, place_frames
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -32,7 +32,7 @@ EMPTY = (
 OPTIONAL = (
     *("IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod", "PatientAge"),
     *("StudyDescription", "LossyImageCompression", "Manufacturer", "ManufacturerModelName"),
-    *("InstitutionName", "PositionReferenceIndicator"),
+    *("InstitutionName", "PositionReferenceIndicator", "SliceThickness"),
 )
 CODES = {
     "PatientSex": ("M", "F", "O"),
@@ -83,50 +83,53 @@ def read_source(files: Iterable[Path]) -> SeriesSource:
     AddmError
         When a file cannot be read, or an image does not say where its pixels lie.
     """
-    pydicom = import_extra("pydicom")
-    images = []
-    for file in files:
-        try:
-            images.append(pydicom.dcmread(file, stop_before_pixels=True, force=True))
-        except Exception as error:  # pydicom raises many kinds for a damaged file
-            raise AddmError(
-                f"{file} cannot be read, so there is no DICOM segmentation: copy the series again."
-            ) from error
-    frames = [Place.of(groups) for image in images for groups in _functional_groups(image)]
+    images = {file: read_dicom(file) for file in files}
+    where = f"The series in {next(iter(images)).parent}"
+    rows, columns = (_size(images, side) for side in ("Rows", "Columns"))
+    frames = [frame for file, image in images.items() for frame in frames_of(file, image)]
     multi = len(images) == 1
     if not multi and len(frames) > len(images):
         raise AddmError(
             "A DICOM segmentation cannot refer to several multi-frame images: leave the "
             "segmentation out, or give one multi-frame image."
         )
-    order = np.argsort([frame.position @ frames[0].normal for frame in frames], kind="stable")
-    slices = [frames[n] for n in order]
-    distance = abs(float(_step(slices) @ frames[0].normal))
-    header = _clean(images, MR if not multi else ENHANCED_MR)
-    for side in ("Rows", "Columns"):
-        count = _usual(images, side)
-        if not count:
-            raise _placeless(side)
-        setattr(header, side, int(count))
-    uids = _own_uids(images)
+    frames, affine = place_frames(where, frames, rows, columns)
+    headers = list(images.values())
+    common = _clean(headers, ENHANCED_MR if multi else MR)
+    common.Rows, common.Columns = rows, columns
+    uids = dict(zip(images, _own_uids(headers), strict=True))
+    order = np.arange(len(frames))
+    if multi:
+        order[[frame.index for frame in frames]] = np.arange(len(frames))
     clean = []
-    for n in [0] if multi else order:
-        image = deepcopy(header)
-        image.SOPInstanceUID = uids[n]
-        if multi:
-            _set_frames(image, frames, distance)
-        else:
-            _set_place(image, frames[n], distance)
+    for frame in frames[:1] if multi else frames:
+        image = deepcopy(common)
+        image.SOPInstanceUID = uids[frame.path]
+        _set_place(
+            image, frame, abs(float(affine[:3, 2] @ np.cross(frame.turn[:3], frame.turn[3:])))
+        )
         clean.append(image)
-    number = _usual(images, "SeriesNumber")
+    if multi:
+        _set_frames(clean[0], [frames[n] for n in order])
+    number = _usual(headers, "SeriesNumber")
     return SeriesSource(
         images=clean,
-        sop_class=_usual(images, "SOPClassUID") or clean[0].SOPClassUID,
+        sop_class=_usual(headers, "SOPClassUID") or common.SOPClassUID,
         number=int(number) if number.isdecimal() and int(number) < LARGEST_NUMBER else 0,
-        affine=_affine(slices),
-        shape=(len(frames), header.Rows, header.Columns),
-        order=np.argsort(order) if multi else np.arange(len(frames)),
+        affine=LPS_TO_RAS @ affine[:, [2, 1, 0, 3]],
+        shape=(len(frames), rows, columns),
+        order=order,
     )
+
+
+def _size(images: Mapping[Path, Dataset], side: str) -> int:
+    count = _usual(images.values(), side)
+    if not count:
+        raise AddmError(
+            f"{next(iter(images))}: its {side} is missing, so there is no DICOM segmentation: "
+            "export the series again."
+        )
+    return int(count)
 
 
 def _clean(images: list[Dataset], sop_class: str) -> Dataset:
@@ -157,7 +160,7 @@ def _own_uids(images: list[Dataset]) -> list[str]:
     return [uid if uid and count[uid] == 1 else generate_uid() for uid in uids]
 
 
-def _usual(images: list[Dataset], keyword: str) -> str:
+def _usual(images: Iterable[Dataset], keyword: str) -> str:
     """What most images say that say something in the right form; one of them may be damaged."""
     said = Counter(value for image in images if (value := _text(image, keyword)))
     return said.most_common(1)[0][0] if said else ""
@@ -189,120 +192,45 @@ def _text(image: Dataset, keyword: str) -> str:
     return text
 
 
-# --- places --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Where the pixels of an image or a frame lie: LPS mm, as the standard has it."""
-
-    position: np.ndarray
-    cosines: np.ndarray
-    spacing: np.ndarray
-    thickness: float
-
-    @classmethod
-    def of(cls, groups: list[Dataset]) -> Place:
-        """Take the place out of the first groups of tags that have it."""
-
-        def find(keyword: str, count: int) -> np.ndarray:
-            for group in groups:
-                with contextlib.suppress(Exception):  # pydicom raises many kinds for odd values
-                    numbers = np.array(group[keyword].value, float).ravel()
-                    if numbers.size == count and np.isfinite(numbers).all():
-                        return numbers
-            raise _placeless(keyword)
-
-        thickness = 0.0
-        with contextlib.suppress(AddmError):
-            thickness = float(find("SliceThickness", 1)[0])
-        return cls(
-            find("ImagePositionPatient", 3),
-            find("ImageOrientationPatient", 6),
-            find("PixelSpacing", 2),
-            thickness,
-        )
-
-    @property
-    def normal(self) -> np.ndarray:
-        """Direction across the pixels."""
-        return np.cross(self.cosines[:3], self.cosines[3:])
-
-
-def _placeless(keyword: str) -> AddmError:
-    return AddmError(
-        f"The images of the series do not say where they lie ({keyword}): leave the DICOM "
-        "segmentation out."
-    )
-
-
-def _functional_groups(image: Dataset) -> list[list[Dataset]]:
-    """For each frame, the datasets that may hold its place; a single image is its own."""
-    if "PerFrameFunctionalGroupsSequence" not in image:
-        return [[image]]
-    names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-    shared = image.get("SharedFunctionalGroupsSequence") or []
-    return [
-        [item for group in (frame, *shared) for name in names for item in group.get(name) or ()]
-        for frame in image.get("PerFrameFunctionalGroupsSequence") or ()
-    ]
-
-
-def _step(slices: list[Place]) -> np.ndarray:
-    if len(slices) < 2:
-        raise AddmError("A DICOM segmentation of a single image cannot be written: leave it out.")
-    step: np.ndarray = (slices[-1].position - slices[0].position) / (len(slices) - 1)
-    return step
-
-
-def _affine(slices: list[Place]) -> np.ndarray:
-    first = slices[0]
-    affine = np.eye(4)
-    affine[:3, 0] = _step(slices)
-    affine[:3, 1] = first.cosines[3:] * first.spacing[0]
-    affine[:3, 2] = first.cosines[:3] * first.spacing[1]
-    affine[:3, 3] = first.position
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # DICOM's world is LPS
-
-
 def _numbers(values: np.ndarray | list[float]) -> list[str]:
     from pydicom.valuerep import format_number_as_ds
 
     return [format_number_as_ds(float(value)) for value in values]
 
 
-def _set_place(image: Dataset, place: Place, distance: float) -> None:
-    image.ImagePositionPatient = _numbers(place.position)
-    image.ImageOrientationPatient = _numbers(place.cosines)
-    image.PixelSpacing = _numbers(place.spacing)
-    image.SliceThickness = _numbers([place.thickness if place.thickness > 0 else distance])[0]
+def _set_place(image: Dataset, frame: Frame, distance: float) -> None:
+    image.ImagePositionPatient = _numbers(frame.position)
+    image.ImageOrientationPatient = _numbers(frame.turn)
+    image.PixelSpacing = _numbers(frame.spacing)
+    if not float(image.get("SliceThickness") or 0) > 0:
+        image.SliceThickness = _numbers([distance])[0]
 
 
-def _set_frames(image: Dataset, frames: list[Place], distance: float) -> None:
-    """Write the places of frames as functional groups."""
+def _set_frames(image: Dataset, frames: list[Frame]) -> None:
+    """Move the place of an image to functional groups, with that of each frame."""
 
-    def group(**sequences: dict[str, Any]) -> Dataset:
-        dataset = image.__class__()
-        for name, tags in sequences.items():
-            item = image.__class__()
-            for tag, value in tags.items():
-                setattr(item, tag, value)
-            setattr(dataset, name, [item])
-        return dataset
+    def group(name: str, **tags: Any) -> Dataset:
+        groups, item = image.__class__(), image.__class__()
+        for tag, value in tags.items():
+            setattr(item, tag, value)
+        setattr(groups, name, [item])
+        return groups
 
-    single = image.__class__()
-    _set_place(single, frames[0], distance)
+    turn, spacing = image.ImageOrientationPatient, image.PixelSpacing
+    shared = group("PlaneOrientationSequence", ImageOrientationPatient=turn)
+    shared.update(
+        group("PixelMeasuresSequence", PixelSpacing=spacing, SliceThickness=image.SliceThickness)
+    )
     image.NumberOfFrames = len(frames)
-    image.SharedFunctionalGroupsSequence = [
-        group(
-            PlaneOrientationSequence={"ImageOrientationPatient": single.ImageOrientationPatient},
-            PixelMeasuresSequence={
-                "PixelSpacing": single.PixelSpacing,
-                "SliceThickness": single.SliceThickness,
-            },
-        )
-    ]
+    image.SharedFunctionalGroupsSequence = [shared]
     image.PerFrameFunctionalGroupsSequence = [
-        group(PlanePositionSequence={"ImagePositionPatient": _numbers(frame.position)})
+        group("PlanePositionSequence", ImagePositionPatient=_numbers(frame.position))
         for frame in frames
     ]
+    for tag in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "SliceThickness",
+    ):
+        delattr(image, tag)
