@@ -18,6 +18,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
 from pydicom.uid import (  # noqa: E402
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
     MRImageStorage,
     generate_uid,
 )
@@ -166,6 +168,9 @@ def assert_placed(volume: Volume, files: Iterable[Path], atol: float = 0.11) -> 
     for path in files:
         image = pydicom.dcmread(path, force=True)
         image.file_meta.setdefault("TransferSyntaxUID", ExplicitVRLittleEndian)
+        plugins = {JPEGLSLossless: "pyjpegls", JPEG2000Lossless: "pillow"}
+        plugin = plugins.get(image.file_meta.TransferSyntaxUID, "")
+        image.pixel_array_options(decoding_plugin=plugin)  # GDCM may end the process
         pictures = image.pixel_array.reshape(-1, image.Rows, image.Columns)
         rows, columns = np.indices(pictures.shape[1:]).reshape(2, -1)
         for n, picture in enumerate(pictures):

@@ -1,12 +1,10 @@
 """Pixels of DICOM images; needs the extra ``dicom``.
 
-GDCM ends the process where a compressed picture is not as the header says, so both are compared
-before it is called.
+A compressed picture is compared with the image's header before it is decoded.
 """
 
 from __future__ import annotations
 
-import struct
 import warnings
 from pathlib import Path
 
@@ -14,13 +12,13 @@ import numpy as np
 
 from napari_addm.errors import InputError
 from napari_addm.io.dicom_header import import_extra, read_dicom, whole_number
+from napari_addm.io.dicom_jpeg import picture_header
 
 JPEG = "1.2.840.10008.1.2.4."
 RLE = "1.2.840.10008.1.2.5"
 JPEG_LS = {f"{JPEG}{n}" for n in (80, 81)}
 # These need a decoder that does not come with pydicom.
 JPEG_LOSSLESS = {f"{JPEG}{n}" for n in (57, 70)}
-JPEG_TABLES = {0xFFC4, 0xFFC8, 0xFFCC}
 CUT_SHORT = (
     "is cut short, or its pixels cannot be decoded: copy it again, or export it uncompressed."
 )
@@ -66,7 +64,7 @@ def decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
     bits, stored = (whole_number(path, image, tag) for tag in ("BitsAllocated", "BitsStored"))
     if stored > bits:
         raise InputError(f"{path} has a BitsStored above its BitsAllocated: export it again.")
-    options: dict[str, object] = {"decoding_plugin": "pyjpegls"} if syntax in JPEG_LS else {}
+    options: dict[str, object] = {}
     try:
         with warnings.catch_warnings():
             # pydicom warns of lengths, which are compared below, but for those of RLE.
@@ -75,12 +73,14 @@ def decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
                 frames = import_extra("pydicom.encaps").generate_frames(
                     image.PixelData, number_of_frames=count
                 )
-                heads = {_stream_header(frame) for frame in frames}
+                heads = {picture_header(frame) for frame in frames}
                 precision = max(head[2] for head in heads)
                 if {head[:2] for head in heads} != {shape} or precision > bits or bits > 16:
                     raise ValueError("another picture than the header's")
-                if syntax in JPEG_LOSSLESS:  # GDCM would clip to what the header says
-                    options["bits_stored"] = precision
+                plugin = "pyjpegls" if syntax in JPEG_LS else "pillow"
+                if syntax in JPEG_LOSSLESS:
+                    plugin, options["bits_stored"] = "gdcm", precision  # so that it clips nothing
+                options["decoding_plugin"] = plugin
             pixels = decoding.pixel_array(image, raw=True, correct_unused_bits=False, **options)
             pixels = pixels.reshape(count, *shape)
     except Exception as error:  # pydicom and the decoders raise many kinds
@@ -96,22 +96,3 @@ def decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
     if pixels.dtype.kind == "u" and (values != pixels).any():
         raise InputError(f"{path} holds larger numbers than its BitsStored says: export it again.")
     return values
-
-
-def _stream_header(frame: bytes) -> tuple[int, int, int]:
-    """Rows, columns and bits of a gray picture in JPEG, JPEG-LS or JPEG 2000."""
-    if frame[:4] == b"\xff\x4f\xff\x51":
-        width, height, left, top = struct.unpack(">4I", frame[8:24])
-        parts, bits = struct.unpack(">HB", frame[40:43])
-        if parts == 1:
-            return height - top, width - left, (bits & 0x7F) + 1
-    place = 2
-    while parts_of := frame[place : place + 10]:
-        marker, length, bits, height, width, parts = struct.unpack(">HHBHHB", parts_of)
-        # JPEG-LS, or the others but for the tables among them.
-        if marker == 0xFFF7 or (marker & 0xFFF0 == 0xFFC0 and marker not in JPEG_TABLES):
-            if parts == 1:
-                return height, width, bits
-            break
-        place += 2 + length
-    raise ValueError("no gray picture")
