@@ -172,8 +172,12 @@ class CohortFolder:
         """The plans of the latest number of shards, in their order; `InputError` without one."""
         found = self.read_plans()
         if not found:
+            damaged = next(iter(sorted(self.hidden.glob("plan*.json"))), None)
             raise InputError(
                 f"{self.path} holds no batch: give the output folder of napari-addm batch."
+                if damaged is None
+                else f"{self.path} holds no batch that can be read, as {damaged} is damaged: run "
+                "the same batch again."
             )
         count = max(found, key=lambda plan: plan.order).shard[1]
         return sorted((p for p in found if p.shard[1] == count), key=lambda plan: plan.shard[0])

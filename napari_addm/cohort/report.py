@@ -187,6 +187,7 @@ def _as_json(value: Any) -> Any:
 def _table(cohort: Cohort) -> str:
     """The CSV: one line for each case, a column for each figure that any of them has."""
     rows = _rows(cohort)
+    columns = {part: _columns(row[part] for row in rows) for part in ("figures", "metrics")}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_header(rows))
@@ -195,7 +196,7 @@ def _table(cohort: Cohort) -> str:
         cells += [" ".join(entry.result.qc)]
         cells += [getattr(entry.largest, key, None) for key in LARGEST_COLUMNS]
         for part in row:
-            cells += [row[part].get(key) for key in _columns(each[part] for each in rows)]
+            cells += [row[part].get(key) for key in columns[part]]
         writer.writerow(csv_cell(cell) for cell in cells)
     return text.getvalue()
 

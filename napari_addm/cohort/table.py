@@ -117,12 +117,12 @@ def _split(path: Path, text: str, delimiter: str, before: int) -> Iterator[tuple
         for cells in reader:
             rows.append((number + before + 1, cells))
             if reader.line_num - number > 1 and any("\n" in cell for cell in cells):
-                raise csv.Error("a quotation mark is missing, or a cell has a line break")
+                raise csv.Error("line break")
             number = reader.line_num
     except csv.Error as error:
         raise InputError(
-            f"{path}, line {number + before + 1} cannot be read ({error}): mend it, and save the "
-            "table as CSV in UTF-8."
+            f"{path}, line {number + before + 1} cannot be read: a quotation mark is missing or "
+            "one too many, or a cell has a line break."
         ) from error
     finally:
         csv.field_size_limit(limit)

@@ -117,7 +117,7 @@ def test_a_table_names_scans_truths_and_masks(tmp_path: Path, delimiter: str) ->
         ("scan\n", "holds no scan"),
         ("scan,Scan\na.nii,b.nii\n", "has the column scan twice"),
         ('scan,case\n"a.nii,x\nb.nii,y\n', "line 2 cannot be read"),
-        ('scan,case\n"a.nii,x\nb.nii",y\n', "line 2 cannot be read .a quotation mark is missing"),
+        ('scan,case\n"a.nii,x\nb.nii",y\n', "line 2 cannot be read: a quotation mark is missing"),
     ],
 )
 def test_a_table_without_a_meaning_is_refused(tmp_path: Path, text: str, message: str) -> None:
