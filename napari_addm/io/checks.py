@@ -16,6 +16,7 @@ from napari_addm.io.text import format_shape, format_size
 FARTHEST_MM = 1e6
 LARGEST_SPACING_MM = 1e3
 SMALLEST_SPACING_MM = 1e-4
+SMALLEST_EXTENT_MM, LARGEST_EXTENT_MM = 2.0, 1e4
 THICK_SLICE_MM = 3.0
 TINY_AXIS = 16
 HUGE_VOXELS = 512**3
@@ -87,6 +88,15 @@ def check_affine(path: Path, affine: np.ndarray) -> None:
         raise InputError(f"{path} has an affine with impossibly large entries: {fix}")
     if min(spacing) < SMALLEST_SPACING_MM or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
         raise InputError(f"{path} has a singular affine, which flattens the volume: {fix}")
+
+
+def check_extent(path: Path, extent: float, unit: str) -> None:
+    """Refuse a unit that no head can have: many programs write mm, whatever the header says."""
+    if not SMALLEST_EXTENT_MM < extent < LARGEST_EXTENT_MM:
+        raise InputError(
+            f"{path} measures {extent:.3g} mm by its header, whose unit is {unit}: set the unit of "
+            "its lengths to mm."
+        )
 
 
 def check_memory(path: Path, shape: Shape, dtype: np.dtype) -> None:

@@ -29,7 +29,7 @@ HEAD_BYTES = 540
 DEFLATE_LIMIT = 1032
 # So much behind the voxels is ordinary, such as the tags of MGH; more than the other is a fault.
 ORDINARY_REST_BYTES = 10**6
-LARGEST_REST_BYTES = 10**9
+LARGEST_REST_BYTES = 10**8
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,9 @@ def open_scan(path: Path) -> Iterator[ScanFile]:
             "again."
         ) from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): copy it again.") from error
+        raise InputError(
+            f"{path} cannot be read ({error.strerror or error}): copy it again."
+        ) from error
 
 
 def check_file(path: Path) -> None:
@@ -197,7 +199,7 @@ def check_claim(path: Path, shape: tuple[int, ...], total: int, compressed: bool
 def load_frame(
     file: ScanFile,
     offset: int,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     dtype: np.dtype,
     total: int,
     frame: int,

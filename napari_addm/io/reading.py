@@ -269,6 +269,7 @@ class Frames:
         return state.st_mtime_ns, state.st_size
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _read(path: Path, frame: int | None, voxels: bool = True) -> _Stored:
     check_file(path)
     path = header_file(path)

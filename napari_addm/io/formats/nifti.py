@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_addm.errors import InputError
 from napari_addm.io.arrays import Shape, affine_is_sheared, displacement, voxel_spacing
-from napari_addm.io.checks import check_affine
+from napari_addm.io.checks import check_affine, check_extent
 from napari_addm.io.format import (
     Format,
     ScanFile,
@@ -38,7 +38,6 @@ COMPLEX256 = 2048
 FORMS_TOLERANCE_MM = 0.1
 # The units of `xyzt_units` other than mm; readers take its 0, unknown, for mm.
 UNITS_MM = {1: ("m", 1e3), 3: ("µm", 1e-3)}
-SMALLEST_EXTENT_MM, LARGEST_EXTENT_MM = 2.0, 1e4
 # The fields of a header that outputs keep; others may name a patient, or describe other voxels.
 GEOMETRY = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -151,7 +150,7 @@ def _affine(path: Path, header: nib.Nifti1Header, shape: Shape) -> tuple[np.ndar
     sform = to_mm @ header.get_sform(coded=False) if header["sform_code"] > 0 else None
     if unit:
         sizes = factor * header["pixdim"][1:4] if sform is None else voxel_spacing(sform)
-        _check_extent(path, np.abs(np.multiply(sizes, shape)).max(), unit)
+        check_extent(path, np.abs(np.multiply(sizes, shape)).max(), unit)
     if sform is not None:
         check_affine(path, sform)
     warnings = _repair_spacing(header, sform, factor)
@@ -171,15 +170,6 @@ def _affine(path: Path, header: nib.Nifti1Header, shape: Shape) -> tuple[np.ndar
         if _mirrored(sform, qform):
             warnings.append(UNKNOWN_SIDES)
     return affine, warnings
-
-
-def _check_extent(path: Path, extent: float, unit: str) -> None:
-    """Refuse a unit that no head can have: many programs write mm, whatever the header says."""
-    if not SMALLEST_EXTENT_MM < extent < LARGEST_EXTENT_MM:
-        raise InputError(
-            f"{path} measures {extent:.3g} mm by its header, whose unit is {unit}: set the unit of "
-            "its voxel size (xyzt_units) to mm."
-        )
 
 
 def _repair_spacing(header: nib.Nifti1Header, sform: np.ndarray | None, factor: float) -> list[str]:

@@ -231,7 +231,7 @@ FAULTS: dict[str, tuple[Make, str]] = {
         "4 mm by its header, whose unit is m: set",
     ),
     "mm called microns": (nifti(xyzt_units=3), "whose unit is µm: set the unit .* to mm"),
-    "a bomb behind the voxels": (followed(GZ, BOMB), "holds more than 1 GB behind the voxels"),
+    "a bomb behind the voxels": (followed(GZ, BOMB), "holds more than 100 MB behind the voxels"),
     "Analyze": (image(nib.AnalyzeImage, "scan.hdr"), "Analyze"),
     "lone header": (without_half(PAIR, "scan.img"), "other half scan.img"),
     "lone voxels": (renamed(PAIR, "scan.img"), "other half scan.hdr"),

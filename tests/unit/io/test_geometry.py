@@ -16,7 +16,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scans import GEOMETRIES, ORIENTATIONS, make_affine, make_data, patch, save
 from scipy.spatial.transform import Rotation
 
-from napari_addm.errors import InputError
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import volume_from_array, volume_from_native
 from napari_addm.io.writing import write_volume
@@ -179,41 +178,6 @@ def test_header_extensions_are_skipped(tmp_path: Path) -> None:
 
     assert_array_equal(volume.to_native(), make_data())
     assert b"Doe" not in write_volume(tmp_path / "b.nii", volume).read_bytes()
-
-
-def test_nrrd(tmp_path: Path) -> None:
-    nrrd = pytest.importorskip("nrrd", reason="the extra nrrd is not installed")
-    affine = make_affine("PIR", GEOMETRIES["oblique"])
-    lps = np.diag([-1, -1, 1, 1]) @ affine
-    header = {
-        "space": "left-posterior-superior",
-        "space directions": lps[:3, :3].T,
-        "space origin": lps[:3, 3],
-    }
-    nrrd.write(str(tmp_path / "a.nrrd"), make_data(), header)
-
-    volume = read_volume(tmp_path / "a.nrrd")
-
-    expected = volume_from_native(make_data(), affine)
-    assert_array_equal(volume.data, expected.data)
-    assert volume.same_grid(expected, atol=1e-6)
-    back = nib.load(write_volume(tmp_path / "b.nii.gz", volume))
-    assert_array_equal(back.get_fdata(), make_data())
-    assert_allclose(back.affine, affine, atol=1e-4)
-
-    nrrd.write(str(tmp_path / "plain.nrrd"), make_data())
-    assert "left/right unknown" in " ".join(read_volume(tmp_path / "plain.nrrd").warnings)
-    whole = (tmp_path / "a.nrrd").read_bytes()
-    (tmp_path / "cut.nrrd").write_bytes(whole[:-900])
-    with pytest.raises(InputError, match=r"cut\.nrrd is damaged"):
-        read_volume(tmp_path / "cut.nrrd")
-    (tmp_path / "huge.nrrd").write_bytes(whole.replace(b"17 19 23", b"30000 30000 30000"))
-    with pytest.raises(InputError, match=r"huge\.nrrd is cut short or its header is damaged"):
-        read_volume(tmp_path / "huge.nrrd")
-    nrrd.write(str(tmp_path / "apart.nhdr"), make_data(), header, detached_header=True)
-    (tmp_path / "apart.nhdr").rename(tmp_path / "apart.nrrd")
-    with pytest.raises(InputError, match="voxels in another file"):
-        read_volume(tmp_path / "apart.nrrd")
 
 
 def test_volume_from_array() -> None:
