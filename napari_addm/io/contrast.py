@@ -53,14 +53,15 @@ NOT = (
 )
 # What "without" alone says, at the end or before the name of a sequence.
 ALONE = {"pre", "prae", "without", "wo", "ohne", "sans", "senza", "sin", "sem"}
-PLAIN = r"nativ\w*|plain|nc|blanco|平扫|平掃|単純|单纯|单純"
+PLAIN = r"nativ\w*|nat|plain|nc|blanco|平扫|平掃|単純|单纯|单純"
 POST = r"post|apres|dopo|nach"
 # "pre" and "post" of something else than an agent.
 EVENTS = re.compile(
     r"op|ops|oper\w*|surg\w*|treat\w*|therap\w*|tx|rx|rt|radi\w*|chemo\w*|fossa|trauma\w*|resect\w*|"
     r"biops\w*|ictal|mortem|partum|natal|proc\w*|hoc|stim\w*|implant\w*|covid|stroke|dbs|shunt"
 )
-MAYBE = {"maybe", "dyn", "dynamic", "delayed", "sub", "subtraction"}
+# Mostly with agent; what else is said counts more.
+HINTS = {"dyn", "dynamic", "delayed", "sub", "subtraction"}
 FILLERS = re.compile("of|the|any|iv|i|v|de|du|di|d|produit|mezzo|medio|medium|media|agents?|use")
 # A negation that follows its word, as in "contrast: none".
 AFTER = {"none", "nein", "nil", "free", "pre", "前", "전"}
@@ -208,9 +209,10 @@ def is_brain_t1(description: str, body_part: str = "") -> bool:
 def agent_in_words(text: str) -> Agent:
     """Return what a description says about contrast agent, in the usual languages of scanners."""
     said = set(_said(list(_words(text))))
-    if len(said) > 1:
+    clear = said - {"unclear"} or said
+    if len(clear) > 1:
         return "unclear"
-    return said.pop() if said else "unknown"
+    return clear.pop() if clear else "unknown"
 
 
 def _said(words: list[str]) -> Iterator[Agent]:
@@ -219,8 +221,10 @@ def _said(words: list[str]) -> Iterator[Agent]:
     denied = False  # whether it found it
     for n, word in enumerate(words):
         following, last = (words[n + 1] if n + 1 < len(words) else ""), n + 2 >= len(words)
-        if word in MAYBE:
+        if word == "maybe":
             yield from ("with", "without")
+        elif word in HINTS:
+            yield "unclear"
         elif IS_PLAIN.fullmatch(word):
             yield "without"
         elif _is_agent(words, n, negation):

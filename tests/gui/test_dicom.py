@@ -38,6 +38,8 @@ def test_segmentation_saved_from_the_panel(
     assert reader is not None
     ((voxels, arguments, _),) = reader(str(folder))
     viewer.add_image(voxels, **arguments)
+    words = "dicom_series4: the only series; contrast agent: unknown"
+    assert panel.inputs.about.text().startswith(words)
     panel.model.checkpoint_chooser.choose(tiny_checkpoint)
     panel.findings.threshold.setValue(0.01)
     panel.run()
@@ -45,7 +47,16 @@ def test_segmentation_saved_from_the_panel(
     assert panel.notices.error.text() == ""
     assert len(panel.outcome.marked.findings) > 0
     assert not panel.saving.seg.isHidden()
-    panel.saving.seg.setChecked(True)
+    image = folder / "IM0003"
+    content = image.read_bytes()
+    image.unlink()
+    panel.saving.seg.click()  # a series that does not allow it is said at once
+    qtbot.waitUntil(lambda: panel.notices.error.text() != "", timeout=60_000)
+    assert "IM0003 cannot be read" in panel.notices.error.text()
+    assert not panel.saving.seg.isChecked()
+    image.write_bytes(content)
+    panel.saving.seg.click()
+    assert panel.saving.seg.isChecked()
     out = tmp_path / "out"
     panel.saving.save(out)
     qtbot.waitUntil(lambda: "files saved" in panel.notices.status.text(), timeout=120_000)

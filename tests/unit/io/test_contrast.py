@@ -15,6 +15,7 @@ from napari_addm.io.contrast import (
 # Separated by "|"; of hospitals, scanners, public data sets and their guides.
 NAMES = {
     "with": r"""
+t1_vibe_tra_dyn_KM |
 T1 C+ | T1 +C | +C T1 | AX T1 +C | AX T1+C | AX T1 C+ | Ax T1 FSE +C | T1 GD | T1 GADO |
 T1 gadolinium | T1 Gadovist | T1 Dotarem | T1 MPRAGE magnevist | T1 Clariscan |
 T1 ProHance | T1 post | T1 postcontrast | T1 post-Gd | T1 POST GAD | T1 con contraste |
@@ -41,6 +42,7 @@ T1_AX_CONTRAST | WITH_CONTRAST_T1 | t1-weighted post-gadolinium | T1 nach Kontra
 T1 post inj | t1_gado | AX 3D T1 POST STEREO | T1 GADOTERATE | FSPGR +C
 """,
     "without": r"""
+T1 nat |
 AX T1 W/O CONTRAST | AX T1 without contrast | T1 wo | T1 w/o | T1 WO CONTRAST |
 T1 non-contrast | T1 noncontrast | T1 NON CONTRAST | T1 no contrast | T1 no gad | T1 pre |
 T1 PRE CONTRAST | T1 precontrast | T1 pre-Gd | T1 PRE GAD | T1 ohne KM | T1 oKM | T1 o. KM |
