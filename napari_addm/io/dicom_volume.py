@@ -164,7 +164,7 @@ def read_series(series: Series) -> Volume:
 def _check_kind(path: Path, image: Dataset) -> None:
     """Refuse an image that is no plain gray picture of a slice."""
     kind = text(image, "ImageType")
-    samples = numbers(path, image, "SamplesPerPixel")
+    samples = whole_number(path, image, "SamplesPerPixel")
     if samples != 1 or text(image, "PhotometricInterpretation") not in {
         "MONOCHROME1",
         "MONOCHROME2",
