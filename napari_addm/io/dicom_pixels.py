@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_addm.errors import InputError
-from napari_addm.io.dicom_header import import_extra, read_dicom, whole_number
+from napari_addm.io.dicom_header import import_extra, read_dicom, text, whole_number
 from napari_addm.io.dicom_jpeg import picture_header
 
 JPEG = "1.2.840.10008.1.2.4."
@@ -46,20 +46,22 @@ def decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
     """
     decoding = import_extra("pydicom.pixels")
     image = read_dicom(path, pixels=True)
-    syntax = image.file_meta.TransferSyntaxUID
+    syntax = import_extra("pydicom.uid").UID(
+        text(image.file_meta, "TransferSyntaxUID"), validation_mode=0
+    )
+    if syntax in JPEG_LOSSLESS:
+        import_extra("gdcm")
     try:
         available = decoding.get_decoder(syntax).is_available
     except NotImplementedError:  # an unknown one
         available = False
     if not available:
-        if syntax in JPEG_LOSSLESS:
-            import_extra("gdcm")
         name = "unknown" if syntax.name == syntax else syntax.name
         raise InputError(
             f"{path} is compressed in a way that cannot be read ({name}): export the series "
             "uncompressed."
         )
-    if not any(tag in image for tag in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if "PixelData" not in image:
         raise InputError(f"{path} {CUT_SHORT}")
     bits, stored = (whole_number(path, image, tag) for tag in ("BitsAllocated", "BitsStored"))
     if stored > bits:
@@ -88,8 +90,6 @@ def decode(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
     row = pixels.nbytes // count // shape[0]
     if not syntax.is_encapsulated and len(image.PixelData) >= pixels.nbytes + row:
         raise InputError(f"{path} holds more pixels than its header says: export it again.")
-    if pixels.dtype.kind == "f":
-        return pixels
     # Bits above those that are stored are no part of the value.
     spare = pixels.dtype.itemsize * 8 - stored
     values = pixels << spare >> spare if spare > 0 else pixels
