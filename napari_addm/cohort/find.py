@@ -124,7 +124,7 @@ def _search(
         if _is_bids_dataset(path):
             return _from_bids(path), partial(_bids_case, path)
         return _from_folder(path, output), partial(_plain_case, path)
-    if os.path.exists(path):
+    if os.path.lexists(path):
         return [replace(_plain_case(path.parent, path.name), searched=False, skip="")], None
     if glob.has_magic(str(source)):
         fixed = [*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])]

@@ -19,6 +19,7 @@ from napari_addm.detection.preparation import prepare
 from napari_addm.errors import InputError
 from napari_addm.io.files import open_atomic
 from napari_addm.io.hashing import file_sha256, sha256
+from napari_addm.io.kinds import looks_like_labels
 from napari_addm.io.names import is_second_half, names_labels, readable_suffixes, readable_titles
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
@@ -47,13 +48,23 @@ def find_scans(folder: str | Path) -> list[Path]:
         path
         for path in folder.rglob("*")
         if path.name.lower().endswith(suffixes)
-        and path.is_file()
+        and (path.is_file() or path.is_symlink())  # reading says what is not fetched
         and not is_second_half(path)
-        and not names_labels(path)
+        and not _holds_labels(path)
     )
     if not scans:
         raise InputError(f"{folder}: holds no {readable_titles()} scan; check the folder.")
     return scans
+
+
+def _holds_labels(path: Path) -> bool:
+    """Whether a file is a mask by its name, and no scan by its voxels, if they can be read."""
+    if not names_labels(path):
+        return False
+    try:
+        return looks_like_labels(read_volume(path, constant=True).data, path)
+    except InputError:
+        return True
 
 
 def split_scans(

@@ -70,7 +70,7 @@ ENCODINGS = {
 FIELDS = {
     *("dimension", "type", "encoding", "endian", "sizes", "kinds", "spacings", "units", "axismins"),
     *("space", "spacedimension", "spacedirections", "spaceorigin", "spaceunits"),
-    *("datafile", "lineskip", "byteskip"),
+    *("centers", "centerings", "datafile", "lineskip", "byteskip"),
 }
 SPATIAL_KINDS = ("domain", "space", "???", "none")
 HEADER_BYTES = 2**20
@@ -228,7 +228,10 @@ def _affine(fields: dict[str, Any], axes: Sequence[int]) -> tuple[np.ndarray, st
             notes.append("The header has no valid voxel size; 1 mm was assumed.")
             spacings = np.where(np.isnan(spacings), 1.0, spacings)
         linear = np.diag(scale * spacings)
-        origin = scale * np.nan_to_num(np.asarray(fields.get("axismins", np.zeros(count)))[axes])
+        # The least place is that of the first voxel's edge, unless the voxels are nodes.
+        is_node = "node" in str(fields.get("centerings", fields.get("centers", ""))).lower()
+        first = np.asarray(fields.get("axismins", np.full(count, np.nan)))[axes]
+        origin = scale * np.nan_to_num(first + (0.0 if is_node else spacings / 2))
     if unit:
         notes.append(f"The header gives lengths in {unit}, which were changed to mm.")
     if signs is None:

@@ -194,6 +194,8 @@ def test_linked_folders_are_searched_once_and_odd_entries_are_listed(tmp_path: P
     touch(root, "real/t1.nii", ".store/p2/t1.nii", "lone.nii")
     touch(far, "p1/t1.nii")
     links(root, p1=far / "p1", p1_again=far / "p1", p2=".store/p2", again="real", up=tmp_path)
+    links(tmp_path, **{"alone.nii": ".git/annex"})  # reading says what is not fetched
+    assert [case.skip for case in find_cohort(tmp_path / "alone.nii", tmp_path / "out")] == [""]
     links(root, disk="/", gone="nowhere", **{"zero.nii": "/dev/zero", "data.nii": ".git/annex"})
     links(far / "p1", loop=".", back=root)
     os.mkfifo(root / "pipe.nii.gz")

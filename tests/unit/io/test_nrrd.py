@@ -111,9 +111,9 @@ def test_a_scan_is_the_same_however_it_is_stored(
          | {"space_directions": "(.0005,0,0) (0,.0005,0) (0,0,.002)"},
          AFFINE, "lengths in m, which were changed to mm"),
         ({**dict.fromkeys(("space", "space directions", "space origin")), "spacings": ".5 .5 2"}
-         | {"axis_mins": "-3 4 5"}, AFFINE, "up and front as well"),
+         | {"axis_mins": "-3 4 5", "centers": "node node node"}, AFFINE, "up and front as well"),
         ({**dict.fromkeys(("space", "space directions", "space origin")), "spacings": ".05 .05 .2"}
-         | {"units": '"cm" "cm" "cm"', "axis_mins": "-.3 .4 .5"}, AFFINE, "lengths in cm"),
+         | {"units": '"cm" "cm" "cm"', "axis_mins": "-.325 .375 .4"}, AFFINE, "lengths in cm"),
         (dict.fromkeys(("space", "space directions", "space origin")),
          np.diag([-1, -1, 1, 1]), "no valid voxel size; 1 mm was assumed"),
     ],

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scans import make_data, save
 
 from napari_addm.errors import InputError
 from napari_addm.training.augmentation import augment
@@ -64,3 +65,12 @@ def test_a_folder_without_scans_is_said_in_words(tmp_path):
         find_scans(tmp_path / "none")
     with pytest.raises(InputError, match="holds no"):
         find_scans(tmp_path)
+
+
+def test_a_scan_is_found_by_its_voxels_whatever_its_name(tmp_path):
+    scan = make_data((8, 9, 10))
+    save(tmp_path / "T1_lesion_filled.nii.gz", scan)
+    save(tmp_path / "T1_lesion.nii.gz", (scan > 99).astype(np.uint8))
+    (tmp_path / "T1_2.nii.gz").symlink_to("../.git/annex/objects/a/b/MD5E-s9--c.nii.gz")
+    found = [path.name for path in find_scans(tmp_path)]
+    assert found == ["T1_2.nii.gz", "T1_lesion_filled.nii.gz"]  # reading says what is not fetched
