@@ -24,6 +24,7 @@ MANIFEST = "manifest.csv"
 REPORTS = ("report.html", "report.csv", "report.json")
 OWN_TABLES = re.compile(r"manifest(_shard-\d+-of-\d+)?\.csv|report\.(html|csv|json)|\.batch")
 LARGEST_JSON = 64 << 20
+LARGEST_STATE = 1 << 20
 # How long a disk or a share may take for its first answer, and while another one is silent.
 ANSWER_SECONDS = 60.0
 NEXT_ANSWER_SECONDS = 5.0
@@ -112,7 +113,7 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any] | None:
     """The content of a small file; None for a link, and for a file that is not sound JSON.
 
     Raises
@@ -122,7 +123,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """
     try:
         found = path.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_JSON:
+        if not stat.S_ISREG(found.st_mode) or found.st_size > largest:
             return None
         content = from_json(path.read_bytes())  # refuses deep nesting and lone surrogates, too
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -107,6 +107,8 @@ def _no_scan(source: str | os.PathLike[str], skipped: Sequence[CohortCase]) -> s
             "BIDS dataset, or a CSV with the column scan."
         )
     first, more = skipped[0], len(skipped) - 1
+    if first.input == ".":
+        return f"{source} holds no scan: {first.skip}."
     others = f", and {more} more are left out" if more else ""
     return f"{source} holds no scan: {readable(first.input)} is left out ({first.skip}){others}."
 
@@ -131,7 +133,14 @@ def _search(
         base = Path(*fixed)
         parts = [part for part, _ in groupby(path.parts[len(fixed) :])]  # ** twice is ** once
         return _from_pattern(base, parts, output), partial(_plain_case, base)
-    raise InputError(f"{path} does not exist: check the name and the folder.")
+    reason = "does not exist: check the name and the folder"
+    try:
+        path.lstat()
+    except PermissionError as error:
+        reason = f"cannot be opened ({error.strerror}): check the permissions"
+    except (OSError, ValueError):
+        pass
+    raise InputError(f"{path} {reason}.")
 
 
 def _is_table(path: Path) -> bool:

@@ -12,10 +12,10 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from napari_addm.cohort.case import CohortCase, Shard
 from napari_addm.cohort.files import HIDDEN, inside, read_json, write_json
@@ -46,7 +46,7 @@ class Plan(BaseModel):
 
     shard: list[int] = Field(min_length=2, max_length=2)
     parameters: dict[str, Any]
-    cases: list[PlannedCase]
+    cases: Annotated[list[PlannedCase], FailFast()]
     serial: int = Field(0, ge=0, le=LAST_SERIAL)
     written_ns: int = 0
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FailFast, ValidationError
 
 from napari_addm.cohort.case import CaseResult
 from napari_addm.cohort.files import inside, read_json
@@ -26,17 +26,17 @@ from napari_addm.outputs.record import FindingEntry
 class ReportedQuality(BaseModel):
     """The quality control of a record; see `napari_addm.detection.quality.Quality`."""
 
-    flags: list[QualityFlag] = []
+    flags: Annotated[list[QualityFlag], FailFast()] = []
     figures: dict[str, float | None] = {}
-    unchecked: list[str] = []
+    unchecked: Annotated[list[str], FailFast()] = []
 
 
 class ReportedRecord(BaseModel):
     """What a report shows of a `napari_addm.outputs.record.RunRecord`."""
 
     quality: ReportedQuality = ReportedQuality()
-    findings: list[FindingEntry] = []
-    warnings: list[str] = []
+    findings: Annotated[list[FindingEntry], FailFast()] = []
+    warnings: Annotated[list[str], FailFast()] = []
     versions: dict[str, str] = {}
     device: str = ""
     precision: str = ""

@@ -22,7 +22,7 @@ from napari_addm.cohort.case import (
     CohortCase,
     Status,
 )
-from napari_addm.cohort.files import HIDDEN, inside, read_json, write_json
+from napari_addm.cohort.files import HIDDEN, LARGEST_STATE, inside, read_json, write_json
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.hashing import scan_sha256, sha256
 
@@ -176,7 +176,7 @@ class CaseStates:
 
     def _read_file(self, path: Path) -> _StateFile | None:
         try:
-            content = read_json(path)
+            content = read_json(path, LARGEST_STATE)
         except OSError as error:
             raise AddmError(
                 f"{path} cannot be read ({error.strerror or error}), so what is done is not known: "
