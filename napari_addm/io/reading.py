@@ -329,7 +329,7 @@ def _describe_foreign(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "is a tar archive: unpack it, and choose the scan in it."
     for signature, words in FOREIGN.items():
-        if head.startswith(signature):
+        if head.lstrip().startswith(signature):
             return f"is {words}."
     return f"is no {readable_titles()} file: choose another, or convert it to NIfTI."
 

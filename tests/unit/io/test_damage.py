@@ -193,6 +193,7 @@ FAULTS: dict[str, tuple[Make, str]] = {
     "compressed twice": (raw(gzip.compress(gzip.compress(HTML))), "compressed twice"),
     "GIFTI": (raw(b'<?xml version="1.0"?><!DOCTYPE GIFTI><GIFTI/>'), "a surface in GIFTI"),
     "JSON": (raw(b'{"EchoTime": 0.003}'), "a JSON file: choose the scan beside it"),
+    "AFNI": (raw(b"\ntype  = string-attribute\n"), "an AFNI header: convert"),
     "annex": (linked("../.git/annex/objects/a/b/MD5E-s9--c.nii.gz"), "run `datalad get .*gz`"),
     "annex, unlocked": (raw(b"/annex/objects/MD5E-s9--c.nii.gz\n"), "run `datalad get .*nii`"),
     "LFS": (raw(LFS), "is not fetched: run `git lfs pull`"),
