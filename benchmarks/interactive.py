@@ -139,7 +139,7 @@ def main() -> None:
     go(middle)
     panel.follow.box.setChecked(True)
     first = wait(lambda: shown(middle))
-    wait(lambda: not panel.follow.working)
+    wait(lambda: not panel.runner.previewing)
     report["first_preview"] = {"seconds_with_imports": first, **heart.take()}
 
     seconds = []
@@ -148,7 +148,7 @@ def main() -> None:
             go(index)
             pause(0.03)
         seconds.append(wait(partial(shown, index)))
-        wait(lambda: not panel.follow.working)
+        wait(lambda: not panel.runner.previewing)
     report["previews"] = {
         "seconds_to_slice": seconds,
         "words": panel.follow.words.text(),

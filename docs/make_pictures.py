@@ -229,7 +229,7 @@ class Walk:
         self.report["first_preview_s"] = self.wait(
             lambda: panel.outcome is not None and panel.outcome.detection is not None
         )
-        self.wait(lambda: not panel.follow.working)
+        self.wait(lambda: not panel.runner.previewing)
         self.report["preview_says"] = panel.follow.words.text()
         self.report["longest_block_preview_ms"] = self.heart.take_ms()
         self.unfold(texts.SCAN_SECTION, texts.MODEL_SECTION, texts.FINDINGS_SECTION)
@@ -323,6 +323,7 @@ class Walk:
         self.unfold(texts.VIEW_SECTION, texts.FINDINGS_SECTION)
         self.heart.take_ms()
         views.three_planes.setChecked(True)
+        self.wait(lambda: views.canvases.dock is not None and views.canvases.dock.filled)
         self.pause(0.5)
         self.report["longest_block_three_planes_ms"] = self.heart.take_ms()
         self.picture("three_planes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from napari_addm.widgets.texts import Text, as_written
 from napari_addm.widgets.wheel import WheelGuard
 
 LABEL_WIDTH = 104
+TURN_MS = 20  # longer than Qt waits before it draws
 BUTTON_MARGIN = 12  # px, left and right of its words together
 SMALL = "font-size: 11px;"
 # Readable on napari's dark and on its light background alike.
@@ -249,6 +250,34 @@ def single_shot(parent: QObject | None, ms: int, call: Callable[[], object]) -> 
     timer.setInterval(ms)
     timer.timeout.connect(call)
     return timer
+
+
+def in_turns(
+    parent: QObject, steps: Iterator[object], then: Callable[[], object] = lambda: None
+) -> None:
+    """Go through a generator, with other events between its steps: drawing, keys, the mouse.
+
+    Parameters
+    ----------
+    parent : QObject
+        The steps end with it.
+    steps : iterator
+    then : callable
+        Called when they are over, or one has failed.
+    """
+
+    def step() -> None:
+        try:
+            for _ in steps:
+                timer.start()
+                return
+        finally:
+            if not timer.isActive():
+                timer.deleteLater()
+                then()
+
+    timer = single_shot(parent, TURN_MS, step)
+    step()
 
 
 def lay_out_now(changed: QWidget) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class ResultLayers(RunLayers):
     ) -> None:
         super().__init__(viewer, scan, scan_id, volume)
         self._made: set[str] = set()
+        self._shown = False
         # The layer of the findings, and its voxels, when they were last written.
         self._findings: tuple[weakref.ref[Layer], weakref.ref[Any]] | None = None
         self._labelled: Box = NOWHERE
@@ -60,16 +61,12 @@ class ResultLayers(RunLayers):
         changed : sequence of int, optional
             The slices, rising, in which it differs from what is shown; else any of them.
         """
-        maps = {
-            "reconstruction": detection.reconstruction.data,
-            "anomaly": detection.anomaly.data,
-        }
-        if detection.uncertainty is not None:
-            maps["uncertainty"] = detection.uncertainty.data
-        if not self._made:
+        maps = _maps(detection)
+        if not self._shown:
             # A layer of an earlier run that this one does not make would belong to other maps.
             for role in {"uncertainty", "agreement"} - maps.keys():
                 self._remove(role)
+            self._shown = True
         for role in (*maps, "labels"):
             self.make(role, threshold)
         rows = np.arange(len(detection.done)) if changed is None else np.array(changed, int)
@@ -81,6 +78,24 @@ class ResultLayers(RunLayers):
         boxes = [(slice(int(part[0]), int(part[-1]) + 1), a, r) for part in parts]
         for role, array in maps.items():
             self._write(role, array, *boxes)
+
+    def make_new(self, detection: Detection, threshold: float) -> Iterator[None]:
+        """Make the layers that `show` would, and cannot take over, in one step each.
+
+        Parameters
+        ----------
+        detection : Detection
+        threshold : float
+            For the contrast.
+        """
+        maps = _maps(detection)
+        for role in (*maps, "labels"):
+            if self._own(role) is None and role not in self._made:
+                data = None
+                if role in maps:
+                    data = np.array(self.volume.to_layer(maps[role]), order="C")
+                self.make(role, threshold, data)
+                yield
 
     def make(self, role: str, threshold: float, data: np.ndarray | None = None) -> None:
         """Make the layer of a role, or take that of an earlier run over; once.
@@ -99,13 +114,15 @@ class ResultLayers(RunLayers):
         if role in self._made:
             return
         self._made.add(role)
-        data = self._zeros(role) if data is None else data
         layer = self._own(role)
         if layer is None:
-            layer = self._create(role, data, threshold)
+            layer = self._create(role, self._zeros(role) if data is None else data, threshold)
         else:
             self._keep_corrections(layer)
-            give(layer, data)
+            if data is None:
+                self._clear(layer, role)
+            else:
+                give(layer, data)
             move_to(layer, self._scan.geometry)
         if role == "labels":
             self._note_findings(layer)
@@ -263,6 +280,14 @@ class ResultLayers(RunLayers):
         layer = self._in_place
         if layer is not None:
             go_to_voxel(self._viewer, layer, self.volume.index_in_layer(index))
+
+
+def _maps(detection: Detection) -> dict[str, np.ndarray]:
+    """The maps of a result by their roles, from the lowest layer to the highest."""
+    maps = {"reconstruction": detection.reconstruction, "anomaly": detection.anomaly}
+    if detection.uncertainty is not None:
+        maps["uncertainty"] = detection.uncertainty
+    return {role: map_.data for role, map_ in maps.items()}
 
 
 def _around(one: Box, other: Box) -> Box:

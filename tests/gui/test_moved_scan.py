@@ -229,6 +229,7 @@ def test_letters_and_canvases_follow_a_scan_that_is_moved(
 
     assert len(letters()) == 4
     panel.views.three_planes.setChecked(True)
+    qtbot.waitUntil(lambda: panel.views.canvases.dock.filled, timeout=60_000)
     layer.scale = 2 * layer.scale
     layer.translate = layer.translate + np.array([30.0, 0, 0])
     assert len(letters()) == 4

@@ -33,7 +33,7 @@ class Desk:
         self.settle()
 
     def settle(self) -> None:
-        self._qtbot.waitUntil(lambda: not self.panel.follow.working, timeout=MINUTE)
+        self._qtbot.waitUntil(lambda: not self.panel.runner.previewing, timeout=MINUTE)
         self._qtbot.wait(50)
 
     def data(self, title: str) -> np.ndarray:
@@ -153,7 +153,7 @@ def test_a_hidden_panel_does_nothing(desk: Desk) -> None:
     desk.panel.hide()
     desk.viewer.dims.set_current_step(0, 12)
     desk.panel.follow.box.setChecked(True)
-    assert not desk.panel.follow.working
+    assert not desk.panel.runner.previewing
     desk.panel.show()
     desk.settle()
     assert 12 in desk.slices

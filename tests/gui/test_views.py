@@ -230,6 +230,7 @@ def test_three_planes_are_one(viewer, views, qtbot) -> None:
     before = camera.center, camera.zoom
     views.three_planes.setChecked(True)
     canvases = views.canvases.dock.canvases
+    qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=60_000)
     qtbot.wait(250)
     models = [canvas.model for canvas in canvases]
     assert [model.dims.order for model in models] == [PLANES["Coronal"], PLANES["Sagittal"]]
@@ -299,7 +300,7 @@ def test_a_person_closes_the_planes(viewer, views, qtbot) -> None:
     """With the dock's own cross, which takes the widget out of the dock."""
     scan = add(viewer, brain())
     views.three_planes.setChecked(True)
-    qtbot.wait(150)
+    qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=60_000)
     dock = views.canvases.dock.parentWidget()
     dock.destroyOnClose()
     qtbot.waitUntil(lambda: not views.three_planes.isChecked(), timeout=5000)
@@ -321,6 +322,7 @@ def test_side_by_side(viewer, views, qtbot) -> None:
     looks = shown(viewer)
     views.side_by_side.setChecked(True)
     (canvas,) = views.canvases.dock.canvases
+    qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=60_000)
     qtbot.wait(250)
     assert shown(viewer) == looks
     assert shown(canvas.model) == {**looks, "scan": False, "rec": True}

@@ -89,23 +89,32 @@ class ColorBar:
         return [layer for layer in self._maps if not of_hidden_scan(self._viewer, layer)]
 
     def _update(self) -> None:
-        """Show bar and label of the map, if there is one, else remove them."""
+        """Show bar and label of the map, if there is one, else remove them.
+
+        napari takes long to draw a letter for the first time. So the words come first, then the
+        threshold, then the bar.
+        """
         shown = self._shown if self._wanted else []
+        overlays = self._viewer.canvas.overlays
+        words = text = texts.COLOR_BAR_LABEL
+        if self._threshold is not None:
+            text += f"\nthreshold {self._threshold:.3g}"
+        label = overlays.get(BAR_LABEL)
+        labelled = label is not None and label.text == text
         for layer in self._maps:
-            if layer.colorbar.visible != (layer in shown):
+            if layer.colorbar.visible != (layer in shown) and (labelled or layer not in shown):
                 layer.colorbar.update(BAR_LOOK)
                 layer.colorbar.visible = layer in shown
-        overlays = self._viewer.canvas.overlays
         if not shown:
             overlays.pop(BAR_LABEL, None)
             return
-        if BAR_LABEL not in overlays:
-            overlays[BAR_LABEL] = TextOverlay(position="top_right", font_size=8, box=True)
-        words = texts.COLOR_BAR_LABEL
-        threshold = self._threshold
-        overlays[BAR_LABEL].text = (
-            words if threshold is None else f"{words}\nthreshold {threshold:.3g}"
-        )
+        if label is None:
+            look = {"position": "top_right", "font_size": 8, "box": True}
+            overlays[BAR_LABEL] = TextOverlay(text=words, **look)
+        else:
+            label.text = text
+        if not labelled:
+            self._soon.start()
         for layer in shown:
             if layer not in self._watched:
                 self._watched.add(layer)

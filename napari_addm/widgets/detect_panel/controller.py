@@ -186,13 +186,19 @@ class DetectController(PanelState):
         self.changed.emit()
         self.said.emit(words)
 
-    def take_preview(self, request: RunRequest, started: RunStarted, result: ResultReady) -> None:
-        """Take a preview, unless a run goes on or its scan was closed."""
+    def review_of_preview(self, request: RunRequest) -> ScanReview | None:
+        """The review of a preview's scan; None while a run goes on, or when the scan was closed."""
         layer = self._layer(request.scan_id)
         if self.running or layer is None or request.scan_id not in self.opened.titles:
+            return None
+        return self._reviews[layer]
+
+    def take_preview(self, request: RunRequest, started: RunStarted, result: ResultReady) -> None:
+        """Take a preview, unless a run goes on or its scan was closed."""
+        review = self.review_of_preview(request)
+        if review is None:
             return
-        review = self._reviews[layer]
-        if review.outcome is None or review.outcome.asked_for != request.without_slices:
+        if not review.goes_on(request):
             self._begin(request, started, review)
         outcome, detection = review.outcome, result.progress.result
         assert outcome is not None

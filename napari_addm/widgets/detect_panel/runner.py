@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QObject
@@ -14,8 +16,8 @@ from napari_addm.widgets.detect_panel.controller import DetectController, descri
 from napari_addm.widgets.detect_panel.follow import FollowSlice
 from napari_addm.widgets.detect_panel.run import ResultReady, RunRequest, RunStarted, run_steps
 from napari_addm.widgets.detect_panel.scan import ScanInputs
-from napari_addm.widgets.detect_panel.state import Done, Outcome, Preparing
-from napari_addm.widgets.forms import lay_out_now
+from napari_addm.widgets.detect_panel.state import Done, Outcome, Preparing, ScanReview
+from napari_addm.widgets.forms import in_turns, lay_out_now, single_shot
 from napari_addm.widgets.jobs import Job, Jobs, Status
 from napari_addm.widgets.layer_volumes import LayerData
 from napari_addm.widgets.model_settings import ModelSettings
@@ -64,6 +66,10 @@ class Runner(QObject):
         self._notices = notices
         self._jobs = jobs
         self._job: Job | None = None
+        self._layers: tuple[RunStarted, ResultLayers] | None = None
+        # What jobs have told; the first is being taken.
+        self._waiting: deque[Callable[[], Iterator[None] | None]] = deque()
+        self._next = single_shot(self, 0, self._take_next)
         self.session = Session()
         self.controller = DetectController(self._make_outcome)
         self.controller.changed.connect(self._on_changed)
@@ -102,7 +108,7 @@ class Runner(QObject):
     def _make_outcome(self, request: RunRequest, started: RunStarted) -> Outcome:
         metadata = request.scan.meta.get("metadata", {})
         return Outcome(
-            layers=ResultLayers(self._viewer, request.scan, request.scan_id, started.scan),
+            layers=self._layers_of(request, started),
             checkpoint=started.checkpoint,
             mask_path=started.mask_path,
             mask_given=started.brain_mask is not None,
@@ -111,6 +117,13 @@ class Runner(QObject):
             scan_id=request.scan_id,
             asked_for=request.without_slices,
         )
+
+    def _layers_of(self, request: RunRequest, started: RunStarted) -> ResultLayers:
+        """The layers of a run or preview, which are made before its outcome."""
+        if self._layers is None or self._layers[0] is not started:
+            layers = ResultLayers(self._viewer, request.scan, request.scan_id, started.scan)
+            self._layers = started, layers
+        return self._layers[1]
 
     def _on_changed(self) -> None:
         run = self.controller.run
@@ -125,6 +138,36 @@ class Runner(QObject):
         assert outcome.detection is not None
         assert outcome.marked is not None
         outcome.layers.show(outcome.detection, outcome.marked.threshold, changed)
+
+    @property
+    def previewing(self) -> bool:
+        """Whether a preview goes on, is about to, or is still to be shown."""
+        return self.follow.working or bool(self._waiting)
+
+    # --- what jobs tell --------------------------------------------------------------------------
+
+    def _hear(self, take: Callable[..., Iterator[None] | None], *args: Any) -> None:
+        """Take what a job tells, after all that was told before; `take` may need several turns."""
+        self._waiting.append(partial(take, *args))
+        if len(self._waiting) == 1:
+            self._take_next()
+
+    def _take_next(self) -> None:
+        in_turns(self, _steps(self._waiting[0]), self._taken)
+
+    def _taken(self) -> None:
+        self._waiting.popleft()
+        if self._waiting:
+            self._next.start()
+
+    def _make_layers(
+        self, review: ScanReview, request: RunRequest, started: RunStarted, result: ResultReady
+    ) -> Iterator[None]:
+        """Make the layers that the first result needs, one by one: each takes a while."""
+        detection = result.progress.result
+        assert detection is not None
+        layers = self._layers_of(request, started)
+        return layers.make_new(detection, review.marking.threshold)
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -145,6 +188,10 @@ class Runner(QObject):
         )
 
     def _on_yielded(self, item: Status | RunStarted | Progress | ResultReady) -> None:
+        self._hear(self._take, item)
+
+    def _take(self, item: Status | RunStarted | Progress | ResultReady) -> Iterator[None]:
+        run = self.controller.run
         if isinstance(item, Status):
             self.controller.tell(f"{item.words} ...")
         elif isinstance(item, RunStarted):
@@ -152,6 +199,8 @@ class Runner(QObject):
             self.controller.take_started(item)
         elif isinstance(item, ResultReady):
             self._on_progress(item.progress)
+            if isinstance(run, Preparing) and run.started is not None:
+                yield from self._make_layers(run.review, run.request, run.started, item)
             self.controller.take_result(item)
         else:
             self._on_progress(item)
@@ -165,10 +214,16 @@ class Runner(QObject):
             self._notices.progress.tell(progress.done, progress.total)
 
     def _on_errored(self, error: Exception) -> None:
+        self._hear(self._fail, error)
+
+    def _fail(self, error: Exception) -> None:
         self.controller.fail(error)
         self._notices.show_error(error)
 
     def _on_finished(self) -> None:
+        self._hear(self._end)
+
+    def _end(self) -> None:
         self._job = None
         self._notices.progress.hide()
         self.controller.end()
@@ -189,5 +244,17 @@ class Runner(QObject):
         return request
 
     def _on_preview(self, request: RunRequest, started: RunStarted, result: ResultReady) -> None:
+        self._hear(self._take_preview, request, started, result)
+
+    def _take_preview(
+        self, request: RunRequest, started: RunStarted, result: ResultReady
+    ) -> Iterator[None]:
         self._model.offer_devices(started.devices)
+        review = self.controller.review_of_preview(request)
+        if review is not None and not review.goes_on(request):
+            yield from self._make_layers(review, request, started, result)
         self.controller.take_preview(request, started, result)
+
+
+def _steps(take: Callable[[], Iterator[None] | None]) -> Iterator[None]:
+    yield from take() or ()

@@ -235,6 +235,10 @@ class ScanReview:
     marking: Marking
     outcome: Outcome | None = None
 
+    def goes_on(self, request: RunRequest) -> bool:
+        """Whether a preview's result belongs to the outcome that is shown."""
+        return self.outcome is not None and self.outcome.asked_for == request.without_slices
+
 
 # --- a run ---------------------------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QWidget
 
-from napari_addm.widgets.forms import Panel
+from napari_addm.widgets.forms import Panel, in_turns
 from napari_addm.widgets.viewing.linked_canvas import LinkedCanvas
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class CanvasDock(Panel):
     closed : Signal()
         It was released, by a person or in code.
     canvases : list of LinkedCanvas
+        They are filled one by one.
+    filled : bool
+        Whether all of them are.
     """
 
     closed = Signal()
@@ -58,6 +62,7 @@ class CanvasDock(Panel):
         super().__init__()
         self._viewer = viewer
         self.canvases = canvases
+        self.filled = False
         self._released = False
         camera, dims = viewer.scene.camera, viewer.dims
         self._before = dims.ndisplay, dims.order, camera.center, camera.zoom
@@ -92,6 +97,13 @@ class CanvasDock(Panel):
             beside.setMinimumWidth(self._width_before)
             window.splitDockWidget(dock, beside, Qt.Orientation.Horizontal)
         QTimer.singleShot(SETTLE_MS, self._settle)
+        in_turns(self, self._fill())
+
+    def _fill(self) -> Iterator[None]:
+        for canvas in self.canvases:
+            yield
+            yield from canvas.fill()
+        self.filled = True
 
     def _keep_side_docks_high(self, window: QMainWindow) -> None:
         """Let the docks on the left and on the right keep their height."""

@@ -8,7 +8,7 @@ napari's `link_layers`; an update in place shows in all of them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +75,6 @@ class LayerCopies:
         layers = viewer.layers.events
         for event in (layers.inserted, layers.removed, layers.reordered):
             self._connections.add(event, self._sync)
-        self._sync()
 
     def close(self) -> None:
         """Unlink all copies."""
@@ -91,6 +90,11 @@ class LayerCopies:
 
     def _sync(self, event: Any = None) -> None:
         """Copy layers that came, remove copies of layers that left, keep their order."""
+        while self.copy_next():
+            pass
+
+    def copy_next(self) -> bool:
+        """Copy the lowest layer that has no copy; False when all have one, in the same order."""
         sources = [unwrapped(layer) for layer in self._viewer.layers]
         for layer in set(self._copies) - set(sources):
             copy = self._copies[layer]
@@ -100,9 +104,11 @@ class LayerCopies:
         for index, layer in enumerate(sources):
             if layer not in self._copies:
                 self._model.layers.insert(index, self._copy(layer))
+                return True
             at = self._model.layers.index(self._copies[layer])
             if at != index:
                 self._model.layers.move(at, index)
+        return False
 
     def _copy(self, layer: Layer) -> Layer:
         """Make a copy of a layer, linked to it."""
@@ -168,7 +174,7 @@ class LayerCopies:
 
 
 class LinkedCanvas(QWidget):
-    """A canvas with copies of a viewer's layers, at the viewer's position.
+    """A canvas with copies of a viewer's layers, at the viewer's position. `fill` makes both.
 
     Parameters
     ----------
@@ -188,7 +194,7 @@ class LinkedCanvas(QWidget):
     model : ViewerModel
         What the canvas shows.
     qt_viewer : QtViewer or None
-        The canvas; None once it is released.
+        The canvas; None before it is made and once it is released.
     """
 
     def __init__(
@@ -204,22 +210,36 @@ class LinkedCanvas(QWidget):
         self._plane = plane
         self.model = ViewerModel(title=title)
         self.model.theme = viewer.theme
-        self.qt_viewer: QtViewer | None = QtViewer(self.model)
-        self.qt_viewer.setAcceptDrops(False)
+        self.qt_viewer: QtViewer | None = None
+        self._released = False
         self.setMinimumSize(120, 120)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.qt_viewer)
+        self._layout = QVBoxLayout(self)
+        self._layout.setContentsMargins(0, 0, 0, 0)
         self._copies = LayerCopies(viewer, self.model, overrides or (lambda layer: None))
-        self._letters = EdgeLetters(self.model)
+        self._letters: EdgeLetters | None = None
+        self._follow_camera = follow_camera
         if title:
             self.model.canvas.overlays[TITLE] = white_words(
                 text=title, position="top_left", font_size=8, visible=True
             )
-        self.model.fit_to_view()
-        self._sync_view()
         self._connections = Connections()
-        self._connect(follow_camera)
+
+    def fill(self) -> Iterator[None]:
+        """Make the canvas, then its layers from the lowest up, in one step each."""
+        if self._released:
+            return
+        self.qt_viewer = QtViewer(self.model)
+        self.qt_viewer.setAcceptDrops(False)
+        self._layout.addWidget(self.qt_viewer)
+        yield
+        while not self._released and self._copies.copy_next():
+            self._sync_view()
+            yield
+        if not self._released:
+            self._sync_view()
+            self.model.fit_to_view()
+            self._letters = EdgeLetters(self.model)
+            self._connect(self._follow_camera)
 
     def _connect(self, follow_camera: bool) -> None:
         viewer, add = self._viewer, self._connections.add
@@ -244,18 +264,21 @@ class LinkedCanvas(QWidget):
 
     def release(self) -> None:
         """Unlink, and free the canvas; the viewer and its layers are as they were before it."""
-        qt_viewer, self.qt_viewer = self.qt_viewer, None
-        if qt_viewer is None:
+        if self._released:
             return
+        self._released = True
+        qt_viewer, self.qt_viewer = self.qt_viewer, None
         self._connections.close()
         # Qt's side may be gone already, with the window
         with contextlib.suppress(RuntimeError):
             self._copies.close()
         with contextlib.suppress(RuntimeError):
-            self._letters.close()
-            qt_viewer.close()
-            qt_viewer.setParent(None)  # PySide6 keeps the children of a widget that it keeps alive
-            qt_viewer.deleteLater()
+            if self._letters is not None:
+                self._letters.close()
+            if qt_viewer is not None:
+                qt_viewer.close()
+                qt_viewer.setParent(None)  # PySide6 keeps children of a widget that it keeps alive
+                qt_viewer.deleteLater()
         with contextlib.suppress(RuntimeError):
             self.deleteLater()
 
