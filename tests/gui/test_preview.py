@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from numpy.testing import assert_array_equal
+from qtpy.QtCore import QTimer
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import run as detect
@@ -55,6 +56,18 @@ def desk(new_panel: Any, add: Any, scan: Volume, qtbot: Any) -> Desk:
     panel.show()
     qtbot.waitExposed(panel)
     return Desk(viewer, panel, qtbot)
+
+
+def test_new_layers_come_one_by_one(desk: Desk) -> None:
+    """Each takes a while to make: the window is drawn and heard in between."""
+    turns, came = [0], []
+    beat = QTimer()
+    beat.timeout.connect(lambda: turns.append(turns[-1] + 1))
+    beat.start(0)
+    desk.viewer.layers.events.inserted.connect(lambda event: came.append(turns[-1]))
+    desk.look_at(10)
+    assert [layer.name.split()[-1] for layer in desk.viewer.layers][-1] == "anomalies"
+    assert len(came) == len(set(came)) == len(desk.viewer.layers) - 1
 
 
 def test_the_newest_slice_is_reconstructed_with_its_neighbors(desk: Desk) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import weakref
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
@@ -100,9 +101,10 @@ class CanvasDock(Panel):
         in_turns(self, self._fill())
 
     def _fill(self) -> Iterator[None]:
-        for canvas in self.canvases:
+        for _ in chain.from_iterable(canvas.fill() for canvas in self.canvases):
             yield
-            yield from canvas.fill()
+            if self._released:
+                return
         self.filled = True
 
     def _keep_side_docks_high(self, window: QMainWindow) -> None:

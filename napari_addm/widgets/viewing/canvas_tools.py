@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,14 +27,18 @@ class EdgeLetters:
     Parameters
     ----------
     viewer : napari.viewer.Viewer or ViewerModel
+    places : sequence of str
+        The edges, of `LETTER_PLACES`.
     """
 
-    def __init__(self, viewer: napari.viewer.Viewer | ViewerModel) -> None:
+    def __init__(
+        self,
+        viewer: napari.viewer.Viewer | ViewerModel,
+        places: Sequence[str] = LETTER_PLACES,
+    ) -> None:
         self._viewer = viewer
         self._connections = Connections()
-        self._overlays = {
-            place: white_words(position=place, font_size=12) for place in LETTER_PLACES
-        }
+        self._overlays = {place: white_words(position=place, font_size=12) for place in places}
         for place, overlay in self._overlays.items():
             # one that is equal would stay, and go with the panel that has made it
             viewer.canvas.overlays.pop(LETTER + place, None)

@@ -22,6 +22,7 @@ from napari_addm.widgets.forms import single_shot
 from napari_addm.widgets.viewing.canvas_tools import EdgeLetters
 from napari_addm.widgets.viewing.connections import Connections, unwrapped
 from napari_addm.widgets.viewing.overlays import white_words
+from napari_addm.widgets.viewing.planes import LETTER_PLACES
 
 if TYPE_CHECKING:
     import napari
@@ -174,7 +175,7 @@ class LayerCopies:
 
 
 class LinkedCanvas(QWidget):
-    """A canvas with copies of a viewer's layers, at the viewer's position. `fill` makes both.
+    """A canvas with copies of a viewer's layers, at the viewer's position; see `fill`.
 
     Parameters
     ----------
@@ -216,7 +217,7 @@ class LinkedCanvas(QWidget):
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._copies = LayerCopies(viewer, self.model, overrides or (lambda layer: None))
-        self._letters: EdgeLetters | None = None
+        self._letters: list[EdgeLetters] = []
         self._follow_camera = follow_camera
         if title:
             self.model.canvas.overlays[TITLE] = white_words(
@@ -225,21 +226,21 @@ class LinkedCanvas(QWidget):
         self._connections = Connections()
 
     def fill(self) -> Iterator[None]:
-        """Make the canvas, then its layers from the lowest up, in one step each."""
-        if self._released:
-            return
+        """Make the canvas, its layers from the lowest up, and its letters, in one step each."""
+        yield
         self.qt_viewer = QtViewer(self.model)
         self.qt_viewer.setAcceptDrops(False)
         self._layout.addWidget(self.qt_viewer)
         yield
-        while not self._released and self._copies.copy_next():
+        while self._copies.copy_next():
             self._sync_view()
             yield
-        if not self._released:
-            self._sync_view()
-            self.model.fit_to_view()
-            self._letters = EdgeLetters(self.model)
-            self._connect(self._follow_camera)
+        self._sync_view()
+        self.model.fit_to_view()
+        self._connect(self._follow_camera)
+        for place in LETTER_PLACES:
+            yield
+            self._letters.append(EdgeLetters(self.model, [place]))
 
     def _connect(self, follow_camera: bool) -> None:
         viewer, add = self._viewer, self._connections.add
@@ -273,8 +274,8 @@ class LinkedCanvas(QWidget):
         with contextlib.suppress(RuntimeError):
             self._copies.close()
         with contextlib.suppress(RuntimeError):
-            if self._letters is not None:
-                self._letters.close()
+            for letter in self._letters:
+                letter.close()
             if qt_viewer is not None:
                 qt_viewer.close()
                 qt_viewer.setParent(None)  # PySide6 keeps children of a widget that it keeps alive
