@@ -7,7 +7,7 @@ command line's help; its bounds are checked wherever settings come from.
 from __future__ import annotations
 
 from reprlib import repr as shorten
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -161,7 +161,7 @@ class DetectionSettings(BaseModel):
         ge=1,
         le=65_536,
     )
-    slices: tuple[int, ...] | None = _option(
+    slices: Annotated[tuple[int, ...], Field(fail_fast=True)] | None = _option(
         None,
         "Slices",
         "Reconstruct only these slices, counted from 0, inferior to superior.",

@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION: Final = 3
 SHORT = 60  # letters of a value that a sentence shows
-LARGEST_BYTES = 16 * 2**20
-"""Upper limit for a record's file, enough for 25,000 findings; a larger one is something else."""
+LARGEST_BYTES = 8 * 2**20
+"""Upper limit for a record's file, enough for 14,000 findings; a larger one is something else."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Row = tuple[float, float, float, float]
 # The first error is enough: a list of a million errors does not fit into the memory.
-Few = Field(max_length=100)
+MOST_KEYS = 100  # of one object
 Sentences = Annotated[tuple[str, ...], Field(fail_fast=True)]
 
 
@@ -109,7 +109,6 @@ class RecordedSettings(DetectionSettings):
     """
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, bool | float | str | None]
 
     erosion_mm: float
 
@@ -168,7 +167,7 @@ class QualityEntry(_Entry):
     """`napari_addm.detection.quality.Quality`."""
 
     flags: Annotated[tuple[QualityFlag, ...], Field(fail_fast=True)]
-    figures: Annotated[dict[str, float], Few]
+    figures: dict[str, float]
     unchecked: Sentences
 
 
@@ -204,17 +203,17 @@ class RunRecord(_Entry):
     device: str
     precision: str
     threads: Count
-    versions: Annotated[dict[str, str], Few]
+    versions: dict[str, str]
     geometry: GeometryEntry
     slices_done: SlicesEntry
     midline: Midline | None = None
     warnings: Sentences
-    seconds: Annotated[dict[str, float], Few]
+    seconds: dict[str, float]
     findings: Annotated[tuple[FindingEntry, ...], Field(fail_fast=True)]
     labels: LabelsEntry
-    metrics: Annotated[dict[str, float | str | Sentences | None], Few] | None
+    metrics: dict[str, float | str | Sentences | None] | None
     quality: QualityEntry | None = None
-    outputs: Annotated[dict[str, FileEntry], Few]
+    outputs: dict[str, FileEntry]
 
     @classmethod
     def of(cls, outputs: CaseOutputs, *, dated: bool = True) -> RunRecord:
@@ -342,30 +341,35 @@ def read_record(path: Path) -> RunRecord:
     if len(content) > LARGEST_BYTES:
         raise AddmError(f"{path} is too large for a run record: choose ..._record.json.")
     try:
-        found = _Version.model_validate_json(content).schema_version
-    except ValidationError as error:
-        kind = "(not JSON)" if error.errors()[0]["type"] == "json_invalid" else "of napari-addm"
-        raise AddmError(f"{path} is no run record {kind}: choose ..._record.json.") from error
-    if found != SCHEMA_VERSION:
-        age = "an older" if found < SCHEMA_VERSION else "a newer"
-        raise AddmError(
-            f"{path} was written by {age} version of napari-addm (record version {found}, here "
-            f"{SCHEMA_VERSION}): use the version of napari-addm that it names."
-        )
-    try:
-        record = RunRecord.model_validate_json(content, strict=True)
-        # Which of two values under one name counts is a matter of the reader.
         json.loads(
-            content, object_pairs_hook=_check_keys, parse_constant=_finite, parse_float=_finite
+            content,
+            object_pairs_hook=_check_keys,
+            parse_int=_finite,
+            parse_float=_finite,
+            parse_constant=_finite,
         )
+        found = _Version.model_validate_json(content).schema_version
+        if found == SCHEMA_VERSION:
+            return RunRecord.model_validate_json(content, strict=True)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise AddmError(f"{path} is no run record (not JSON): choose ..._record.json.") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        if error.title == _Version.__name__:
+            raise AddmError(
+                f"{path} is no run record of napari-addm: choose ..._record.json."
+            ) from error
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(printable(part, SHORT) for part in first["loc"])
         problem = f"{where}: {describe_problem(first).lower()}"
-    except (ValueError, AddmError) as error:
-        problem = str(error).rstrip(".")
+    except (AddmError, _Odd) as error:
+        problem = printable(str(error).rstrip("."))
     else:
-        return record
+        age = "an older" if found < SCHEMA_VERSION else "a newer"
+        raise AddmError(
+            f"{path} was written by {age} version of napari-addm (record version "
+            f"{printable(found, SHORT)}, here {SCHEMA_VERSION}): use the version of napari-addm "
+            "that it names."
+        )
     raise AddmError(
         f"{path} is damaged or was changed by hand ({problem}): use the file as it was saved."
     )
@@ -376,16 +380,22 @@ class _Version(BaseModel):
 
 
 def _check_keys(pairs: list[tuple[str, Any]]) -> None:
-    """Refuse an object that says two things under one name: readers would choose either."""
+    """Refuse an object that no run writes, before the memory is full of what is wrong in it."""
+    if len(pairs) > MOST_KEYS:
+        raise _Odd(f"more than {MOST_KEYS} values in one place")
     ((key, count),) = Counter(key for key, _ in pairs).most_common(1) or [("", 0)]
-    if count > 1:
-        raise ValueError(f"{printable(key, SHORT)} is there twice")
+    if count > 1:  # which of two values counts is a matter of the reader
+        raise _Odd(f"{printable(key, SHORT)} is there twice")
 
 
 def _finite(number: str) -> float:
     if not math.isfinite(value := float(number)):
-        raise ValueError("a number is not finite")
+        raise _Odd("a number is not finite")
     return value
+
+
+class _Odd(Exception):
+    """What is wrong with JSON that could be read."""
 
 
 def geometry_entry(volume: Volume) -> GeometryEntry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from napari_addm.errors import AddmError
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.resampling import resample_labels
 from napari_addm.io.volume import Volume
+from napari_addm.outputs.record import read_record
 from napari_addm.widgets.run_layers import voxel_type
 
 MAPS = {"recon": "reconstruction", "anomaly": "anomaly", "uncertainty": "uncertainty"}
@@ -155,8 +155,8 @@ def _read_truth(case: CohortCase, scan: Volume, notes: list[str]) -> Volume | No
 def _read_threshold(record: Path) -> float:
     """Read the threshold of the findings; only the contrast of the map depends on it."""
     try:
-        return float(json.loads(record.read_text(encoding="utf-8"))["threshold"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_record(record).threshold
+    except AddmError:
         return 0.0
 
 
