@@ -139,7 +139,8 @@ class FindingLabeller:
         self, threshold: float, minimum_ml: float
     ) -> tuple[np.ndarray, np.ndarray, Runs, np.ndarray, np.ndarray]:
         """Return the labels, and the findings by falling size as `measure_runs` takes them."""
-        above = self._scores > threshold
+        most = float(np.finfo(self._scores.dtype).max)  # a limit beyond it would overflow
+        above = self._scores > min(max(threshold, -most), most)
         # As uint8: cc3d 4.1 fails for booleans in grids that are one voxel wide and deep.
         components, count = cc3d.connected_components(
             above.view(np.uint8), connectivity=26, return_N=True
