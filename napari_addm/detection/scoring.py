@@ -11,8 +11,8 @@ from napari_addm.errors import AddmError
 from napari_addm.io.arrays import Grid, Mask, Spacing
 from napari_addm.registry import SCORES
 
-Compute = Callable[[Grid, Grid, Mask, Spacing, slice], Grid]
-"""``compute(scan, reconstructions, mask, spacing_mm, rows)``; see :func:`voxel_scores`."""
+Compute = Callable[[Grid, Grid, Mask, Spacing], Grid]
+"""``compute(scan, reconstructions, mask, spacing_mm)``; see :func:`voxel_scores`."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Score:
     title, description : str
         For people: its name, and where it is high.
     compute : callable
-        ``compute(scan, reconstructions, mask, spacing_mm, rows)``, with the arrays of
-        :func:`voxel_scores`, returns the scores of the slices ``rows``.
+        ``compute(scan, reconstructions, mask, spacing_mm)``, with the arrays of
+        :func:`voxel_scores`, returns the scores.
     """
 
     title: str
@@ -36,10 +36,8 @@ class Score:
 def voxelwise(function: Callable[[Grid, Grid], Grid]) -> Compute:
     """Make a score of ``function(scan, reconstruction)``, which looks at single voxels."""
 
-    def compute(
-        scan: Grid, reconstructions: Grid, mask: Mask, spacing_mm: Spacing, rows: slice
-    ) -> Grid:
-        return function(scan[rows], reconstructions[:, rows])
+    def compute(scan: Grid, reconstructions: Grid, mask: Mask, spacing_mm: Spacing) -> Grid:
+        return function(scan, reconstructions)
 
     return compute
 
@@ -51,7 +49,6 @@ def voxel_scores(
     mask: Mask,
     spacing_mm: Spacing,
     weights: Grid | None = None,
-    rows: slice | None = None,
 ) -> Grid:
     """Score some reconstructions voxel by voxel.
 
@@ -67,22 +64,19 @@ def voxel_scores(
     spacing_mm : (z, y, x)
     weights : ndarray of float32, shape (draws, D, H, W), optional
         Factors for each draw's score, from methods that also predict where a lesion can be.
-    rows : slice, optional
-        Compute only these D' slices along z, from all D.
 
     Returns
     -------
-    ndarray of float32, shape (draws, D', H, W)
+    ndarray of float32, shape (draws, D, H, W)
 
     Raises
     ------
     AddmError
         If there is no such score, or it gives values that are not finite.
     """
-    rows = rows or slice(None)
-    scores = SCORES[name].compute(scan, reconstructions, mask, spacing_mm, rows)
+    scores = SCORES[name].compute(scan, reconstructions, mask, spacing_mm)
     if not np.isfinite(scores).all():  # a map of them would look like a healthy brain
         raise AddmError(
             f"The score {name!r} gives values that are not finite; choose another, or correct it."
         )
-    return scores if weights is None else scores * weights[:, rows]
+    return scores if weights is None else scores * weights

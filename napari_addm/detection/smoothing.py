@@ -66,22 +66,16 @@ class NormalizedConvolution:
     sigma_mm : float
         Standard deviation of the Gaussian, cut at three of them; 0 averages nothing.
     spacing_mm : (z, y, x)
-    rows : slice, optional
-        Compute only these D' slices along z, from all D.
     """
 
-    def __init__(
-        self, mask: Mask, sigma_mm: float, spacing_mm: Spacing, rows: slice | None = None
-    ) -> None:
+    def __init__(self, mask: Mask, sigma_mm: float, spacing_mm: Spacing) -> None:
         self.mask = mask
         self.bands = [
             _gaussian_band(size, sigma_mm / spacing)
             for size, spacing in zip(mask.shape, spacing_mm, strict=True)
         ]
-        rows = rows or slice(None)
-        self.bands[0] = self.bands[0][rows]
         weight = self._convolve(mask.astype(np.float32))
-        self.gain = np.where(mask[rows], 1.0 / np.maximum(weight, 1e-6), 0).astype(np.float32)
+        self.gain = np.where(mask, 1.0 / np.maximum(weight, 1e-6), 0).astype(np.float32)
 
     def _convolve(self, values: Grid) -> Grid:
         with one_blas_thread():
@@ -90,7 +84,7 @@ class NormalizedConvolution:
         return values
 
     def __call__(self, values: Grid) -> Grid:
-        """Average values of shape (D, H, W); 0 outside the mask; float32, shape (D', H, W)."""
+        """Average values of shape (D, H, W); 0 outside the mask; float32, shape (D, H, W)."""
         means = self._convolve(np.where(self.mask, values, np.float32(0)))
         means *= self.gain
         return means
@@ -107,7 +101,7 @@ def _gaussian_band(size: int, sigma: float) -> Grid:
 
 
 def smooth_and_average(
-    scores: Grid, inner: Mask, sigma_mm: float, spacing_mm: Spacing, rows: slice | None = None
+    scores: Grid, inner: Mask, sigma_mm: float, spacing_mm: Spacing
 ) -> tuple[Grid, Grid | None]:
     """Smooth the voxel scores of some draws and average them: the anomaly map.
 
@@ -121,25 +115,22 @@ def smooth_and_average(
     sigma_mm : float
         Standard deviation of the Gaussian.
     spacing_mm : (z, y, x)
-    rows : slice, optional
-        Compute only these D' slices along z, from all D.
 
     Returns
     -------
-    anomaly : ndarray of float32, shape (D', H, W)
+    anomaly : ndarray of float32, shape (D, H, W)
         0 outside ``inner``.
-    uncertainty : ndarray of float32, shape (D', H, W), or None
+    uncertainty : ndarray of float32, shape (D, H, W), or None
         Standard deviation over the draws; None for a single draw.
     """
     box = in_plane_box(inner)
-    smooth = NormalizedConvolution(inner[box], sigma_mm, spacing_mm, rows)
+    smooth = NormalizedConvolution(inner[box], sigma_mm, spacing_mm)
     maps = np.stack(list(parallel_map(smooth, (drawn[box] for drawn in scores))))
-    shape = (len(maps[0]), *inner.shape[1:])
-    anomaly = np.zeros(shape, np.float32)
+    anomaly = np.zeros(inner.shape, np.float32)
     anomaly[box] = maps[0] if len(maps) == 1 else maps.mean(axis=0)
     if len(maps) == 1:
         return anomaly, None
-    uncertainty = np.zeros(shape, np.float32)
+    uncertainty = np.zeros(inner.shape, np.float32)
     uncertainty[box] = maps.std(axis=0, ddof=1)
     return anomaly, uncertainty
 

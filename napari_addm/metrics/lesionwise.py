@@ -15,6 +15,11 @@ from napari_addm.metrics.checks import check_shapes
 # 1 mL of 12 mm, 10 mL of 27 mm.
 SIZE_BOUNDS_ML = (0.1, 1.0, 10.0)
 
+OVERLAP = 0.1
+"""A lesion is found when this share of its voxels lies in components that are not false."""
+OUTSIDE = 0.7
+"""A predicted component is false when more than this share of its voxels is no truth."""
+
 
 @dataclass(frozen=True)
 class SizeClass:
@@ -173,9 +178,6 @@ class Lesions:
         labels: np.ndarray,
         ids: ArrayLike,
         sizes: ArrayLike,
-        *,
-        overlap: float = 0.1,
-        outside: float = 0.7,
     ) -> LesionTable:
         """Compare findings with the lesions.
 
@@ -185,8 +187,6 @@ class Lesions:
             0 = no finding; nonzero in the region only.
         ids, sizes : array-like of int, (n,)
             Every finding's number in `labels`, in any order, and its voxels.
-        overlap, outside : float
-            The rule, as for `lesion_recall`.
         """
         component = labels.ravel()[self._where]
         ids, voxels = np.asarray(ids), np.asarray(sizes)
@@ -195,9 +195,7 @@ class Lesions:
         compact = np.zeros(component.size, dtype=np.int64)
         hit = component != 0
         compact[hit] = np.searchsorted(ids[order], component[hit]) + 1
-        found, false = _match(
-            self._lesion, compact, self._voxels, voxels[order], overlap=overlap, outside=outside
-        )
+        found, false = _match(self._lesion, compact, self._voxels, voxels[order])
         covered = _counts(self._lesion[hit], self._voxels.size) / self._voxels
         return LesionTable(
             tuple(
@@ -216,15 +214,7 @@ class Lesions:
         )
 
 
-def lesion_recall(
-    prediction: np.ndarray,
-    truth: np.ndarray,
-    voxel_ml: float,
-    *,
-    overlap: float = 0.1,
-    outside: float = 0.7,
-    bounds_ml: tuple[float, ...] = SIZE_BOUNDS_ML,
-) -> LesionRecall:
+def lesion_recall(prediction: np.ndarray, truth: np.ndarray, voxel_ml: float) -> LesionRecall:
     """Count the lesions that were found, by size, and the predicted components that are false.
 
     Parameters
@@ -235,14 +225,6 @@ def lesion_recall(
         Nonzero = lesion.
     voxel_ml : float
         Volume of one voxel, mL.
-    overlap : float
-        A lesion is found when at least this share of its voxels lies in predicted
-        components that are not false. Above 0, at most 1.
-    outside : float
-        A predicted component is false when more than this share of its voxels is
-        no truth. At least 0, below 1.
-    bounds_ml : tuple of float
-        Volumes that part the size classes, rising, mL.
 
     Raises
     ------
@@ -251,7 +233,7 @@ def lesion_recall(
 
     Notes
     -----
-    A lesion is a 26-connected component of the truth. The two conditions and their 10 % and 70 %
+    A lesion is a 26-connected component of the truth. `OVERLAP` and `OUTSIDE`
     are those of the MSSEG challenge (Commowick et al., "Objective Evaluation of Multiple Sclerosis
     Lesion Segmentation using a Data Management and Processing Infrastructure", Scientific Reports
     8:13650, 2018): without the second, a prediction that floods the brain would find every lesion.
@@ -259,9 +241,6 @@ def lesion_recall(
     lesion, if it is among the largest that cover it), a component is judged by its own outside
     alone, and no lesion is too small to count: specks have a size class to themselves.
     """
-    _check_rule(overlap, outside)
-    if any(high <= low for low, high in pairwise((0.0, *bounds_ml))):
-        raise ValueError(f"bounds_ml must be positive and rise, not {bounds_ml}")
     predicted = np.asarray(prediction) != 0
     check_shapes(predicted, "prediction", truth=truth)
     lesion, lesions = connected_components(truth)
@@ -269,33 +248,22 @@ def lesion_recall(
     sizes = _counts(component, components)
     voxels = _counts(lesion, lesions)
     true = lesion != 0
-    found, false = _match(
-        lesion[true], component[true], voxels, sizes, overlap=overlap, outside=outside
-    )
+    found, false = _match(lesion[true], component[true], voxels, sizes)
 
     return LesionRecall(
         lesions=lesions,
         found=int(np.count_nonzero(found)),
         recall=int(np.count_nonzero(found)) / lesions if lesions else None,
-        by_size=_by_size(voxels * voxel_ml, found, bounds_ml),
+        by_size=_by_size(voxels * voxel_ml, found),
         components=components,
         false_positives=int(np.count_nonzero(false)),
     )
 
 
-def _check_rule(overlap: float, outside: float) -> None:
-    if not 0 < overlap <= 1:
-        raise ValueError(f"overlap is a share above 0 and at most 1, not {overlap}")
-    if not 0 <= outside < 1:
-        raise ValueError(f"outside is a share of at least 0 and below 1, not {outside}")
-
-
-def _by_size(
-    volume_ml: np.ndarray, found: np.ndarray, bounds_ml: tuple[float, ...]
-) -> tuple[SizeClass, ...]:
+def _by_size(volume_ml: np.ndarray, found: np.ndarray) -> tuple[SizeClass, ...]:
     """Count lesions and found ones by volume."""
     # A hair above, so that 100 voxels of 0.001 mL are 0.1 mL whatever the rounding.
-    size_class = np.searchsorted(bounds_ml, volume_ml * (1 + 1e-9), side="right")
+    size_class = np.searchsorted(SIZE_BOUNDS_ML, volume_ml * (1 + 1e-9), side="right")
     return tuple(
         SizeClass(
             from_ml=float(low or 0.0),
@@ -303,7 +271,7 @@ def _by_size(
             lesions=int(np.count_nonzero(size_class == index)),
             found=int(np.count_nonzero(found & (size_class == index))),
         )
-        for index, (low, high) in enumerate(pairwise((0.0, *bounds_ml, None)))
+        for index, (low, high) in enumerate(pairwise((0.0, *SIZE_BOUNDS_ML, None)))
     )
 
 
@@ -320,13 +288,7 @@ def _counts(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def _match(
-    lesion: np.ndarray,
-    component: np.ndarray,
-    voxels: np.ndarray,
-    sizes: np.ndarray,
-    *,
-    overlap: float,
-    outside: float,
+    lesion: np.ndarray, component: np.ndarray, voxels: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which lesions are found and which components are false, by the rule of `lesion_recall`.
 
@@ -334,6 +296,6 @@ def _match(
     count the voxels of lesions and components from 1 on.
     """
     # Hairs, so that 3 voxels of 30 are a tenth and 21 of 30 seven whatever the rounding.
-    false = sizes - _counts(component, sizes.size) > outside * sizes + 1e-9
+    false = sizes - _counts(component, sizes.size) > OUTSIDE * sizes + 1e-9
     counts = np.concatenate(([False], ~false))[component]
-    return _counts(lesion[counts], voxels.size) >= overlap * voxels - 1e-9, false
+    return _counts(lesion[counts], voxels.size) >= OVERLAP * voxels - 1e-9, false

@@ -68,9 +68,8 @@ class FalseAlarmCurve:
     ----------
     thresholds : tuple of float
         Rising.
-    mean_ml, max_ml : tuple of float
-        Volume of the findings at each threshold, never rising: the mean over the
-        subjects and the largest of them, mL.
+    mean_ml : tuple of float
+        Mean volume of a subject's findings at each threshold, never rising, mL.
     minimum_ml : float
         Smallest finding that counts, mL.
     subjects : int
@@ -79,7 +78,6 @@ class FalseAlarmCurve:
 
     thresholds: tuple[float, ...]
     mean_ml: tuple[float, ...]
-    max_ml: tuple[float, ...]
     minimum_ml: float
     subjects: int
 
@@ -213,11 +211,10 @@ def false_alarm_curve(
     fewest = _most_above(pooled, healthy, smallest, minimum_ml)
     above = np.rint(np.geomspace(fewest + 1, most + 1, points)).astype(int) - 1
     thresholds = np.unique([_threshold(pooled, number) for number in above])
-    volumes = np.array([_found_ml(healthy, t, minimum_ml) for t in thresholds])
+    volumes = [_found_ml(healthy, t, minimum_ml) for t in thresholds]
     return FalseAlarmCurve(
         thresholds=tuple(float(t) for t in thresholds),
-        mean_ml=tuple(float(ml) for ml in volumes.mean(axis=1)),
-        max_ml=tuple(float(ml) for ml in volumes.max(axis=1)),
+        mean_ml=tuple(float(ml) for ml in np.mean(volumes, axis=1)),
         minimum_ml=float(minimum_ml),
         subjects=len(healthy),
     )

@@ -32,28 +32,26 @@ def dissimilarity(
         Standard deviations of the Gaussian windows.
     """
 
-    def compute(
-        scan: Grid, reconstructions: Grid, mask: Mask, spacing_mm: Spacing, rows: slice
-    ) -> Grid:
+    def compute(scan: Grid, reconstructions: Grid, mask: Mask, spacing_mm: Spacing) -> Grid:
         box = in_plane_box(mask)
         inside = mask[box]
         masked_scan = np.where(inside, scan[box], np.float32(0))
 
         def at_scale(scale_mm: float) -> Compare:
-            window = NormalizedConvolution(inside, scale_mm, spacing_mm, rows)
+            window = NormalizedConvolution(inside, scale_mm, spacing_mm)
             return prepare(window, masked_scan)
 
         comparisons = parallel_map(at_scale, scales_mm)
 
         def similarity(reconstruction: Grid) -> Grid:
             masked = np.where(inside, reconstruction[box], np.float32(0))
-            total = np.zeros_like(masked[rows])
+            total = np.zeros_like(masked)
             for compare in comparisons:
                 total += compare(masked)
             total /= np.float32(len(scales_mm))
             return total
 
-        scores = np.zeros_like(reconstructions[:, rows])
+        scores = np.zeros_like(reconstructions)
         for score, similar in zip(scores, parallel_map(similarity, reconstructions), strict=True):
             np.subtract(1.0, similar, out=score[box])
         return scores

@@ -5,11 +5,10 @@ import pytest
 from skimage.metrics import structural_similarity as skimage_ssim
 
 from napari_addm.detection import scoring
-from napari_addm.detection.erosion import erode
 from napari_addm.detection.scores.ssim import structural_similarity
 from napari_addm.detection.scores.structure import SCALES_MM
 from napari_addm.detection.scoring import Score, voxel_scores, voxelwise
-from napari_addm.detection.smoothing import NormalizedConvolution, smooth_and_average
+from napari_addm.detection.smoothing import NormalizedConvolution
 from napari_addm.errors import AddmError
 from napari_addm.registry import SCORES
 
@@ -30,23 +29,6 @@ def scan() -> np.ndarray:
 @pytest.mark.parametrize("kind", list(SCORES))
 def test_a_perfect_reconstruction_scores_zero(kind, scan, ball):
     assert np.abs(voxel_scores(kind, scan, scan[None], ball, SPACING)[0, ball]).max() < 1e-4
-
-
-@pytest.mark.parametrize("kind", list(SCORES))
-def test_some_slices_alone_are_scored_as_among_all(kind, scan, ball):
-    rng = np.random.default_rng(3)
-    drawn = (scan + 0.2 * rng.random((2, *scan.shape))).astype(np.float32)
-    weights = rng.random(drawn.shape).astype(np.float32)
-    inner, rows = erode(ball, 3, SPACING), slice(9, 14)
-    whole = voxel_scores(kind, scan, drawn, ball, SPACING, weights)
-    some = voxel_scores(kind, scan, drawn, ball, SPACING, weights, rows)
-    np.testing.assert_allclose(some, whole[:, rows], atol=1e-5)
-    for map_, part in zip(
-        smooth_and_average(whole, inner, 4.0, SPACING),
-        smooth_and_average(whole, inner, 4.0, SPACING, rows),
-        strict=True,
-    ):
-        np.testing.assert_allclose(part, map_[rows], atol=1e-5)
 
 
 @pytest.mark.parametrize(
