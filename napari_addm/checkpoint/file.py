@@ -26,6 +26,7 @@ from napari_addm.checkpoint.specification import (
 from napari_addm.errors import CheckpointError, describe_problem
 from napari_addm.io.files import replacing
 from napari_addm.io.hashing import sha256
+from napari_addm.io.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +106,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     except SafetensorError as error:
         raise _refusal(
             path,
-            f"the tensors cannot be read ({_printable(error, 200)})",
+            f"the tensors cannot be read ({printable(error, 200)})",
             "the file is damaged, copy it again",
         ) from error
     for name, tensor in weights.items():
@@ -165,7 +166,7 @@ def _read(path: Path) -> tuple[ModelSpecification, int]:
         )
     unknown = sorted(metadata.keys() - {"specification", "format"})
     if unknown:
-        names = ", ".join(_printable(name) for name in unknown[:5])
+        names = ", ".join(printable(name, 60) for name in unknown[:5])
         raise _refusal(
             path, f"unknown keys in the header ({names})", "use the checkpoint as it was written"
         )
@@ -174,14 +175,14 @@ def _read(path: Path) -> tuple[ModelSpecification, int]:
     except ValueError as error:
         raise _refusal(
             path,
-            f"its model specification is not JSON ({_printable(error, 200)})",
+            f"its model specification is not JSON ({printable(error, 200)})",
             "the file is damaged, copy it again",
         ) from error
     version = found.get("schema_version") if isinstance(found, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise _refusal(
             path,
-            f"its specification has version {_printable(version)}, this program knows "
+            f"its specification has version {printable(version, 60)}, this program knows "
             f"{SCHEMA_VERSION}",
             "update napari-addm",
         )
@@ -199,13 +200,13 @@ def _read(path: Path) -> tuple[ModelSpecification, int]:
 def _list_problems(error: ValidationError, most: int = 5) -> str:
     problems = []
     for problem in error.errors(include_url=False, include_input=False)[:most]:
-        where = _printable(".".join(map(str, problem["loc"])) or "the whole")
+        where = printable(".".join(map(str, problem["loc"])) or "the whole", 60)
         if problem["type"] == "extra_forbidden":
             problems.append(f"{where} is unknown")
         elif problem["type"] == "missing":
             problems.append(f"{where} is missing")
         else:
-            problems.append(f"{where}: {_printable(describe_problem(problem), 120)}")
+            problems.append(f"{where}: {printable(describe_problem(problem), 120)}")
     if error.error_count() > most:
         problems.append(f"{error.error_count() - most} more")
     return "; ".join(problems)
@@ -230,7 +231,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     except ValueError as error:
         raise _refusal(
             path,
-            f"the header is not that of a safetensors file ({_printable(error, 200)})",
+            f"the header is not that of a safetensors file ({printable(error, 200)})",
             "the file is damaged, copy it again",
         ) from error
     offset = 8 + len(raw)
@@ -293,14 +294,14 @@ def _declared_bytes(tensors: dict[str, Any]) -> int:
     spans = []
     for name, entry in tensors.items():
         if not TENSOR_NAME.fullmatch(name):
-            raise ValueError(f"a tensor is named {_printable(name)}")
+            raise ValueError(f"a tensor is named {printable(name, 60)}")
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise ValueError(f"the entry of {name} is not dtype, shape and data_offsets")
         shape, offsets = entry["shape"], entry["data_offsets"]
         if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
             raise ValueError(f"{name} has no shape or no place")
         if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPE_BYTES:
-            raise ValueError(f"{name} has the type {_printable(entry['dtype'])}")
+            raise ValueError(f"{name} has the type {printable(entry['dtype'], 60)}")
         if math.prod(shape) * DTYPE_BYTES[entry["dtype"]] != offsets[1] - offsets[0]:
             raise ValueError(f"shape and place of {name} differ in size")
         spans.append((*offsets, name))
@@ -328,7 +329,7 @@ def _parse_json(text: str) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ValueError(f"the key {_printable(key)} stands there twice")
+                raise ValueError(f"the key {printable(key, 60)} stands there twice")
             found[key] = value
         return found
 
@@ -343,10 +344,3 @@ def _parse_json(text: str) -> Any:
 
 def _refusal(path: Path, problem: str, remedy: str) -> CheckpointError:
     return CheckpointError(f"{path}: {problem}; {remedy}.")
-
-
-def _printable(text: object, length: int = 60) -> str:
-    """Text from a file as a message may show it: one line, no control characters."""
-    text = str(text)
-    shown = "".join(c if c.isprintable() else "?" for c in text[:length])
-    return shown if len(text) <= length else f"{shown}.."

@@ -120,6 +120,7 @@ def main() -> None:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("default", module="napari_addm")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its folder under HOME is no news
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     signals.running = True
     try:
         code = run()

@@ -13,6 +13,8 @@ import os
 import queue
 import re
 import signal
+import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -21,6 +23,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +50,8 @@ THREADS_PER_WORKER = 4
 LOCAL_CLUSTER = {
     "distributed.scheduler.allowed-failures": 1,  # deaths of workers, before a case is tried alone
     "distributed.deploy.lost-worker-timeout": "365 days",  # after it, workers are not restarted
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 
 _log = logging.getLogger(__name__)
@@ -278,30 +283,61 @@ def connect(address: str) -> Iterator[Client]:
 
 @contextmanager
 def _local_cluster(workers: int, threads: int) -> Iterator[Any]:
-    """Workers on this machine; they ignore Ctrl-C, as the client ends them."""
-    import dask
-    from distributed import LocalCluster
+    """Workers on this machine that nobody else can talk to.
 
-    in_main = threading.current_thread() is threading.main_thread()
-    with dask.config.set(LOCAL_CLUSTER):
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
-        try:
+    A terminal sends Ctrl-C to every process; the workers leave it to the client, which ends them.
+    """
+    import dask
+    from distributed import LocalCluster, Security
+
+    preload = {
+        f"distributed.{node}.preload": [*dask.config.get(f"distributed.{node}.preload"), __name__]
+        for node in ("scheduler", "worker")
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="napari-addm-", ignore_cleanup_errors=True) as scratch,
+        dask.config.set(LOCAL_CLUSTER | preload),
+    ):
+        with _signals_blocked():
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=threads,
                 memory_limit=0,  # the machine's own limit is enough
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
+                security=Security.temporary(),
+                local_directory=scratch,
             )
-        finally:
-            if in_main:
-                signal.signal(signal.SIGINT, before)
         try:
             yield cluster
         finally:
             # dask cannot end a worker that it is just starting again; that one ends with us
             with suppress(AssertionError):
                 cluster.close()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Let threads and processes that begin here get no signal of the terminal.
+
+    One that comes meanwhile takes effect afterwards.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    blocked = {signal.SIGINT, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        resource_tracker.ensure_running()  # its start lets SIGINT through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def dask_setup(node: Any) -> None:
+    """Stop the web server of a scheduler or worker of ours; dask calls this at its start."""
+    node.http_server.stop()
 
 
 class _ClusterRun(Run):

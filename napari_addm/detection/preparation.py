@@ -7,6 +7,7 @@ resamples anything.
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -304,7 +305,7 @@ def prepare(
     MissingExtraError
         If skull stripping is needed and deepbet is not installed.
     """
-    _check_memory(volume)
+    _check_memory(volume, "a scan", volume.shape, "crop or resample it")
     brain_mask, mask_warnings = choose_brain_mask(volume, brain_mask)
     warnings = [*volume.warnings, *mask_warnings]
     box = bounding_box(brain_mask)
@@ -316,6 +317,7 @@ def prepare(
         )
     affine, depth = _model_grid(volume, brain_mask, box, specification)
     shape = depth, *specification.size
+    _check_memory(volume, "a model grid", shape, "use a model with larger voxels")
     to_volume = np.linalg.inv(volume.affine) @ affine
     with ThreadPoolExecutor(1) as beside:
         standardizing = beside.submit(_standardize, values, specification)
@@ -345,12 +347,12 @@ def prepare(
     )
 
 
-def _check_memory(volume: Volume) -> None:
-    needed = volume.data.size * BYTES_PER_VOXEL
+def _check_memory(volume: Volume, what: str, shape: tuple[int, ...], fix: str) -> None:
+    needed = math.prod(shape) * BYTES_PER_VOXEL
     if needed > psutil.virtual_memory().available:
         raise InputError(
-            f"{volume.name}: a scan of {volume.shape} voxels needs about {needed / 1e9:.0f} GB of "
-            "memory, more than is free; crop or resample it."
+            f"{volume.name}: {what} of {shape} voxels needs about {needed / 1e9:.0f} GB of "
+            f"memory, more than is free; {fix}."
         )
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.errors import CheckpointError
+from napari_addm.io.text import printable
 from napari_addm.methods.networks import channels_last, with_quick_norms
 from napari_addm.registry import METHODS
 
@@ -22,8 +23,15 @@ def load_network(checkpoint: Checkpoint) -> nn.Module:
     specification = checkpoint.specification
     method = METHODS[specification.method].load()
     size = specification.preparation.size
-    with torch.device("meta"):
-        network = with_quick_norms(method.build(specification.network, size))
+    try:
+        with torch.device("meta"):
+            network = with_quick_norms(method.build(specification.network, size))
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        # MONAI checks what only it can know
+        raise CheckpointError(
+            f"{checkpoint.path}: its network cannot be built ({printable(error, 200)}); use the "
+            "checkpoint as it was written."
+        ) from error
     state = network.state_dict()
     _check_fit(checkpoint, state)
     if any(name not in state for name, _ in network.named_buffers()):

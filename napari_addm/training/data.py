@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel
+from pydantic_core import from_json
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -90,19 +94,25 @@ def split_scans(
         train = [s for n, s in enumerate(scans) if n not in held]
         return train, [scans[n] for n in sorted(held)]
     try:
-        lists = json.loads(Path(split).read_text())
-        lists = lists.get("healthy", lists)
-        chosen = [
-            [s for s in scans if any(_belongs(s.name, subject) for subject in lists[part])]
-            for part in ("train", "validation")
-        ]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        lists = from_json(Path(split).read_bytes())
+        subjects = _Subjects.model_validate(lists.get("healthy", lists))
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{split}: not a split file ({error}); it needs JSON lists train and validation."
+            f"{split}: not a split file; it needs JSON lists train and validation of subjects' "
+            "names."
         ) from error
+    chosen = [
+        [s for s in scans if any(_belongs(s.name, subject) for subject in part)]
+        for part in (subjects.train, subjects.validation)
+    ]
     if not chosen[0]:
         raise InputError(f"{split}: none of its train subjects is in the folder; check the names.")
     return chosen[0], chosen[1]
+
+
+class _Subjects(BaseModel):
+    train: list[str]
+    validation: list[str]
 
 
 def _belongs(name: str, subject: str) -> bool:
@@ -175,14 +185,19 @@ def prepare_training_data(
                 validation=volumes >= len(train),
                 landmarks=np.array(landmarks),
             )
-    with np.load(stored, allow_pickle=False) as arrays:
-        return TrainingData(
-            arrays["images"],
-            arrays["volumes"],
-            arrays["validation"],
-            tuple(arrays["landmarks"].tolist()),
-            digest,
-        )
+    try:
+        with np.load(stored, allow_pickle=False) as arrays:
+            return TrainingData(
+                arrays["images"],
+                arrays["volumes"],
+                arrays["validation"],
+                tuple(arrays["landmarks"].tolist()),
+                digest,
+            )
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"{stored} is damaged: remove it, and run the same command again."
+        ) from error
 
 
 def _find_landmarks(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
 from napari_addm.detection.brain_mask import find_brain, strip_skull
-from napari_addm.errors import InputError
+from napari_addm.errors import InputError, describe_problem
 from napari_addm.io.hashing import sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.resampling import check_same_grid
+from napari_addm.io.text import printable
 from napari_addm.io.volume import Volume
+
+Name = Annotated[str, Field(max_length=255, pattern=r"^[^/\\\x00-\x1f]+$")]
+Split = dict[str, dict[str, list[Name]]]
+SPLIT: TypeAdapter[Split] = TypeAdapter(Split)
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def find_cases(data: Path, split: Mapping[str, Any]) -> list[LabelledScan]:
 
 
 def _healthy_scan(folder: Path, subject: str) -> LabelledScan:
-    scans = sorted(folder.glob(f"{subject}_*.nii*"))
+    scans = sorted(folder.glob(f"{escape(subject)}_*.nii*"))
     if not scans:
         raise InputError(f"{folder}: there is no scan of {subject}; correct split.json.")
     return LabelledScan("healthy/calibration", subject, scans[0], None)
@@ -125,21 +131,21 @@ def _labelled_scans(folder: Path, parts: Mapping[str, Any]) -> Iterator[Labelled
             yield LabelledScan(group, case.name, scan, truth)
 
 
-def read_split(path: Path) -> dict[str, Any]:
+def read_split(path: Path) -> Split:
     """Read the split file of a benchmark folder.
 
     Raises
     ------
     InputError
-        If it is missing or no JSON object of objects.
+        If it is missing, or no JSON object of objects of lists of names.
     """
     try:
-        split = json.loads(path.read_text())
-        if not isinstance(split, dict) or not all(isinstance(v, dict) for v in split.values()):
-            raise ValueError("not an object of objects")
+        return SPLIT.validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
+        reason: object = error
+        if isinstance(error, ValidationError):
+            reason = describe_problem(error.errors(include_url=False, include_input=False)[0])
         raise InputError(
-            f"{path}: cannot be used as a split file ({error}); see the researcher's page of the "
-            "documentation for its form."
+            f"{path}: cannot be used as a split file ({printable(reason, 200)}); see the "
+            "researcher's page of the documentation for its form."
         ) from error
-    return split

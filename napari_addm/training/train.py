@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger
+from pydantic_core import from_json
 from torch.utils.data import DataLoader
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
@@ -181,14 +182,16 @@ class TrainingRun:
             self.state.unlink(missing_ok=True)
         if self.state.is_file():
             try:
-                before = json.loads(record.read_text())
-            except (OSError, ValueError):
+                before = dict(from_json(record.read_bytes()))
+            except (OSError, ValueError, TypeError):
                 before = {}
             changed = [key for key in wanted if before.get(key) != wanted[key]]
             if before.get("format") != STATE_FORMAT:
-                problem = "a training of another version of napari-addm"
+                problem = "a training of another version of napari-addm, or a damaged one"
             elif changed:
                 problem = f"a training with another {', '.join(changed)}"
+            elif not _is_whole(self.state):
+                problem = f"a damaged {self.state.name}"
             else:
                 return
             raise AddmError(
@@ -280,6 +283,16 @@ def _describe_hardware() -> str:
     if torch.cuda.is_available():
         described += f", {torch.cuda.get_device_name()}"
     return described
+
+
+def _is_whole(state: Path) -> bool:
+    """Whether Lightning can go on with a file."""
+    try:
+        found = torch.load(state, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file makes torch raise almost anything
+        return False
+    wanted = {"state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers", "epoch"}
+    return isinstance(found, dict) and wanted <= found.keys()
 
 
 def _state_folder(output: Path) -> Path:

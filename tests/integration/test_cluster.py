@@ -2,27 +2,30 @@
 
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import dask
+import psutil
 import pytest
 import torch
 from cohorts import SETTINGS, Trial, WriteBrain, gone
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 from distributed.utils import get_mp_context
 from killed_batch import LIBRARIES, METHOD
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort import cluster as cluster_module
 from napari_addm.cohort.batch import BatchSettings
-from napari_addm.cohort.cluster import CASES_PER_WORKER, run_on_cluster
+from napari_addm.cohort.cluster import CASES_PER_WORKER, connect, run_on_cluster
 from napari_addm.cohort.files import HIDDEN
 from napari_addm.cohort.run import BatchProgress, run_batch
 from napari_addm.errors import AddmError
@@ -285,11 +288,47 @@ def test_a_lost_scheduler_ends_the_run_in_words(trial: Trial, tmp_path: Path) ->
     assert "done" in {row["status"] for row in trial.rows.values()}
 
 
-def test_ctrl_c_ends_client_and_workers(trial: Trial) -> None:
+def listening() -> Iterator[int]:
+    """Ports that this process and its children listen on."""
+    me = psutil.Process()
+    for each in (me, *me.children(recursive=True)):
+        for connection in each.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                yield connection.laddr.port
+
+
+def test_a_local_cluster_talks_to_nobody_else() -> None:
+    """Another user of the machine could run code as its owner."""
+    before = set(listening())
+    with connect("local:1") as client:
+        (place,) = client.run(lambda dask_worker: dask_worker.local_directory).values()
+        assert stat.S_IMODE(Path(place).parents[1].stat().st_mode) == 0o700
+        ports = set(listening()) - before
+        assert len(ports) == 3  # scheduler, worker, and who looks after the worker
+        for port in ports:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+                plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                with suppress(ConnectionError):
+                    assert b"HTTP/" not in plain.recv(100)
+            for address, security in (("tcp", None), ("tls", Security.temporary())):
+                with pytest.raises((OSError, TypeError)):
+                    Client(f"{address}://127.0.0.1:{port}", security=security, timeout=2)
+    assert not Path(place).exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [(signal.SIGINT, "work"), (signal.SIGINT, "start"), (signal.SIGHUP, "work")],
+)
+def test_a_signal_ends_client_and_workers(
+    trial: Trial, tmp_path: Path, moment: str, number: int
+) -> None:
     """A terminal sends it to every process of the group."""
     command = [sys.executable, "-m", "napari_addm.cli", "batch", trial.source, "-o", trial.output]
     # so many draws that the last case is far away when the first is done
     options = ["--checkpoint", trial.checkpoint, "--draws", "30", "--no-pictures"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     # The background job of a shell, as these tests may be, ignores SIGINT, and so do its children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(
@@ -298,15 +337,30 @@ def test_ctrl_c_ends_client_and_workers(trial: Trial) -> None:
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
     )
     signal.signal(signal.SIGINT, before)
     assert child.stderr is not None
     lines = []
+    if moment == "start":
+        while not list(scratch.glob("napari-addm-*")):
+            time.sleep(0.001)
+        os.killpg(child.pid, number)
     for line in child.stderr:
         lines.append(line)
         if ": done" in line:
-            os.killpg(child.pid, signal.SIGINT)
-    assert child.wait(timeout=120) == 130, "".join(lines)
+            os.killpg(child.pid, number)
+    assert child.wait(timeout=120) == 128 + number, "".join(lines)
     assert lines[-1] == "Stopped; run the same command again to go on.\n"
     assert "Traceback" not in "".join(lines)
-    assert "done" in {row["status"] for row in trial.rows.values()}
+    assert not list(scratch.glob("napari-addm-*"))
+    if moment == "work":
+        assert "done" in {row["status"] for row in trial.rows.values()}
+    else:
+        assert len(lines) == 1
+    end = time.monotonic() + 60
+    with suppress(ProcessLookupError):
+        while True:  # the last process is gone soon
+            os.killpg(child.pid, 0)
+            assert time.monotonic() < end
+            time.sleep(0.1)

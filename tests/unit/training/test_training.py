@@ -94,10 +94,17 @@ def test_a_training_goes_on_with_its_own_settings_only(train_quietly, tmp_path):
     with pytest.raises(AddmError, match=r"a training with another seed.*; use --restart"):
         train_quietly(output, settings.replace(seed=6), iterations=6)
     record = tmp_path / "a.training" / "settings.json"
-    older = {key: value for key, value in json.loads(record.read_text()).items() if key != "format"}
-    record.write_text(json.dumps(older))
-    with pytest.raises(AddmError, match="another version of napari-addm; use --restart"):
-        train_quietly(output, settings, iterations=6)
+    state, whole = tmp_path / "a.training" / "last.ckpt", record.read_text()
+    older = {key: value for key, value in json.loads(whole).items() if key != "format"}
+    for text in (json.dumps(older), "[1]", whole[:50]):
+        record.write_text(text)
+        with pytest.raises(AddmError, match=r"another version of .*, or a damaged one; use --rest"):
+            train_quietly(output, settings, iterations=6)
+    record.write_text(whole)
+    for content in (state.read_bytes()[:5000], b"", b"\x80\x02}q\x00."):
+        state.write_bytes(content)
+        with pytest.raises(AddmError, match=r"holds a damaged last\.ckpt; use --restart"):
+            train_quietly(output, settings, iterations=6)
     train_quietly(output, settings, iterations=3, restart=True)
     assert iterations() == 3
 
