@@ -116,7 +116,9 @@ def find_cases(data: Path, split: Mapping[str, Any]) -> list[LabelledScan]:
 def _healthy_scan(folder: Path, subject: str) -> LabelledScan:
     scans = sorted(folder.glob(f"{escape(subject)}_*.nii*"))
     if not scans:
-        raise InputError(f"{folder}: there is no scan of {subject}; correct split.json.")
+        raise InputError(
+            f"{folder}: there is no scan of {printable(subject, 60)}; correct split.json."
+        )
     return LabelledScan("healthy/calibration", subject, scans[0], None)
 
 
