@@ -107,10 +107,20 @@ class CohortCase:
         }
 
     def shorten_paths(self, text: str) -> str:
-        """Put a message into one line, and remove the folders above the case's inputs."""
-        for path in self.inputs.values():
-            text = text.replace(str(path), path.name)
-        return " ".join(text.split())
+        """Put a message into one line, and remove the folders of the case's inputs."""
+        line, files = " ".join(text.split()), list(self.inputs.values())
+        short = _without_folders(line, files)
+        if os.sep not in short:
+            return short
+        # It says where a link leads, so the disk has answered.
+        return _without_folders(line, files + [Path(os.path.realpath(file)) for file in files])
+
+
+def _without_folders(text: str, files: Iterable[Path]) -> str:
+    folders = {" ".join(str(file.parent).split()) for file in files} - {".", os.sep}
+    for folder in sorted(folders, key=len, reverse=True):
+        text = re.sub(rf"(?<![\w./\\-]){re.escape(folder + os.sep)}", "", text)
+    return text
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def write_bad_scans(folder: Path, good: Path) -> dict[str, str]:
     (folder / "empty.nii.gz").write_bytes(b"")
     (folder / "html.nii.gz").write_text("<!DOCTYPE html><html>not found</html>")
     (folder / "short.nii").write_bytes(gzip.decompress(stored)[:5000])
-    (folder / "gone.nii.gz").symlink_to(folder / "nowhere.nii.gz")
+    (folder / "gone.nii.gz").symlink_to(folder / "DOE,  JANE" / "nowhere.nii.gz")
     for name, voxels in {
         "flat": data[:, :, 0],
         "five": np.stack([np.stack([data] * 2, -1)] * 2, -1),
