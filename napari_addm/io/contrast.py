@@ -24,52 +24,71 @@ AGENT_TAGS = (
 )
 """DICOM keywords that say whether a contrast agent was given."""
 
-# Signs that stand for words. "_" is a space by then.
+# Signs, and words of other scripts, that stand for words. "_" is a space by then.
 SIGNS = (
+    (r"造影剤?|[增増][强強]|[强強]化|조영제?|ฉีด(?:สี)?|สาร(?:ทึบรังสี|เพิม)", " contrast "),
+    (r"(?:חומר )?ניגוד|\bגד\b|גדולי\w*|\w*(?:حقن|صبغ|تباين)\w*|σκιαγρ\w*", " contrast "),
+    (r"контраст\w*|гадол\w*|усилен\w*|підсилен\w*|\bк[ув]\b", " contrast "),
+    (r"平[扫掃]|[単单單][純纯]|натив\w*", " plain "),
+    (r"非|无|無(?!し)|未|비(?= contrast)|не(?= contrast)", " without "),
+    (r"\b(?:без|до|χωρι[σς]|πριν|ללא|בלי|לפני|بدون|قبل)\b|(?:ไม|กอน)(?= contrast)", " without "),
+    (r"[な無]し|없이|없음|(?<=contrast )\s*[前전]", " none "),
+    (r"\bs k(?:\.\s?[lms]|ontrast[eo]m)\b|\bc ?plus\b|\bplus c\b", " contrast "),
+    (r"\bk\.\s?[lms]\b|\bm\.\s?d\.\s?c\b", " km "),
+    (r"\bkontrasts[ıi]z\b", " without contrast "),
+    (r"(?<![a-z\d])\d+\s?cm\b", " "),
     (r"\+\s*/\s*-|±", " maybe "),
     (r"\bw(?:ith)?\s*(?:[/&+,]|and)?\s*w(?:/\s*o|o|ithout)\b", " maybe "),
     (r"\bw(?:/\s*o|o|ithout)\b\s*(?:[/&+,]|and)?\s*w(?:ith\b|\s*/)", " maybe "),
     (r"\bw\s*[/\\.-]\s*o(?:ut)?(?=\b|[a-z])|\bwo\b", " without "),
     (r"\bw\s*/", " with "),
     (r"\bs\s*/\s*c\b", " without contrast "),
-    (r"\bc\s*/\s*c\b|(?<![a-z])c\s?\+|\+\s*c(?![a-z])", " contrast "),
-    (r"(?<![a-z])c-(?![a-z0-9])|\s-c\b", " without contrast "),
-    (r"\b(?:gd|gad\w*|km|mdc|[ck]ontrast\w*)-(?=\s|$)", " without contrast "),
-    (r"\s-(?=(?:gd|gad\w*|km|mdc|[ck]ontrast\w*)\b)", " maybe "),
+    (r"\bc\s*/\s*c\b|\bm\s*/\s*k\b|(?<![a-z])(?:c|iv)\s?\+|\+\s*[ck](?![a-z])", " contrast "),
+    (r"(?<![a-z])(?:c|iv)-(?![a-z0-9])|\s-c\b", " without contrast "),
+    (r"\b(?:gd|gad\w*|[ck]m|mdc|[ck]ontras\w*)-(?=\s|$)", " without contrast "),
+    (r"\s-(?=(?:gd|gad\w*|[ck]m|mdc|[ck]ontras\w*)\b)", " maybe "),
     (r"(?:(?<=\s)|(?<=t1))\+\s*$", " maybe "),
-    (r"(造影|增强|增強|조영|平扫|平掃|単純|单纯|单純)", r" \1 "),
 )
 # Longer words come first where one begins as another does.
 AGENT = (
-    r"gd(?:dtpa|bopta|dota|do3a)?|gad|gado\w*|gadav\w*|gbca|dtpa|dotarem|clariscan|magnevist|"
+    r"p?gd(?:dtpa|bopta|dota|do3a)?|gad|gado\w*|gadav\w*|gbca|dtpa|dota|dotarem|clariscan|magnevist|"
     r"(?:pro|multi)?hance|omniscan|primovist|eovist|elucirem|vueway|optimark|magnegita|dotagraf|cyclolux|"
-    r"feraheme|ferumoxytol|[ck]ontrast\w*|[ck]ontr|cont|km|mdc|cmdc|civ|inj|injec\w*|enh|enhanc\w*|"
-    r"контраст\w*|造影|增强|增強|조영"
+    r"feraheme|ferumoxytol|[ck]ontras\w*|[ck]ontr|cont|cte|(?:iv)?km|kmg|cm|ks|mdc|cmdc|civ|inj|"
+    r"in[jy]e[ck]\w*|enh\w*|dose|tehoste\w*|varjoaine\w*|tiem|thuoc"
 )
 SHORT_AGENT = r"ce|cet1w?|dce|bolus"
 NOT = (
     r"without|wo|un|non|no|not|keine?|pre|prae|ohne|sans|sin|senza|sem|zonder|uden|utan|uten|bez|before|avant|"
-    r"antes|prima|vor|voor|s|o|без|до"
+    r"antes|prima|vor|voor|s|o|u|fore|før|inden|innan|przed|pred|fara|ilman|ennen|tanpa|khong|chua|truoc|minus"
 )
 # What "without" alone says, at the end or before the name of a sequence.
 ALONE = {"pre", "prae", "without", "wo", "ohne", "sans", "senza", "sin", "sem"}
-PLAIN = r"nativ\w*|nat|plain|nc|blanco|平扫|平掃|単純|单纯|单純"
-POST = r"post|apres|dopo|nach"
+PLAIN = r"nati{1,2}[vf]\w*|nat|plain|nce?|woc|blanco"
+POST = r"po?st|pos|apres|dopo|nach|after"
 # "pre" and "post" of something else than an agent.
 EVENTS = re.compile(
     r"op|ops|oper\w*|surg\w*|treat\w*|therap\w*|tx|rx|rt|radi\w*|chemo\w*|fossa|trauma\w*|resect\w*|"
-    r"biops\w*|ictal|mortem|partum|natal|proc\w*|hoc|stim\w*|implant\w*|covid|stroke|dbs|shunt"
+    r"biops\w*|ictal|mortem|partum|natal|proc\w*|hoc|stim\w*|implant\w*|covid|stroke|dbs|shunt|"
+    r"filled|ect|r?tms|ketamin\w*|chir\w*|interv\w*"
 )
 # Mostly with agent; what else is said counts more.
 HINTS = {"dyn", "dynamic", "delayed", "sub", "subtraction"}
-FILLERS = re.compile("of|the|any|iv|i|v|de|du|di|d|produit|mezzo|medio|medium|media|agents?|use")
+FILLERS = re.compile(
+    r"of|the|any|iv|i|v|de|du|di|d|del(?:la|lo)?|do|da|der|produit|mezzo|medio|medium|media|agents?|"
+    r"use|введ\w*|внутрив\w*|podan\w*"
+)
 # A negation that follows its word, as in "contrast: none".
-AFTER = {"none", "nein", "nil", "free", "pre", "前", "전"}
-AFTER_AT_END = AFTER | {"no", "non", "sin", "0", "off", "false"}
+AFTER = {"none", "nein", "nil", "free", "pre", "minus", "oncesi", "nelkul"}
+AFTER_AT_END = AFTER | {"no", "non", "sin", "0", "off", "false", "without", "ohne"}
 SEQUENCES = r"mp2?rage|bravo|f?spgr|tfe|tfl|tfl3d|vibe"
-GLUED_T1 = re.compile(rf"(?:ax|axial|sag|cor|tra|[23]d)?(t1(?=wo)|t1w?|{SEQUENCES})(\w*)")
-GLUED = re.compile(rf"({NOT}|with|w|mit|con|avec|{POST})({AGENT}|con)")
-AFTER_T1 = re.compile(rf"(?:({NOT}|{POST})?({AGENT}|{SHORT_AGENT}|{POST}|{PLAIN}|c|n)\d*|({NOT}))?")
+GLUED_T1 = re.compile(
+    rf"(?:ax|axial|sag|cor|tra|[23]d)?(t1(?=wo)|t1w?(?:{SEQUENCES})?|{SEQUENCES})(\w*)"
+)
+GLUED = re.compile(rf"({NOT}|with|w|mit|con|avec|c|m|n|{POST})({AGENT}|con|(?<=pre)c|(?<=st)c)")
+AFTER_T1 = re.compile(
+    rf"(?:fs|t?se)?(?:({NOT}|{POST}|m|n)?({AGENT}|{SHORT_AGENT}|{POST}|{PLAIN}|c|n)\d*|({NOT}))?"
+    r"(?:fs|ax|sag|cor|tra|3d)?"
+)
 STRUCTURE = re.compile(
     rf"t1\w*|{SEQUENCES}|ax\w*|sag\w*|cor\w*|tra\w*|[23]d|se|tse|fse|gre|iso|brain|head|\d+\w*"
 )
@@ -85,20 +104,23 @@ T1 = re.compile(r"(?<![a-z0-9])(?:ax|axial|sag|cor|tra|[23]d)?t1(?!\d)")
 T1_SEQUENCE = re.compile(rf"\bir ?fspgr\b|(?<![a-z])(?:{SEQUENCES})(?![a-z])|mp ?2?rage")
 OTHER_WEIGHTING = re.compile(r"\b(?:t2\w*|pdw?|tof|mra|mrv|swi|dwi|dti|asl|flair|perf\w*|bold)\b")
 BRAIN = re.compile(
-    r"\b(?:brain|head|cereb\w*|skull|scha?edel|schadel|kopf|tete|crane|cran\w*|cabeza)"
+    r"\b(?:brain|head|cereb\w*|skull|scha?edel|schadel|kopf|tete|crane|cran\w*|cabeza|cerv(?:eau|ello))"
 )
 BODY = re.compile(
     r"\b(?:[ctl]?spine|spinal|cerv\w*|lumb\w*|thora\w*|dorsal|sacr\w*|neck|chest|breast|lung|heart|card\w*|"
     r"abd\w*|liver|pelv\w*|prosta\w*|kidney|renal|hip|knee|thigh|femur|leg|calf|ankle|foot|shoulder|"
     r"elbow|wrist|hand|finger|arm|tmj|orbit\w*|pituit\w*|sell\w*|iacs?|hypoph\w*|hws|bws|lws|wirbel\w*|"
     r"knie\w*|schulter\w*|genou\w*|rachis|lomb\w*|epaule|rodilla|columna|hombro|ginocchio|rachide|"
-    r"colonna|ipofisi|whole ?body)\b"
+    r"colonna|ipofisi|col[ou]\w*na|joelho|ombro|cadera|hanche|cheville|poignet|foie|huft\w*|becken|hals|"
+    r"mamm?a|leber|fegato|spalla|nek|heup|koleno?|kolan\w*|kregos[lł]\w*|pater\w*|omuz|позв\w*|ше[ий]н\w*|"
+    r"поясн\w*|колен\w*|parotid\w*|larynx|plexus)\b|[颈頚頸腰胸]椎|膝|垂体|乳|肝|경추|요추|무릎"
 )
 # Parts of BIDS names that speak of the person or the visit, not of the scan.
 ENTITIES = re.compile(r"(?:(?<=_)|^)(?:sub|ses|run|dir|echo|part|task|space|chunk)-[^_]*")
 
 NOTHING = re.compile(
-    r"|none|no|non|nil|n|na|n a|not \w+|nothing|false|keine?s?|nein|aucun|nessuno|nada"
+    r"|none(?: given)?|no(?: agent)?|non|nil|null|n|na|n a|not \w+|nothing|false|0 ?ml|keine?s?|"
+    r"nein|aucune?|nessuno|niente|nada|geen|ingen|brak|zadna|nincs|yok|нет|没有|לא"
 )
 HIDDEN = re.compile(
     r"unknown|unspecified|undefined|other|anon\w*|removed|redacted|de ?identif\w*|x+"
@@ -183,7 +205,7 @@ def _tag_says(name: str, value: str) -> Literal["with", "without", "empty", "unk
         return "with" if re.search(r"[1-9]", words) else "empty"
     if HIDDEN.fullmatch(words):
         return "unknown"
-    if NOTHING.fullmatch(words) or agent_in_words(value) == "without":
+    if NOTHING.fullmatch(" ".join(_words(value))) or agent_in_words(value) == "without":
         return "without"
     return "with"
 
@@ -223,12 +245,13 @@ def _said(words: list[str]) -> Iterator[Agent]:
         following, last = (words[n + 1] if n + 1 < len(words) else ""), n + 2 >= len(words)
         if word == "maybe":
             yield from ("with", "without")
-        elif word in HINTS:
+        elif word in HINTS or (word == "with" and not following):
             yield "unclear"
         elif IS_PLAIN.fullmatch(word):
             yield "without"
         elif _is_agent(words, n, negation):
-            after = following in (AFTER_AT_END if last else AFTER)
+            planned = EVENTS.fullmatch("".join(words[n + 2 : n + 3]))  # "contrast pre op"
+            after = following in (AFTER_AT_END if last else AFTER) and not planned
             yield "without" if negation or after else "with"
             denied = True
             continue
@@ -253,7 +276,8 @@ def _is_agent(words: list[str], n: int, negation: str) -> bool:
         return bool(negation) or before in ("with", "w") or bool(IS_POST.fullmatch(before))
     if words[n] == "c":  # "T1 C" is one with agent, "T1 C spine" a neck
         elsewhere = BODY.match("".join(following)) or following == ["sp"]
-        return bool(negation) or (bool(IS_T1.fullmatch(before)) and not elsewhere)
+        beside = before in ("with", "w") or IS_T1.fullmatch(before)
+        return bool(negation) or (bool(beside) and not elsewhere)
     return bool(IS_AGENT.fullmatch(words[n]))
 
 

@@ -39,7 +39,20 @@ T1 w. contrast | SAG T1 POST 3 | T1 Contrasted | T1 POST-CONTRAST 3D | Gad T1 | 
 gd_t1 | Post-gad MPRAGE | T1W_POSTGD_3D | POST T1 SAG | T1_TSE_TRA_POST_KM |
 T1 Kontrastmittel | T1 MultiHance | T1 PRIMOVIST | T1-POST | ax_t1_post_contrast |
 T1_AX_CONTRAST | WITH_CONTRAST_T1 | t1-weighted post-gadolinium | T1 nach Kontrast |
-T1 post inj | t1_gado | AX 3D T1 POST STEREO | T1 GADOTERATE | FSPGR +C
+T1 post inj | t1_gado | AX 3D T1 POST STEREO | T1 GADOTERATE | FSPGR +C |
+T1 强化 | T1 強化 | T1 増強 | 造影後T1 | T1WI（Gd） | T1 조영후 | T1 조영제 | T1 +КВ | T1 с КУ |
+T1 с гадолинием |
+T1 после введения КВ | T1 з контрастом | T1 με σκιαγραφικό | T1 ΜΕ ΣΚΙΑΓΡΑΦΙΚΟ |
+T1 עם חומר ניגוד |
+T1 אחרי גד | T1 بعد الحقن | T1 بالصبغة | T1 مع التباين | T1 ฉีดสี | T1 หลังฉีดสารทึบรังสี |
+T1 có tiêm thuốc |
+T1 sau tiêm | T1 dengan kontras | T1 po kontraście | T1 po k.l. | T1 po KS | T1 s kontrastem |
+T1 s k.l. |
+T1 kontrasztos | T1 tehosteaine | T1 m/k | T1 +K | T1 con cte | T1 INYECTADO | T1 POS GD |
+T1 POSGD | T1 IVKM |
+T1 + CM | T1 IV+ | T1 C plus | T1 plus c | T1 w/c | T1 W C | T1 ENHC | T1 PSTC | T1POSTAX |
+AXT1FSPOST | T1SEGD | T1 CONTRAST PRE OP | T1 +C pre op STEALTH | T1FSGD | T1MPRAGEPOST | T1 cgado |
+T1 after perfusion | T1 post w/o fat sat
 """,
     "without": r"""
 T1 nat |
@@ -62,7 +75,19 @@ T1_WITHOUT_GD | T1 CONTRASTE SIN | AX T1 PRE 3D | PRECONTRAST T1 AX | T1 NATIVE 
 T1 nativo | T1 non-enhanced | T1 no GD | T1 pre GADOLINIUM | NON-CONTRAST T1 BRAIN |
 T1 wo/contrast | T1 W/O GAD FS | T1 without IV contrast | T1 w/out contrast |
 T1 noncontrast 3D | T1 WITHOUT | T1 - without contrast | T1_pre_contrast | T1 ohne |
-T1 ohne Kontrastmittel | T1 unenh
+T1 ohne Kontrastmittel | T1 unenh |
+T1 非增强 | T1 无增强 | T1 未增强 | 非造影 T1 | T1 造影剤なし | T1 조영제 없이 | T1 비조영 |
+조영 전 T1 | T1 без КУ |
+T1 нативный | T1 без внутривенного контраста | T1 до введения контраста | T1 χωρίς σκιαγραφικό |
+T1 ללא חומר ניגוד | T1 לפני GD | T1 بدون صبغة | T1 قبل الحقن | T1 ไม่ฉีดสี | T1 ก่อนฉีด |
+T1 không tiêm |
+T1 chưa tiêm | T1 tanpa kontras | T1 kontrastsız | T1 kontrast öncesi |
+T1 przed podaniem kontrastu |
+T1 před kontrastem | T1 bez k.l. | T1 kontraszt nélkül | T1 fără contrast | T1 ilman tehostetta |
+T1 natiivi |
+T1 før kontrast | T1 u/ kontrast | T1 prima del mdc | T1 NATIF | T1 sin cte | T1 IV- | T1 no CM |
+T1 CM- |
+T1 minus contrast | T1 C minus | T1 NCE | T1 WOC | T1 preC | T1 contrast: without
 """,
     "unknown": r"""
 Sag T1 MPRAGE | t1_mprage_sag_p2_iso | AX T1 | T1 | 3D T1 TFE | T1 FSE | BRAVO | T1 w/o FS |
@@ -70,24 +95,29 @@ T1 without fat sat | T1 pre op | T1 preop | T1 post op | T1 postop | T1 post sur
 SAG T1 C SPINE | T1 NON FS | T1 brain injury | T1 posterior fossa | T1 post fossa |
 MPRAGE 1mm iso | scan | IM_0001 | T1 SE 3 sec | Dr Gadsby T1 | Acontrasti | T1 continuous |
 T1 SINC | T1 W | T1 centre | T1 concat | Kmart | T1 FLAIR | T1 no angle | T1 POST-OP |
-T1 PREOP STEALTH | T1 FS | T1 ISO NAV | T1 PRE-OP NAV | t1_post_treatment | T1 POST RT
+T1 PREOP STEALTH | T1 FS | T1 ISO NAV | T1 PRE-OP NAV | t1_post_treatment | T1 POST RT |
+T1 после операции | T1 术后 | T1 après chirurgie | T1 after ECT | T1 FOV 24 cm | T1 5cm slab |
+T1SENSE | T1FS |
+T1SAG3D | T1 with FS | T1 dixon W | T1 mit FS | T1 s FS | T1 SC | T1 ไมเกรน
 """,
     "unclear": r"""
 T1 +/- C | T1 W & W/O | T1 W/WO CONTRAST | T1 pre and post contrast | T1 pre/post |
 AX T1 + | COR T1 DYN | T1 -KM | T1 with and without contrast | T1 w wo gad |
-T1 w/o & w/ contrast | T1 SUB | T1 PRE POST GD
+T1 w/o & w/ contrast | T1 SUB | T1 PRE POST GD | T1 with | AX T1 W/
 """,
 }
 BRAIN_T1 = r"""
 Sag T1 MPRAGE | t1_mprage | AX T1 +C | MP-RAGE | mp rage | BRAVO | 3D FSPGR | IR-FSPGR |
 T1 FLAIR | MP2RAGE_UNI | AXT1POST | T1W | T1wPost | 3D_TFE | tfl3d1_ns | T1_3D_TFE | SagT1 |
-T1 SE TRA | T1 BRAIN | T1 HEAD | T1-weighted
+T1 SE TRA | T1 BRAIN | T1 HEAD | T1-weighted | T1 cerveau | T1 cervello
 """
 NO_BRAIN_T1 = r"""
 T1 map | T1_MAP | T1rho | T1 rho | T1 knee | AX T1 SPINE | SAG T1 C SPINE | T1 mapping |
 MOLLI T1 | T2 FLAIR | FLAIR | T2 TFE | TOF SPGR | T1 localizer | mp2rage_INV1 |
 mp2rage_T1_Images | DWI | SWI | T1 Knie | T1 HWS | T1 LUMBAR | T1 SUB | T1 LWS sag |
-T1map_MOLLI | T1 sella | T1 pelvis | GENOU T1 | T1 CERVICAL | T12
+T1map_MOLLI | T1 sella | T1 pelvis | GENOU T1 | T1 CERVICAL | T12 | T1 頚椎 | 腰椎 T1 | T1 膝 |
+경추 T1 | T1 шейный отдел |
+T1 kręgosłup | T1 joelho | T1 Hüfte | T1 spalla
 """
 
 
@@ -143,6 +173,10 @@ def test_names_of_t1_weighted_brains() -> None:
         ("AX T1", "", {"ContrastBolusAgent": "NO CONTRAST"}, "without"),
         ("AX T1", "", {"ContrastBolusAgent": "N/A"}, "without"),
         ("AX T1", "", {"ContrastBolusAgent": "0"}, "without"),
+        ("AX T1", "", {"ContrastBolusAgent": "なし"}, "without"),
+        ("AX T1", "", {"ContrastBolusAgent": "0 ml"}, "without"),
+        ("AX T1", "", {"ContrastBolusAgent": "ProHance pre-filled"}, "with"),
+        ("AX T1", "", {"ContrastBolusAgent": "MultiHance, no reaction"}, "with"),
         ("AX T1", "", {"ContrastBolusAgent": "", "ContrastBolusVolume": "0.0"}, "without"),
         ("AX T1", "", {"ContrastBolusAgent": "ANONYMIZED"}, "unknown"),
         ("AX T1", "", {}, "unknown (neither tags nor description say)"),
