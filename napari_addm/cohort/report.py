@@ -165,9 +165,9 @@ def _summary(cohort: Cohort, intervals: Mapping[str, MeanInterval]) -> dict[str,
                 "largest": e.largest and {key: getattr(e.largest, key) for key in LARGEST_COLUMNS},
                 "qc": [asdict(flag) for flag in e.flags] or [{"key": key} for key in e.result.qc],
                 "figures": e.figures,
-                "unchecked": e.record.quality.unchecked,
+                "unchecked": list(e.unchecked),
                 "metrics": dict(e.result.metrics),
-                "warnings": e.record.warnings,
+                "warnings": e.warnings,
                 "files": list(e.result.files),
             }
             for e in cohort.entries
@@ -288,7 +288,8 @@ def _versions(cohort: Cohort) -> dict[str, str]:
     """Each library, device and precision of the records, with all that occur."""
     found: dict[str, dict[str, None]] = {}
     for entry in cohort.with_status("done"):
-        record = entry.record
+        if (record := entry.record) is None:
+            continue
         named = {**record.versions, "device": record.device, "precision": record.precision}
         for name, version in named.items():
             if version:

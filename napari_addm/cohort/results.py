@@ -2,69 +2,77 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, FailFast, ValidationError
-
-from napari_addm.cohort.case import CaseResult
-from napari_addm.cohort.files import inside, read_json
+from napari_addm.cohort.case import UNCHECKED, CaseResult
+from napari_addm.cohort.files import inside
 from napari_addm.cohort.folder import CohortFolder, PlannedCase
 from napari_addm.cohort.state import CaseState
 from napari_addm.detection.quality import QualityFlag
-from napari_addm.errors import InputError
+from napari_addm.errors import AddmError, InputError
 from napari_addm.io.hashing import json_sha256, scan_sha256
-from napari_addm.outputs.record import FindingEntry
+from napari_addm.outputs.record import FindingEntry, QualityEntry, RunRecord, read_record
 
-
-class ReportedQuality(BaseModel):
-    """The quality control of a record; see `napari_addm.detection.quality.Quality`."""
-
-    flags: Annotated[list[QualityFlag], FailFast()] = []
-    figures: dict[str, float | None] = {}
-    unchecked: Annotated[list[str], FailFast()] = []
-
-
-class ReportedRecord(BaseModel):
-    """What a report shows of a `napari_addm.outputs.record.RunRecord`."""
-
-    quality: ReportedQuality = ReportedQuality()
-    findings: Annotated[list[FindingEntry], FailFast()] = []
-    warnings: Annotated[list[str], FailFast()] = []
-    versions: dict[str, str] = {}
-    device: str = ""
-    precision: str = ""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A case in a report; `picture` is the path of its montage under the folder."""
+    """A case in a report.
+
+    Attributes
+    ----------
+    record : RunRecord or None
+        None for a case that is not done, and where the record cannot be read.
+    picture : str
+        The path of its montage under the folder.
+    """
 
     result: CaseResult
-    record: ReportedRecord = field(default_factory=ReportedRecord)
+    record: RunRecord | None = None
     picture: str = ""
 
     @property
-    def flags(self) -> list[QualityFlag]:
+    def quality(self) -> QualityEntry | None:
+        """The quality control; None where nothing is known of it."""
+        return None if self.record is None else self.record.quality
+
+    @property
+    def findings(self) -> tuple[FindingEntry, ...]:
+        """The findings of the record."""
+        return () if self.record is None else self.record.findings
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of the record."""
+        return () if self.record is None else self.record.warnings
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """What the quality control could not check."""
+        return () if self.quality is None else self.quality.unchecked
+
+    @property
+    def flags(self) -> tuple[QualityFlag, ...]:
         """Quality flags with their sentences."""
-        return self.record.quality.flags
+        return () if self.quality is None else self.quality.flags
 
     @property
     def largest(self) -> FindingEntry | None:
         """The largest finding; None without one."""
-        return max(self.record.findings, key=lambda found: found.volume_ml, default=None)
+        return max(self.findings, key=lambda found: found.volume_ml, default=None)
 
     @property
     def figures(self) -> dict[str, float]:
         """The measurements of the quality control, by name."""
-        figures = self.record.quality.figures.items()
-        return {key: value for key, value in figures if value is not None and math.isfinite(value)}
+        return {} if self.quality is None else self.quality.figures
 
 
 @dataclass(frozen=True)
@@ -149,15 +157,14 @@ def _current_row(planned: PlannedCase, state: CaseState | None, parameters: str)
 
 def _with_files(folder: CohortFolder, result: CaseResult) -> Entry:
     """A case that is done, with its record and its picture if both are as they were written."""
-    record, picture = ReportedRecord(), ""
+    record, picture = None, ""
     for name, sha256 in result.files.items():
         if not name.endswith(("_record.json", "_overlay.png")):
             continue
-        path, content = inside(folder.path, name), None
+        path, intact = inside(folder.path, name), False
         with suppress(OSError, InputError):
-            if path is not None and scan_sha256(path) == sha256:
-                content = read_json(path) if name.endswith(".json") else {}
-        if content is None:
+            intact = path is not None and scan_sha256(path) == sha256
+        if path is None or not intact:
             lost = (
                 "was changed after the batch wrote it: move it away and run the batch again"
                 if os.path.lexists(folder.path / name)
@@ -166,8 +173,12 @@ def _with_files(folder: CohortFolder, result: CaseResult) -> Entry:
             reason = f"{Path(name).name} {lost}"
             return Entry(CaseResult(result.case, result.input, "failed", reason))
         if name.endswith(".json"):
-            with suppress(ValidationError):  # a record of another version
-                record = ReportedRecord.model_validate(content)
+            try:
+                record = read_record(path)
+            except AddmError as error:  # of another version, or forged with its hash
+                problem = str(error).replace(str(path), path.name)
+                result = replace(result, reason=f"{UNCHECKED}: {problem}")
+                _log.warning("%s: %s", result.case, problem)
         else:
             picture = name
     return Entry(result, record, picture)

@@ -166,7 +166,7 @@ def check_is_file(path: Path) -> None:
     if stat.S_ISDIR(mode):
         return
     if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is no file but a pipe or a device: give the file of a scan.")
+        raise InputError(f"{path} is no file but a pipe or a device: give a regular file.")
     with path.open("rb") as file:
         head = file.read(len(LFS_POINTER))
     if head.startswith(ANNEX_POINTER):

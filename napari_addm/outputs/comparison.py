@@ -205,16 +205,17 @@ def compare_records(
 
 def compare_table(record: RunRecord, path: Path) -> Iterator[str]:
     """Compare the table of findings with the record, from which it follows."""
-    text = findings_csv(record.findings, record.decisions)
+    text = findings_csv(record.findings, record.decisions).encode()
     with path.open("rb") as file:
-        there = file.read(2 * len(text.encode()) + 1).decode(errors="replace")
-    lines = (each.split("\n") for each in (there, text))
-    for number, (one, other) in enumerate(zip_longest(*lines, fillvalue=""), start=1):
-        if one != other:
-            yield (
-                f"{path.name}, line {number}: {printable(one, 200)} in the file, "
-                f"{printable(other, 200)} by the record."
+        there = file.read(2 * len(text) + 1)
+    lines = (each.split(b"\n") for each in (there, text))
+    for number, pair in enumerate(zip_longest(*lines), start=1):
+        if pair[0] != pair[1]:
+            one, other = (
+                "nothing" if line is None else printable(line.decode(errors="replace"), 200)
+                for line in pair
             )
+            yield f"{path.name}, line {number}: {one} in the file, {other} by the record."
             return
 
 

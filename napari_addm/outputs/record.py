@@ -30,6 +30,7 @@ from napari_addm.findings.decisions import Decision
 from napari_addm.findings.findings import Finding
 from napari_addm.findings.table import findings_record
 from napari_addm.io.arrays import voxel_spacing
+from napari_addm.io.files import check_is_file
 from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.text import printable
 from napari_addm.io.volume import Volume
@@ -199,7 +200,7 @@ class RunRecord(_Entry):
     checkpoint: CheckpointEntry
     settings: RecordedSettings
     threshold: float
-    minimum_ml: float
+    minimum_ml: Annotated[float, Field(ge=0)]
     device: str
     precision: str
     threads: Count
@@ -270,11 +271,22 @@ class RunRecord(_Entry):
         return ran_on | self.versions
 
     def to_json(self) -> str:
-        """The file's text; its keys always in the same order."""
-        return (
-            json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-            + "\n"
-        )
+        """The file's text; its keys always in the same order.
+
+        Raises
+        ------
+        AddmError
+            When it holds more findings than `read_record` takes.
+        """
+        content = self.model_dump(mode="json")
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        if len(text.encode(errors="surrogatepass")) > LARGEST_BYTES:
+            raise AddmError(
+                f"{printable(self.input.name or 'The scan', SHORT)} has {len(self.findings)} "
+                "findings, more than a run record can hold: raise the threshold or the smallest "
+                "finding."
+            )
+        return text
 
 
 def _input_entry(scan: Volume) -> InputEntry:
@@ -331,6 +343,7 @@ def metrics_record(metrics: Metrics, detection: Detection) -> dict[str, Any]:
 def read_record(path: Path) -> RunRecord:
     """Read and check a run record; an `AddmError` says what is wrong with it."""
     try:
+        check_is_file(path)
         with path.open("rb") as file:
             content = file.read(LARGEST_BYTES + 1)
     except (OSError, ValueError) as error:

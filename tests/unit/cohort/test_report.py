@@ -25,6 +25,28 @@ PARAMETERS = {
     "settings": {"steps": 3, "batch_size": None},
     "threshold": 0.4321,
 }
+SHA = "ab" * 32
+RECORD: dict[str, Any] = {
+    "schema_version": 3,
+    "created_utc": None,
+    "input": {"name": "x.nii.gz", "sha256": SHA, "voxels_sha256": SHA},
+    "brain_mask": {"name": None, "voxels_sha256": SHA, "origin": "found"},
+    "truth": None,
+    "checkpoint": {"name": "m", "file": "m.safetensors", "sha256": SHA, "weights_sha256": SHA},
+    "settings": {"erosion_mm": 4.0},
+    **{"threshold": 0.4321, "minimum_ml": 0.1, "device": "cpu", "precision": "float32"},
+    "threads": 1,
+    "geometry": {
+        **{"shape": [2, 3, 4], "spacing_mm": [1.0, 1.0, 1.0], "orientation": "RAS"},
+        "affine": np.eye(4).tolist(),
+    },
+    "slices_done": {"done": 4, "of": 4},
+    "seconds": {},
+    "labels": {"computed_voxels_sha256": SHA, "edited_voxels": 0},
+    "metrics": None,
+    "outputs": {},
+}
+"""A run record, but for what a report shows of it."""
 
 
 def finding(id: int, ml: float, side: str) -> dict[str, Any]:
@@ -48,7 +70,7 @@ def keep(
     versions = {"torch": "2.6"}
     findings = [finding(1, ml * 0.1, "right"), finding(2, ml * 0.9, "left")] if ml else []
     content = {"quality": quality, "warnings": ["a warning"], "versions": versions}
-    record.write_text(json.dumps({**content, "findings": findings}))
+    record.write_text(json.dumps({**RECORD, **content, "findings": findings}))
     picture = home / "x_overlay.png"
     Image.fromarray(np.zeros((40, 120, 3), np.uint8)).save(picture)
     result = CaseResult(
@@ -182,6 +204,35 @@ def test_what_was_changed_after_the_run_is_not_believed(folder: CohortFolder) ->
     }
     assert "x_record.json was changed after the batch wrote it: move" in entries["sub-2"].reason
     assert "x_overlay.png was removed after the batch wrote it: run" in entries["sub-3"].reason
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({**RECORD, "schema_version": 2}, "was written by an older version of napari-addm"),
+        ({**RECORD, "versions": {"torch": float("nan")}}, "is damaged or was changed by hand"),
+        ({"versions": {str(n): "" for n in range(10**5)}}, "is damaged or was changed by hand"),
+        ({**RECORD, "threads": -1, "warnings": [], "versions": {}}, "is damaged or was"),
+        ({"warnings": ["x" * 2**24]}, "is too large for a run record"),
+    ],
+    ids=["older", "nan", "keys", "field", "large"],
+)
+def test_a_record_that_cannot_be_read_is_named_and_the_others_go_on(
+    folder: CohortFolder, caplog: pytest.LogCaptureFixture, content: Any, problem: str
+) -> None:
+    record = folder.path / "sub-2" / "x_record.json"
+    record.write_text(json.dumps(content))
+    state = folder.states.path("sub-2")
+    kept = json.loads(state.read_text())
+    kept["files"]["sub-2/x_record.json"] = scan_sha256(record)
+    state.write_text(json.dumps(kept))
+    page = Page(write_cohort_report(folder.path)["page"].read_text())
+    assert f"sub-2: x_record.json {problem}" in caplog.text
+    rows = {row.split()[0]: row for row in reversed(page.rows) if row.split()}
+    assert f"not checked: x_record.json {problem}" in rows["sub-2"]
+    assert "300.0" in rows["sub-2"]
+    assert "left" in rows["sub-1_ses-1"]
+    assert "not checked" not in rows["sub-1_ses-1"]
 
 
 def test_results_of_other_settings_do_not_count(folder: CohortFolder) -> None:

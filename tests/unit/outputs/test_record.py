@@ -1,6 +1,7 @@
 """The run record: what it holds of a case, and what is refused as one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +112,17 @@ def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:
     path.write_text(text)
     with pytest.raises(AddmError, match=words):
         read_record(path)
+
+
+def test_findings_that_no_record_can_hold_are_refused_before_a_file_has_its_name(
+    tmp_path: Path, write_scan, make_case
+) -> None:
+    case = make_case(read_volume(write_scan()))
+    few = replace(case, findings=[case.findings[0]] * 10_000)
+    assert len(read_record(write_case(few, tmp_path / "out")["record"]).findings) == 10_000
+    many = replace(case, findings=[case.findings[0]] * 20_000)
+    with pytest.raises(
+        AddmError, match=r"^scan\.nii\.gz has 20000 findings, .* raise the threshold"
+    ):
+        write_case(many, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
