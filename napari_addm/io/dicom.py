@@ -117,14 +117,19 @@ def find_series(folder: Path) -> list[Series]:
             key = tuple(known) if known[0] else path
             members[_series_key(path, image)].setdefault(key, (path, image))
     groups = {
-        uid: list(images.values())
+        uid: _without_others(list(images.values()), odd)
         for uid, images in members.items()
         # A damaged image may have lost either tag; it still belongs to its series.
         if any(_is_mr(image) for _, image in images.values())
         and any("Rows" in image for _, image in images.values())
     }
     beside = {_kind(path) for images in groups.values() for path, _ in images}
-    odd = {path: why for path, why in odd.items() if why != NO_DICOM or _kind(path) in beside}
+    odd = {
+        path: why
+        for path, why in odd.items()
+        # macOS writes files that begin with a dot beside those of other disks
+        if why != NO_DICOM or (_kind(path) in beside and not path.name.startswith("."))
+    }
     for path, reason in odd.items():
         _log.warning("%s %s, so it was left out.", path, reason)
     if not groups:
@@ -183,8 +188,9 @@ def _walk(folder: Path, odd: dict[Path, str]) -> Iterator[Path]:
 
 
 def _kind(path: Path) -> tuple[Path, str]:
-    """The folder of a file, and its suffix where that is not the end of a number."""
-    return path.parent, "" if path.suffix[1:].isdigit() else path.suffix.lower()
+    """The folder of a file, and its suffix where that is not the end of a number, or .gz."""
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    return path.parent, "" if suffix[1:].isdigit() else suffix.lower()
 
 
 def _series_key(path: Path, image: Dataset) -> str:
@@ -194,6 +200,17 @@ def _series_key(path: Path, image: Dataset) -> str:
 def _is_mr(image: Dataset) -> bool:
     # Anonymizers that empty the modality keep the class.
     return (text(image, "Modality") or text(image, "SOPClassUID")) in {"MR", *MR_CLASSES}
+
+
+def _without_others(
+    images: list[tuple[Path, Dataset]], odd: dict[Path, str]
+) -> list[tuple[Path, Dataset]]:
+    """Leave out, and note, raw data and screenshots that lie in one series with MR images."""
+    others = {path for path, image in images if text(image, "SOPClassUID") not in {"", *MR_CLASSES}}
+    if not any(text(image, "SOPClassUID") in MR_CLASSES for _, image in images):
+        return images
+    odd.update(dict.fromkeys(others, "is no MR image"))
+    return [(path, image) for path, image in images if path not in others]
 
 
 def _is_directory(image: Dataset) -> bool:

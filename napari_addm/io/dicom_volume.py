@@ -39,6 +39,8 @@ UNEVEN = 0.05
 # No scan is compressed to less than this share of its size.
 MOST_COMPRESSED = 1000
 UIH_MOSAIC = "0x00651050"
+# Which part of a multi-frame image a file is, and of how many.
+CONCATENATION = ("InConcatenationNumber", "InConcatenationTotalNumber")
 EQUAL_TAGS = (
     *("StudyInstanceUID", "FrameOfReferenceUID"),
     *("Rows", "Columns", "PhotometricInterpretation"),
@@ -57,7 +59,7 @@ TAGS = (
     *GROUPS.values(),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames"),
     *("ImageType", "SamplesPerPixel", "ModalityLUTSequence", "ImagesInAcquisition"),
-    *("LossyImageCompression", UIH_MOSAIC),
+    *("LossyImageCompression", UIH_MOSAIC, *CONCATENATION),
 )
 
 
@@ -111,6 +113,13 @@ def read_series(series: Series) -> Volume:
     images = [(path, read_dicom(path, TAGS)) for path in series.files]
     for path, image in images:
         _check_kind(path, image)
+    parts, of = ({text(image, tag) for _, image in images} for tag in CONCATENATION)
+    lost = max((int(n) for n in parts | of if n.isdecimal()), default=0) - len(parts - {""})
+    if lost > 0:
+        raise InputError(
+            f"{where} is incomplete, {lost} part(s) of its multi-frame image are missing: copy it "
+            "again."
+        )
     for tag in EQUAL_TAGS:
         if len({text(image, tag) for _, image in images} - {""}) > 1:
             raise _mixed(where, tag)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,8 @@ def read_source(files: Iterable[Path]) -> SeriesSource:
             "segmentation out, or give one multi-frame image."
         )
     frames, affine = place_frames(where, frames, rows, columns)
+    # Last decimals may differ from image to image, which a segmentation cannot say.
+    frames = [replace(frame, turn=frames[0].turn, spacing=frames[0].spacing) for frame in frames]
     headers = list(images.values())
     common = _clean(headers, ENHANCED_MR if multi else MR)
     common.Rows, common.Columns = rows, columns

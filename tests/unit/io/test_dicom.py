@@ -1,5 +1,6 @@
 """Series of DICOM images: which one is read, and which is refused."""
 
+import gzip
 import os
 import shutil
 import struct
@@ -155,6 +156,28 @@ def test_what_cannot_be_read_is_left_out_and_said(
     assert not any("IM00" in warning for warning in volume.warnings)  # a name may be a patient's
     with pytest.raises(InputError, match=r"IM0003: its PixelSpacing is not positive"):
         read_series(pick_series(tmp_path, 3))
+
+
+def test_what_lies_beside_images(tmp_path: Path) -> None:
+    """Raw data and screenshots in the same series, compressed images, files of macOS."""
+    write_series(tmp_path)
+    image = pydicom.dcmread(tmp_path / "IM0003")
+    image.SOPClassUID, image.SamplesPerPixel = pydicom.uid.SecondaryCaptureImageStorage, 3
+    image.SOPInstanceUID, image.PhotometricInterpretation = generate_uid(), "RGB"
+    image.save_as(tmp_path / "screen")
+    image.SOPClassUID, image.SOPInstanceUID = pydicom.uid.RawDataStorage, generate_uid()
+    del image.Rows, image.PixelData
+    image.save_as(tmp_path / "raw")
+    (tmp_path / "IM0011.gz").write_bytes(gzip.compress((tmp_path / "IM0011").read_bytes()))
+    (tmp_path / "IM0011").unlink()
+    (tmp_path / "._IM0001").write_bytes(bytes.fromhex("00051607000200004d6163") + bytes(99))
+    volume = read_series(pick_series(tmp_path))
+    assert [path.name for path in volume.source.series] == [f"IM{n:04d}" for n in range(11)]
+    said = [warning for warning in volume.warnings if "left out" in warning]
+    assert [warning.partition("images ")[2] for warning in sorted(said)] == [
+        "1 file(s) or folder(s) were left out: each is no DICOM file.",
+        "2 file(s) or folder(s) were left out: each is no MR image.",
+    ]
 
 
 def test_one_image_or_a_dicomdir_stands_for_its_folder(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from dicom_series import (
     compress,
     pydicom,
     to_multi_frame,
+    write_multi_frame,
     write_series,
 )
 from pydicom.uid import (
@@ -212,6 +213,22 @@ def test_a_deflated_bomb_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(InputError, match="is deflated, and cut short or too large"):
         series_at(path)
+
+
+@pytest.mark.parametrize("lost", [None, 0, 1, 2])
+def test_a_concatenation_is_read_whole(tmp_path: Path, lost: int | None) -> None:
+    """One multi-frame image in three files."""
+    write_series(tmp_path / "images")
+    files = sorted((tmp_path / "images").iterdir())
+    for n in range(3):
+        if n != lost:
+            part = write_multi_frame(tmp_path / "parts" / f"{n}", files[n * 4 : n * 4 + 4])
+            change(part, InConcatenationNumber=n + 1, InConcatenationTotalNumber=3)
+    if lost is None:
+        assert_placed(read(tmp_path / "parts"), (tmp_path / "parts").iterdir())
+    else:
+        with pytest.raises(InputError, match=r"incomplete, 1 part\(s\) of its multi-frame"):
+            read(tmp_path / "parts")
 
 
 def test_a_lost_scale_is_not_overlooked(tmp_path: Path) -> None:

@@ -100,6 +100,17 @@ ODD = [
 ]
 
 
+def test_directions_that_differ_in_the_last_decimals(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", "oblique")
+    for n, file in enumerate(sorted((tmp_path / "in").iterdir())):
+        turn = pydicom.dcmread(file).ImageOrientationPatient
+        change(file, ImageOrientationPatient=[float(value) + 1e-5 * n for value in turn])
+    volume = read_series(pick_series(tmp_path / "in"))
+    labels = volume.with_data((volume.data > 800).astype(np.int32))
+    path = write_seg(tmp_path / "seg.dcm", labels, volume.source.series)
+    np.testing.assert_array_equal(segmented_labels(path, labels), labels.data)
+
+
 def make_odd(folder: Path, changes: dict[str, str | None]) -> None:
     """Change tags of a series without asking whether the standard allows it."""
     for file in folder.iterdir():
