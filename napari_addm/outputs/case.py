@@ -156,19 +156,26 @@ def _write_dicom_seg(path: Path, outputs: CaseOutputs, edited: bool) -> bool:
 
 def _write_montage(path: Path, outputs: CaseOutputs) -> None:
     from napari_addm.outputs.captions import caption_lines
-    from napari_addm.outputs.drawing import write_png
+    from napari_addm.outputs.drawing import Overlay, write_png
     from napari_addm.outputs.montage import montage
 
     detection, truth = outputs.detection, outputs.inputs.truth
     picture = montage(
         outputs.scan,
-        detection.anomaly.data,
-        outputs.labels,
-        None if truth is None else truth.voxels,
+        Overlay(
+            detection.anomaly.data,
+            outputs.labels,
+            outputs.threshold,
+            outputs.decisions,
+            None if truth is None else truth.voxels,
+        ),
         detection.reconstruction.data,
         caption=caption_lines(
-            detection, outputs.checkpoint.sha256, outputs.threshold, findings=outputs.findings
+            detection,
+            outputs.checkpoint.sha256,
+            outputs.threshold,
+            findings=outputs.findings,
+            decisions=outputs.decisions,
         ),
-        threshold=outputs.threshold,
     )
     write_png(path, picture)

@@ -6,25 +6,34 @@ import io
 import os
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont  # scikit-image's own dependency
+from PIL import Image, ImageColor, ImageDraw, ImageFont  # scikit-image's own dependency
 from scipy import ndimage
-from skimage.segmentation import find_boundaries
 from skimage.transform import resize
 
+from napari_addm.findings.decisions import UNDECIDED, Decisions
 from napari_addm.io.files import write_atomic
 from napari_addm.io.volume import Volume
+from napari_addm.outputs.colors import FINDING_COLORS, GLOW, map_limits
+from napari_addm.outputs.colors import TRUTH_COLOR as TRUTH
 
 Plane = Literal["Axial", "Coronal", "Sagittal"]
 Picture = NDArray[np.float32]  # RGB, 0..1
 Box = tuple[slice, slice]
 Color = tuple[float, float, float]  # RGB, 0..1
 Place = tuple[float, float]  # x, y in pixels
+
+
+def _rgb(code: str) -> Color:
+    red, green, blue = (channel / 255 for channel in ImageColor.getrgb(code)[:3])
+    return red, green, blue
+
 
 CUTS: dict[Plane, int] = {"Axial": 0, "Coronal": 1, "Sagittal": 2}
 """Across which axis of S, A, R a plane cuts; the other two are its rows and columns."""
@@ -37,22 +46,12 @@ GAP = 6
 LINE_HEIGHT = 18
 MARGIN_MM = 6.0
 
-# From dark red over orange to light yellow: monotone in lightness, so it also reads in gray.
-HEAT = np.array(
-    [
-        (0.23, 0.04, 0.18),
-        (0.55, 0.09, 0.22),
-        (0.85, 0.25, 0.13),
-        (0.98, 0.55, 0.09),
-        (0.99, 0.82, 0.35),
-        (1.00, 0.98, 0.80),
-    ],
-    np.float32,
-)
-FINDING_COLOR = (0.25, 0.85, 1.0)
-TRUTH_COLOR = (0.35, 1.0, 0.35)
+FINDING_COLOR: Color = _rgb(FINDING_COLORS[0])
+TRUTH_COLOR: Color = _rgb(TRUTH)
+DARKER = 0.3
+BEHIND_BAR = 0.5  # the gray of a brain, so that the bar has the colors that are seen over one
 TEXT_INK = (225, 225, 225)
-FONT, SMALL_FONT = ImageFont.load_default(14), ImageFont.load_default(12)
+FONT, SMALL_FONT, NUMBER_FONT = (ImageFont.load_default(size) for size in (14, 12, 17))
 
 
 @dataclass(frozen=True)
@@ -84,25 +83,48 @@ class SliceView:
         shades = np.clip((values - self.low) / (self.high - self.low), 0, 1)
         return np.repeat(shades[..., None], 3, axis=-1)
 
-    def overlay(
-        self, scan: NDArray[np.float32], anomaly: NDArray[np.float32], index: int, top: float
+    def glow(
+        self,
+        scan: NDArray[np.float32],
+        anomaly: NDArray[np.float32],
+        index: int,
+        limits: tuple[float, float],
     ) -> Picture:
-        """One slice with the anomaly map over it; `top` is the score of the brightest color."""
-        picture = self.gray(scan, index)
-        score = np.clip(self._panel(np.take(anomaly, index, self.cut)) / top, 0, 1)
-        # Faint where the map is low, so that the anatomy stays visible under it.
-        alpha = np.clip((score - 0.15) / 0.45, 0, 0.85)[..., None]
-        return np.asarray((1 - alpha) * picture + alpha * heat(score), np.float32)
+        """One slice with the anomaly map over it, between two scores as the viewer shows them."""
+        low, top = limits
+        score = (self._panel(np.take(anomaly, index, self.cut)) - low) / (top - low)
+        return glow_over(self.gray(scan, index), score)
 
     def outline(
-        self, picture: Picture, region: NDArray[np.generic], index: int, color: Color
-    ) -> None:
-        """Draw the edge of a region (nonzero) onto a panel, in place."""
-        inside = np.take(region, index, self.cut) != 0
-        if inside.any():
-            shown = self._panel(inside) > 0.5
-            edge = find_boundaries(shown, mode="outer")
-            picture[ndimage.binary_dilation(edge, iterations=1) & ~shown] = color
+        self,
+        picture: Picture,
+        region: NDArray[np.generic],
+        index: int,
+        color: Color,
+        inside: bool = False,
+    ) -> Place | None:
+        """Draw the edge of a region (nonzero) onto a panel, in place, with a dark line beside it.
+
+        Returns
+        -------
+        Place or None
+            The edge's upper right end; None where the region is not in the slice.
+        """
+        part = np.take(region, index, self.cut) != 0
+        shown = self._panel(part) > 0.5 if part.any() else part
+        if not shown.any():
+            return None
+        if inside:  # beside an outline of the same region that lies outside
+            line = shown & ~ndimage.binary_erosion(shown, iterations=2)
+            shade = shown & ~line & ~ndimage.binary_erosion(shown, iterations=3)
+        else:
+            line = ndimage.binary_dilation(shown, iterations=2) & ~shown
+            shade = ndimage.binary_dilation(shown, iterations=3) & ~shown & ~line
+        picture[shade] *= DARKER
+        picture[line] = color
+        y, x = np.nonzero(shown)
+        end = int(np.argmax(x - y))
+        return float(x[end]), float(y[end])
 
     def _panel(self, data: NDArray[np.generic]) -> NDArray[np.float32]:
         """A slice in pixels; anterior or superior is up, the patient's right on the left."""
@@ -122,6 +144,12 @@ def gray_window(brain: NDArray[np.float32]) -> tuple[float, float]:
     """The intensities that are drawn black and white."""
     low, high = np.percentile(brain, (0.5, 99.5)).tolist()
     return low, max(high, low + 1e-6)
+
+
+def largest(labels: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Where the finding with the lowest number is, which is the largest; nowhere without one."""
+    ids = np.unique(labels)
+    return np.isin(labels, ids[ids > 0][:1])
 
 
 def choose_slices(
@@ -153,10 +181,55 @@ def crop_box(brain: NDArray[np.bool_], spacing: Sequence[float], cut: int = 0) -
     return box[0], box[1]
 
 
-def heat(score: NDArray[np.float32]) -> Picture:
-    """The colors of scores from 0 to 1."""
-    at = np.linspace(0, 1, len(HEAT))
-    return np.stack([np.interp(score, at, HEAT[:, c]) for c in range(3)], -1).astype(np.float32)
+def glow_over(picture: Picture, score: NDArray[np.float32]) -> Picture:
+    """Lay the colors of scores from 0 to 1 over a picture."""
+    at = np.linspace(0, 1, len(GLOW))
+    red, green, blue, alpha = (np.interp(score, at, channel) for channel in np.transpose(GLOW))
+    color = np.stack([red, green, blue], -1)
+    return np.asarray(picture + alpha[..., None] * (color - picture), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """What is drawn over a scan; all arrays have its shape (S, A, R).
+
+    Attributes
+    ----------
+    anomaly : ndarray of float32
+        Shown in the colors and between the scores of the viewer.
+    labels : ndarray of int
+        Findings; outlined in blue with their numbers, without the rejected ones.
+    threshold : float, optional
+        Marked on the color bar.
+    decisions : mapping of int to Decision
+        By the findings' numbers; an accepted one has a check mark.
+    truth : ndarray, optional
+        Ground truth, nonzero = anomalous; outlined in green.
+    limits : tuple of float, optional
+        Scores of the clear and of the brightest color; by default those of a new layer.
+    """
+
+    anomaly: NDArray[np.float32]
+    labels: NDArray[np.generic]
+    threshold: float | None = None
+    decisions: Decisions = field(default_factory=dict)
+    truth: NDArray[np.generic] | None = None
+    limits: tuple[float, float] | None = None
+
+    @property
+    def color_limits(self) -> tuple[float, float]:
+        """The scores of the clear and of the brightest color."""
+        return self.limits or map_limits(self.threshold)
+
+    def verdict(self, id: int) -> str | None:
+        """What a person decided about a finding."""
+        return self.decisions.get(id, UNDECIDED).verdict
+
+    @cached_property
+    def shown(self) -> NDArray[np.generic]:
+        """The labels without rejected findings."""
+        rejected = [id for id in self.decisions if self.verdict(id) == "rejected"]
+        return np.where(np.isin(self.labels, rejected), 0, self.labels) if rejected else self.labels
 
 
 class Canvas:
@@ -171,10 +244,56 @@ class Canvas:
         pixels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
         self.image.paste(Image.fromarray(pixels), (int(place[0]), int(place[1])))
 
-    def paste_heat(self, place: Place, width: int, height: int) -> None:
-        """Put the colors of the score to a place, the highest one on top."""
+    def draw_slice(
+        self,
+        place: Place,
+        view: SliceView,
+        scan: NDArray[np.float32],
+        overlay: Overlay,
+        index: int,
+        colored: bool = True,
+    ) -> None:
+        """Draw a slice with its outlines, and the numbers of the findings beside them.
+
+        Parameters
+        ----------
+        colored : bool
+            Whether the anomaly map is drawn as well.
+        """
+        picture = view.gray(scan, index)
+        if colored:
+            picture = view.glow(scan, overlay.anomaly, index, overlay.color_limits)
+        there = np.unique(np.take(overlay.shown, index, view.cut)).astype(int).tolist()
+        ends = {
+            id: view.outline(picture, overlay.shown == id, index, FINDING_COLOR)
+            for id in there
+            if id
+        }
+        if overlay.truth is not None:
+            view.outline(picture, overlay.truth, index, TRUTH_COLOR, inside=True)
+        self.paste(picture, place)
+        for id, end in ends.items():
+            if end is not None:
+                self._number(id, place, view, end, overlay.verdict(id) == "accepted")
+
+    def _number(self, id: int, place: Place, view: SliceView, end: Place, accepted: bool) -> None:
+        """Write a finding's number beside its outline, and a check mark if it is accepted."""
+        width = self._draw.textlength(str(id), NUMBER_FONT) + (14 if accepted else 0)
+        x = place[0] + min(end[0] + 4, view.width - width - 2)
+        y = place[1] + max(end[1] - 2, 14)
+        ink = as_ink(FINDING_COLOR)
+        style = {"font": NUMBER_FONT, "fill": ink, "stroke_width": 2, "stroke_fill": (0, 0, 0)}
+        self.text((x, y), str(id), "ls", **style)
+        if accepted:
+            x += width - 11
+            check = [(x, y - 5), (x + 3, y - 1), (x + 9, y - 10)]
+            self._draw.line(check, (0, 0, 0), 5)
+            self._draw.line(check, ink, 2)
+
+    def paste_bar(self, place: Place, width: int, height: int) -> None:
+        """Put the colors of the score over gray to a place, the highest one on top."""
         scores = np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(width, axis=1)
-        self.paste(heat(scores), place)
+        self.paste(glow_over(np.full((height, width, 3), BEHIND_BAR, np.float32), scores), place)
 
     def text(self, place: Place, words: str, anchor: str = "lm", **style: Any) -> None:
         """Write words; `anchor` and `style` are those of ``PIL.ImageDraw.text``."""
@@ -236,14 +355,14 @@ def write_png(path: str | os.PathLike[str], picture: Image.Image) -> Path:
 
 
 def slices_through(
-    volume: Volume, labels: NDArray[np.integer], count: int, plane: Plane = "Axial"
+    volume: Volume, labels: NDArray[np.generic], count: int, plane: Plane = "Axial"
 ) -> list[int]:
     """Choose slices spread over the brain, one of them where the largest finding is widest.
 
     Parameters
     ----------
     labels : ndarray of int, shape (S, A, R)
-        Findings; 1 is the largest.
+        Findings; the lowest number is the largest.
     count : int
         At most so many.
 
@@ -252,4 +371,4 @@ def slices_through(
     list of int
         Indices along the axis that the plane cuts across, ascending.
     """
-    return choose_slices(brain_region(volume.data), labels == 1, CUTS[plane], count)
+    return choose_slices(brain_region(volume.data), largest(labels), CUTS[plane], count)

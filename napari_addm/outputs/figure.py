@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from napari_addm.detection.midline import Midline
@@ -21,7 +19,9 @@ from napari_addm.outputs.drawing import (
     LINE_HEIGHT,
     PANEL_HEIGHT,
     SMALL_FONT,
+    TRUTH_COLOR,
     Canvas,
+    Overlay,
     Plane,
     SliceView,
     brain_region,
@@ -74,30 +74,24 @@ class _Layout:
 
 def figure(
     volume: Volume,
-    anomaly: NDArray[np.float32],
-    labels: NDArray[np.integer],
+    overlay: Overlay,
     slices: Sequence[int],
     plane: Plane = "Axial",
-    threshold: float | None = None,
     caption: Sequence[str] = (),
     midline: Midline | None = None,
 ) -> Image.Image:
     """Draw one slice, or several side by side, with the anomaly map in color over the scan.
 
-    Findings are outlined, in radiological convention (as in the viewer), with a scale bar, the
-    letters of the patient's sides, a color bar of the score, the caption and "Research use only".
-    No name of a file or a person is drawn that is not in the caption.
+    Findings are outlined and numbered, in radiological convention (as in the viewer), with a scale
+    bar, the letters of the patient's sides, a color bar of the score, the caption and "Research
+    use only". No name of a file or a person is drawn that is not in the caption.
 
     Parameters
     ----------
-    anomaly : ndarray of float32, shape (S, A, R)
-        Shown in color where it is positive.
-    labels : ndarray of int, shape (S, A, R)
-        Findings; outlined in blue.
+    overlay : Overlay
+        What is drawn over the scan.
     slices : sequence of int
         Indices along the axis that the plane cuts across; at least one.
-    threshold : float, optional
-        Marked on the color bar.
     caption : sequence of str
         Lines below the picture; long ones are wrapped.
     midline : Midline, optional
@@ -116,11 +110,7 @@ def figure(
     cut = CUTS[plane]
     if not slices or not all(0 <= index < volume.shape[cut] for index in slices):
         raise ValueError(f"slices {list(slices)} of {volume.shape[cut]}")
-    layout = _lay_out(volume, labels, len(slices), cut)
-    # From the whole map, so that the pictures of one result can be compared.
-    above = anomaly[anomaly > 0]
-    highest = float(np.percentile(above, 99.9)) if above.size else 0.0
-    top = max(highest, 1.25 * (threshold or 0.0), 1e-6)
+    layout = _lay_out(volume, overlay, len(slices), cut)
     lines = wrap_caption(caption, layout.width - 2 * BORDER)
     foot = layout.bottom + LEGEND_HEIGHT
     canvas = Canvas(layout.width, foot + LINE_HEIGHT * (len(lines) + 1) + BORDER)
@@ -129,22 +119,20 @@ def figure(
         x, y = layout.corner(place)
         words = describe_slice(volume, plane, index, midline, middle)
         canvas.text((x + view.width / 2, y - HEADING / 2), words, "mm")
-        picture = view.overlay(volume.data, anomaly, index, top)
-        view.outline(picture, labels, index, FINDING_COLOR)
-        canvas.paste(picture, (x, y))
+        canvas.draw_slice((x, y), view, volume.data, overlay, index)
     if volume.sides_known:
         canvas.letters(layout.corner(0), view)
-    _draw_color_bar(canvas, layout, len(slices) > 1, top, threshold)
-    _draw_scale_bar(canvas, layout)
+    _draw_color_bar(canvas, layout, len(slices) > 1, overlay)
+    _draw_scale_bar(canvas, layout, overlay)
     for row, words in enumerate((*lines, RESEARCH_USE_ONLY)):
         canvas.text((BORDER, foot + LINE_HEIGHT * row), words, "la", font=SMALL_FONT)
     return canvas.image
 
 
-def _lay_out(volume: Volume, labels: NDArray[np.integer], count: int, cut: int) -> _Layout:
+def _lay_out(volume: Volume, overlay: Overlay, count: int, cut: int) -> _Layout:
     """Choose the part of the slices that is shown, its size in pixels, and the rows."""
     brain = brain_region(volume.data)
-    box = crop_box(brain | (labels != 0), volume.spacing, cut)
+    box = crop_box(brain | (overlay.shown != 0), volume.spacing, cut)
     spacing = [mm for axis, mm in enumerate(volume.spacing) if axis != cut]
     tall, wide = ((part.stop - part.start) * mm for part, mm in zip(box, spacing, strict=True))
     scale = PANEL_HEIGHT / tall if count > 1 else min(SINGLE_HEIGHT / tall, SINGLE_WIDTH / wide)
@@ -161,28 +149,27 @@ def _middle(view: SliceView) -> list[float]:
     return middle
 
 
-def _draw_color_bar(
-    canvas: Canvas, layout: _Layout, several: bool, top: float, threshold: float | None
-) -> None:
+def _draw_color_bar(canvas: Canvas, layout: _Layout, several: bool, overlay: Overlay) -> None:
     """Draw the colors of the score beside the slices, with its values and the threshold."""
+    (low, top), threshold = overlay.color_limits, overlay.threshold
     height = min(layout.view.height, BAR_HEIGHT)
     x, y = layout.right + 26, BORDER + HEADING
     if not several:
         y += (layout.view.height - height) // 2
     canvas.text((x, y - 8), "anomaly score", "ld")
-    canvas.paste_heat((x, y), 18, height)
-    mark = None if threshold is None else y + (1 - threshold / top) * (height - 1)
+    canvas.paste_bar((x, y), 18, height)
+    mark = None if threshold is None else y + (top - threshold) / (top - low) * (height - 1)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         tick = y + (1 - share) * (height - 1)
         canvas.line((x + 18, tick), (x + 23, tick))
         if mark is None or abs(tick - mark) > LINE_HEIGHT:
-            canvas.text((x + 28, tick), f"{share * top:.2f}")
+            canvas.text((x + 28, tick), f"{low + share * (top - low):.2f}")
     if mark is not None and y <= mark <= y + height:
         canvas.line((x - 5, mark), (x + 26, mark), FINDING_COLOR)
         canvas.text((x + 30, mark), f"threshold {threshold:.3g}")
 
 
-def _draw_scale_bar(canvas: Canvas, layout: _Layout) -> None:
+def _draw_scale_bar(canvas: Canvas, layout: _Layout, overlay: Overlay) -> None:
     """Draw a bar of round millimeters below the slices, and the legend beside it."""
     y, scale = layout.bottom + 20, layout.pixels_per_mm
     fitting = (mm for mm in SCALE_BARS_MM if mm * scale <= 0.45 * layout.view.width)
@@ -190,4 +177,6 @@ def _draw_scale_bar(canvas: Canvas, layout: _Layout) -> None:
     end = BORDER + round(length * scale) - 1
     canvas.bar((BORDER, y - 1), (end, y + 1))
     canvas.text((end + 8, y), f"{length} mm")
-    canvas.legend((end + 84, y), FINDING_COLOR, "finding")
+    shift = canvas.legend((end + 84, y), FINDING_COLOR, "finding")
+    if overlay.truth is not None:
+        canvas.legend((end + 100 + shift, y), TRUTH_COLOR, "ground truth")

@@ -18,13 +18,14 @@ from napari_addm.outputs.drawing import (
     TRUTH_COLOR,
     Box,
     Canvas,
-    Picture,
+    Overlay,
     Place,
     SliceView,
     brain_region,
     choose_slices,
     crop_box,
     gray_window,
+    largest,
     printable,
     wrap_caption,
 )
@@ -33,17 +34,12 @@ LABEL_WIDTH = 116
 BAR_WIDTH = 92
 HEADING = 26
 
-Rows = dict[str, list[Picture]]
-
 
 def montage(
     volume: Volume,
-    anomaly: NDArray[np.float32],
-    labels: NDArray[np.integer],
-    truth: NDArray[np.integer] | NDArray[np.bool_] | None = None,
+    overlay: Overlay,
     reconstruction: NDArray[np.float32] | None = None,
     caption: Sequence[str] = (),
-    threshold: float | None = None,
 ) -> Image.Image:
     """Draw axial slices in columns; scan, reconstruction and anomaly map in rows.
 
@@ -54,46 +50,42 @@ def montage(
 
     Parameters
     ----------
-    anomaly : ndarray of float32, shape (S, A, R)
-        Shown in color where it is positive.
-    labels : ndarray of int, shape (S, A, R)
-        Findings; outlined in blue.
-    truth : ndarray, shape (S, A, R), optional
-        Ground truth, nonzero = anomalous; outlined in green.
+    overlay : Overlay
+        What is drawn over the scan.
     reconstruction : ndarray of float32, shape (S, A, R), optional
         In the scan's intensities, 0 outside the brain.
     caption : sequence of str
         Lines below the picture; see `napari_addm.outputs.captions.caption_lines`.
-    threshold : float, optional
-        Marked beside the colors, which reach to its double at least, so that a map that stays
-        below it does not glow.
     """
     scan = volume.data
     brain = brain_region(scan if reconstruction is None else reconstruction)
-    target = (labels == 1) if truth is None or not np.any(truth) else truth != 0
+    target = largest(overlay.shown)
+    if overlay.truth is not None and np.any(overlay.truth):
+        target = overlay.truth != 0
     slices = choose_slices(brain, target)
     box = crop_box(brain | target, volume.spacing)
     view = SliceView(0, box, PANEL_HEIGHT, _panel_width(box, volume), *gray_window(scan[brain]))
-    top = max(float(np.percentile(anomaly[slices], 99.9)), 2 * (threshold or 0.0), 1e-6)
-
-    rows: Rows = {"scan": [view.gray(scan, index) for index in slices]}
+    grays = {"scan": scan}
     if reconstruction is not None:
-        rows["reconstruction"] = [view.gray(reconstruction, index) for index in slices]
-    rows["anomaly"] = [view.overlay(scan, anomaly, index, top) for index in slices]
-    for index, picture in zip(slices, rows["anomaly"], strict=True):
-        view.outline(picture, labels, index, FINDING_COLOR)
-        if truth is not None:
-            view.outline(picture, truth, index, TRUTH_COLOR)
-
+        grays["reconstruction"] = reconstruction
+    names = (*grays, "anomaly")
     right = LABEL_WIDTH + len(slices) * (view.width + GAP)
-    bottom = HEADING + len(rows) * (view.height + GAP)
+    bottom = HEADING + len(names) * (view.height + GAP)
     lines = wrap_caption(caption, right + BAR_WIDTH - 16)
     canvas = Canvas(right + BAR_WIDTH, bottom + HEADING + LINE_HEIGHT * len(lines))
-    _draw_rows(canvas, rows, slices, view)
+    for column, index in enumerate(slices):
+        x = LABEL_WIDTH + column * (view.width + GAP)
+        canvas.text((x + view.width / 2, HEADING / 2), f"slice {index}", "mm")
+        for row, data in enumerate(grays.values()):
+            canvas.paste(view.gray(data, index), (x, HEADING + row * (view.height + GAP)))
+        place = (x, HEADING + len(grays) * (view.height + GAP))
+        canvas.draw_slice(place, view, scan, overlay, index)
+    for row, name in enumerate(names):
+        canvas.text((8, HEADING + row * (view.height + GAP) + view.height / 2), name)
     if volume.sides_known:
         canvas.letters((LABEL_WIDTH, HEADING), view)
-    _draw_color_bar(canvas, (right + 10, bottom - GAP - view.height + 10), view, top, threshold)
-    _draw_foot(canvas, (right - GAP, bottom + HEADING / 2 - 3), volume, truth is not None)
+    _draw_color_bar(canvas, (right + 10, bottom - GAP - view.height + 10), view, overlay)
+    _draw_foot(canvas, (right - GAP, bottom + HEADING / 2 - 3), volume, overlay.truth is not None)
     for row, line in enumerate(lines):
         y = bottom + HEADING - 3 + LINE_HEIGHT * (row + 0.5)
         canvas.text((8, y), line, font=SMALL_FONT)
@@ -108,31 +100,18 @@ def _panel_width(box: Box, volume: Volume) -> int:
     return max(16, min(2 * PANEL_HEIGHT, round(PANEL_HEIGHT * wide / tall)))
 
 
-def _draw_rows(canvas: Canvas, rows: Rows, slices: Sequence[int], view: SliceView) -> None:
-    """Draw the panels with their headings."""
-    corners = [LABEL_WIDTH + column * (view.width + GAP) for column in range(len(slices))]
-    for x, index in zip(corners, slices, strict=True):
-        canvas.text((x + view.width / 2, HEADING / 2), f"slice {index}", "mm")
-    for row, (name, pictures) in enumerate(rows.items()):
-        y = HEADING + row * (view.height + GAP)
-        canvas.text((8, y + view.height / 2), name)
-        for x, picture in zip(corners, pictures, strict=True):
-            canvas.paste(picture, (x, y))
-
-
-def _draw_color_bar(
-    canvas: Canvas, place: Place, view: SliceView, top: float, threshold: float | None
-) -> None:
+def _draw_color_bar(canvas: Canvas, place: Place, view: SliceView, overlay: Overlay) -> None:
     """Draw the colors of the score from a place down, with three of its values."""
     (x, y), height = place, view.height - 20
-    canvas.paste_heat(place, 16, height)
-    middle = top / 2
-    if threshold is not None and 0 < threshold < top:
+    (low, top), threshold = overlay.color_limits, overlay.threshold
+    canvas.paste_bar(place, 16, height)
+    middle = (low + top) / 2
+    if threshold is not None and low < threshold < top:
         middle = threshold
-        mark = y + (1 - threshold / top) * (height - 1)
+        mark = y + (top - threshold) / (top - low) * (height - 1)
         canvas.line((x - 4, mark), (x + 19, mark), FINDING_COLOR)
-    for value in (0.0, middle, top):
-        canvas.text((x + 22, y + (1 - value / top) * (height - 1)), f"{value:.2g}")
+    for value in (low, middle, top):
+        canvas.text((x + 22, y + (top - value) / (top - low) * (height - 1)), f"{value:.2g}")
 
 
 def _draw_foot(canvas: Canvas, end: Place, volume: Volume, has_truth: bool) -> None:

@@ -6,21 +6,22 @@ import math
 from collections.abc import Collection
 
 import numpy as np
-from napari.utils.colormaps import Colormap
+from napari.layers import Labels
+from napari.utils.colormaps import Colormap, CyclicLabelColormap, DirectLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 
+from napari_addm.outputs.colors import (
+    FALSE_ALARM_COLOR,
+    FINDING_COLORS,
+    GLOW,
+    HIT_COLOR,
+    MISSED_COLOR,
+    TRUTH_COLOR,
+)
 from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED
 
-# Clear where nothing is, so that the scan shows through; half of it lies below the threshold.
-GLOW = Colormap(
-    [[0.8, 0.0, 0.2, 0.0], [0.95, 0.25, 0.1, 0.35], [1.0, 0.65, 0.1, 0.7], [1.0, 0.95, 0.5, 0.8]],
-    name="anomaly",
-    display_name="anomaly",
-)
-# Okabe and Ito's colors, which people with red-green blindness can tell apart.
-AGREEMENT_COLORS = {HIT: "#009e73", FALSE_ALARM: "#d55e00", MISSED: "#56b4e9"}
-# Far from gray and from the glow, and from one to the next.
-FINDING_COLORS = ("#35e0ff", "#7dff5c", "#ff7bf2", "#9d9bff", "#ffe14d", "#4dffc3")
+MAP_COLORS = Colormap(GLOW, name="anomaly", display_name="anomaly")
+AGREEMENT_COLORS = {HIT: HIT_COLOR, FALSE_ALARM: FALSE_ALARM_COLOR, MISSED: MISSED_COLOR}
 SELECTED_COLOR = "#ffffff"
 DIMMED = 0.25
 # napari's texture of colors holds no more.
@@ -62,3 +63,10 @@ def finding_colors(selected: int | None, rejected: Collection[int], highest: int
         if id in rejected:
             colors[id, 3] *= 2 * DIMMED if id == selected else DIMMED
     return colors
+
+
+def outline_truth(layer: Labels) -> None:
+    """Give a ground truth one color and an outline, unless a person gave it colors."""
+    if isinstance(layer.colormap, CyclicLabelColormap):
+        layer.colormap = DirectLabelColormap(color_dict={None: TRUTH_COLOR, 0: "transparent"})
+        layer.contour = layer.contour or 1  # an outline hides nothing below

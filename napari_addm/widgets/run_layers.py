@@ -11,7 +11,8 @@ from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 
 from napari_addm.errors import AddmError
 from napari_addm.io.arrays import Box
-from napari_addm.widgets.finding_colors import AGREEMENT_COLORS, GLOW, finding_colors
+from napari_addm.outputs.colors import map_limits
+from napari_addm.widgets.finding_colors import AGREEMENT_COLORS, MAP_COLORS, finding_colors
 from napari_addm.widgets.layer_registry import (
     TITLES,
     forget_others,
@@ -254,7 +255,7 @@ def _new_layer(
     arguments: dict[str, Any],
 ) -> Layer:
     """Make the layer of a role; the contrast limits are the scan's."""
-    low, top = (threshold / 2, 2 * threshold) if threshold > 0 else (0.0, 1.0)
+    low, top = map_limits(threshold)
     if role == "labels":
         colormap = CyclicLabelColormap(colors=finding_colors(None, (), 0))
         layer = Labels(data, colormap=colormap, opacity=1.0, **arguments)
@@ -273,7 +274,7 @@ def _new_layer(
     else:
         # Scores far below the threshold stay clear, so that the scan keeps its gray.
         assert role == "anomaly"
-        arguments |= {"colormap": GLOW, "contrast_limits": (low, top)}
+        arguments |= {"colormap": MAP_COLORS, "contrast_limits": (low, top)}
     return Image(data, **arguments)
 
 

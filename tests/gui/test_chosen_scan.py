@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QAbstractButton, QApplication
 from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_volume
 from napari_addm.io.writing import write_volume
+from napari_addm.outputs.drawing import TRUTH_COLOR
 from napari_addm.widgets import texts
 from napari_addm.widgets.commands import save_results
 from napari_addm.widgets.detect_panel.panel import DetectWidget
@@ -623,6 +624,10 @@ def test_the_demo_opens_beside_a_scan_with_its_own_truth(desk: Desk) -> None:
     assert desk.panel.agreement.truth.chooser.currentText() == "demo_lesion"
     assert isinstance(theirs, Labels)
     assert theirs.contour == 0
+    shown = desk.viewer.layers["demo_lesion"]
+    assert shown.contour == 1
+    np.testing.assert_allclose(shown.colormap.map(np.array([4]))[0, :3], TRUTH_COLOR, atol=0.01)
+    assert shown.colormap.map(np.array([0]))[0, 3] == 0
 
 
 def test_a_long_name_makes_the_panel_no_wider(desk: Desk, qtbot: Any) -> None:

@@ -26,10 +26,10 @@ HOLD = (
 DRAW = (
     "import sys, numpy as np\n"
     "from napari_addm.io.volume import volume_from_array\n"
-    "from napari_addm.outputs.drawing import write_png\n"
+    "from napari_addm.outputs.drawing import Overlay, write_png\n"
     "from napari_addm.outputs.figure import figure\n"
     "data = np.random.default_rng(0).random((20, 30, 40), np.float32)\n"
-    "write_png(sys.argv[1], figure(volume_from_array(data), data, data > 0.9, [3, 9]))\n"
+    "write_png(sys.argv[1], figure(volume_from_array(data), Overlay(data, data > 0.9), [3, 9]))\n"
     "assert not {'qtpy', 'PyQt6', 'PySide6', 'napari', 'torch'} & set(sys.modules)\n"
 )
 

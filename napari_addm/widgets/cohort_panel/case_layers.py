@@ -10,7 +10,7 @@ import numpy as np
 from napari.layers import Image, Labels, Layer
 
 from napari_addm.widgets.cohort_panel.saved_case import CaseVersion, SavedCase
-from napari_addm.widgets.finding_colors import finding_colors
+from napari_addm.widgets.finding_colors import finding_colors, outline_truth
 from napari_addm.widgets.layer_registry import forget_output, is_changed, is_output
 from napari_addm.widgets.layer_volumes import LayerData, LayerVolume
 from napari_addm.widgets.layers import volume_to_layer
@@ -126,7 +126,7 @@ def _add_layers(viewer: napari.viewer.Viewer, saved: SavedCase) -> list[Layer]:
         name = f"{saved.version.case} ground truth"
         data, arguments, _ = volume_to_layer(saved.truth, "labels", name=name)
         truth = Labels(data, **arguments)
-        truth.contour = 1  # an outline hides nothing below
+        outline_truth(truth)
         belongs_to(truth, scan.unique_id)
         layers.append(viewer.add_layer(truth))
     return layers

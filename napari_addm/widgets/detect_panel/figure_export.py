@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QHBoxLayout, QWidget
 
 from napari_addm.io.volume import GRID_OF_LAYER
 from napari_addm.outputs.captions import caption_lines
-from napari_addm.outputs.drawing import CUTS, Plane, slices_through, write_png
+from napari_addm.outputs.drawing import CUTS, Overlay, Plane, slices_through, write_png
 from napari_addm.outputs.figure import figure
 from napari_addm.review.marking import measure_labels
 from napari_addm.widgets import texts
@@ -103,6 +102,7 @@ class FigureExport(QWidget):
         if self._refused(outcome):
             return
         assert outcome is not None
+        assert outcome.detection is not None
         assert outcome.marked is not None
         count = self.scope.currentData()
         plane: Plane = "Axial"
@@ -113,14 +113,21 @@ class FigureExport(QWidget):
                 say(self.note, texts.NO_SLICE)
                 return
             plane, index = shown
-        labels = outcome.layers.labels()
+        labels, shown_map = outcome.layers.labels(), outcome.layers.layer("anomaly")
         say(self.note, "Drawing the figure ...")
         self._start(
             "Draw a figure",
             _draw,
             path,
             outcome,
-            outcome.marked.labels if labels is None else labels.copy(),
+            Overlay(
+                outcome.detection.anomaly.data,
+                outcome.marked.labels if labels is None else labels.copy(),
+                outcome.marked.threshold,
+                dict(outcome.decisions),
+                None if outcome.agreement is None else outcome.agreement.truth,
+                None if shown_map is None else tuple(shown_map.contrast_limits),
+            ),
             plane,
             index,
             count,
@@ -149,7 +156,7 @@ class FigureExport(QWidget):
 def _draw(
     path: Path,
     outcome: Outcome,
-    labels: np.ndarray,
+    overlay: Overlay,
     plane: Plane,
     index: int | None,
     count: int,
@@ -159,26 +166,19 @@ def _draw(
     detection, marked, scan = outcome.detection, outcome.marked, outcome.scan
     assert detection is not None
     assert marked is not None
-    slices = slices_through(scan, labels, count, plane) if index is None else [index]
+    slices = slices_through(scan, overlay.shown, count, plane) if index is None else [index]
     # a person may have drawn on them
-    findings = measure_labels(detection, labels, marked.threshold, marked.minimum_ml).findings
+    findings = measure_labels(
+        detection, overlay.labels, marked.threshold, marked.minimum_ml
+    ).findings
     caption = caption_lines(
         detection,
         outcome.checkpoint.sha256,
         marked.threshold,
         outcome.name if named else None,
         findings=findings,
-        decisions=outcome.decisions,
+        decisions=overlay.decisions,
     )
     notes = tuple(note for note in scan.warnings if note == GRID_OF_LAYER)
-    picture = figure(
-        scan,
-        detection.anomaly.data,
-        labels,
-        slices,
-        plane,
-        marked.threshold,
-        (*caption, *notes),
-        detection.midline,
-    )
+    picture = figure(scan, overlay, slices, plane, (*caption, *notes), detection.midline)
     yield write_png(path, picture)

@@ -17,6 +17,7 @@ from napari_addm.review.agreement import Agreement
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.agreement_view import AgreementView
 from napari_addm.widgets.detect_panel.state import Outcome
+from napari_addm.widgets.finding_colors import outline_truth
 from napari_addm.widgets.forms import column, form, row, say, single_shot
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layer_combos import LabelsChoice
@@ -132,6 +133,7 @@ class TruthAgreement(QWidget):
         self._connections.close()
         layer = self.truth.layer
         if layer is not None:
+            outline_truth(layer)
             for name in ("paint", "labels_update", "data", *GEOMETRY):
                 self._connections.add(getattr(layer.events, name), self._on_drawn)
             # napari tells of an undone stroke by nothing else

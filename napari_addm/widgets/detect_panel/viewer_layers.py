@@ -152,7 +152,6 @@ class ViewerLayers(QObject):
         for layer in layers:
             own = scan is not None and scan.unique_id in owners_of(layer, layers)
             if isinstance(layer, Labels) and not is_output(layer) and own:
-                layer.contour = 1
                 self._agreement.truth.chooser.choose(layer)
 
     # --- the chosen scan -------------------------------------------------------------------------

@@ -5,13 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from napari_addm.detection.midline import Midline
 from napari_addm.findings.decisions import Decision
 from napari_addm.findings.findings import Finding
 from napari_addm.io.volume import UNKNOWN_SIDES
 from napari_addm.outputs.captions import caption_lines, describe_slice
-from napari_addm.outputs.drawing import FINDING_COLOR, Plane, as_ink, slices_through
+from napari_addm.outputs.drawing import (
+    FINDING_COLOR,
+    TRUTH_COLOR,
+    Overlay,
+    Plane,
+    as_ink,
+    slices_through,
+)
 from napari_addm.outputs.figure import BAR_WIDTH, BORDER, figure
 
 SHAPE = (60, 90, 80)
@@ -45,9 +53,11 @@ def scale_bar(picture: Image.Image) -> tuple[int, int]:
 
 def outline(picture: Image.Image) -> np.ndarray:
     """Where a finding is outlined: its color, but not the color bar's mark or the legend."""
-    blue = places(picture, as_ink(FINDING_COLOR))
-    below, _ = scale_bar(picture)
-    return blue[(blue[:, 1] < below - 5) & (blue[:, 0] < picture.width - BAR_WIDTH)]
+    blue = (np.asarray(picture) == as_ink(FINDING_COLOR)).all(axis=-1)
+    blue[scale_bar(picture)[0] - 5 :] = blue[:, picture.width - BAR_WIDTH :] = False
+    parts, _ = ndimage.label(blue, np.ones((3, 3)))  # the finding's number stands apart
+    y, x = np.nonzero(parts == np.bincount(parts.ravel())[1:].argmax() + 1)
+    return np.stack([x, y], axis=-1)
 
 
 @pytest.mark.parametrize("others", [0, 7])
@@ -58,7 +68,7 @@ def test_the_scale_bar_is_as_long_as_it_says(scan, plane, others) -> None:
     labels = cube((30, 45, 40), half)
     cut = PLANES.index(plane)
     picture = figure(
-        scan, labels.astype(np.float32), labels, [(30, 45, 40)[cut], *range(others)], plane
+        scan, Overlay(0 * scan.data, labels), [(30, 45, 40)[cut], *range(others)], plane
     )
     rows, columns = (2 * half[axis] * SPACING[axis] for axis in range(3) if axis != cut)
     _, length = scale_bar(picture)
@@ -72,7 +82,7 @@ def test_patients_left_is_on_the_right(scan) -> None:
     """And anterior or superior is up, in every plane."""
     labels = cube((45, 70, 20))  # superior, anterior, and a low R index: left
     for plane, index in {"Axial": 45, "Coronal": 70, "Sagittal": 20}.items():
-        picture = figure(scan, labels.astype(np.float32), labels, [index], plane)
+        picture = figure(scan, Overlay(0 * scan.data, labels), [index], plane)
         edge = outline(picture).mean(axis=0)
         air = np.asarray(picture.convert("L"))[
             40 : picture.height - 110, : picture.width - BAR_WIDTH
@@ -86,9 +96,9 @@ def test_patients_left_is_on_the_right(scan) -> None:
 
 def test_letters_need_known_sides(scan) -> None:
     labels = cube((30, 45, 40))
-    known = figure(scan, scan.data, labels, [30])
+    known = figure(scan, Overlay(scan.data, labels), [30])
     sideless = replace(scan, warnings=(UNKNOWN_SIDES,))
-    unknown = figure(sideless, scan.data, labels, [30])
+    unknown = figure(sideless, Overlay(scan.data, labels), [30])
     assert known.size == unknown.size
     edge = slice(300, 380), slice(14, 34)  # where R stands
     assert (np.asarray(known)[edge] != np.asarray(unknown)[edge]).any()
@@ -132,12 +142,13 @@ def test_the_threshold_stands_on_the_color_bar(scan) -> None:
     blue = as_ink(FINDING_COLOR)
     heights = []
     for threshold in (0.1, 0.3):
-        picture = figure(scan, anomaly, labels, [30], threshold=threshold)
+        overlay = Overlay(anomaly, labels, threshold, limits=(0.05, 0.6))
+        picture = figure(scan, overlay, [30])
         marks = places(picture, blue)
         marks = marks[marks[:, 0] > picture.width - BAR_WIDTH]
         heights.append(marks[:, 1].mean())
     assert heights[1] < heights[0]
-    without = figure(scan, anomaly, labels, [30])
+    without = figure(scan, Overlay(anomaly, labels), [30])
     assert not (places(without, blue)[:, 0] > without.width - BAR_WIDTH).any()
 
 
@@ -153,13 +164,13 @@ def test_slices_are_spread_and_meet_the_finding(scan) -> None:
 def test_slices_that_are_not_there(scan) -> None:
     for slices in ([], [60], [-1]):
         with pytest.raises(ValueError, match="slices"):
-            figure(scan, scan.data, np.zeros(SHAPE, np.int32), slices)
+            figure(scan, Overlay(scan.data, np.zeros(SHAPE, np.int32)), slices)
 
 
 def test_a_long_caption_is_wrapped(scan) -> None:
     labels = np.zeros(SHAPE, np.int32)
-    short = figure(scan, scan.data, labels, [30], caption=["short"])
-    long = figure(scan, scan.data, labels, [30], caption=["settings and more " * 20])
+    short = figure(scan, Overlay(scan.data, labels), [30], caption=["short"])
+    long = figure(scan, Overlay(scan.data, labels), [30], caption=["settings and more " * 20])
     assert long.width == short.width
     assert long.height > short.height
     # nothing is cut off at the right
@@ -179,13 +190,30 @@ def test_the_caption_names_the_settings_and_no_scan(scan, make_detection, checkp
     assert named[0] == "Scan Doe?John."
 
 
-def test_figures_of_one_map_have_one_scale(scan) -> None:
-    anomaly = np.zeros(SHAPE, np.float32)
+def test_a_score_has_one_color_whatever_else_is_in_the_map(scan) -> None:
+    anomaly, none = np.zeros(SHAPE, np.float32), np.zeros(SHAPE, np.int32)
     anomaly[10] = 0.3
-    low = np.asarray(figure(scan, anomaly.copy(), anomaly > 1, [10]))
+    alone = np.asarray(figure(scan, Overlay(anomaly.copy(), none, 0.2), [10]))
     anomaly[40] = 0.9
-    with_high = np.asarray(figure(scan, anomaly, anomaly > 1, [10]))
-    assert not np.array_equal(low, with_high)
-    anomaly[10], anomaly[40] = 0.9, 0.3
-    high = np.asarray(figure(scan, anomaly, anomaly > 1, [10]))
-    assert high.mean() > with_high.mean()
+    np.testing.assert_array_equal(alone, figure(scan, Overlay(anomaly, none, 0.2), [10]))
+    by_viewer = figure(scan, Overlay(anomaly, none, 0.2, limits=(0.1, 0.4)), [10])
+    np.testing.assert_array_equal(alone, by_viewer)  # the limits of a new layer
+    assert (np.asarray(figure(scan, Overlay(anomaly, none, 0.4), [10])) != alone).any()
+
+
+def test_rejected_findings_are_not_drawn(scan) -> None:
+    """An accepted one has a check mark, and the ground truth a color of its own."""
+    labels = cube((30, 30, 20)) + 2 * cube((30, 60, 60))
+    zeros = 0 * scan.data
+    both = figure(scan, Overlay(zeros, labels), [30])
+    rejected = figure(scan, Overlay(zeros, labels, decisions={2: Decision("rejected")}), [30])
+    np.testing.assert_array_equal(figure(scan, Overlay(zeros, labels % 2), [30]), rejected)
+    assert (np.asarray(both) != np.asarray(rejected)).any()
+    accepted = figure(scan, Overlay(zeros, labels, decisions={1: Decision("accepted")}), [30])
+    blue, green = as_ink(FINDING_COLOR), as_ink(TRUTH_COLOR)
+    assert len(places(accepted, blue)) > len(places(both, blue))
+    assert not len(places(both, green))
+    # a truth that is the finding hides no outline
+    truth = figure(scan, Overlay(zeros, labels, truth=labels), [30])
+    assert len(places(truth, blue)) >= len(places(both, blue))
+    assert len(places(truth, green)) > 1000

@@ -1,0 +1,25 @@
+"""Colors of maps, findings and ground truth: the same on the screen, in figures and on pages."""
+
+from __future__ import annotations
+
+GLOW = (
+    (0.8, 0.0, 0.2, 0.0),
+    (0.95, 0.25, 0.1, 0.35),
+    (1.0, 0.65, 0.1, 0.7),
+    (1.0, 0.95, 0.5, 0.8),
+)
+"""RGBA of an anomaly map over its scan, at equal distances from the lowest score to the highest.
+
+Clear where nothing is, so that the scan shows through; half of it lies below the threshold."""
+
+FINDING_COLORS = ("#35e0ff", "#7dff5c", "#ff7bf2", "#9d9bff", "#ffe14d", "#4dffc3")
+"""Far from gray and from the glow, and from one to the next. Pictures take the first for all."""
+
+# Okabe and Ito's colors, which people with red-green blindness can tell apart.
+TRUTH_COLOR = "#009e73"
+HIT_COLOR, FALSE_ALARM_COLOR, MISSED_COLOR = "#009e73", "#d55e00", "#56b4e9"
+
+
+def map_limits(threshold: float | None) -> tuple[float, float]:
+    """The scores that an anomaly map shows clear, and in its brightest color."""
+    return (threshold / 2, 2 * threshold) if threshold and threshold > 0 else (0.0, 1.0)
