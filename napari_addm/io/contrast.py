@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,6 +119,9 @@ BODY = re.compile(
 # Parts of BIDS names that speak of the person or the visit, not of the scan.
 ENTITIES = re.compile(r"(?:(?<=_)|^)(?:sub|ses|run|dir|echo|part|task|space|chunk)-[^_]*")
 
+# Character sets that scanners use without saying so, as if it were Latin.
+CODECS = ("utf-8", "gb18030", "shift_jis", "iso2022_jp", "euc_kr", "big5", "cp1251", "cp1253")
+
 NOTHING = re.compile(
     r"|none(?: given)?|no(?: agent)?|non|nil|null|n|na|n a|not \w+|nothing|false|0 ?ml|keine?s?|"
     r"nein|aucune?|nessuno|niente|nada|geen|ingen|brak|zadna|nincs|yok|нет|没有|לא"
@@ -173,9 +177,9 @@ def contrast_of_series(
     tags : mapping of str to collection of str
         The values of those `AGENT_TAGS` that the images have; more than one where images differ.
     """
-    words, what = agent_in_words(description), "SeriesDescription"
+    words, what = _agent_in_header(description), "SeriesDescription"
     if words == "unknown":
-        words, what = agent_in_words(protocol), "ProtocolName"
+        words, what = _agent_in_header(protocol), "ProtocolName"
         # The protocol of a whole study, "brain w/wo", does not tell its series apart.
         words = "unknown" if words == "unclear" else words
     said = {name: {_tag_says(name, value) for value in values} for name, values in tags.items()}
@@ -195,6 +199,19 @@ def contrast_of_series(
     if said.get("ContrastBolusAgent") == {"empty"}:
         return Contrast("without", "ContrastBolusAgent is empty")
     return Contrast("unknown", "neither tags nor description say")
+
+
+def _agent_in_header(text: str) -> Agent:
+    """What a text says, also where the header does not name its character set."""
+    agent = agent_in_words(text)
+    if agent != "unknown" or (text.isascii() and "\x1b" not in text):
+        return agent
+    for codec in CODECS:
+        with suppress(UnicodeError):  # most readings are wrong, so that they prove no absence
+            agent = agent_in_words(text.encode("latin-1").decode(codec))
+            if agent in ("with", "unclear"):
+                return agent
+    return "unknown"
 
 
 def _tag_says(name: str, value: str) -> Literal["with", "without", "empty", "unknown"]:

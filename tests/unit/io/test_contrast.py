@@ -195,6 +195,19 @@ def test_tags(description: str, protocol: str, tags: dict[str, str], verdict: st
     assert str(contrast_of_series(description, protocol, values)).startswith(verdict)
 
 
+@pytest.mark.parametrize(
+    ("words", "codec"),
+    [
+        *(("造影", codec) for codec in ("shift_jis", "iso2022_jp", "utf-8")),
+        *(("增强", "gbk"), ("조영", "euc_kr"), ("增強", "big5"), ("с контрастом", "cp1251")),
+    ],
+)
+def test_a_character_set_that_is_not_named(words: str, codec: str) -> None:
+    garbled = f"T1 {words}".encode(codec).decode("latin-1")
+    assert contrast_of_series(garbled, "", {}).is_suspect
+    assert not contrast_of_series("T1 für Schädel, côté gauche, øst", "", {}).is_suspect
+
+
 @given(st.text(), st.text(), st.dictionaries(st.sampled_from(AGENT_TAGS), st.sets(st.text())))
 def test_any_text_gives_a_verdict_without_that_text(
     description: str, protocol: str, tags: dict[str, set[str]]
