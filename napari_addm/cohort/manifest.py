@@ -46,4 +46,4 @@ def write_manifest(path: Path, results: Iterable[CaseResult]) -> None:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return str(csv_cell("" if value is None else " ".join(str(value).split())))
+    return str(csv_cell(value))

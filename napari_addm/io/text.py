@@ -44,15 +44,16 @@ def format_duration(seconds: float, tenths: bool = False) -> str:
 
 
 def csv_cell(value: object) -> str | int | float:
-    """Return a value as a cell of a CSV file that no spreadsheet takes for a formula."""
+    """Return a value as a cell of a CSV file that no spreadsheet takes for a formula.
+
+    Nor does a terminal obey it; see `printable`.
+    """
     if value is None:
         return ""
     if isinstance(value, int | float):
         return value
-    text = str(value)
-    if text[:1] in {"\t", "\r", "\n"} or text.lstrip()[:1] in FORMULA_SIGNS:
-        return f"'{text}"
-    return text
+    text = printable(value)
+    return f"'{text}" if text.lstrip()[:1] in FORMULA_SIGNS else text
 
 
 def format_shape(shape: Sequence[int]) -> str:

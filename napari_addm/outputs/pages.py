@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from napari_addm.errors import MissingExtraError
-from napari_addm.io.text import format_duration
+from napari_addm.io.text import format_duration, printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @cache  # which keeps the compiled templates
 def page_environment(package: str = "napari_addm.outputs") -> Environment:
-    """Where the templates of the pages are rendered: strict, with every text escaped.
+    """Where the templates of the pages are rendered: strict, with every text escaped and printable.
 
     `package` has the page's own template; those that pages share are always found.
     """
@@ -26,6 +26,7 @@ def page_environment(package: str = "napari_addm.outputs") -> Environment:
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("napari_addm.outputs")]),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -36,6 +37,11 @@ def page_environment(package: str = "napari_addm.outputs") -> Environment:
         "value": finite_number,
     }
     return environment
+
+
+def _visible(value: object) -> object:
+    """Show what cannot be seen in a name, such as marks of direction, as escapes; markup stays."""
+    return printable(value) if type(value) is str else value
 
 
 def format_figure(value: float | None, digits: int) -> str:

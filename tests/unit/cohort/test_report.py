@@ -20,6 +20,7 @@ from napari_addm.errors import InputError
 from napari_addm.io.hashing import json_sha256, scan_sha256
 
 MARKUP = "<script>alert(1)</script>"
+UNSEEN = "\x1b[2J\u202egpj\u200b"
 PARAMETERS = {
     "checkpoint": {"name": f"model {MARKUP}", "file": "m.safetensors", "sha256": "ab" * 32},
     "settings": {"steps": 3, "batch_size": None},
@@ -101,7 +102,7 @@ def folder(tmp_path: Path) -> CohortFolder:
     keep(folder, "sub-1_ses-2", ml=20.0, dice=0.4, qc="intensities")
     keep(folder, "sub-2", ml=300.0, dice=0.9)
     keep(folder, "sub-3", ml=0.0)
-    bad = CaseResult("bad", "bad.nii.gz", "failed", f"bad.nii.gz is empty {MARKUP}")
+    bad = CaseResult("bad", "bad.nii.gz", "failed", f"bad.nii.gz is empty {MARKUP}{UNSEEN}")
     folder.states.write(bad, json_sha256(PARAMETERS))
     names = ["bad", "later", "sub-1_ses-1", "sub-1_ses-2", "sub-2", "sub-3"]
     cases = [CohortCase(name, f"{name}.nii.gz", Path(name)) for name in names]
@@ -134,6 +135,10 @@ def test_the_page_tells_everything_and_needs_nothing(folder: CohortFolder) -> No
     text = written["page"].read_text()
     page = Page(text)
     assert MARKUP not in text
+    for kind in ("page", "table"):
+        shown = written[kind].read_text()
+        assert UNSEEN.encode("unicode_escape").decode() in shown
+        assert all(letter.isprintable() for letter in shown if letter != "\n")
     assert [tag for tag, _ in page.tags].count("script") == 1
     for _, attributes in page.tags:
         for name in ("src", "href"):

@@ -79,10 +79,13 @@ def test_size() -> None:
 
 
 def test_no_cell_is_a_formula() -> None:
-    harmful = ["=1+1", " @cmd", "\t-1", "＋1", "+1", "\r"]
+    harmful = ["=1+1", " @cmd", "  -1", "＋1", "+1"]
     assert [csv_cell(text) for text in harmful] == [f"'{text}" for text in harmful]
     harmless = ["a=b", -1, 0.5, "", "1-2"]
     assert [csv_cell(value) for value in harmless] == harmless
+    unseen = ["\t=1", "\r\n+1", "\u200b=1", "\x1b[2J", "a\u202eb"]
+    shown = [r"\t=1", r"\r\n+1", r"\u200b=1", r"\x1b[2J", r"a\u202eb"]
+    assert [csv_cell(text) for text in unseen] == shown
     assert csv_cell(None) == ""
 
 
