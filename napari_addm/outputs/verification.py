@@ -7,22 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.devices import choose_device
 from napari_addm.detection.pipeline import Progress
 from napari_addm.errors import AddmError
-from napari_addm.io.arrays import displacement
-from napari_addm.io.checks import check_affine
-from napari_addm.io.demo import DEMO_CHECKPOINT
-from napari_addm.io.dicom import find_series
-from napari_addm.io.dicom_header import is_dicom
-from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
-from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.text import printable
-from napari_addm.io.volume import Volume, volume_from_native
+from napari_addm.io.volume import Volume
 from napari_addm.outputs.comparison import (
     MAPS,
     Verification,
@@ -32,6 +22,14 @@ from napari_addm.outputs.comparison import (
 )
 from napari_addm.outputs.contents import CaseInputs
 from napari_addm.outputs.record import SHORT, FileEntry, RunRecord, read_record
+from napari_addm.outputs.recorded import (
+    beside,
+    check_scan,
+    find_input,
+    read_saved,
+    recorded_grid,
+    recorded_series,
+)
 from napari_addm.outputs.run_case import (
     CasePlan,
     CaseRequest,
@@ -40,8 +38,6 @@ from napari_addm.outputs.run_case import (
     measure_case,
     read_case,
 )
-
-GRID_MM = 1e-3
 
 
 def verify(
@@ -79,14 +75,14 @@ def verify(
     request = _request(record, path, scan, model, mask)
     if record.truth is not None:
         try:
-            truth = truth or _find("ground truth", "--ground-truth", record.truth, path)
+            truth = truth or find_input("ground truth", "--ground-truth", record.truth, path)
             request = replace(request, truth=truth)
         except AddmError as error:
             result.notes.append(f"The metrics were not verified: {error}")
-    grid = _recorded_grid(record, path)
+    grid = recorded_grid(record, path)
     inputs = _read_inputs(record, request, grid)
     checkpoint = _load_model(record, request.checkpoint)
-    saved = _read_saved(record, path.parent, inputs.scan, result)
+    saved = read_saved(record, path.parent, inputs.scan, result.problems)
     changes = _changes(record, device)
     settings = record.settings.to_detection().replace(**changes)
     detection = finish(detect_case(inputs, checkpoint, settings), on_progress)
@@ -103,7 +99,7 @@ def verify(
     compare_records(record, outputs, grid, result)
     result.differences += compare_maps(record, detection, saved, not result.environment)
     table = (
-        _beside(path.parent, record.outputs["findings"]) if "findings" in record.outputs else None
+        beside(path.parent, record.outputs["findings"]) if "findings" in record.outputs else None
     )
     if table is None:
         result.problems.append("The record names no table of findings beside it.")
@@ -133,12 +129,12 @@ def _request(
     if record.brain_mask.origin == "found":
         mask = None
     elif mask is None:
-        mask = _find("brain mask", "--mask", record.brain_mask, path)
+        mask = find_input("brain mask", "--mask", record.brain_mask, path)
     saved_model = FileEntry(name=record.checkpoint.file, sha256=record.checkpoint.sha256)
     return CaseRequest(
-        scan or _find("scan", "--scan", record.input, path),
+        scan or find_input("scan", "--scan", record.input, path),
         path.parent,
-        checkpoint=model or _find("model", "--checkpoint", saved_model, path),
+        checkpoint=model or find_input("model", "--checkpoint", saved_model, path),
         mask=mask,
         frame=record.input.frame,
         resample_mask=True,
@@ -146,73 +142,10 @@ def _request(
     )
 
 
-def _beside(folder: Path, entry: FileEntry) -> Path | None:
-    """Return a file of a folder; None if it is not there, or the record leads elsewhere."""
-    try:
-        if entry.name and Path(entry.name).name == entry.name and (folder / entry.name).is_file():
-            return folder / entry.name
-    except (OSError, ValueError):  # no file can have this name
-        pass
-    return None
-
-
-def _find(what: str, option: str, entry: FileEntry, record: Path) -> Path:
-    """Find an input beside the record, one folder above it, or among the bundled files."""
-    home = record.resolve().parent
-    folders = (home, home.parent, DEMO_CHECKPOINT.parent)
-    found = [file for folder in folders if (file := _beside(folder, entry))]
-    subject = next((part for part in (home, *home.parents) if part.name.startswith("sub-")), None)
-    if subject is not None:  # derivatives lie in the raw dataset, or beside it
-        inner = home.relative_to(subject.parent)
-        around = [place for up in subject.parents[1:3] for place in (up, *up.glob("*/"))]
-        raw = [file for place in around if (file := _beside(place / inner, entry))]
-        found += [file for file in raw if file_sha256(file) == entry.sha256]
-    if not found:
-        name = "(a layer without a file)" if entry.name is None else printable(entry.name, SHORT)
-        raise AddmError(
-            f"{record}: the {what} {name} was not found beside it: say where it is with {option}."
-        )
-    return next((file for file in found if file_sha256(file) == entry.sha256), found[0])
-
-
-def _recorded_grid(record: RunRecord, path: Path) -> Volume:
-    """Return the grid of the record, without voxels."""
-    shape, affine = record.geometry.shape, np.array(record.geometry.affine)
-    try:
-        check_affine(path, affine)
-        return volume_from_native(np.broadcast_to(np.uint8(0), shape), affine)
-    except (AddmError, ValueError) as error:
-        raise AddmError(
-            f"{path} has a geometry that no scan has: use the file as it was saved."
-        ) from error
-
-
 def _read_inputs(record: RunRecord, request: CaseRequest, grid: Volume) -> CaseInputs:
     """Read scan, mask and truth, and refuse a scan that is not the recorded one."""
-    entry, series = record.input, None
-    if request.scan.is_dir() or is_dicom(request.scan):
-        folder = request.scan if request.scan.is_dir() else request.scan.parent
-        found = {files_sha256(each.files): each for each in find_series(folder)}
-        series = found.get(entry.sha256 or "")
-        if series is None:
-            raise AddmError(
-                f"{request.scan} does not hold the DICOM series of the record "
-                f"({printable(entry.name, SHORT)}, {entry.files} images): give the right "
-                "one with --scan."
-            )
-    inputs = read_case(request, series)
-    scan = inputs.scan
-    if voxels_sha256(scan.data) != entry.voxels_sha256:
-        raise AddmError(
-            f"{request.scan} has other voxels than the scan of the record: give the right file "
-            "with --scan; a layer that was edited has to be saved first."
-        )
-    apart = displacement(grid.affine, scan.affine, scan.shape)
-    if apart > GRID_MM:
-        raise AddmError(
-            f"{request.scan} has the voxels of the record, but puts them up to {apart:.3g} mm "
-            "elsewhere: give the file as it was with --scan."
-        )
+    inputs = read_case(request, recorded_series(record, request.scan))
+    check_scan(record, inputs.scan, request.scan, grid)
     return inputs
 
 
@@ -243,31 +176,3 @@ def _changes(record: RunRecord, device: str | None) -> dict[str, Any]:
     if record.was_stopped:  # without neighbors but the slices that were done
         changes |= {"slices": record.slices_done.indices, "context_mm": 0.0}
     return changes
-
-
-def _read_saved(
-    record: RunRecord, folder: Path, scan: Volume, result: Verification
-) -> dict[str, NDArray[Any]]:
-    """Read the maps beside the record; files that are missing or changed become problems."""
-    saved = {}
-    for key, entry in record.outputs.items():
-        file = _beside(folder, entry)
-        if file is None:
-            result.problems.append(f"{printable(entry.name, SHORT)} is not beside the record.")
-            continue
-        try:
-            if entry.voxels_sha256 is None:
-                intact = file_sha256(file) == entry.sha256
-            else:
-                read = read_labels(file) if key == "labels" else read_volume(file, constant=True)
-                intact = voxels_sha256(read.data) == entry.voxels_sha256
-                if not read.same_grid(scan):
-                    result.problems.append(f"{file.name} lies on another grid than the scan.")
-                elif intact:
-                    saved[key] = read.data
-        except AddmError as error:
-            result.problems.append(str(error))
-        else:
-            if not intact:
-                result.problems.append(f"{file.name} was changed since it was saved.")
-    return saved
