@@ -103,7 +103,9 @@ NO_T1 = re.compile(
 )
 T1 = re.compile(r"(?<![a-z0-9])(?:ax|axial|sag|cor|tra|[23]d)?t1(?!\d)")
 T1_SEQUENCE = re.compile(rf"\bir ?fspgr\b|(?<![a-z])(?:{SEQUENCES})(?![a-z])|mp ?2?rage")
-OTHER_WEIGHTING = re.compile(r"\b(?:t2\w*|pdw?|tof|mra|mrv|swi|dwi|dti|asl|flair|perf\w*|bold)\b")
+OTHER_WEIGHTING = re.compile(
+    r"\b(?:t2\w*|pdw?|tof|mra|mrv|swi|dwi|dti|adc|asl|flair|stir|perf\w*|bold)\b"
+)
 BRAIN = re.compile(
     r"\b(?:brain|head|cereb\w*|skull|scha?edel|schadel|kopf|tete|crane|cran\w*|cabeza|cerv(?:eau|ello))"
 )
@@ -239,10 +241,20 @@ def is_brain_t1(description: str, body_part: str = "") -> bool:
     body_part : str
         BodyPartExamined.
     """
+    words = " ".join(_words(description))
+    weighted = T1.search(words) or T1_SEQUENCE.search(words)
+    return bool(weighted) and not is_other_scan(description, body_part)
+
+
+def is_other_scan(description: str, body_part: str = "") -> bool:
+    """Return whether words are those of something else than a T1-weighted scan of the brain.
+
+    See `is_brain_t1`; words that name neither give False in both.
+    """
     words, part = " ".join(_words(description)), " ".join(_split(_letters(body_part)))
-    weighted = T1.search(words) or (T1_SEQUENCE.search(words) and not OTHER_WEIGHTING.search(words))
+    weighted = OTHER_WEIGHTING.search(words) and not T1.search(words)
     elsewhere = any(BODY.search(each) and not BRAIN.search(each) for each in (words, part))
-    return bool(weighted) and not NO_T1.search(words) and not elsewhere
+    return bool(weighted or NO_T1.search(words) or elsewhere)
 
 
 def agent_in_words(text: str) -> Agent:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_addm.errors import InputError
-from napari_addm.io.contrast import AGENT_TAGS, Contrast, contrast_of_series, is_brain_t1
+from napari_addm.io.contrast import (
+    AGENT_TAGS,
+    Contrast,
+    contrast_of_series,
+    is_brain_t1,
+    is_other_scan,
+)
 from napari_addm.io.dicom_header import NO_DICOM, import_extra, is_dicom, read_dicom, text
 
 if TYPE_CHECKING:
@@ -65,7 +71,8 @@ class Series:
     why : str
         Why `pick_series` chose it.
     notes : tuple of str
-        What was left out beside the images, one sentence each, without a name.
+        What was left out beside the images, and whether its words are those of another scan, one
+        sentence each, without a name.
     """
 
     number: int
@@ -231,19 +238,26 @@ def _series(uid: str, members: list[tuple[Path, Dataset]], odd: dict[Path, str])
             tags[tag].add(text(image, tag))
     printable = "".join(c if c.isprintable() else " " for c in words)
     number = usual("SeriesNumber")
+    part = usual("BodyPartExamined")
     reasons = Counter(reason.partition(" (")[0] for reason in odd.values())
+    notes = [
+        f"In the folder of the DICOM images {count} file(s) or folder(s) were left out: each "
+        f"{reason}."
+        for reason, count in reasons.items()
+    ]
+    if is_other_scan(words, part):
+        notes.append(
+            "The series is named as another scan than a T1-weighted one of the brain: choose "
+            "that one."
+        )
     return Series(
         number=int(number) if re.fullmatch("[0-9]{1,9}", number) else 0,
         description=" ".join(printable.split())[:60],
         files=tuple(path for path, _ in members),
         uid=uid,
-        is_t1=is_brain_t1(words, usual("BodyPartExamined")),
+        is_t1=is_brain_t1(words, part),
         contrast=contrast_of_series(said, protocol, tags),
-        notes=tuple(
-            f"In the folder of the DICOM images {count} file(s) or folder(s) were left out: each "
-            f"{reason}."
-            for reason, count in reasons.items()
-        ),
+        notes=tuple(notes),
     )
 
 

@@ -10,6 +10,7 @@ from napari_addm.io.contrast import (
     contrast_of_name,
     contrast_of_series,
     is_brain_t1,
+    is_other_scan,
 )
 
 # Separated by "|"; of hospitals, scanners, public data sets and their guides.
@@ -154,6 +155,9 @@ def test_file_names(name: str, agent: str) -> None:
 def test_names_of_t1_weighted_brains() -> None:
     assert [name for name in split(BRAIN_T1) if not is_brain_t1(name)] == []
     assert [name for name in split(NO_BRAIN_T1) if is_brain_t1(name)] == []
+    assert [name for name in split(BRAIN_T1) if is_other_scan(name)] == []
+    assert [name for name in split(NO_BRAIN_T1) if not is_other_scan(name)] == ["T12"]
+    assert not is_other_scan("scan 3")
     assert is_brain_t1("T1 sag", "HEAD")
     assert is_brain_t1("T1 sag", "HEADNECK")
     assert not is_brain_t1("T1 sag", "KNEE")

@@ -28,7 +28,10 @@ def test_the_t1_is_chosen(tmp_path: Path) -> None:
     series = pick_series(tmp_path)
     assert (series.number, len(series.files)) == (5, 12)
     assert series.why == "the only T1 without contrast agent among 3 series"
-    assert pick_series(tmp_path, 2).description == "AX FLAIR"
+    assert not any("another scan" in warning for warning in read_series(series).warnings)
+    other = pick_series(tmp_path, 2)
+    assert other.description == "AX FLAIR"
+    assert "named as another scan than a T1" in " ".join(read_series(other).warnings)
     write_series(tmp_path / "d", SeriesNumber=6, SeriesDescription="T1 SPGR")
     with pytest.raises(
         InputError, match=r"2 series that can be the T1 without agent: .*--series.*6: T1 SPGR"
