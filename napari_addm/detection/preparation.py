@@ -399,7 +399,8 @@ def _model_grid(
     low, high = world.min(axis=0), world.max(axis=0)
     z, y, x = specification.spacing_mm
     height, width = specification.size
-    depth = int(np.ceil((high[2] - low[2]) / z)) + 1
+    # rounding: the same scan stored otherwise has the same slices
+    depth = int(np.ceil(np.round((high[2] - low[2]) / z, 3))) + 1
     center = (low + high) / 2.0
     affine = np.eye(4)
     # index (z, y, x) -> world (x, y, z)
@@ -429,4 +430,5 @@ def _to_model(
 
     brain = np.where(mask[box], data[box], 0).astype(np.float32)
     total, share = parallel_map(average, (brain, mask[box].astype(np.float32)))
-    return np.asarray(total / np.maximum(share, 1e-3), np.float32), share > 0.5
+    inside = share > 0.5 + 1e-3  # a hair more, so that rounding decides about no half voxel
+    return np.asarray(total / np.maximum(share, 1e-3), np.float32), inside

@@ -16,7 +16,7 @@ from napari_addm.detection.brain_mask import find_brain
 from napari_addm.detection.preparation import HistogramStandardization, ModelSlices, prepare
 from napari_addm.detection.resampling import resample
 from napari_addm.errors import InputError
-from napari_addm.io.volume import Volume, volume_from_array
+from napari_addm.io.volume import Volume, volume_from_array, volume_from_native
 
 SPECIFICATION = PreparationSpecification(
     spacing_mm=(3.0, 2.0, 2.0),
@@ -129,6 +129,19 @@ def test_every_orientation_gives_the_same_slices(make_brain):
             slices = prepare(make_brain(*grid((4, 4, 4), codes), lesion), coarse)
             np.testing.assert_allclose(slices.affine, reference.affine, atol=1e-9)
             np.testing.assert_allclose(slices.images, reference.images, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [-1e-7, 5e-8, 1e-6])
+def test_the_rounding_of_an_affine_gives_the_same_slices(make_brain, share):
+    """The brain is a whole number of slices high, and half voxels lie on its edge."""
+    coarse = SPECIFICATION.model_copy(update={"spacing_mm": (6.0, 4.0, 4.0), "size": (48, 40)})
+    volume = make_brain(*grid((6, 6, 6)))
+    reference = prepare(volume, coarse)
+    rounded = volume.source.affine * (1 + share * np.array([[1, 1, 1, 1]] * 3 + [[0] * 4]))
+    slices = prepare(volume_from_native(volume.to_native(), rounded), coarse)
+    assert slices.depth == reference.depth
+    np.testing.assert_array_equal(slices.masks, reference.masks)
+    np.testing.assert_allclose(slices.images, reference.images, atol=1e-3)
 
 
 def test_parts_of_the_way_back_equal_the_whole(prepared):
