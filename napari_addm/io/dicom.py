@@ -46,6 +46,8 @@ TAGS = (
 )
 # Images that agree in these are copies of one; an anonymizer may give all images one UID.
 SAME_IMAGE = ("SOPInstanceUID", "InstanceNumber", "EchoTime", "ImagePositionPatient")
+# Programs that compress a copy may write 2.50 as 2.5.
+LAST_ZEROS = re.compile(r"(?<=\d)(?:(\.\d*[1-9])|\.)0+(?=[],]|$)")
 MR_CLASSES = {f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("4", "4.1", "4.4")}
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
@@ -120,7 +122,7 @@ def find_series(folder: Path) -> list[Series]:
                 odd[path] = "is damaged"
         else:
             # The same image twice, as after copying a disc twice, is one image.
-            known = [text(image, tag) for tag in SAME_IMAGE]
+            known = [LAST_ZEROS.sub(r"\1", text(image, tag)) for tag in SAME_IMAGE]
             key = tuple(known) if known[0] else path
             members[_series_key(path, image)].setdefault(key, (path, image))
     groups = {
@@ -205,8 +207,9 @@ def _series_key(path: Path, image: Dataset) -> str:
 
 
 def _is_mr(image: Dataset) -> bool:
-    # Anonymizers that empty the modality keep the class.
-    return (text(image, "Modality") or text(image, "SOPClassUID")) in {"MR", *MR_CLASSES}
+    # Anonymizers that empty the modality, or make it "other", keep the class.
+    modality = text(image, "Modality").upper().replace("OT", "")
+    return (modality or text(image, "SOPClassUID")) in {"MR", *MR_CLASSES}
 
 
 def _without_others(

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from dicom_series import NAME, assert_placed, change, generate_uid, pydicom, write_series
+from dicom_series import NAME, assert_placed, change, compress, generate_uid, pydicom, write_series
 from pydicom.fileset import FileSet
 
 from napari_addm.detection.quality import grid_flags
@@ -22,6 +22,8 @@ def test_the_t1_is_chosen(tmp_path: Path) -> None:
     write_series(tmp_path / "b", SeriesNumber=3, SeriesDescription="Sag T1 MPRAGE post Gd")
     write_series(tmp_path / "c", SeriesNumber=5, SeriesDescription="Sag T1 MPRAGE")
     shutil.copytree(tmp_path / "c", tmp_path / "again")  # the same images are no second series
+    for path in (tmp_path / "again").iterdir():
+        compress(path, "1.2.840.10008.1.2.4.80")  # writes other decimals
     (tmp_path / "DICOMDIR.txt").write_text("no image")
     assert holds_dicom(tmp_path)
     assert not is_dicom(tmp_path / "DICOMDIR.txt")
@@ -218,7 +220,8 @@ def test_anonymized_series_are_read(tmp_path: Path, tag: str) -> None:
             if kind == "gone":
                 del image[tag]
             else:
-                setattr(image, tag, "1.2.3" if kind == "same" and tag.endswith("UID") else None)
+                same = "1.2.3" if tag.endswith("UID") else {"Modality": "OT"}.get(tag)
+                setattr(image, tag, same if kind == "same" else None)
             image.save_as(path)
         volume = read_series(pick_series(tmp_path / kind))
         assert_placed(volume, volume.source.series)
