@@ -27,6 +27,7 @@ AGENT_TAGS = (
 
 # Signs, and words of other scripts, that stand for words. "_" is a space by then.
 SIGNS = (
+    (r"\b[тτ](?=[12])", "t"),
     (r"造影剤?|[增増][强強]|[强強]化|조영제?|ฉีด(?:สี)?|สาร(?:ทึบรังสี|เพิม)", " contrast "),
     (r"(?:חומר )?ניגוד|\bגד\b|גדולי\w*|\w*(?:حقن|صبغ|تباين)\w*|σκιαγρ\w*", " contrast "),
     (r"контраст\w*|гадол\w*|усилен\w*|підсилен\w*|\bк[ув]\b", " contrast "),

@@ -264,8 +264,11 @@ def _series(uid: str, members: list[tuple[Path, Dataset]], odd: dict[Path, str])
     )
 
 
-def holds_dicom(folder: Path, most: int = 50) -> bool:
-    """Return whether one of the first files in a folder or below it is DICOM."""
+def holds_dicom(folder: Path, most: int = 2000) -> bool:
+    """Return whether one of the first files in a folder or below it is DICOM.
+
+    A disc has hundreds of files of its viewer.
+    """
     return any(is_dicom(path) for path, _ in zip(_walk(folder, {}), range(most), strict=False))
 
 

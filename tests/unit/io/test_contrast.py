@@ -110,7 +110,8 @@ T1 w/o & w/ contrast | T1 SUB | T1 PRE POST GD | T1 with | AX T1 W/
 BRAIN_T1 = r"""
 Sag T1 MPRAGE | t1_mprage | AX T1 +C | MP-RAGE | mp rage | BRAVO | 3D FSPGR | IR-FSPGR |
 T1 FLAIR | MP2RAGE_UNI | AXT1POST | T1W | T1wPost | 3D_TFE | tfl3d1_ns | T1_3D_TFE | SagT1 |
-T1 SE TRA | T1 BRAIN | T1 HEAD | T1-weighted | T1 cerveau | T1 cervello
+T1 SE TRA | T1 BRAIN | T1 HEAD | T1-weighted | T1 cerveau | T1 cervello |
+Т1 сагиттальный
 """
 NO_BRAIN_T1 = r"""
 T1 map | T1_MAP | T1rho | T1 rho | T1 knee | AX T1 SPINE | SAG T1 C SPINE | T1 mapping |

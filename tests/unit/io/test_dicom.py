@@ -25,6 +25,9 @@ def test_the_t1_is_chosen(tmp_path: Path) -> None:
     for path in (tmp_path / "again").iterdir():
         compress(path, "1.2.840.10008.1.2.4.80")  # writes other decimals
     (tmp_path / "DICOMDIR.txt").write_text("no image")
+    (tmp_path / "VIEWER").mkdir()
+    for n in range(300):
+        (tmp_path / "VIEWER" / f"{n}.dll").write_text("MZ")
     assert holds_dicom(tmp_path)
     assert not is_dicom(tmp_path / "DICOMDIR.txt")
     series = pick_series(tmp_path)
