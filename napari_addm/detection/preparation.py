@@ -83,7 +83,7 @@ def _interpolate(
     """Interpolate linearly, with straight lines beyond the first and last knot."""
     first = (y[1] - y[0]) / (x[1] - x[0])
     last = (y[-1] - y[-2]) / (x[-1] - x[-2])
-    wide = max(abs(float(x[0])), abs(float(x[-1])), 1.0) * 1e4
+    wide = max(abs(float(x[0])), abs(float(x[-1]))) * 1e4
     knots_x = np.concatenate([[x[0] - wide], x, [x[-1] + wide]])
     knots_y = np.concatenate([[y[0] - first * wide], y, [y[-1] + last * wide]])
     return np.interp(values, knots_x, knots_y).astype(np.float32)
@@ -362,7 +362,7 @@ def _standardize(
     """Map the percentiles of the brain's intensities to the model's landmarks."""
     percentiles: Any = np.percentile(values, specification.percentiles)
     # equal percentiles, as few gray levels give, would have several model values
-    percentiles += np.arange(len(percentiles)) * 1e-6 * max(float(np.ptp(percentiles)), 1e-6)
+    percentiles += np.arange(len(percentiles)) * 1e-6 * (float(np.ptp(percentiles)) or 1.0)
     return HistogramStandardization(percentiles, np.asarray(specification.landmarks, float))
 
 

@@ -164,6 +164,8 @@ def _read_fields(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         head = file.read(HEADER_BYTES)
     end = re.search(rb"\r?\n\r?\n", head)
+    if end is None and len(head) == HEADER_BYTES:
+        raise InputError(f"{path} has a header of more than 1 MB: export it without comments.")
     lines = head[: end.start() if end else len(head)].decode("utf-8", "replace").splitlines()
     known = [lines[0]]
     for line in lines[1:]:

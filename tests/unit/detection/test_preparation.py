@@ -199,9 +199,11 @@ def test_the_intensity_map_is_monotone_and_has_an_inverse(knots, values):
     np.testing.assert_allclose(rule.forward(rule.inverse(inside)), inside, atol=1e-3)
 
 
-def test_scaled_and_shifted_intensities_give_the_same_slices(make_brain):
+@pytest.mark.parametrize(("scale", "shift"), [(7.5, 300), (1e-20, 0), (1e30, 0)])
+def test_scaled_and_shifted_intensities_give_the_same_slices(make_brain, scale, shift):
     volume = make_brain(*grid((2, 2, 2)))
-    other = volume.with_data(np.where(volume.data > 0, 7.5 * volume.data + 300, 0))
+    scaled = np.where(volume.data > 0, scale * volume.data + shift, 0)
+    other = volume.with_data(scaled.astype(np.float32))
     np.testing.assert_allclose(
         prepare(volume, SPECIFICATION).images, prepare(other, SPECIFICATION).images, atol=1e-3
     )

@@ -149,6 +149,7 @@ REFUSED: dict[str, tuple[bytes, dict[str, object], str]] = {
     "from the end of gzip": (gzip.compress(RAW), {"byte skip": -1, "encoding": "gz"}, "-1 bytes"),
     "far from the end": (RAW, {"byte_skip": -2}, "-2 bytes before its voxels"),
     "hex": (RAW.hex().encode(), {"encoding": "hex"}, "an encoding that is not read: save"),
+    "long header": (RAW, {"old_content": "word " * 2**18}, "a header of more than 1 MB: export it"),
     "detached": (RAW, {"data_file": "/etc/passwd"}, "its voxels in another file: save it as one"),
     "five channels": (5 * RAW, {"dimension": 4, "sizes": "5 17 18 20"}
                       | {"space_directions": "none (1,0,0) (0,1,0) (0,0,1)"}, "has 4 dimensions"),
