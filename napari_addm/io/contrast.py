@@ -301,6 +301,8 @@ def _said(words: list[str]) -> Iterator[Agent]:
 
 def _is_agent(words: list[str], n: int, negation: str) -> bool:
     """Whether a word names contrast agent; some do only beside certain others."""
+    if n == 0 and words[0][:2] in ("cm", "ks"):  # a name may begin with a person's initials
+        return False
     before, following = words[n - 1] if n else "", words[n + 1 : n + 2]
     if words[n] == "con":
         return bool(negation) or before in ("with", "w") or bool(IS_POST.fullmatch(before))

@@ -143,6 +143,8 @@ def test_words_about_contrast_agent(name: str, agent: str) -> None:
         ("sub-01_ses-1_ce-GD_run-2_T1w", "with"),
         ("sub-01_ce-none_T1w", "without"),
         ("sub-01_T1w", "unknown"),
+        ("CM01_T1w", "unknown"),
+        ("KS_T1", "unknown"),
         # entities of the person and the visit
         ("sub-con01_T1w", "unknown"),
         ("sub-post3_ses-post_T1w", "unknown"),
