@@ -9,6 +9,7 @@ import errno
 import io
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -28,6 +29,9 @@ CLEANUP_SECONDS = 5.0
 
 OUTPUT_LOST = 1
 """Exit code where the result could not be printed."""
+
+NARROWEST = 20
+"""Columns that tables and help are laid out for at least."""
 
 
 class _Signals:
@@ -106,6 +110,8 @@ def main() -> None:
     signals.install()
     sys.stdout, out = _guard(sys.stdout, 1)
     sys.stderr, _ = _guard(sys.stderr, 2)
+    if shutil.get_terminal_size().columns < NARROWEST:  # --help would never end in one column
+        os.environ["COLUMNS"] = str(NARROWEST)
     try:
         os.getcwd()
     except OSError:

@@ -205,6 +205,11 @@ def test_odd_letters_pass_through_any_output(
             assert error.strip("\n").isprintable()
 
 
+def test_the_help_ends_in_one_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1")
+    assert finish("detect", "--help")[0] == 0
+
+
 def test_closed_outputs_and_a_working_folder_that_is_gone(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
