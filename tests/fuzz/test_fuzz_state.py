@@ -17,6 +17,7 @@ from napari_addm.cohort.files import HIDDEN
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.inspect import inspect_cohort
 from napari_addm.cohort.report import write_cohort_report
+from napari_addm.cohort.results import read_cohort
 from napari_addm.io.hashing import scan_sha256
 
 
@@ -80,3 +81,23 @@ def test_a_damaged_folder_is_reported_and_goes_on(folder: Trial) -> None:
         assert {path.name for path in folder.root.iterdir()} == there | {"kept"}
         shutil.rmtree(folder.output)
         shutil.copytree(kept, folder.output)
+
+
+def test_a_damaged_record_is_named_and_the_other_cases_stay(folder: Trial) -> None:
+    """Its hash is renewed, so that only its content can tell."""
+    record, state = folder.output / "a" / "a_record.json", folder.state_path("a")
+    whole, files = record.read_bytes(), json.loads(state.read_text())["files"]
+    for seed in tries(30):
+        random = np.random.default_rng(seed)
+        if random.random() < 0.5:
+            record.write_bytes(change_bytes(random, whole))
+        else:
+            tree = change_tree(random, json.loads(whole))
+            record.write_text(json.dumps(tree), encoding="utf-8", errors="surrogatepass")
+        folder.forge("a", files={**files, "a/a_record.json": scan_sha256(record)})
+        write_cohort_report(folder.output)
+        damaged, *others = read_cohort(folder.output).entries
+        reason = damaged.result.reason
+        assert damaged.record is not None or reason.startswith("not checked: a_record.json "), seed
+        assert reason.isprintable(), seed
+        assert all(entry.record is not None and not entry.result.reason for entry in others), seed
