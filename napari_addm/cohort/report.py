@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
@@ -26,7 +25,7 @@ from napari_addm.io.files import write_atomic
 from napari_addm.io.text import csv_cell
 from napari_addm.metrics.metric import rated_metrics
 from napari_addm.metrics.statistics import MeanInterval, mean_interval
-from napari_addm.outputs.pages import finite_number, page_environment
+from napari_addm.outputs.pages import as_jpeg, finite_number, page_environment
 
 PAGE, TABLE, FIGURES = REPORTS
 # A page and a JSON file that a report may replace have these.
@@ -235,9 +234,7 @@ def _thumbnail(path: Path) -> str:
     with Image.open(path) as picture:
         size = (PICTURE_WIDTH, round(PICTURE_WIDTH * picture.height / picture.width))
         small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=72, optimize=True)
-    return base64.b64encode(encoded.getvalue()).decode("ascii")
+    return as_jpeg(small, 72)
 
 
 def _histogram(volumes: Iterable[float | None]) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from functools import cache
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from napari_addm.io.text import format_duration, printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from PIL import Image
 
 
 @cache  # which keeps the compiled templates
@@ -44,6 +47,13 @@ def _visible(value: object) -> object:
     return printable(value) if type(value) is str else value
 
 
+def as_jpeg(picture: Image.Image, quality: int) -> str:
+    """A picture as a JPEG in base64, without its metadata."""
+    encoded = io.BytesIO()
+    picture.save(encoded, "JPEG", quality=quality, optimize=True, subsampling=0)
+    return base64.b64encode(encoded.getvalue()).decode("ascii")
+
+
 def format_figure(value: float | None, digits: int) -> str:
     """A number for the eye, with a true minus; a dash for None."""
     if value is None:
@@ -61,6 +71,6 @@ def finite_number(value: object) -> float | None:
 
 def missing_extra(package: str) -> MissingExtraError:
     return MissingExtraError(
-        f"The page of a benchmark needs the package {package}, which is not installed: run "
+        f"The page needs the package {package}, which is not installed: run "
         'pip install "napari-addm[benchmark]".'
     )

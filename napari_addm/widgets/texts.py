@@ -181,6 +181,12 @@ SAVE = Text(
     "Writes the anomaly map, labels, reconstruction, uncertainty, table of findings and run "
     "record into a folder, on the scan's own grid.",
 )
+CASE_PAGE = Text(
+    "Case page...",
+    "Saves the results, and beside them one page with key pictures, the table of findings and the "
+    "settings, to read, print or pass on. It opens in the browser.",
+)
+NO_BROWSER = ", which no program opened: open it in a browser"
 SEG = Text(
     "Also as DICOM segmentation",
     "For an archive: it carries the patient's name, as its series does. Rejected findings are left "

@@ -18,6 +18,7 @@ from napari.layers import Image
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image as Picture
 from qtpy.QtCore import QEvent
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QApplication, QDockWidget, QLabel
 
 from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
@@ -471,7 +472,9 @@ def test_layers_of_other_readers(viewer, panel, run, output, scan) -> None:
     assert_array_equal(layer_to_volume(labels).data, panel.outcome.marked.labels)
 
 
-def test_save(viewer, panel, finish, add, output, show_result, scan, scan_file, tmp_path) -> None:
+def test_save(
+    viewer, panel, finish, add, output, show_result, scan, scan_file, tmp_path, monkeypatch
+) -> None:
     add(viewer, scan)
     show_result(panel)
     labels = output(viewer, "anomalies")
@@ -492,6 +495,16 @@ def test_save(viewer, panel, finish, add, output, show_result, scan, scan_file, 
     saved = read_labels(tmp_path / "out" / "head_labels.nii.gz")
     assert_array_equal(saved.data, labels.data)
     assert "\n99," in (tmp_path / "out" / "head_findings.csv").read_text()
+    opened = []
+    monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    output(viewer, "anomaly map").contrast_limits = 0.125, 1
+    panel.saving.save(tmp_path / "out", overwrite=True, page=True)
+    finish(panel)
+    assert panel.notices.error.text() == ""
+    page = tmp_path / "out" / "head_page.html"
+    assert opened == [str(page)]
+    assert ">0.125<" in page.read_text()  # the color bar is that of the screen
+    assert "There are no pictures" not in page.read_text()
     panel.saving.save(tmp_path / "out")
     finish(panel)
     assert "exists already: press Save again" in panel.notices.error.text()

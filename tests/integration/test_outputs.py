@@ -30,6 +30,7 @@ DRAW = (
     "from napari_addm.outputs.figure import figure\n"
     "data = np.random.default_rng(0).random((20, 30, 40), np.float32)\n"
     "write_png(sys.argv[1], figure(volume_from_array(data), Overlay(data, data > 0.9), [3, 9]))\n"
+    "import napari_addm.outputs.case_page\n"
     "assert not {'qtpy', 'PyQt6', 'PySide6', 'napari', 'torch'} & set(sys.modules)\n"
 )
 

@@ -15,6 +15,8 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QWidget
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.volume import Volume
 from napari_addm.outputs.case import WriteOptions, write_case
+from napari_addm.outputs.case_page import CaseSources, write_case_page
+from napari_addm.outputs.colors import map_limits
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs, GivenRegion
 from napari_addm.outputs.dicom_seg import check_seg
 from napari_addm.outputs.folder import check_outputs
@@ -62,6 +64,7 @@ class Saving(QWidget):
         self._saved: Path | None = None
         self.folder: Path | None = None
         self.save_button = button(texts.SAVE, self._on_save)
+        self.page_button = button(texts.CASE_PAGE, self._on_page)
         self.seg = QCheckBox(texts.SEG.label)
         self.seg.setToolTip(texts.SEG.tip)
         self.seg.clicked.connect(self._on_seg)
@@ -69,7 +72,13 @@ class Saving(QWidget):
         self.open_button.hide()
         self.resume_button = button(texts.RESUME, self._on_resume)
         layout = column(self)
-        for widget in (self.seg, self.save_button, self.open_button, self.resume_button):
+        for widget in (
+            self.seg,
+            self.save_button,
+            self.page_button,
+            self.open_button,
+            self.resume_button,
+        ):
             layout.addWidget(widget)
         controller.changed.connect(self._show_allowed)
         self._show_allowed()
@@ -77,9 +86,10 @@ class Saving(QWidget):
     def _show_allowed(self) -> None:
         """Let the buttons say what may be pressed, and why not."""
         why_not, outcome = self._controller.why_not_save, self._controller.outcome
-        for made in (self.save_button, self.resume_button):
+        for made in (self.save_button, self.page_button, self.resume_button):
             made.setEnabled(not why_not)
         self.save_button.setToolTip(texts.as_written(why_not or texts.SAVE.tip))
+        self.page_button.setToolTip(texts.as_written(why_not or texts.CASE_PAGE.tip))
         self.seg.setVisible(outcome is not None and bool(outcome.scan.source.series))
 
     @property
@@ -113,6 +123,12 @@ class Saving(QWidget):
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self._saved)))
 
     def _on_save(self) -> None:
+        self._ask_and_save(page=False)
+
+    def _on_page(self) -> None:
+        self._ask_and_save(page=True)
+
+    def _ask_and_save(self, page: bool) -> None:
         outcome = self._outcome
         if outcome is None:
             return
@@ -131,19 +147,23 @@ class Saving(QWidget):
             return
         there = [path.name for path in paths.values() if path.exists()]
         if not there or may_replace(self, there, folder):
-            self.save(Path(folder), overwrite=bool(there))
+            self.save(Path(folder), overwrite=bool(there), page=page)
 
-    def save(self, folder: Path, overwrite: bool = False) -> None:
+    def save(self, folder: Path, overwrite: bool = False, page: bool = False) -> None:
         """Write all files of the result into a folder, in the background.
 
-        The labels are written as the layer shows them, with a person's edits.
+        The labels are written as the layer shows them, with a person's edits. The `page` of the
+        case is made from the files, with the colors of the map as they are on the screen.
         """
         outcome = self._outcome
         if outcome is None:
             return
         self.begun.emit()
         self.said.emit(f"Saving into {folder} ...")
-        labels = outcome.layers.labels()
+        labels, shown_map = outcome.layers.labels(), outcome.layers.layer("anomaly")
+        limits = map_limits(None if outcome.marked is None else outcome.marked.threshold)
+        if shown_map is not None:
+            limits = tuple(shown_map.contrast_limits)
         self._start(
             "Save the results",
             _save,
@@ -152,6 +172,7 @@ class Saving(QWidget):
             folder,
             overwrite,
             self.seg.isChecked() and bool(outcome.scan.source.series),
+            limits if page else None,
             yielded=self._on_saved,
             errored=self._on_failed,
         )
@@ -164,6 +185,9 @@ class Saving(QWidget):
         words = f"{len(paths)} files saved in {folder}"
         if seg and "seg" not in paths:
             words += f"; {texts.NO_SEG}"
+        if page := paths.get("page"):
+            opened = QDesktopServices.openUrl(QUrl.fromLocalFile(str(page)))
+            words += f"; the page is {page.name}" + ("" if opened else texts.NO_BROWSER)
         self.said.emit(words)
 
     def _on_failed(self, error: Exception) -> None:
@@ -218,9 +242,17 @@ def _check(scan: Volume) -> Iterator[None]:
 
 
 def _save(
-    outcome: Outcome, labels: np.ndarray | None, folder: Path, overwrite: bool, seg: bool
+    outcome: Outcome,
+    labels: np.ndarray | None,
+    folder: Path,
+    overwrite: bool,
+    seg: bool,
+    page_limits: tuple[float, float] | None,
 ) -> Iterator[tuple[dict[str, Path], bool]]:
-    """Write the files; yields them, and whether a segmentation was wanted."""
+    """Write the files, and a page with these limits of the map; see `Saving.save`.
+
+    Yields the files, and whether a segmentation was wanted.
+    """
     detection, marked, agreement = outcome.detection, outcome.marked, outcome.agreement
     assert detection is not None
     assert marked is not None
@@ -251,4 +283,9 @@ def _save(
         quality=outcome.quality,
         name=outcome.stem,
     )
-    yield write_case(outputs, folder, WriteOptions(dicom_seg=seg, overwrite=overwrite)), seg
+    written = write_case(outputs, folder, WriteOptions(dicom_seg=seg, overwrite=overwrite))
+    if page_limits is not None:
+        voxels = None if truth is None else truth.voxels
+        sources = CaseSources(outcome.scan, voxels, page_limits)
+        written["page"] = write_case_page(written["record"], sources)
+    yield written, seg

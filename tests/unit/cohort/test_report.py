@@ -272,6 +272,6 @@ def test_the_command_makes_the_page_or_says_why_not(
     ]
     failed = invoke(["report", str(tmp_path)])
     assert failed.exit_code == 1
-    assert "holds no batch" in failed.stderr
+    assert "holds no case and no batch" in failed.stderr
     with pytest.raises(InputError, match="holds no batch"):
         read_cohort(tmp_path)
