@@ -6,11 +6,12 @@ Each command is a file of this folder. Whatever is heavy is imported inside the 
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 from pydantic import ValidationError
 
 from napari_addm import __version__
@@ -36,34 +37,12 @@ app = App(
     help="Find what does not belong in a brain MRI. For research, not for diagnosis.",
     version=f"napari-addm {__version__}",
     help_format="markdown",
+    help_epilogue="`--debug`, or `NAPARI_ADDM_DEBUG=1`, shows the tracebacks of errors.",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
 for command in COMMANDS:
     app.command(command, sort_key=COMMANDS.index(command))
-
-
-@app.meta.default
-def _launch(
-    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    debug: Annotated[bool, Parameter(env_var="NAPARI_ADDM_DEBUG", negative="")] = False,
-) -> int:
-    """Run a command; whatever goes wrong is one line on stderr and an exit code.
-
-    Parameters
-    ----------
-    debug
-        Show the tracebacks of errors.
-    """
-    try:
-        code = app(tokens, exit_on_error=False, print_error=False)
-        return code if isinstance(code, int) else 0
-    except (Exception, KeyboardInterrupt) as error:
-        if debug:
-            traceback.print_exc()
-        message, code = _describe(error)
-        print_line(" ".join(message.split()))
-        return code
 
 
 def _describe(error: BaseException) -> tuple[str, int]:
@@ -107,7 +86,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def run(tokens: Sequence[str] | None = None) -> int:
-    """Run a command line.
+    """Run a command line; whatever goes wrong is one line on stderr and an exit code.
 
     Parameters
     ----------
@@ -119,5 +98,16 @@ def run(tokens: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    code: int | None = app.meta(tokens)
-    return code or 0
+    line = list(sys.argv[1:] if tokens is None else tokens)
+    # by hand: for cyclopts, an option of all commands parses each line twice
+    commands = [token for token in line if token != "--debug"]
+    debug = os.environ.get("NAPARI_ADDM_DEBUG", "").lower() not in ("", "0", "false", "no")
+    try:
+        code = app(commands, exit_on_error=False, print_error=False)
+        return code if isinstance(code, int) else 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug or len(commands) < len(line):
+            traceback.print_exc()
+        message, code = _describe(error)
+        print_line(" ".join(message.split()))
+        return code
