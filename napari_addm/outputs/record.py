@@ -11,6 +11,7 @@ import math
 import platform
 from collections import Counter
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
@@ -422,6 +423,7 @@ def geometry_entry(volume: Volume) -> GeometryEntry:
     )
 
 
+@cache
 def _software_versions(device: str) -> dict[str, str]:
     """Return the versions that a result on a device may depend on."""
     libraries = ["numpy", "scipy", "torch", "monai", "nibabel"]
