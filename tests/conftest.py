@@ -202,6 +202,11 @@ def own_preferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     napari_settings._clear_plugin_settings_cache()
 
 
+@pytest.fixture(autouse=True)
+def _disable_qt_warnings() -> None:
+    """In place of napari's fixture, which imports all of its window for the first test."""
+
+
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Install a package of one file with entry points."""

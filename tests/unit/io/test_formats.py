@@ -14,7 +14,7 @@ from napari_addm.errors import InputError
 from napari_addm.io.names import is_second_half, names_labels, readable_suffixes, stem
 from napari_addm.io.reading import read_grid, read_labels, read_volume
 from napari_addm.registry import FORMATS
-from napari_addm.training.train import find_scans
+from napari_addm.training.data import find_scans
 
 MANIFEST = Path(napari_addm.__file__).parent / "widgets" / "napari.yaml"
 NUMPY_FORMAT = """

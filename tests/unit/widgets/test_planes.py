@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import permutations, product
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from napari.layers import Image
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_native
@@ -20,6 +20,9 @@ from napari_addm.widgets.viewing.planes import (
     plane_of,
     sides_known,
 )
+
+if TYPE_CHECKING:
+    from napari.layers import Image
 
 SHAPE = (6, 8, 7)  # R, A, S
 ORIENTATIONS = [
@@ -49,6 +52,12 @@ def head(codes: str, degrees: float = 0.0) -> Volume:
 
 def layer_of(volume: Volume) -> Image:
     data, arguments, _ = volume_to_layer(volume, "image", contrast_limits=(0, 255))
+    return plain_layer(data, **arguments)
+
+
+def plain_layer(data: np.ndarray, **arguments: Any) -> Image:
+    from napari.layers import Image  # here, so that one process of pytest imports it and not all
+
     return Image(data, **arguments)
 
 
@@ -83,7 +92,7 @@ def test_no_side_is_named_where_a_layer_does_not_tell() -> None:
     ours = layer_of(head("RAS"))
     unknown = layer_of(volume_from_native(np.zeros(SHAPE), np.eye(4), warnings=(UNKNOWN_SIDES,)))
     assert not sides_known([])
-    assert not sides_known([ours, Image(np.zeros(SHAPE))])
+    assert not sides_known([ours, plain_layer(np.zeros(SHAPE))])
     assert not sides_known([ours, unknown])
     for change in (
         {"scale": (1, 1, -1)},
