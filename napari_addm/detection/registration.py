@@ -33,6 +33,9 @@ MARGIN_MM = 10.0
 """Background that is kept around a brain."""
 BRIGHTEST = 3.0
 """Values above this many times the brain's median are cut: vessels, and what is no brain."""
+# What a step keeps of its length where it turns round. With 0.6, the search ends up to 10 degrees
+# beside the place in a smooth brain.
+STEP_KEPT = 0.8
 # Steps in mm, at the place that moves most. A larger first step makes the affine search diverge.
 FIRST_STEP_MM: dict[Kind, float] = {"rigid": 2.0, "affine": 0.5}
 LAST_STEP_MM = 0.005
@@ -141,7 +144,7 @@ def _search(
     method.SetMetricAsMattesMutualInformation(32)
     method.SetInterpolator(itk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
-        FIRST_STEP_MM[kind], LAST_STEP_MM, MOST_STEPS, relaxationFactor=0.6
+        FIRST_STEP_MM[kind], LAST_STEP_MM, MOST_STEPS, relaxationFactor=STEP_KEPT
     )
     method.SetOptimizerScalesFromPhysicalShift()
     size = float(np.prod(one.GetSpacing())) ** (1 / 3)
