@@ -12,8 +12,9 @@ GLOW = (
 
 Clear where nothing is, so that the scan shows through; half of it lies below the threshold."""
 
-FINDING_COLORS = ("#35e0ff", "#7dff5c", "#ff7bf2", "#9d9bff", "#ffe14d", "#4dffc3")
-"""Far from gray and from the glow, and from one to the next. Pictures take the first for all."""
+FINDING_COLORS = ("#35e0ff", "#ff7bf2", "#9d9bff", "#ffe14d")
+"""Far from gray, from the glow, from a ground truth, and from one to the next. Pictures take the
+first for all."""
 
 # Okabe and Ito's colors, which people with red-green blindness can tell apart.
 TRUTH_COLOR = "#009e73"

@@ -70,3 +70,4 @@ def outline_truth(layer: Labels) -> None:
     if isinstance(layer.colormap, CyclicLabelColormap):
         layer.colormap = DirectLabelColormap(color_dict={None: TRUTH_COLOR, 0: "transparent"})
         layer.contour = layer.contour or 1  # an outline hides nothing below
+        layer.opacity = 1.0
