@@ -41,9 +41,9 @@ def read(folder: Path) -> Volume:
 @pytest.mark.parametrize("kind", ["classic", "backwards", "frames", "reversed", "shuffled"])
 @pytest.mark.parametrize("plane", PLANES)
 def test_every_voxel_is_where_the_patient_has_it(tmp_path: Path, plane: str, kind: str) -> None:
-    data, _ = write_series(tmp_path, plane, backwards=kind == "backwards")
-    shuffled = np.random.default_rng(0).permutation(12)
-    orders = {"frames": None, "reversed": range(11, -1, -1), "shuffled": shuffled}
+    data, _ = write_series(tmp_path, plane, (5, 10, 12), backwards=kind == "backwards")
+    shuffled = np.random.default_rng(0).permutation(5)
+    orders = {"frames": None, "reversed": range(4, -1, -1), "shuffled": shuffled}
     if kind in orders:
         to_multi_frame(tmp_path, orders[kind])
     volume = read(tmp_path)
@@ -87,7 +87,7 @@ def test_real_series_lies_where_its_images_say(tmp_path: Path, shared_data: Path
 def test_uneven_stacks(
     tmp_path: Path, kind: str, offset: Callable[[int], Any], words: str | None
 ) -> None:
-    write_series(tmp_path)
+    write_series(tmp_path, shape=(12, 4, 5))
     for n, path in enumerate(sorted(tmp_path.iterdir())):
         place = np.array(pydicom.dcmread(path).ImagePositionPatient, float) + offset(n)
         change(path, ImagePositionPatient=place.tolist())
