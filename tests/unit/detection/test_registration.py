@@ -15,11 +15,7 @@ pytest.importorskip("SimpleITK", reason="needs the extra regions")
 from napari_addm.detection.registration import register
 
 HALF_A_VOXEL = 2.0  # mm
-ORIENTATIONS = [
-    "".join(order)
-    for axes in itertools.permutations(("RL", "AP", "SI"))
-    for order in itertools.product(*axes)
-]
+ORIENTATIONS = ("RAS", "LPI", "AIL", "PSR", "SLA", "IRP")  # tests of io try all 48
 
 
 def head(orientation="RAS", to_world=None, spacing=(4.0, 4.0, 4.0), gain=1.0) -> Volume:
@@ -62,9 +58,7 @@ def test_orientation_does_not_matter(orientation):
     assert found.similarity > 0.85
 
 
-@pytest.mark.parametrize(
-    "degrees", [(20, 0, 0), (-20, 0, 0), (0, 20, 0), (0, 0, -20), (15, -15, 15)]
-)
+@pytest.mark.parametrize("degrees", [(20, 0, 0), (0, 0, -20), (15, -15, 15)])
 def test_heads_may_be_tilted_and_differ_in_size(degrees):
     to_world = turned(degrees, zoom=(1.1, 0.95, 1.05), shift=(-30, 10, 200))
     fixed, moving = head(), head("LPS", to_world)

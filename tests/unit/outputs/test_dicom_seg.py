@@ -37,7 +37,6 @@ from napari_addm.outputs.case import WriteOptions, write_case
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs
 from napari_addm.outputs.dicom_seg import check_seg, write_seg
 
-
 SMALL = (4, 10, 12)
 
 
