@@ -1,6 +1,7 @@
 """The batch on a dask cluster: its workers do the cases, and the files are the same.
 
-The client holds the lock, the plan and the manifest. Each case goes through the steps of
+The client holds the lock, the plan and the manifest, and gives each worker one case at a time, so
+that a worker that dies takes no other case along. Each case goes through the steps of
 :class:`napari_addm.cohort.batch.Batch` on one worker, which writes its files and its state. So
 input, output and model have to lie on a file system that all machines share, under the same paths;
 neither scans nor weights pass through dask.
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import re
 import signal
 import sys
@@ -20,6 +20,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -40,15 +41,11 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 PACKAGE = "napari-addm"
-CASES_PER_WORKER = 3  # one in the network, one being read, one being written
 CONNECT_SECONDS = 10.0
-COUNT_SECONDS = 1.0
-QUIET_SECONDS = 30.0
 RECALL_SECONDS = 60.0
 RESULT_SECONDS = 10.0
 THREADS_PER_WORKER = 4
 LOCAL_CLUSTER = {
-    "distributed.scheduler.allowed-failures": 1,  # deaths of workers, before a case is tried alone
     "distributed.deploy.lost-worker-timeout": "365 days",  # after it, workers are not restarted
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
@@ -62,27 +59,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker has to know of a run.
-
-    Attributes
-    ----------
-    id : str
-    output : Path
-    checkpoint : Path or None
-        None for the demo model, which every installation has at its own place.
-    settings : BatchSettings
-    parameters : str
-        Hash of the parameters, model included, which a worker has to arrive at as well.
-    plan : Path
-        The plan of this run; a worker that reads the same file sees the same folder.
-    plan_sha256 : str
-    """
+    """What a worker has to know of a run, and what it has to find there as well."""
 
     id: str
     output: Path
-    checkpoint: Path | None
+    checkpoint: Path | None  # None for the demo model, which has a place of its own everywhere
     settings: BatchSettings
-    parameters: str
+    parameters: str  # the hash of settings and model
     plan: Path
     plan_sha256: str
 
@@ -92,29 +75,20 @@ class Job:
 Outcome = tuple[CaseResult, bool] | AddmError | None
 
 _stopped: set[str] = set()
-_network, _loading = threading.Lock(), threading.Lock()
+
+
+def stop(job_id: str) -> None:
+    """Give up the case of a run on this worker, within one step of the network."""
+    _stopped.add(job_id)
 
 
 @lru_cache(maxsize=1)
-def load_batch(job: Job) -> Batch:
-    """Load the batch of a run on a worker.
-
-    Raises
-    ------
-    AddmError
-        When this machine does not see the same folder or model, or has another napari-addm.
-    """
-    try:
-        if file_sha256(job.plan) != job.plan_sha256:
-            raise AddmError(f"{job.plan} differs")
-        batch = Batch(load_checkpoint(job.checkpoint or DEMO_CHECKPOINT), job.settings, job.output)
-    except AddmError as error:
-        raise AddmError(
-            f"does not see the output or the model as they are here ({error}): input, output and "
-            "model have to lie on a file system that all machines share, under the same paths"
-        ) from error
+def _load_batch(job: Job) -> Batch:
+    if file_sha256(job.plan) != job.plan_sha256:
+        raise AddmError(f"{job.plan} differs")
+    batch = Batch(load_checkpoint(job.checkpoint or DEMO_CHECKPOINT), job.settings, job.output)
     if batch.parameters_hash != job.parameters:
-        raise AddmError(f"has another model or napari-addm: install {__version__} there")
+        raise AddmError(f"{batch.checkpoint.path} differs")
     return batch
 
 
@@ -123,67 +97,47 @@ def run_case_on_worker(job: Job, case: CohortCase) -> Outcome:
     import torch
     from distributed import get_worker
 
-    worker, started, batch = get_worker(), time.perf_counter(), None
+    worker = get_worker()
     # Dask keeps numerical libraries to one thread; the worker's threads are for the network.
     torch.set_num_threads(max(1, worker.state.nthreads))
     try:
-        with _loading:  # one model in a worker, however many threads ask for it
-            batch = load_batch(job)
-        return _do_case(batch, case, _is_wanted(job))
-    except (AddmError, OSError) as error:  # errors of the case alone are results
-        return OutputLostError(str(error)) if batch else _unfit(worker.address, error)
+        batch = _load_batch(job)
     except Exception as error:
-        if batch is None:
-            return _unfit(worker.address, error)
-        return batch.keep_failure(case, error, time.perf_counter() - started), False
-
-
-def _unfit(address: str, error: Exception) -> AddmError:
-    reason = str(error) if isinstance(error, AddmError) else f"cannot begin ({error!r})"
-    return AddmError(f"The worker {address} {reason}.")
-
-
-def _do_case(batch: Batch, case: CohortCase, wanted: Callable[[], bool]) -> Outcome:
-    """The three steps of a case; the network takes one case at a time."""
-    if not wanted():
-        return None
-    item = batch.read(case)
-    if isinstance(item, CaseResult):
-        return item, item.status == "done"
-    with _network:
+        return AddmError(
+            f"The worker {worker.address} does not see the output or the model as they are here "
+            f"({error}): input, output and model have to lie on a file system that all machines "
+            "share, under the same paths."
+        )
+    try:
+        item = batch.read(case)
+        if isinstance(item, CaseResult):
+            return item, item.status == "done"
         started, steps = time.perf_counter(), batch.detect(item)
         try:
-            while wanted():
+            while _is_wanted(job):
                 next(steps)
             return None
         except StopIteration as end:
             detection, seconds = end.value, time.perf_counter() - started
         finally:
             steps.close()
-    if isinstance(detection, CaseResult):
-        return detection, False
-    return (batch.write(item, detection, seconds), False) if wanted() else None
+        if isinstance(detection, CaseResult):
+            return detection, False
+        return (batch.write(item, detection, seconds), False) if _is_wanted(job) else None
+    except (AddmError, OSError) as error:  # those of the case alone are results
+        return OutputLostError(str(error))
+    except Exception as error:  # dask cannot send each of them
+        return batch.keep_failure(case, error, 0.0), False
 
 
-def stop(job_id: str) -> None:
-    """Give up the cases of a run on this worker, within one step of the network."""
-    _stopped.add(job_id)
-
-
-def _is_wanted(job: Job) -> Callable[[], bool]:
+def _is_wanted(job: Job) -> bool:
     """Whether this thread's task is still wanted, by the client and by a living scheduler."""
     from distributed import Status, get_worker
 
     worker = get_worker()
-    key = worker.get_current_task()
-    alive = (Status.running, Status.paused, Status.closing_gracefully)
-
-    def wanted() -> bool:
-        task = worker.state.tasks.get(key)
-        there = task is not None and task.state == "executing" and worker.status in alive
-        return there and job.id not in _stopped
-
-    return wanted
+    task = worker.state.tasks.get(worker.get_current_task())
+    alive = worker.status in (Status.running, Status.paused, Status.closing_gracefully)
+    return alive and task is not None and task.state == "executing" and job.id not in _stopped
 
 
 # --- the client ----------------------------------------------------------------------------------
@@ -217,10 +171,8 @@ def run_on_cluster(
     Raises
     ------
     AddmError
-        As `run_batch`; when the scheduler cannot be reached or is lost; and when a worker lacks
+        As `run_batch` and `connect`; when the scheduler is lost; and when a worker lacks
         napari-addm, has another version, or does not see the folders.
-    MissingExtraError
-        Without distributed.
     """
     shard = shard or Shard()
     batch = Batch(checkpoint, settings or BatchSettings(), Path(output).absolute())
@@ -285,7 +237,7 @@ def connect(address: str) -> Iterator[Client]:
 def _local_cluster(workers: int, threads: int) -> Iterator[Any]:
     """Workers on this machine that nobody else can talk to.
 
-    A terminal sends Ctrl-C to every process; the workers leave it to the client, which ends them.
+    Another thread starts them, so that Ctrl-C cannot leave half of them behind.
     """
     import dask
     from distributed import LocalCluster, Security
@@ -297,42 +249,33 @@ def _local_cluster(workers: int, threads: int) -> Iterator[Any]:
     with (
         tempfile.TemporaryDirectory(prefix="napari-addm-", ignore_cleanup_errors=True) as scratch,
         dask.config.set(LOCAL_CLUSTER | preload),
+        ThreadPoolExecutor(1, initializer=_leave_terminal) as starter,
     ):
-        with _signals_blocked():
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=threads,
-                memory_limit=0,  # the machine's own limit is enough
-                dashboard_address=None,
-                silence_logs=logging.CRITICAL,
-                security=Security.temporary(),
-                local_directory=scratch,
-            )
+        cluster = starter.submit(
+            LocalCluster,
+            n_workers=workers,
+            threads_per_worker=threads,
+            memory_limit=0,  # the machine's own limit is enough
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            security=Security.temporary(),
+            local_directory=scratch,
+        )
         try:
-            yield cluster
+            yield cluster.result()
         finally:
             # dask cannot end a worker that it is just starting again; that one ends with us
             with suppress(AssertionError):
-                cluster.close()
+                cluster.result().close()
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Let threads and processes that begin here get no signal of the terminal.
-
-    One that comes meanwhile takes effect afterwards.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    blocked = {signal.SIGINT, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-    try:
+def _leave_terminal() -> None:
+    """Keep Ctrl-C, which a terminal sends to all processes, from those that this thread starts."""
+    if sys.platform != "win32":
+        signals = {signal.SIGINT, signal.SIGHUP}
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         resource_tracker.ensure_running()  # its start lets SIGINT through again
-        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
 
 def dask_setup(node: Any) -> None:
@@ -341,51 +284,55 @@ def dask_setup(node: Any) -> None:
 
 
 class _ClusterRun(Run):
-    """A run with workers that do the cases.
-
-    Dask tries a case again if its worker dies. Cases that have seen too many workers die are
-    tried one by one at the end, so that a case that kills its worker takes no other along.
-    """
+    """A run with workers that do the cases; one whose worker dies is tried once more."""
 
     client: Client
     address: str
 
     def work(self) -> Iterator[BatchProgress]:
-        self.running: dict[Future[Any], CohortCase] = {}
-        self.done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        self.suspects: deque[CohortCase] = deque()
-        self.workers, self.counted, self.begun = 0, -float("inf"), time.perf_counter()
+        self.busy: dict[str, tuple[CohortCase, Future[Any]]] = {}  # by the worker's address
+        self.ended = threading.Event()
+        self.checked: Collection[str] = ()  # workers with the same napari-addm
         self._check_versions()
-        self.job = self._make_job()
-        try:
-            yield from self._drain(deque(self.todo))
-            yield from self._drain(self.suspects, alone=True)
-        finally:
-            self._recall()
-        # Dead workers leave half-written files beside whole ones.
-        self.batch.folder.remove_leftovers(self.cases, self.shard)
-
-    def _make_job(self) -> Job:
-        batch, path = self.batch, self.batch.checkpoint.path.absolute()
+        if not self.checked:
+            _log.warning("The cluster %s has no worker yet; waiting for one.", self.address)
+        batch, model = self.batch, self.batch.checkpoint.path.absolute()
         plan = batch.folder.plan_path(self.shard)
-        return Job(
+        self.job = Job(
             id=uuid.uuid4().hex,
             output=batch.folder.path,
-            checkpoint=None if path == DEMO_CHECKPOINT.absolute() else path,
+            checkpoint=None if model == DEMO_CHECKPOINT.absolute() else model,
             settings=batch.settings,
             parameters=batch.parameters_hash,
             plan=plan,
             plan_sha256=file_sha256(plan),
         )
+        todo, lost = deque(self.todo), set[str]()
+        try:
+            while todo or self.busy:
+                self._hand_out(todo)
+                yield self.progress("read")
+                for case, outcome in self._collect():
+                    if isinstance(outcome, tuple):
+                        yield self.take(*outcome)
+                    elif isinstance(outcome, AddmError):
+                        raise outcome
+                    elif outcome is None and case.name not in lost:
+                        lost.add(case.name)
+                        todo.append(case)
+                    else:
+                        error = outcome or AddmError(
+                            "the worker died both times that it was at work on this case: it may "
+                            "need more memory than a worker has"
+                        )
+                        yield self.take(self.batch.keep_failure(case, error, 0.0))
+        finally:
+            self._recall()
+        # Dead workers leave half-written files beside whole ones.
+        self.batch.folder.remove_leftovers(self.cases, self.shard)
 
     def _ask(self, question: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        """Ask the scheduler.
-
-        Raises
-        ------
-        AddmError
-            When it does not answer.
-        """
+        """Ask the scheduler, and say in words when it does not answer."""
         try:
             if self.client.status != "running":
                 raise OSError(self.client.status)
@@ -402,98 +349,60 @@ class _ClusterRun(Run):
         machines |= {f"The worker {name}": answer for name, answer in found["workers"].items()}
         for name, answer in machines.items():
             version = (answer.get("packages") or {}).get(PACKAGE)
-            if version is None:
-                raise AddmError(f"{name} has no {PACKAGE}: install {PACKAGE} {__version__} there.")
             if version != __version__:
-                raise AddmError(
-                    f"{name} has {PACKAGE} {version}, and here it is {__version__}: install one "
-                    "on both."
-                )
+                has = f"{PACKAGE} {version}" if version else f"no {PACKAGE}"
+                raise AddmError(f"{name} has {has}: install {PACKAGE} {__version__} there.")
+        self.checked = found["workers"]
 
-    def _room(self, alone: bool) -> int:
-        """How many cases may be handed out at once."""
-        if time.perf_counter() - self.counted > COUNT_SECONDS:
-            self.workers = len(self._ask(self.client.nthreads))
-            self.counted = time.perf_counter()
-            if not self.workers and self.counted - self.begun > QUIET_SECONDS:
-                self.begun = float("inf")  # one warning is enough
-                _log.warning("The cluster %s has no worker yet; waiting for one.", self.address)
-        return 1 if alone else CASES_PER_WORKER * self.workers
+    def _hand_out(self, todo: deque[CohortCase]) -> None:
+        """Give each free worker a case, under a key that reveals nothing."""
+        scheduler: Any = self.client.scheduler
+        running = self._ask(self.client.sync, scheduler.ncores_running) if todo else {}
+        if running.keys() - self.checked:
+            self._check_versions()
+        for worker in (running.keys() & self.checked) - self.busy.keys():
+            if todo:
+                key, case = f"addm-{uuid.uuid4().hex}", todo.popleft()
+                task = run_case_on_worker, self.job, case
+                future = self._ask(self.client.submit, *task, key=key, workers=[worker])
+                self.busy[worker] = case, future
+                future.add_done_callback(lambda _: self.ended.set())
 
-    def _drain(self, cases: deque[CohortCase], alone: bool = False) -> Iterator[BatchProgress]:
-        """Let workers do some cases; `alone` means one at a time in the whole cluster."""
-        while cases or self.running:
-            room = self._room(alone)
-            while cases and len(self.running) < room:
-                self._submit(cases.popleft())
-            try:
-                future = self.done.get(timeout=HEARTBEAT_SECONDS)
-            except queue.Empty:
-                yield self.progress("read")
-                continue
-            if future in self.running:
-                outcome, case = self._outcome(future), self.running.pop(future)
+    def _collect(self) -> Iterator[tuple[CohortCase, Outcome | Exception]]:
+        """Wait for a moment, and yield the cases that ended; None for one lost with its worker."""
+        self.ended.wait(HEARTBEAT_SECONDS)
+        self.ended.clear()
+        there = self._ask(self.client.nthreads)
+        for worker, (case, future) in list(self.busy.items()):
+            if future.done() or worker not in there:
+                outcome = self._outcome(future)
+                del self.busy[worker]
                 future.release()
-                yield from self._settle(case, outcome, cases, alone)
-
-    def _submit(self, case: CohortCase) -> None:
-        """Hand out a case, under a key that reveals nothing."""
-        key = f"addm-{uuid.uuid4().hex}"
-        future = self._ask(
-            self.client.submit, run_case_on_worker, self.job, case, key=key, pure=False
-        )
-        self.running[future] = case
-        future.add_done_callback(self.done.put)
+                yield case, outcome
 
     def _outcome(self, future: Future[Any]) -> Outcome | Exception:
-        """The outcome of a task, or dask's error; None if it is lost with its worker."""
-        if future.status == "error":
-            return future.exception()
-        if future.status == "finished":
-            with suppress(TimeoutError):
-                return future.result(timeout=RESULT_SECONDS)
-        return None
-
-    def _settle(
-        self,
-        case: CohortCase,
-        outcome: Outcome | Exception,
-        cases: deque[CohortCase],
-        alone: bool,
-    ) -> Iterator[BatchProgress]:
-        """Take the outcome of a case, or decide how it goes on."""
         from distributed import KilledWorker
 
-        if isinstance(outcome, tuple):
-            yield self.take(*outcome)
-        elif outcome is None:
-            cases.append(case)
-        elif isinstance(outcome, AddmError):
-            raise outcome
-        elif isinstance(outcome, KilledWorker) and not alone:
-            self.suspects.append(case)
-        elif isinstance(outcome, ModuleNotFoundError):
-            raise AddmError(f"A worker lacks a library ({outcome}): install {PACKAGE} there.")
-        else:
-            if isinstance(outcome, KilledWorker):
-                outcome = AddmError(
-                    "the worker died each time that it was at work on this case, in the end on "
-                    "this case alone: it may need more memory than a worker has"
-                )
-            yield self.take(self.batch.keep_failure(case, outcome, 0.0))
+        if not future.done():
+            return None
+        try:
+            outcome: Outcome = future.result(timeout=RESULT_SECONDS)
+            return outcome
+        except (TimeoutError, CancelledError, KilledWorker):
+            return None
+        except ImportError as error:
+            return AddmError(f"A worker lacks a library ({error}): install {PACKAGE} there.")
+        except Exception as error:
+            return error
 
     def _recall(self) -> None:
         """Take back the cases that are handed out; those that are being written are waited for."""
         deadline = time.perf_counter() + RECALL_SECONDS
         with suppress(AddmError):
-            if self.running:
-                self._ask(self.client.run, stop, self.job.id, on_error="ignore")
-            while self.running and time.perf_counter() < deadline:
-                self._ask(len, self.running)  # ends the wait if the scheduler is lost
-                with suppress(queue.Empty):
-                    future = self.done.get(timeout=HEARTBEAT_SECONDS)
-                    outcome = self._outcome(future)
-                    if self.running.pop(future, None) and isinstance(outcome, tuple):
+            if self.busy:
+                workers = list(self.busy)
+                self._ask(self.client.run, stop, self.job.id, workers=workers, on_error="ignore")
+            while self.busy and time.perf_counter() < deadline:
+                for _, outcome in self._collect():
+                    if isinstance(outcome, tuple):
                         self.keep(outcome[0])
-        with suppress(OSError, TimeoutError, RuntimeError):
-            self.client.cancel(list(self.running), force=True)
