@@ -15,7 +15,7 @@ from typing import Any
 from napari_addm import __version__
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.cohort.case import CUT_OFF, NO_SCAN, UNCHECKED, CaseResult, CohortCase
-from napari_addm.cohort.files import check_answers
+from napari_addm.cohort.files import check_answers, hash_scan
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.guard import OtherScanError, check_free, check_same_scan, unreadable
 from napari_addm.cohort.state import CaseState, LaterRun
@@ -176,7 +176,7 @@ class Batch:
     def _key(self, case: CohortCase) -> tuple[str, dict[str, str]]:
         """Hash of everything that a result depends on, and `CaseResult.origin`."""
         try:
-            hashes = {what: scan_sha256(path) for what, path in case.inputs.items()}
+            hashes = {what: hash_scan(path, self.stopped) for what, path in case.inputs.items()}
         except OSError as error:
             self._read_inputs(case)  # its errors say what is wrong
             raise unreadable(case.scan, error) from error

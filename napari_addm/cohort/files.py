@@ -17,6 +17,7 @@ from pydantic_core import from_json
 
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.files import check_is_file, write_atomic
+from napari_addm.io.hashing import scan_sha256
 
 HIDDEN = ".batch"
 MANIFEST = "manifest.csv"
@@ -25,7 +26,7 @@ REPORTS = ("report.html", "report.csv", "report.json")
 OWN_TABLES = re.compile(r"manifest(_shard-\d+-of-\d+)?\.csv|report\.(html|csv|json)|\.batch")
 LARGEST_JSON = 64 << 20
 LARGEST_STATE = 1 << 20
-# How long a disk or a share may take for its first answer, and while another one is silent.
+# How long a disk or a share may take for an answer, and while another one is silent.
 ANSWER_SECONDS = 60.0
 NEXT_ANSWER_SECONDS = 5.0
 
@@ -33,7 +34,12 @@ T = TypeVar("T")
 _silent: list[Future[Any]] = []
 
 
-def answer(call: Callable[[], T], path: Path, stopped: threading.Event | None = None) -> T:
+def answer(
+    call: Callable[[], T],
+    path: Path,
+    stopped: threading.Event | None = None,
+    latest: Callable[[], float] = lambda: 0.0,
+) -> T:
     """Return what a call gives that touches a file, unless its disk never answers.
 
     Parameters
@@ -42,6 +48,8 @@ def answer(call: Callable[[], T], path: Path, stopped: threading.Event | None = 
         What the call touches, for the error.
     stopped : Event, optional
         Ends the waiting when it is set, with a KeyboardInterrupt.
+    latest : callable
+        When the disk answered last, of a call that asks it several times; by `time.monotonic`.
 
     Raises
     ------
@@ -60,11 +68,11 @@ def answer(call: Callable[[], T], path: Path, stopped: threading.Event | None = 
     _silent[:] = [each for each in _silent if not each.done()]
     seconds = NEXT_ANSWER_SECONDS if _silent else ANSWER_SECONDS
     threading.Thread(target=run, daemon=True).start()
-    end = time.monotonic() + seconds
+    started = time.monotonic()
     while not future.done():
         if stopped is not None and stopped.is_set():
             raise KeyboardInterrupt
-        if time.monotonic() > end:
+        if time.monotonic() > max(started, latest()) + seconds:
             _silent.append(future)
             raise InputError(
                 f"{path} gives no answer within {seconds:.0f} s: check that its disk or network "
@@ -88,6 +96,19 @@ def check_answers(path: Path, stopped: threading.Event | None = None) -> None:
                     file.read(1)
 
     answer(read_first_byte, path, stopped)
+
+
+def hash_scan(path: Path, stopped: threading.Event) -> str:
+    """`scan_sha256` of a file whose disk may fall silent at any block; see `answer`."""
+    latest = 0.0
+
+    def after_block() -> None:
+        nonlocal latest
+        latest = time.monotonic()
+        if stopped.is_set():
+            raise KeyboardInterrupt
+
+    return answer(lambda: scan_sha256(path, after_block), path, stopped, lambda: latest)
 
 
 def inside(folder: Path, name: str) -> Path | None:

@@ -16,8 +16,10 @@ from typing import Literal, NamedTuple
 
 from napari_addm.cohort.files import answer
 from napari_addm.errors import AddmError
+from napari_addm.io.files import belongs_to_system
 
 NO_FILE = "a pipe, a socket or a device, and no file"
+NO_FOLDER = "a folder of the system, which holds no scans"
 LOST_LINK = "a link that leads nowhere"
 
 
@@ -95,7 +97,9 @@ def walk(root: Path, leave_out: Callable[[Path], str] = lambda folder: "") -> Fo
 
 
 def _why_not_followed(place: str, top: str) -> str:
-    """Why a link is not followed to a folder that is searched all the same."""
+    """Why a link is not followed: its folder is searched all the same, or holds no scans."""
+    if belongs_to_system(Path(place)):
+        return NO_FOLDER
     if _is_within(top, place):
         return "a link to a folder around it"
     if _is_within(place, top):

@@ -23,6 +23,7 @@ from napari_addm.io.contrast import (
     is_other_scan,
 )
 from napari_addm.io.dicom_header import NO_DICOM, import_extra, is_dicom, read_dicom, text
+from napari_addm.io.files import belongs_to_system
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -180,7 +181,7 @@ def _walk(folder: Path, odd: dict[Path, str]) -> Iterator[Path]:
     for here, folders, names in os.walk(folder, onerror=note, followlinks=True):
         folders.sort()
         place = os.path.realpath(here)
-        if place in seen:  # a link that leads back
+        if place in seen or belongs_to_system(Path(place)):  # a link that leads back, or to /proc
             folders.clear()
             continue
         seen.add(place)

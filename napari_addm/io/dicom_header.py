@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from napari_addm.errors import InputError, MissingExtraError
+from napari_addm.io.files import check_is_file
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -33,9 +34,10 @@ def is_dicom(path: Path) -> bool:
     try:
         if not path.is_file():
             return False
+        check_is_file(path)
         with path.open("rb") as file:
             return _begins_as_dicom(file.read(132))
-    except OSError:
+    except (OSError, InputError):
         return False
 
 
@@ -67,12 +69,11 @@ def read_dicom(path: Path, tags: Iterable[str] | None = None, *, pixels: bool = 
     """
     import_extra("pydicom")
     try:
+        check_is_file(path)
         with path.open("rb") as file, warnings.catch_warnings():
             # pydicom warns of values; `text`, `numbers` and `items` look at those.
             warnings.simplefilter("ignore")
             head = file.read(132)
-            if not head:
-                raise InputError(f"{path} is empty: copy it again.")
             if not _begins_as_dicom(head):
                 raise InputError(f"{path} {NO_DICOM}: choose another.")
             return _parse(file, path, None if tags is None else list(tags), pixels)

@@ -20,6 +20,8 @@ PART_NAME = re.compile(r"\.[0-9a-f]{32}\.part")
 ANNEX = "annex/objects/"
 ANNEX_POINTER = f"/{ANNEX}".encode()
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# What Linux and macOS show there is made up as it is read, and may never end; /dev/shm is memory.
+SYSTEM_FOLDERS = re.compile(r"/(proc|sys|dev(?!/shm(/|$)))(/|$)")
 
 
 @contextlib.contextmanager
@@ -148,8 +150,15 @@ def holds_only(folder: Path, names: Collection[str], *, empty: bool = True) -> b
     return all(name in names for name in named) and (bool(named) or empty)
 
 
+def belongs_to_system(path: Path) -> bool:
+    """Whether a file or folder is in /proc, /sys or /dev, also through links."""
+    return SYSTEM_FOLDERS.match(os.path.realpath(path)) is not None
+
+
 def check_is_file(path: Path) -> None:
-    """Refuse what has no content to read: a pipe, a device, a socket, or a file not fetched yet.
+    """Refuse what has no content to read, before it is opened: an empty file, a pipe, a device.
+
+    So are a socket, a file of the system, and a file that is not fetched yet.
 
     Raises
     ------
@@ -162,11 +171,15 @@ def check_is_file(path: Path) -> None:
         if ANNEX in target.as_posix():
             raise InputError(f"{path} is not fetched: run `datalad get {path}`.")
         raise InputError(f"{path} is a link to {target}, which does not exist: put it back.")
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
         return
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is no file but a pipe or a device: give a regular file.")
+    if not stat.S_ISREG(found.st_mode) or belongs_to_system(path):
+        raise InputError(
+            f"{path} is no file but a pipe, a device or a part of the system: give a regular file."
+        )
+    if found.st_size == 0:
+        raise InputError(f"{path} is empty: copy or download the file again.")
     with path.open("rb") as file:
         head = file.read(len(LFS_POINTER))
     if head.startswith(ANNEX_POINTER):

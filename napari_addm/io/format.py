@@ -162,8 +162,6 @@ def check_file(path: Path) -> None:
         if path.is_dir():
             raise InputError(f"{path} is a folder: choose the scan in it.")
         check_is_file(path)
-        if path.stat().st_size == 0:
-            raise InputError(f"{path} is empty: copy or download the file again.")
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: check the name and the folder.") from error
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from napari_addm.errors import AddmError
 from napari_addm.io.arrays import stored_dtype
 from napari_addm.io.files import check_is_file
 from napari_addm.io.names import other_half
+
+BLOCK_BYTES = 1 << 20
 
 
 def sha256(*parts: bytes | memoryview) -> str:
@@ -41,21 +43,28 @@ def file_sha256(path: Path) -> str:
         ) from error
 
 
-def scan_sha256(path: Path) -> str:
+def scan_sha256(path: Path, after_block: Callable[[], object] = lambda: None) -> str:
     """Hash the bytes of a scan's file, and those of its other half for a .hdr/.img pair.
+
+    Parameters
+    ----------
+    after_block : callable
+        Called after each block that the disk gives; an error of it ends the hashing.
 
     Raises
     ------
     OSError
         When it cannot be read.
     InputError
-        When it is a pipe or a device.
+        When it is empty, a pipe or a device.
     """
     digest = hashlib.sha256()
     for part in (path, *filter(None, [other_half(path)])):
         check_is_file(part)
         with part.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+                after_block()
     return digest.hexdigest()
 
 

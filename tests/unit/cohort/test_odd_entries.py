@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from scans import save
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort import files
-from napari_addm.cohort.files import HIDDEN, answer
+from napari_addm.cohort.files import HIDDEN, answer, hash_scan
 from napari_addm.cohort.results import read_cohort
 from napari_addm.cohort.run import run_batch
 from napari_addm.errors import InputError
@@ -34,16 +35,17 @@ def test_a_folder_full_of_odd_entries_runs_its_scans(new: Trial, write_brain: Wr
     (source / "zero.nii.gz").symlink_to("/dev/zero")
     (source / "lost.nii.gz").symlink_to(".git/annex/objects/x")
     (source / "sub-1").symlink_to("nowhere")
+    (source / "system").symlink_to("/dev")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(source / "s.nii"))
         done = new.fails()
-    assert "3 done, 1 failed, 9 skipped" in done.stderr
+    assert "3 done, 1 failed, 10 skipped" in done.stderr
     rows = new.rows
     labels, map = "its voxels are labels, not a scan", "its voxels are probabilities, not a scan"
     no_file, lost = "a pipe, a socket or a device", "a link that leads nowhere"
     skipped = {"wmparc": "named as labels", "filled": labels, "T1_pve_1": map, "c1T1": map}
     skipped |= {"nobody_knows": labels, "pipe.nii.gz": no_file, "zero.nii.gz": no_file}
-    skipped |= {"s.nii": no_file, "sub-1": lost}
+    skipped |= {"s.nii": no_file, "sub-1": lost, "system": "a folder of the system"}
     reported = new.reported()
     for name, reason in skipped.items():
         assert (rows[name]["status"], reported[name][0]) == ("skipped", "skipped")
@@ -101,6 +103,11 @@ def test_a_disk_that_does_not_answer_costs_one_case(monkeypatch: pytest.MonkeyPa
     threading.Timer(0.2, stopped.set).start()
     with pytest.raises(KeyboardInterrupt):  # the first Ctrl-C ends the waiting
         answer(back.wait, Path("scan.nii"), stopped)
+    with pytest.raises(KeyboardInterrupt):  # also amid a file
+        hash_scan(Path(__file__), stopped)
+    late = threading.Event()
+    threading.Timer(0.5, late.set).start()
+    assert answer(late.wait, Path("scan.nii"), latest=time.monotonic)  # slow, and not silent
     back.set()
     assert answer(lambda: 7, Path("scan.nii")) == 7
     with pytest.raises(FileNotFoundError):

@@ -147,6 +147,11 @@ def listening(folder: Path) -> Path:
     return folder / "scan.nii"
 
 
+def of_system(folder: Path) -> Path:
+    (folder / "scan.nii").symlink_to("/proc/self/maps")
+    return folder / "scan.nii"
+
+
 def renamed(make: Make, name: str) -> Make:
     return lambda folder: make(folder).rename(folder / name)
 
@@ -297,9 +302,9 @@ def test_a_fault_is_refused_in_one_sentence(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and sockets as files")
-@pytest.mark.parametrize("make", [pipe, listening, lambda folder: Path("/dev/zero")])
+@pytest.mark.parametrize("make", [pipe, listening, lambda folder: Path("/dev/zero"), of_system])
 def test_what_is_no_file_is_refused_before_it_is_opened(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no file but a pipe or a device"):
+    with pytest.raises(InputError, match="is no file but a pipe, a device or a part of the"):
         read_volume(make(tmp_path))
 
 

@@ -103,7 +103,7 @@ def test_hashes(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a device file")
 def test_a_device_is_no_scan() -> None:
-    with pytest.raises(InputError, match="a pipe or a device"):
+    with pytest.raises(InputError, match="a pipe, a device"):
         check_is_file(Path("/dev/null"))
 
 
