@@ -90,7 +90,8 @@ def detect(
     montage
         Also write a montage picture.
     dicom_seg
-        Also write a DICOM segmentation of a DICOM series.
+        Also write a DICOM segmentation of a DICOM series, and a structured report of volumes and
+        sides.
     overwrite
         Replace the files of an earlier run.
     as_json

@@ -16,6 +16,7 @@ from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.contents import CaseOutputs
 from napari_addm.outputs.dicom_seg import check_comes_from_dicom, write_seg
+from napari_addm.outputs.dicom_sr import write_sr
 from napari_addm.outputs.folder import check_outputs, claim_outputs, staging_folder
 from napari_addm.outputs.naming import dataset_files
 from napari_addm.outputs.record import FileEntry, RunRecord
@@ -32,7 +33,8 @@ class WriteOptions:
     montage : bool
         Also write a picture of the map over the scan.
     dicom_seg : bool
-        Also write the labels, without rejected findings, as a DICOM segmentation.
+        Also write the labels, without rejected findings, as a DICOM segmentation, and their
+        measurements as a structured report.
     dated : bool
         Whether the record holds the date and the seconds. Without them, equal runs give equal
         bytes.
@@ -121,10 +123,12 @@ def _stage(
     if options.dicom_seg:
         try:
             if _write_dicom_seg(place["seg"], outputs, edited=record.labels.edited_voxels > 0):
-                others.append("seg")
+                write_sr(place["sr"], place["seg"], outputs.findings)
+                others += ["seg", "sr"]
         except AddmError as error:
             failure = error
-            place["seg"].unlink(missing_ok=True)
+            for key in ("seg", "sr"):
+                place[key].unlink(missing_ok=True)
     for key in others:
         files[key] = FileEntry(name=place[key].name, sha256=file_sha256(place[key]))
     write_atomic(place["record"], record.model_copy(update={"outputs": files}).to_json())

@@ -165,7 +165,7 @@ def compare_records(
         )
         for key, volume in outputs.maps.items()
     }
-    for key in {"findings", "seg"} & record.outputs.keys():
+    for key in {"findings", "seg", "sr"} & record.outputs.keys():
         files[key] = record.outputs[key].model_copy(update={"voxels_sha256": None})
     same_file = now.input.sha256 == record.input.sha256
     # The same voxels may be stored in another order.

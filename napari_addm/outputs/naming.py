@@ -27,10 +27,11 @@ ENDINGS = {
     "record": "_record.json",
     "overlay": "_overlay.png",
     "seg": "_seg.dcm",
+    "sr": "_sr.dcm",
     "page": "_page.html",
 }
 # The same in BIDS: the desc- label, and what follows it. A score is no probability, so it is no
-# probseg. BIDS has no suffix for it, nor for the last six, which a dataset has to ignore.
+# probseg. BIDS has no suffix for it, nor for the last seven, which a dataset has to ignore.
 BIDS_ENDINGS = {
     "anomaly": ("anomaly", "map.nii.gz"),
     "labels": ("anomaly", "dseg.nii.gz"),
@@ -40,6 +41,7 @@ BIDS_ENDINGS = {
     "record": ("anomaly", "record.json"),
     "overlay": ("anomaly", "overlay.png"),
     "seg": ("anomaly", "seg.dcm"),
+    "sr": ("anomaly", "sr.dcm"),
     "page": ("anomaly", "page.html"),
 }
 IGNORED = (
@@ -49,6 +51,7 @@ IGNORED = (
     "*_record.json",
     "*_overlay.png",
     "*_seg.dcm",
+    "*_sr.dcm",
     "*_page.html",
 )
 # What the files at the root of a dataset say about the maps, by the end of their names.

@@ -117,7 +117,7 @@ def _add_notes(record: RunRecord, result: Verification) -> None:
             "voxels): the findings were measured on these labels again."
         )
     if "seg" in record.outputs:
-        result.notes.append("The DICOM segmentation was compared by its hash alone.")
+        result.notes.append("The DICOM files were compared by their hashes alone.")
     if record.findings:
         result.notes.append("Decisions and notes on findings are a person's and are not verified.")
 

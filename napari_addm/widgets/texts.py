@@ -190,7 +190,7 @@ NO_BROWSER = ", which no program opened: open it in a browser"
 SEG = Text(
     "Also as DICOM segmentation",
     "For an archive: it carries the patient's name, as its series does. Rejected findings are left "
-    "out.",
+    "out. A structured report of volumes and sides lies beside it.",
 )
 NO_SEG = "no DICOM segmentation: all findings are rejected"
 OPEN_FOLDER = Text("Open folder", "Shows the saved files.")

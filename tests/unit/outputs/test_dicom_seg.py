@@ -36,6 +36,7 @@ from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.outputs.case import WriteOptions, write_case
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs
 from napari_addm.outputs.dicom_seg import check_seg, write_seg
+from napari_addm.outputs.dicom_sr import write_sr
 
 SMALL = (4, 10, 12)
 
@@ -46,6 +47,18 @@ def written_volume(folder: Path, plane: str, **options: Any) -> Volume:
     volume = volume_from_native(data, LPS @ affine)
     files = tuple(sorted(folder.iterdir()))
     return replace(volume, source=replace(volume.source, name="scan", series=files))
+
+
+def assert_report(path: Path, seg: Path, labels: Volume) -> None:
+    """A report of a segmentation with one finding refers to it, and has no unknown side."""
+    findings = measure_findings(labels.data, labels.data.astype(float), labels)
+    report = hd.sr.srread(write_sr(path, seg, findings))
+    (group,) = report.content.get_volumetric_roi_measurement_groups()
+    source = hd.seg.segread(seg)
+    assert group.referenced_segment.referenced_sop_instance_uid == source.SOPInstanceUID
+    assert group.get_measurements()[0].value == pytest.approx(1000 * findings.total_ml, abs=0.01)
+    assert group.finding_sites[0].laterality is None
+    assert str(report.PatientName) == str(source.PatientName)
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -136,6 +149,7 @@ def test_odd_tags_cost_no_segmentation(tmp_path: Path, changes: dict[str, str | 
     path = write_seg(tmp_path / "seg.dcm", labels, volume.source.series)
     assert path is not None
     np.testing.assert_array_equal(segmented_labels(path, labels), labels.data)
+    assert_report(tmp_path / "sr.dcm", path, labels)
 
     seg, image = pydicom.dcmread(path), pydicom.dcmread(volume.source.series[0])
     for tag in ("PatientName", "PatientID", "StudyID", "AccessionNumber", "StudyInstanceUID"):
@@ -223,6 +237,7 @@ def test_a_multi_frame_image_has_a_segmentation(tmp_path: Path, plane: str, orde
 
     assert written is not None
     np.testing.assert_array_equal(segmented_labels(written, labels), labels.data)
+    assert_report(tmp_path / "sr.dcm", written, labels)
     seg, image = hd.seg.segread(written), pydicom.dcmread(path)
     assert seg.FrameOfReferenceUID == image.FrameOfReferenceUID
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == image.SeriesInstanceUID
@@ -314,7 +329,28 @@ def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -
             [each.get("SegmentDescription") for each in seen],
         )
 
+    def measured(path: Path) -> list[tuple[str, float, str | None]]:
+        """Label of the segment, volume in mL and side of each measured finding."""
+        report, seg = hd.sr.srread(path), hd.seg.segread(paths["seg"])
+        assert report.PatientID == seg.PatientID
+        assert report.StudyInstanceUID == seg.StudyInstanceUID
+        found = []
+        for group in report.content.get_volumetric_roi_measurement_groups():
+            segment = group.referenced_segment
+            assert segment.referenced_sop_instance_uid == seg.SOPInstanceUID
+            label = seg.SegmentSequence[segment.referenced_segment_numbers[0] - 1].SegmentLabel
+            (volume,), (site,) = group.get_measurements(), group.finding_sites
+            assert (volume.name.meaning, volume.unit.value) == ("Volume", "mm3")
+            side = site.laterality and site.laterality.meaning
+            found.append((label, volume.value / 1000, side))
+        return found
+
     paths = save({})
+    ml = [n * volume.voxel_ml for n in (4 * 6 * 4, 2 * 4 * 3)]
+    assert measured(paths["sr"]) == [
+        ("Finding 1", pytest.approx(ml[0], abs=1e-5), "Left"),
+        ("Finding 3", pytest.approx(ml[1], abs=1e-5), "Right"),
+    ]
     descriptions = [f"Left, {mm}", f"Right, {mm}"]
     assert segments(paths["seg"]) == ([1, 2], ["Finding 1", "Finding 3"], descriptions)
 
@@ -324,6 +360,7 @@ def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -
     np.testing.assert_array_equal(
         segmented_labels(paths["seg"], volume), np.where(labels == 3, 3, 0)
     )
+    assert [label for label, *_ in measured(paths["sr"])] == ["Finding 3"]
     # the labels and the record keep what was rejected
     np.testing.assert_array_equal(np.unique(nib.load(paths["labels"]).dataobj), [0, 1, 3])
     record = json.loads(paths["record"].read_text())
@@ -334,4 +371,4 @@ def test_rejected_findings_are_left_out(tmp_path: Path, tiny_checkpoint: Path) -
     paths = save({1: Decision("rejected"), 3: Decision("rejected")})
     assert "seg" not in paths
     assert "seg" not in json.loads(paths["record"].read_text())["outputs"]
-    assert not list((tmp_path / "out").glob("*_seg.dcm"))
+    assert not list((tmp_path / "out").glob("*.dcm"))
