@@ -23,4 +23,7 @@ HIT_COLOR, FALSE_ALARM_COLOR, MISSED_COLOR = "#009e73", "#d55e00", "#56b4e9"
 
 def map_limits(threshold: float | None) -> tuple[float, float]:
     """The scores that an anomaly map shows clear, and in its brightest color."""
-    return (threshold / 2, 2 * threshold) if threshold and threshold > 0 else (0.0, 1.0)
+    if not threshold or threshold <= 0:
+        return 0.0, 1.0
+    middle = min(max(threshold, 1e-30), 1e30)  # their distance has to be a number in float32
+    return middle / 2, 2 * middle

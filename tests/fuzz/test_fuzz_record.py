@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tracemalloc
@@ -17,6 +18,7 @@ from fuzz.mutate import TEXTS, Random, change_bytes, change_lines, change_tree, 
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.io.writing import write_volume
+from napari_addm.outputs.case_page import write_case_page
 from napari_addm.outputs.record import LARGEST_BYTES, read_record
 from napari_addm.outputs.run_case import CaseRequest, finish, run_case
 from napari_addm.outputs.verification import verify
@@ -91,6 +93,22 @@ def test_a_damaged_record_is_refused_in_words_or_verified(finished: Path, watche
     here = folder.parent
     outside = {path for path in watched if here in Path(path).parents} - set(map(str, given))
     assert not outside
+
+
+def test_a_page_of_a_damaged_record_is_refused_in_words_or_harmless(finished: Path) -> None:
+    whole = finished.read_bytes()
+    try:
+        for seed in tries():
+            finished.write_bytes(damage(np.random.default_rng(seed), whole))
+            page = or_words(lambda: write_case_page(finished))
+            if page is not None:
+                text = page.read_text(encoding="utf-8")
+                assert "<script" not in text, seed
+                assert not re.search(r"""(?:src|href)=["'](?!data:)""", text), seed
+                assert text.replace("\n", "").isprintable(), seed
+                page.unlink()
+    finally:
+        finished.write_bytes(whole)
 
 
 @pytest.mark.parametrize("entry", ["input", "truth", "checkpoint", "brain_mask", "outputs.recon"])
