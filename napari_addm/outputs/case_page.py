@@ -163,6 +163,7 @@ def write_case_page(
         sides_known=scan is not None and scan.sides_known,
         colors=_color_bar(record.threshold, sources.limits),
         metrics=_metrics(record),
+        measured=_measured(record),
         run=_run(record),
         files=_files(record, path),
         unchecked=record.quality.unchecked if record.quality else (),
@@ -370,6 +371,16 @@ def _metrics(record: RunRecord) -> list[tuple[Metric, float | None]]:
         for name, metric in case_metrics().items()
         if name in figures
     ]
+
+
+def _measured(record: RunRecord) -> str:
+    """Where the figures against the ground truth were measured, and what else to know of them."""
+    metrics = record.metrics or {}
+    rejected = any(finding.decision == "rejected" for finding in record.findings)
+    notes = metrics.get("notes")
+    where = f"in the {metrics.get('region') or 'brain mask'}."
+    also = "with all findings, also the rejected ones, " if rejected else ""
+    return " ".join([f"Measured {also}{where}", *(notes if isinstance(notes, tuple) else ())])
 
 
 def _run(record: RunRecord) -> dict[str, str]:
