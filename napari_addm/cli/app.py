@@ -30,6 +30,8 @@ from napari_addm.errors import AddmError, describe_problem
 
 __all__ = ["SOME_FAILED", "app", "main", "run"]
 
+OUT_OF_MEMORY = "Error: Out of memory: close other programs, or use a larger machine."
+
 COMMANDS = (detect, verify, batch, report, train, benchmark, calibrate, info, demo)
 
 app = App(
@@ -61,7 +63,9 @@ def _describe(error: BaseException) -> tuple[str, int]:
         case AddmError():
             return f"Error: {error}", FAILED
         case MemoryError():
-            return "Error: Out of memory: close other programs, or use a larger machine.", FAILED
+            return OUT_OF_MEMORY, FAILED
+        case ImportError() if "failed to map segment" in str(error):
+            return OUT_OF_MEMORY, FAILED
         case OSError():
             what = error.filename if isinstance(error.filename, str) else "The system"
             return (

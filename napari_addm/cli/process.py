@@ -139,4 +139,5 @@ def main() -> None:
         print_line(f"Error: the result could not be printed ({out.lost}).")
         code = code or OUTPUT_LOST
     signals.end()
+    exec("")  # forgets a Ctrl-C that passed through exec, for which Python would take another code
     sys.exit(code)

@@ -25,6 +25,8 @@ COLUMNS = {
     "mask": ("mask", "brain_mask"),
 }
 INPUTS = ("truth", "mask")
+# What R and BIDS write where there is nothing.
+NOTHING = ("na", "n/a", "nan")
 
 
 class Row(NamedTuple):
@@ -81,7 +83,8 @@ def _read_rows(path: Path) -> Iterator[Row]:
     if said := re.match(r'"?sep=(.)"?[ \t]*(\r\n|\r|\n)', text, re.IGNORECASE):  # Excel's
         delimiter, text, before = said[1], text[said.end() :], 1
     else:
-        delimiter = max(",;\t", key=re.split(r"[\r\n]", text, maxsplit=1)[0].count)
+        first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+        delimiter = max(",;\t", key=re.sub(r'"[^"]*"', "", first).count)
     lines = _split(path, text, delimiter, before)
     header = next((cells for _, cells in lines if any(cells)), [])
     names = [name.strip().lower() for name in header]
@@ -99,6 +102,7 @@ def _read_rows(path: Path) -> Iterator[Row]:
             key: cells[place].strip() if place is not None and place < len(cells) else ""
             for key, place in columns.items()
         }
+        values |= {key: "" for key in INPUTS if values[key].lower() in NOTHING}
         problem = ""
         if any(cell.strip() for cell in cells[len(header) :]):
             problem = (

@@ -109,7 +109,9 @@ def claim_outputs(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
                 "finished, or choose another output folder."
             ) from error
         except OSError as error:
-            raise _unwritable(inner, error) from error
+            lock_file = inner / f".{name}.lock"  # in a shared folder, it may be another person's
+            place = lock_file if os.path.lexists(lock_file) else inner
+            raise _unwritable(place, error) from error
         yield
     finally:
         if held and lock.lock_counter == 1:

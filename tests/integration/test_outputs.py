@@ -35,6 +35,15 @@ DRAW = (
 )
 
 
+def test_a_lock_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".scan.lock").mkdir()
+    with (
+        pytest.raises(AddmError, match=r"\.scan\.lock cannot be written to"),
+        claim_outputs(tmp_path, "scan"),
+    ):
+        pass
+
+
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     """A second run is refused; a killed one blocks nobody."""
     scan = volume_from_array(np.ones((9, 11, 13), np.float32))

@@ -112,6 +112,24 @@ def test_a_signal_ends_a_detection_as_ctrl_c_does(
     assert not list(tmp.iterdir())
 
 
+def test_a_limit_of_the_shell_that_torch_exceeds_is_no_bug(command: list[str]) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (500 << 20, 500 << 20))
+
+    code, _, error = finish(*command, preexec_fn=limit)
+    assert (code, error[:21]) == (1, "Error: Out of memory:")
+
+
+def test_a_signal_amid_exec_has_the_exit_code_of_any_other(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+    (tmp_path / "torch.py").write_text(f"exec({stop!r})")
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), before])))
+    assert finish(*command)[::2] == (143, "Stopped; nothing was written.\n")
+
+
 @pytest.fixture(scope="module")
 def finished(
     scan: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory

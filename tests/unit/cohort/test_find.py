@@ -97,9 +97,9 @@ def test_folders_complete_bids_names(tmp_path: Path, scan: str, name: str, folde
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_a_table_names_scans_truths_and_masks(tmp_path: Path, delimiter: str) -> None:
     rows = [
-        ["Case", "age", "scan", "ground_truth", "mask"],
-        ["one", "7", "in/1.nii", "in/1_lesion.nii", ""],
-        ["", "8", "in/2.nii.gz", "", "in/2_mask.nii"],
+        ["Case", '"age, in years; or\ta,b;c\td,e;f\tg"', "scan", "ground_truth", "mask"],
+        ["one", "7", "in/1.nii", "in/1_lesion.nii", "NA"],
+        ["", "8", "in/2.nii.gz", "n/a", "in/2_mask.nii"],
         ["", "", "", "", ""],
     ]
     table = tmp_path / "cases.csv"
