@@ -19,6 +19,7 @@ from napari_addm.cli._common import FAILED, INTERRUPTED, SOME_FAILED, USAGE, Sto
 from napari_addm.cli.batch import batch
 from napari_addm.cli.benchmark import benchmark
 from napari_addm.cli.calibrate import calibrate
+from napari_addm.cli.compare import compare
 from napari_addm.cli.demo import demo
 from napari_addm.cli.detect import detect
 from napari_addm.cli.info import info
@@ -32,7 +33,7 @@ __all__ = ["SOME_FAILED", "app", "main", "run"]
 
 OUT_OF_MEMORY = "Error: Out of memory: close other programs, or use a larger machine."
 
-COMMANDS = (detect, verify, batch, report, train, benchmark, calibrate, info, demo)
+COMMANDS = (detect, verify, compare, batch, report, train, benchmark, calibrate, info, demo)
 
 app = App(
     name="napari-addm",

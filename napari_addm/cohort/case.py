@@ -12,7 +12,7 @@ from typing import Any, Literal
 from napari_addm.errors import AddmError
 from napari_addm.io.hashing import sha256
 from napari_addm.io.names import stem
-from napari_addm.outputs.naming import BIDS_ENDINGS, ENDINGS, case_paths
+from napari_addm.outputs.naming import BIDS_ENDINGS, COMPARISON_NAMES, ENDINGS, case_paths
 
 Status = Literal["done", "failed", "skipped"]
 
@@ -26,10 +26,11 @@ NO_SCAN = "its voxels are {}, not a scan; a table of cases runs it all the same"
 # The reason of a result of an earlier run begins with this if it could not be checked.
 UNCHECKED = "not checked"
 
-# Files with these endings were written by detect or batch, and are no scans.
+# Files with these endings were written by detect, batch or compare, and are no scans.
 OUTPUT_ENDINGS = (
     *ENDINGS.values(),
     *(f"_desc-{desc}_{ending}".lower() for desc, ending in BIDS_ENDINGS.values()),
+    *COMPARISON_NAMES.values(),
 )
 
 

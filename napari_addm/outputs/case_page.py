@@ -16,11 +16,10 @@ from napari_addm import __version__
 from napari_addm.detection.quality import FLAG_TITLES
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
-from napari_addm.io.dicom_volume import read_series
 from napari_addm.io.files import write_atomic
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.names import stem
-from napari_addm.io.reading import read_beside, read_volume
+from napari_addm.io.reading import read_beside
 from napari_addm.io.volume import Volume
 from napari_addm.metrics.metric import Metric, case_metrics
 from napari_addm.outputs.captions import describe_slice
@@ -40,13 +39,7 @@ from napari_addm.outputs.drawing import (
 from napari_addm.outputs.naming import ENDINGS
 from napari_addm.outputs.pages import as_jpeg, finite_number, page_environment
 from napari_addm.outputs.record import FileEntry, FindingEntry, RunRecord, read_record
-from napari_addm.outputs.recorded import (
-    check_scan,
-    find_input,
-    read_saved,
-    recorded_grid,
-    recorded_series,
-)
+from napari_addm.outputs.recorded import find_input, read_saved, read_scan
 
 OURS = b'<meta name="generator" content="napari-addm">'
 MOST_PICTURED = 12
@@ -210,7 +203,8 @@ def _read_pictured(
 ) -> tuple[Volume | None, Overlay | None]:
     """Read scan, map, labels and truth; a sentence of `problems` for what is missing."""
     try:
-        scan = _read_scan(record, path, sources.scan)
+        given = sources.scan
+        scan = given if isinstance(given, Volume) else read_scan(record, path, given)
         saved = read_saved(record, path.parent, scan, problems, ("anomaly", "labels"))
     except AddmError as error:
         if isinstance(sources.scan, Path):
@@ -224,16 +218,6 @@ def _read_pictured(
     decisions, limits = record.decisions, sources.limits
     labels = saved["labels"]
     return scan, Overlay(saved["anomaly"], labels, record.threshold, decisions, truth, limits)
-
-
-def _read_scan(record: RunRecord, path: Path, given: Path | Volume | None) -> Volume:
-    if isinstance(given, Volume):
-        return given
-    file = given or find_input("scan", "--scan", record.input, path)
-    series = recorded_series(record, file)
-    scan = read_volume(file, frame=record.input.frame) if series is None else read_series(series)
-    check_scan(record, scan, file, recorded_grid(record, path))
-    return scan
 
 
 def _read_truth(

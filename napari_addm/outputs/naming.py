@@ -54,6 +54,17 @@ IGNORED = (
     "*_sr.dcm",
     "*_page.html",
 )
+# Two results of one patient, compared.
+COMPARISON_NAMES = {
+    "before_anomaly": "comparison_before_anomaly.nii.gz",
+    "before_labels": "comparison_before_labels.nii.gz",
+    "after_scan": "comparison_after_scan.nii.gz",
+    "after_anomaly": "comparison_after_anomaly.nii.gz",
+    "after_labels": "comparison_after_labels.nii.gz",
+    "changes": "comparison_changes.csv",
+    "record": "comparison.json",
+    "page": "comparison.html",
+}
 # What the files at the root of a dataset say about the maps, by the end of their names.
 SIDECARS: dict[str, dict[str, object]] = {
     "desc-recon_T1w": {"Description": "The scan as the model redraws it", "SkullStripped": True},

@@ -15,6 +15,7 @@ from napari_addm.io.checks import check_affine
 from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.dicom import Series, find_series
 from napari_addm.io.dicom_header import is_dicom
+from napari_addm.io.dicom_volume import read_series
 from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.text import printable
@@ -78,7 +79,7 @@ def recorded_grid(record: RunRecord, path: Path) -> Volume:
         ) from error
 
 
-def recorded_series(record: RunRecord, scan: Path) -> Series | None:
+def recorded_series(record: RunRecord, scan: Path, option: str = "--scan") -> Series | None:
     """Find the recorded series in a folder of DICOM images, or beside an image; None for a file.
 
     Raises
@@ -95,12 +96,14 @@ def recorded_series(record: RunRecord, scan: Path) -> Series | None:
         raise AddmError(
             f"{scan} does not hold the DICOM series of the record "
             f"({printable(entry.name, SHORT)}, {entry.files} images): give the right "
-            "one with --scan."
+            f"one with {option}."
         )
     return series
 
 
-def check_scan(record: RunRecord, scan: Volume, path: Path, grid: Volume) -> None:
+def check_scan(
+    record: RunRecord, scan: Volume, path: Path, grid: Volume, option: str = "--scan"
+) -> None:
     """Refuse a scan that has other voxels than the recorded one, or puts them elsewhere.
 
     Parameters
@@ -113,14 +116,35 @@ def check_scan(record: RunRecord, scan: Volume, path: Path, grid: Volume) -> Non
     if voxels_sha256(scan.data) != record.input.voxels_sha256:
         raise AddmError(
             f"{path} has other voxels than the scan of the record: give the right file "
-            "with --scan; a layer that was edited has to be saved first."
+            f"with {option}; a layer that was edited has to be saved first."
         )
     apart = displacement(grid.affine, scan.affine, scan.shape)
     if apart > GRID_MM:
         raise AddmError(
             f"{path} has the voxels of the record, but puts them up to {apart:.3g} mm "
-            "elsewhere: give the file as it was with --scan."
+            f"elsewhere: give the file as it was with {option}."
         )
+
+
+def read_scan(
+    record: RunRecord, path: Path, given: Path | None = None, option: str = "--scan"
+) -> Volume:
+    """Read the scan of a record, and make sure that it is that one.
+
+    Parameters
+    ----------
+    path : Path
+        The record.
+    given : Path, optional
+        Where the scan is; looked for as `find_input` does by default.
+    option : str
+        The option that says where it is, for errors.
+    """
+    file = given or find_input("scan", option, record.input, path)
+    series = recorded_series(record, file, option)
+    scan = read_volume(file, frame=record.input.frame) if series is None else read_series(series)
+    check_scan(record, scan, file, recorded_grid(record, path), option)
+    return scan
 
 
 def read_saved(

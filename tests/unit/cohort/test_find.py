@@ -22,12 +22,14 @@ def touch(folder: Path, *names: str) -> Path:
 def test_a_folder_gives_its_scans_with_the_folders_in_it(tmp_path: Path) -> None:
     scans = ("a.nii.gz", "b.mgz", "pair.hdr", "pair.img", "twice.nii", "twice.nii.gz")
     others = ("b_mask.nii.gz", "notes.txt", ".hidden.nii", "before/x_anomaly.nii.gz")
+    others += ("both/comparison_after_scan.nii.gz",)
     touch(tmp_path, *scans, *others, "deep/er/a.nii", "out/a/a_labels.nii.gz")
     found = {case.name: case.skip for case in find_cohort(tmp_path, tmp_path / "out")}
     names = ("a", "b", "deep/er/a", "pair", "twice.nii", "twice.nii.gz")
     assert found == dict.fromkeys(names, "") | {
         "b_mask": "named as labels, not as a scan",
         "before/x_anomaly": "named as a result of napari-addm, not as a scan",
+        "both/comparison_after_scan": "named as a result of napari-addm, not as a scan",
     }
 
 
