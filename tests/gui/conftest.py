@@ -15,6 +15,7 @@ from napari.layers import Image, Labels, Layer
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import Detection, Progress
+from napari_addm.detection.quality import check_quality
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume
@@ -136,7 +137,11 @@ def show_result(
         )
         control.start(request)
         control.take_started(RunStarted(scan, checkpoint, None, None, ("cpu",)))
-        control.take_result(ResultReady(Progress("finish", 1, 1, 1.0, result=detection), None))
+        slices, quality = detection.slices, None
+        if slices is not None:
+            quality = check_quality(slices, checkpoint.specification, detection)
+        progress = Progress("finish", 1, 1, 1.0, result=detection)
+        control.take_result(ResultReady(progress, None, quality))
         control.end()
         return detection
 
