@@ -75,8 +75,8 @@ def make_brain() -> BrainMaker:
 
 @pytest.fixture(scope="session")
 def known_planes() -> Iterator[None]:
-    """The plane of symmetry of each scan is searched once, which is most of a small detection."""
-    from napari_addm.detection import symmetry
+    """Symmetry and regions of a scan are searched once, which is most of a small detection."""
+    from napari_addm.detection import session, symmetry
 
     search, planes = symmetry.best_mirror_plane, dict[tuple[Any, ...], Any]()
 
@@ -86,8 +86,17 @@ def known_planes() -> Iterator[None]:
             planes[key] = search(image, mask, spacing)
         return planes[key]
 
+    find, regions = session.find_regions, dict[tuple[Any, ...], Any]()
+
+    def look_up_regions(scan: Volume, mask: np.ndarray) -> Any:
+        key = (scan.data.tobytes(), scan.affine.tobytes(), mask.tobytes(), scan.shape)
+        if key not in regions:
+            regions[key] = find(scan, mask)
+        return regions[key]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(symmetry, "best_mirror_plane", look_up)
+        patch.setattr(session, "find_regions", look_up_regions)
         yield
 
 

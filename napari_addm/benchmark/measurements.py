@@ -53,7 +53,11 @@ def one_at_a_time(cases: Iterable[LabelledScan]) -> Iterator[LabelledScan]:
 def detection_settings(settings: BenchmarkSettings, seed: int, **options: Any) -> DetectionSettings:
     """Return the settings of a detection with these options."""
     return DetectionSettings(
-        seed=seed, device=settings.device, precision=settings.precision, **options
+        seed=seed,
+        device=settings.device,
+        precision=settings.precision,
+        regions=False,
+        **options,
     )
 
 

@@ -40,8 +40,8 @@ from napari_addm.outputs.run_case import (
 # After one of these errors of the output folder, every further case would fail as well.
 HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 # Incremented when the same input gives other figures or files than the version before. Since 2,
-# sides are counted from the brain's midline.
-RESULTS = 2
+# sides are counted from the brain's midline; since 3, findings have regions.
+RESULTS = 3
 KEPT = "its files are of an earlier run with other settings (or another model or version)"
 KEPT_OTHER_INPUT = "its files are of an earlier run with another scan, ground truth or mask"
 INPUT_WORDS = {"scan": "scan", "truth": "ground truth", "mask": "brain mask"}

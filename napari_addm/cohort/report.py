@@ -36,7 +36,7 @@ PICTURE_WIDTH = 900
 BARS = 24
 
 RESULT_COLUMNS = ("case", "input", "status", "reason", "seconds", "anomaly_ml", "findings")
-LARGEST_COLUMNS = ("volume_ml", "side", "from_midline_mm", "midline_source")
+LARGEST_COLUMNS = ("volume_ml", "side", "from_midline_mm", "midline_source", "region")
 
 
 def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[str, Path]:

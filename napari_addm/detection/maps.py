@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm.checkpoint.specification import ModelSpecification, ScoreSpecification
+from napari_addm.detection.atlas import NO_REGIONS, NO_SIMPLEITK, ScanRegions
 from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.scoring import voxel_scores
 from napari_addm.detection.settings import DetectionSettings
@@ -53,6 +55,8 @@ class Detection:
         Of the processor, for the network.
     midline : Midline or None
         The plane between the halves of the brain, which gives findings their sides.
+    regions : ScanRegions or None
+        Regions of the brain, which give findings their names.
     """
 
     anomaly: Volume
@@ -68,6 +72,7 @@ class Detection:
     threads: int
     warnings: tuple[str, ...] = ()
     midline: Midline | None = None
+    regions: ScanRegions | None = None
     _maps: AnomalyMaps | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -155,6 +160,11 @@ class AnomalyMaps:
         settings = self.plan.settings
         self.scan.prepare_scoring(symmetry=bool(settings.symmetry), whole=settings.slices is None)
 
+    def find_regions(self) -> None:
+        """Find the regions of the brain, if the settings ask for them."""
+        if self.plan.settings.regions:
+            self.scan.find_regions()
+
     def make(self, finished: Mask | None = None) -> Detection:
         """Score the finished slices, each with its finished neighbors.
 
@@ -184,6 +194,7 @@ class AnomalyMaps:
             threads=self.threads,
             warnings=self._all_warnings(),
             midline=self.scan.midline,
+            regions=self.scan.regions if self.plan.settings.regions else None,
             _maps=self,
         )
 
@@ -251,6 +262,11 @@ class AnomalyMaps:
             warnings.append(NO_MIDLINE)
         elif scan.midline is not None and scan.midline.source == "mask":
             warnings.append(SIDES_FROM_MASK)
+        if self.plan.settings.regions and scan.slices.volume.sides_known:
+            if scan.regions is not None and scan.regions.labels is None:
+                warnings.append(NO_REGIONS)
+            elif scan.regions is None and find_spec("SimpleITK") is None:
+                warnings.append(NO_SIMPLEITK)
         return (*warnings, *self.plan.reconstructions.warnings)
 
 

@@ -129,12 +129,17 @@ def detect(
     gives_partial = partial and not plan.scores_neighbors
     with ThreadPoolExecutor(1) as beside, closing(reconstructor.steps()) as steps:
         ready = beside.submit(maps.prepare)
-        for _ in steps:
-            yield reporter.progress("reconstruct", reconstructor.seconds_left)
-            if gives_partial and reporter.is_due():
-                ready.result()
-                yield reporter.result("reconstruct", reconstructor.seconds_left)
-        ready.result()
+        named = beside.submit(maps.find_regions)
+        try:
+            for _ in steps:
+                yield reporter.progress("reconstruct", reconstructor.seconds_left)
+                if gives_partial and reporter.is_due():
+                    ready.result()
+                    yield reporter.result("reconstruct", reconstructor.seconds_left)
+            ready.result()
+            named.result()
+        finally:
+            named.cancel()  # where nobody waits for the result
     if not reconstructor.left:
         yield reporter.result("finish", 0.0)
     elif not plan.scores_neighbors and reporter.has_news():

@@ -40,6 +40,10 @@ STEP_KEPT = 0.8
 FIRST_STEP_MM: dict[Kind, float] = {"rigid": 2.0, "affine": 0.5}
 LAST_STEP_MM = 0.005
 MOST_STEPS = 100
+DEFORM_LEVELS = ((4, 50), (2, 50), (1, 15))
+"""Of a displacement: how much coarser the grid is, and the number of steps."""
+DEFORM_SMOOTHING = 1.5
+"""Standard deviation by which a displacement is smoothed after each step, voxels of its level."""
 
 _lock = Lock()
 
@@ -157,7 +161,6 @@ def _search(
 
 def brain_image(volume: Volume, mask: Mask) -> tuple[sitk.Image, sitk.Image]:
     """Return a brain, about 1 inside and 0 around, and its mask, both with voxels of some 2 mm."""
-    itk = load_simpleitk()
     box = bounding_box(mask)
     factors = [max(1, round(STEP_MM / size)) for size in volume.spacing]
     margins = [int(np.ceil(MARGIN_MM / size)) for size in volume.spacing]
@@ -175,15 +178,51 @@ def brain_image(volume: Volume, mask: Mask) -> tuple[sitk.Image, sitk.Image]:
         for part, margin, factor in zip(box, margins, factors, strict=True)
     ]
     affine = volume.affine @ np.diag([*factors, 1])
+    affine[:3, 3] = nib.affines.apply_affine(volume.affine, first)
+    coarse, coarse_brain = (
+        values.reshape(blocks).mean(axis=(1, 3, 5))
+        for values in (np.clip(image, -BRIGHTEST, BRIGHTEST), brain.astype(np.float32))
+    )
+    return to_image(coarse, affine), to_image(coarse_brain, affine)
+
+
+def to_image(values: NDArray[np.generic], affine: NDArray[np.float64]) -> sitk.Image:
+    """Make an image of SimpleITK from voxels (S, A, R) and their affine to world mm."""
     spacing = np.array(voxel_spacing(affine))
-    made = []
-    for values in (np.clip(image, -BRIGHTEST, BRIGHTEST), brain.astype(np.float32)):
-        coarse = itk.GetImageFromArray(values.reshape(blocks).mean(axis=(1, 3, 5)))
-        coarse.SetOrigin(nib.affines.apply_affine(volume.affine, first).tolist())
-        coarse.SetSpacing(spacing[::-1].tolist())  # SimpleITK counts the axes backwards
-        coarse.SetDirection((affine[:3, :3] / spacing)[:, ::-1].ravel().tolist())
-        made.append(coarse)
-    return made[0], made[1]
+    image: sitk.Image = load_simpleitk().GetImageFromArray(values)
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(spacing[::-1].tolist())  # SimpleITK counts the axes backwards
+    image.SetDirection((affine[:3, :3] / spacing)[:, ::-1].ravel().tolist())
+    return image
+
+
+def deform(fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
+    """Find the smooth displacement that brings two brains together that lie on one grid.
+
+    Returns
+    -------
+    Transform
+        A place in the fixed image to the same place in the moving one.
+    """
+    itk = load_simpleitk()
+    identity, linear = itk.Transform(), itk.sitkLinear
+    with one_thread():
+        moving = itk.HistogramMatching(moving, fixed, 128, 10, True)
+        fields: list[sitk.Image] = []
+        for shrink, steps in DEFORM_LEVELS:
+            sigma = shrink / 2 * fixed.GetSpacing()[0]
+            smooth = [itk.SmoothingRecursiveGaussian(each, sigma) for each in (fixed, moving)]
+            one, other = smooth if shrink > 1 else (fixed, moving)
+            one = itk.Shrink(one, [shrink] * 3)
+            other = itk.Resample(other, one, identity, linear)
+            demons = itk.FastSymmetricForcesDemonsRegistrationFilter()
+            demons.SetNumberOfIterations(steps)
+            demons.SetSmoothDisplacementField(True)
+            demons.SetStandardDeviations(DEFORM_SMOOTHING)
+            coarser = [itk.Resample(each, one, identity, linear) for each in fields[-1:]]
+            fields.append(demons.Execute(one, other, *coarser))
+    field = itk.Resample(fields[-1], fixed, identity, linear)
+    return itk.DisplacementFieldTransform(itk.Cast(field, itk.sitkVectorFloat64))
 
 
 @contextmanager

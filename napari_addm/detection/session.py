@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_addm.detection.atlas import ScanRegions, find_regions
 from napari_addm.detection.midline import Midline
 from napari_addm.detection.parallel import parallel_map
 from napari_addm.detection.preparation import ModelSlices, prepare
 from napari_addm.detection.symmetry import MirrorPlane, find_midline, find_mirror_plane
+from napari_addm.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import PreparationSpecification
@@ -44,12 +47,15 @@ class PreparedScan:
     scan : ndarray of float32, shape (depth, H, W)
         Model values, 0..1.
     mask : ndarray of bool, shape (depth, H, W)
+    regions : ScanRegions or None
+        Regions of the brain, once `find_regions` has found them.
     """
 
     slices: ModelSlices
     key: Hashable = None
     scan: NDArray[np.float32] = field(init=False)
     mask: NDArray[np.bool_] = field(init=False)
+    regions: ScanRegions | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.scan = self.slices.to_model_volume((self.slices.images + 1.0) / 2.0)
@@ -71,6 +77,12 @@ class PreparedScan:
             return None
         return find_midline(self.mirror_plane, self.mask, self.slices.affine)
 
+    def find_regions(self) -> None:
+        """Find and keep the regions, unless SimpleITK is missing, or which side is left."""
+        if self.regions is None and self.slices.volume.sides_known:
+            with suppress(MissingExtraError):
+                self.regions = find_regions(self.slices.volume, self.slices.brain_mask)
+
     def prepare_scoring(self, *, symmetry: bool, whole: bool) -> None:
         """Compute and keep what a result needs of the scan alone."""
         self.slices.depth_contrast  # noqa: B018  # and with it the depth, for `inner`
@@ -85,6 +97,8 @@ class PreparedScan:
         """Bytes in memory, with the scan's voxels."""
         # with the cached properties of the slices
         arrays = [each for each in vars(self.slices).values() if isinstance(each, np.ndarray)]
+        if self.regions is not None and self.regions.labels is not None:
+            arrays.append(self.regions.labels)
         held = (*arrays, self.slices.volume.data, self.scan, self.mask)
         return sum(int(array.nbytes) for array in held)
 

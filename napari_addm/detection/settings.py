@@ -198,6 +198,12 @@ class DetectionSettings(BaseModel):
         affects_scores=True,
     )
 
+    regions: bool = _option(
+        True,
+        "Name regions",
+        "Name the regions of the brain that findings lie in, after a registration to an atlas.",
+    )
+
     @model_validator(mode="wrap")
     @classmethod
     def _refuse_in_words(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:

@@ -33,7 +33,12 @@ def computed_findings(
     """Label the findings as `computed_labels` does, and measure them."""
     uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
     return _labeller(detection).find(
-        threshold, minimum_ml, detection.anomaly, uncertainty, detection.midline
+        threshold,
+        minimum_ml,
+        detection.anomaly,
+        uncertainty,
+        detection.midline,
+        detection.regions,
     )
 
 
@@ -41,7 +46,9 @@ def measured_findings(detection: Detection, labels: NDArray[np.integer]) -> Find
     """Measure labels (S, A, R) that exist already, such as those that a person edited."""
     anomaly, spread = detection.anomaly, detection.uncertainty
     uncertainty = None if spread is None else spread.data
-    return measure_findings(labels, anomaly.data, anomaly, uncertainty, detection.midline)
+    return measure_findings(
+        labels, anomaly.data, anomaly, uncertainty, detection.midline, detection.regions
+    )
 
 
 def _labeller(detection: Detection) -> FindingLabeller:

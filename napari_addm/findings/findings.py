@@ -9,6 +9,7 @@ from typing import overload
 import nibabel as nib
 import numpy as np
 
+from napari_addm.detection.atlas import ScanRegions
 from napari_addm.detection.midline import (
     MIDLINE_SHARE,
     SIDES,
@@ -18,6 +19,7 @@ from napari_addm.detection.midline import (
     abbreviate_side,
     describe_side,
 )
+from napari_addm.findings.regions import UNKNOWN, RegionCounts
 from napari_addm.findings.runs import Runs, first_peaks
 from napari_addm.io.volume import Volume
 
@@ -53,6 +55,12 @@ class Finding:
         Distance of the centroid from the brain's midline, mm, on either side.
     midline_source : {"symmetry", "mask"} or None
         Where the midline comes from; see `napari_addm.detection.midline.Midline`.
+    region : str or None
+        Regions of the brain, such as ``"right temporal lobe; hippocampus 12 %"``; ``"unknown"``
+        where the scan does not fit the atlas, None where no regions were looked for.
+    region_fit : float or None
+        How similar scan and atlas are there, up to 1; see
+        `napari_addm.detection.registration.Registration`.
     """
 
     id: int
@@ -67,11 +75,19 @@ class Finding:
     side: Side | None = None
     from_midline_mm: float | None = None
     midline_source: MidlineSource | None = None
+    region: str | None = None
+    region_fit: float | None = None
 
     @property
     def location(self) -> str:
-        """The side in words; see `napari_addm.detection.midline.describe_side`."""
-        return describe_side(self.side, self.from_midline_mm, self.midline_source)
+        """Side and region in words; see `napari_addm.detection.midline.describe_side`."""
+        side = describe_side(self.side, self.from_midline_mm, self.midline_source)
+        return side if self.region is None else f"{side} ({self.region_in_words})"
+
+    @property
+    def region_in_words(self) -> str:
+        """The region, which may be unknown; empty where no regions were looked for."""
+        return "region unknown" if self.region == UNKNOWN else self.region or ""
 
     @property
     def location_in_brief(self) -> str:
@@ -118,6 +134,8 @@ class Findings(Sequence[Finding]):
     slice, voxels : ndarray of int, shape (n,)
     sides : Sides or None
         None without a midline. All others are as in `Finding`.
+    regions : RegionCounts or None
+        None where no regions were looked for.
     """
 
     id: np.ndarray
@@ -130,6 +148,7 @@ class Findings(Sequence[Finding]):
     voxels: np.ndarray
     sides_known: bool
     sides: Sides | None = None
+    regions: RegionCounts | None = None
 
     @property
     def total_ml(self) -> float:
@@ -147,10 +166,11 @@ class Findings(Sequence[Finding]):
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
         x, y, z = self.centroid_mm[index].tolist()
-        sides = self.sides
+        sides, regions = self.sides, self.regions
+        volume_ml = float(self.volume_ml[index])
         return Finding(
             id=int(self.id[index]),
-            volume_ml=float(self.volume_ml[index]),
+            volume_ml=volume_ml,
             centroid_mm=(x, y, z),
             peak=float(self.peak[index]),
             mean=float(self.mean[index]),
@@ -161,6 +181,8 @@ class Findings(Sequence[Finding]):
             side=None if sides is None else sides.side(index),
             from_midline_mm=None if sides is None else abs(float(sides.to_right_mm[index])),
             midline_source=None if sides is None else sides.source,
+            region=None if regions is None else regions.name(index, volume_ml),
+            region_fit=None if regions is None else regions.fit,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -175,6 +197,7 @@ def measure_findings(
     volume: Volume,
     uncertainty: np.ndarray | None = None,
     midline: Midline | None = None,
+    regions: ScanRegions | None = None,
 ) -> Findings:
     """Measure every finding of a label image.
 
@@ -190,6 +213,8 @@ def measure_findings(
         Its mean over the finding is reported.
     midline : Midline, optional
         The brain's midline; without it findings have no side.
+    regions : ScanRegions, optional
+        Of the scan; without them findings have no region.
 
     Returns
     -------
@@ -214,7 +239,7 @@ def measure_findings(
     scores = anomaly.ravel()[where]
     spread = None if uncertainty is None else uncertainty.ravel()[where]
     at_peak = first_peaks(scores, runs, ids.size)
-    return measure_runs(ids, runs, scores, at_peak, spread, volume, midline)
+    return measure_runs(ids, runs, scores, at_peak, spread, volume, midline, regions)
 
 
 def measure_runs(
@@ -225,6 +250,7 @@ def measure_runs(
     uncertainty: np.ndarray | None,
     volume: Volume,
     midline: Midline | None,
+    regions: ScanRegions | None,
 ) -> Findings:
     """Measure findings from the scores, and uncertainties, of the runs' voxels."""
 
@@ -258,6 +284,7 @@ def measure_runs(
         voxels=voxels[order],
         sides_known=volume.sides_known,
         sides=sides,
+        regions=None if regions is None else RegionCounts.of(regions, runs, order),
     )
 
 

@@ -7,6 +7,7 @@ import math
 import cc3d
 import numpy as np
 
+from napari_addm.detection.atlas import ScanRegions
 from napari_addm.detection.midline import Midline
 from napari_addm.findings.findings import Findings, measure_runs
 from napari_addm.findings.runs import Runs, first_peaks
@@ -96,6 +97,7 @@ class FindingLabeller:
         volume: Volume,
         uncertainty: np.ndarray | None = None,
         midline: Midline | None = None,
+        regions: ScanRegions | None = None,
     ) -> tuple[np.ndarray, Findings]:
         """Label and measure the findings: `label` and `measure_findings` in one step.
 
@@ -103,7 +105,7 @@ class FindingLabeller:
         ----------
         threshold, minimum_ml : float
             As for `label`.
-        volume, uncertainty, midline
+        volume, uncertainty, midline, regions
             As for `measure_findings`.
 
         Returns
@@ -114,7 +116,7 @@ class FindingLabeller:
         """
         labels, ids, runs, scores, at_peak = self._find(threshold, minimum_ml)
         spread = None if uncertainty is None else uncertainty.ravel()[runs.voxels]
-        return labels, measure_runs(ids, runs, scores, at_peak, spread, volume, midline)
+        return labels, measure_runs(ids, runs, scores, at_peak, spread, volume, midline, regions)
 
     def renumber(self, labels: np.ndarray) -> None:
         """Give findings the numbers that they have in other labels, and forget all others.

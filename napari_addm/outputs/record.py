@@ -235,7 +235,7 @@ class RunRecord(_Entry):
             device=detection.device,
             precision=detection.precision,
             threads=detection.threads,
-            versions=_software_versions(detection.device),
+            versions=_software_versions(detection.device, detection.regions is not None),
             geometry=geometry_entry(outputs.scan),
             slices_done=_slices_entry(detection),
             midline=detection.midline,
@@ -424,11 +424,13 @@ def geometry_entry(volume: Volume) -> GeometryEntry:
 
 
 @cache
-def _software_versions(device: str) -> dict[str, str]:
-    """Return the versions that a result on a device may depend on."""
+def _software_versions(device: str, registered: bool) -> dict[str, str]:
+    """Return the versions that a result on a device may depend on, with or without regions."""
     libraries = ["numpy", "scipy", "torch", "monai", "nibabel"]
     if device == "openvino":
         libraries.append(device)
+    if registered:
+        libraries.append("SimpleITK")
     return {
         "napari-addm": __version__,
         "python": platform.python_version(),

@@ -80,7 +80,12 @@ class CachedLabeller:
         detection = self.detection
         uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
         labels, findings = self._labeller.find(
-            threshold, minimum_ml, detection.anomaly, uncertainty, detection.midline
+            threshold,
+            minimum_ml,
+            detection.anomaly,
+            uncertainty,
+            detection.midline,
+            detection.regions,
         )
         self._last = LabelledFindings(labels, findings, threshold, minimum_ml, self._labeller.box)
         return self._last

@@ -109,7 +109,7 @@ def choose_threshold(
     pairs, rows = [], []
     for scan in validation:
         report(f"{scan.group}: {scan.name}")
-        result = run(scan.volume, checkpoint, DetectionSettings(), scan.brain)
+        result = run(scan.volume, checkpoint, DetectionSettings(regions=False), scan.brain)
         scores, lesion = result.anomaly.data[scan.brain], scan.lesion[scan.brain]
         pairs.append((scores, lesion))
         ours = SortedScores.of(scores, lesion)
@@ -145,7 +145,7 @@ def _reconstruct_healthy(
     maps, errors = [], []
     for scan in healthy:
         report(f"{scan.group}: {scan.name}")
-        result = run(scan.volume, checkpoint, DetectionSettings(), scan.brain)
+        result = run(scan.volume, checkpoint, DetectionSettings(regions=False), scan.brain)
         maps.append(HealthyMap(result.anomaly.data, scan.brain, scan.volume.spacing))
         prepared = prepare(scan.volume, checkpoint.specification.preparation, scan.brain)
         errors.append(reconstruction_error(prepared, result))

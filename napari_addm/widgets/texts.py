@@ -153,6 +153,11 @@ FINDING_COLUMNS = (
         "symmetry. Sorted from left to right.",
     ),
     Text(
+        "Region",
+        "The lobe that holds most of the finding, and what else holds a tenth of it or more. "
+        "'about': the finding is large, and pushes its surroundings away. Sorted by name.",
+    ),
+    Text(
         "x y z mm",
         "Center in scanner coordinates: to the right, the front and the top (RAS+). Their "
         "origin is often a corner of the grid, so they say nothing about sides. Sorted from below "

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 
 from napari_addm.checkpoint.file import read_specification
 from napari_addm.checkpoint.specification import FalseAlarmSpecification
+from napari_addm.detection.atlas import Region, ScanRegions
 from napari_addm.detection.pipeline import Detection
 from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_volume
@@ -24,6 +25,7 @@ from napari_addm.widgets.detect_panel.findings_model import (
     ID,
     ML,
     PEAK,
+    REGION,
     SCANNER,
     SIDE,
     SPREAD,
@@ -70,7 +72,11 @@ def detection(make_detection) -> Detection:
     scan = volume_from_array(
         hills_on(affine, SHAPE).transpose(2, 1, 0).copy(), affine[:, [2, 1, 0, 3]]
     )
-    return make_detection(scan, uncertainty=scan.with_data(scan.data / 10))
+    halves = np.ones(scan.shape, np.uint8)
+    halves[..., SHAPE[0] // 2 :] = 2
+    names = Region("left", "frontal lobe", ""), Region("right", "temporal lobe", "")
+    regions = ScanRegions(halves, names, 0.9, 0.98)
+    return make_detection(scan, uncertainty=scan.with_data(scan.data / 10), regions=regions)
 
 
 class Table:
@@ -114,6 +120,7 @@ def test_the_largest_comes_first(table):
     assert volumes == sorted(volumes, reverse=True)
     assert volumes[0] == pytest.approx(4 / 3 * np.pi * (12 * 0.9) ** 3 / 1000, rel=0.05)
     assert column(table, SIDE) == ["left, 31 mm", "right, 26 mm", "right, 5 mm"]
+    assert column(table, REGION) == ["left frontal lobe", *2 * ["right temporal lobe"]]
     assert column(table, SCANNER) == ["-31 12 24", "26 -20 -10", "5 33 -24"]
 
 
@@ -132,6 +139,8 @@ def test_a_heading_sorts(table, qtbot):
     assert numbers(table) == [3, 2, 1]  # from below
     table.view.sortByColumn(SIDE, Qt.SortOrder.AscendingOrder)
     assert numbers(table) == [1, 3, 2]  # from left to right
+    table.view.sortByColumn(REGION, Qt.SortOrder.DescendingOrder)
+    assert numbers(table) == [2, 3, 1]  # by name
 
 
 def test_the_selection_survives_sorting_and_the_threshold(moving, table):

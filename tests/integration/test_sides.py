@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
@@ -60,6 +61,7 @@ def test_everything_that_is_written_names_the_same_side(tmp_path):
         assert len(rows) == len(record["findings"]) == len(summary["findings"]) > 0
         for row, entry, finding in zip(rows, record["findings"], summary["findings"], strict=True):
             assert row["side"] == entry["side"] == finding["side"]
+            assert row["region"] == entry["region"] == finding["region"] != "unknown"
             assert entry["from_midline_mm"] == finding["from_midline_mm"]
             assert float(row["from_midline_mm"]) == pytest.approx(
                 finding["from_midline_mm"], abs=0.051
@@ -72,6 +74,9 @@ def test_everything_that_is_written_names_the_same_side(tmp_path):
         written[name] = rows
     assert written["still"][0]["side"] == written["moved"][0]["side"] == "left"
     assert float(written["moved"][0]["x_mm"]) > 300
+    if find_spec("SimpleITK"):
+        assert written["still"][0]["region"] == written["moved"][0]["region"]
+        assert "left parietal lobe" in written["still"][0]["region"]
     assert written["still"][0]["from_midline_mm"] == written["moved"][0]["from_midline_mm"]
 
 

@@ -21,9 +21,9 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.forms import heading
 
 # Columns, and the widest text that each has to show.
-STATE, ID, ML, SIDE, SCANNER, PEAK, SPREAD = range(7)
-WIDEST = ("✓✎", "999", "9999.9", "", "-199 -199 -199", "0.999", "0.999")
-IN_WORDS = (SIDE, SCANNER)
+STATE, ID, ML, SIDE, REGION, SCANNER, PEAK, SPREAD = range(8)
+WIDEST = ("✓✎", "999", "9999.9", "≈ right, 99 mm", "", "-199 -199 -199", "0.999", "0.999")
+IN_WORDS = (SIDE, REGION, SCANNER)
 FONT_PX = 11
 
 Index = QModelIndex | QPersistentModelIndex
@@ -143,6 +143,8 @@ class FindingsModel(QAbstractTableModel):
             rank = {None: 1, "accepted": 2, "rejected": 0}
             verdicts = [self._review.decision_on(id).verdict for id in findings.id.tolist()]
             key = np.array([rank[verdict] for verdict in verdicts], dtype=np.intp)
+        if column == REGION:
+            key = np.unique([each.region_in_words for each in findings], return_inverse=True)[1]
         if key is None:
             key = findings.id
         # Among equal keys the lower number comes first in both directions.
@@ -160,6 +162,8 @@ def _cell(finding: Finding, decision: Decision, column: int) -> str:
         return f"{finding.volume_ml:.1f}" if finding.volume_ml >= 0.1 else "<0.1"
     if column == SIDE:
         return finding.location_in_brief
+    if column == REGION:
+        return finding.region_in_words
     if column == SCANNER:
         return " ".join(str(round(value)) for value in finding.centroid_mm)
     value = {PEAK: finding.peak, SPREAD: finding.uncertainty}[column]
@@ -185,5 +189,6 @@ def _tooltip(finding: Finding, decision: Decision) -> str:
 
 
 def _alignment(column: int) -> Qt.AlignmentFlag:
-    side = {STATE: Qt.AlignmentFlag.AlignHCenter, SIDE: Qt.AlignmentFlag.AlignLeft}
+    left = Qt.AlignmentFlag.AlignLeft
+    side = {STATE: Qt.AlignmentFlag.AlignHCenter, SIDE: left, REGION: left}
     return side.get(column, Qt.AlignmentFlag.AlignRight) | Qt.AlignmentFlag.AlignVCenter

@@ -22,7 +22,7 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.findings_model import (
     IN_WORDS,
     ML,
-    SIDE,
+    REGION,
     SPREAD,
     WIDEST,
     FindingsModel,
@@ -83,7 +83,7 @@ class FindingsView(QTableView):
         heads.setHighlightSections(False)
         heads.setMinimumSectionSize(8)
         heads.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        heads.setSectionResizeMode(SIDE, QHeaderView.ResizeMode.Stretch)
+        heads.setSectionResizeMode(REGION, QHeaderView.ResizeMode.Stretch)
         for place, widest in enumerate(WIDEST):
             font = model.small_font if place in IN_WORDS else model.font
             heads.resizeSection(place, QFontMetrics(font).horizontalAdvance(widest) + 7)

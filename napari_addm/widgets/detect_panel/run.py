@@ -186,7 +186,8 @@ def _slices(
     if request.reach_mm is not None:
         reach = round(request.reach_mm / scan.volume.spacing[0])
         near = range(max(0, here - reach), min(scan.volume.shape[0], here + reach + 1))
-        return request.settings.replace(slices=tuple(near), context_mm=0.0), here
+        preview = {"slices": tuple(near), "context_mm": 0.0, "regions": False}
+        return request.settings.replace(**preview), here
     if where is None:
         return request.settings, here
     return request.settings, lambda: scan.slice_at(where())
