@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from napari_addm.checkpoint.file import save_checkpoint
 from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.diffusion.noise import SliceNoise
 from napari_addm.diffusion.sampling import sampling_levels
+from napari_addm.io.files import write_atomic
 from napari_addm.methods.base import Sampling, Shape
 from napari_addm.training.data import to_model_values, unpack
 from napari_addm.training.module import TrainingModule
+
+
+class WholeStates(TorchCheckpointIO):
+    """Writes a state whole or not at all; Lightning copies it from the disk of TMPDIR."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Keep the earlier state when the disk is full, or the run is killed."""
+        state = BytesIO()
+        torch.save(checkpoint, state)
+        write_atomic(Path(path), state.getvalue())
 
 
 class SavePictures(Callback):

@@ -29,7 +29,12 @@ from napari_addm.errors import AddmError, InputError
 from napari_addm.io.files import write_atomic
 from napari_addm.methods.loading import load_network
 from napari_addm.methods.settings import TrainingSettings
-from napari_addm.training.callbacks import ExportCheckpoint, SavePictures, StopAfterIterations
+from napari_addm.training.callbacks import (
+    ExportCheckpoint,
+    SavePictures,
+    StopAfterIterations,
+    WholeStates,
+)
 from napari_addm.training.data import (
     PERCENTILES,
     SliceDataset,
@@ -229,6 +234,7 @@ class TrainingRun:
                 timer,
                 *callbacks,
             ],
+            plugins=[WholeStates()],
             enable_model_summary=False,
             **_with_strategy(lightning_options),
         )

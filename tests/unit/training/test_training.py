@@ -49,3 +49,22 @@ def test_progress_is_the_spent_part_of_the_budget():
     assert Budget(10, iterations=100, minutes=1).progress(50, 1e9, 4) == 0.5
     assert Budget(10, minutes=1).progress(0, 45, 4) == 0.75
     assert Budget(10, minutes=1).progress(0, 90, 4) == 1
+
+
+def test_a_state_stays_where_the_next_one_has_no_room(tmp_path):
+    import torch
+
+    from napari_addm.training.callbacks import WholeStates
+
+    resource = pytest.importorskip("resource", reason="Windows has no such limits")
+    states, path = WholeStates(), tmp_path / "last.ckpt"
+    states.save_checkpoint({"step": 1}, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(AddmError, match=r"last\.ckpt cannot be written"):
+            states.save_checkpoint({"weights": torch.zeros(10_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
