@@ -845,7 +845,7 @@ def test_results_of_an_earlier_version_are_made_again(folder: Trial) -> None:
     before = folder.files
     plan = json.loads((folder.output / HIDDEN / "plan.json").read_text())
     parameters = plan["parameters"]
-    assert parameters.pop("results") == 2
+    assert parameters.pop("results") == 3
     for case in "abc":
         state = json.loads(folder.state_path(case).read_text())
         inputs = [(f"{case}.nii.gz", state["origin"]["content"]), None, None]
