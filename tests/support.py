@@ -22,10 +22,17 @@ class Finished:
 
 
 def invoke(arguments: Sequence[object]) -> Finished:
-    """Run ``napari-addm ARGUMENTS`` in this process."""
+    """Run ``napari-addm ARGUMENTS`` in this process.
+
+    Regions are named with ``--regions`` only: they are most of the time of a small detection.
+    """
     from napari_addm.cli.app import run
+
+    line = [str(argument) for argument in arguments]
+    if line[:1] == ["detect"] and "--regions" not in line:
+        line.append("--no-regions")
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run([str(a) for a in arguments])
+        code = run(line)
     return Finished(code, out.getvalue(), err.getvalue())

@@ -35,7 +35,7 @@ SAME_PLACE_TOLERANCE = 0.001
 DICE_TOLERANCE = 0.98
 # Of the numbers in a record, where device or versions are others, and where they are the same.
 LOOSE, TIGHT = 1e-3, 1e-9
-MOST_FIELDS = 20  # that are named
+MOST_FIELDS = 25  # that are named: a whole finding and more
 
 MAPS = {"anomaly": "anomaly", "recon": "reconstruction", "uncertainty": "uncertainty"}
 """The maps by their keys among the files, with their names in a detection."""
@@ -192,7 +192,8 @@ def compare_records(
             may_differ = bool(result.environment) and IN_WORDS.fullmatch(where) is not None
             # Where no tag says so, the name of the file may.
             may_differ |= where == "input.contrast" and now.input.name != record.input.name
-            may_differ |= OF_REGIONS.fullmatch(where) is not None and _same_areas(record, now)
+            if result.environment and record.settings.regions and OF_REGIONS.fullmatch(where):
+                may_differ = _same_areas(record, now)
             (result.notes if may_differ else problems).append(f"{where}: {words}.")
     result.problems += problems[:MOST_FIELDS]
     if len(problems) > MOST_FIELDS:
@@ -207,7 +208,7 @@ def compare_records(
 
 
 def _same_areas(record: RunRecord, now: RunRecord) -> bool:
-    """Whether findings lie in the same areas, or one run looked for none; shares may differ."""
+    """Whether findings lie in the same areas, or one run could name none; shares may differ."""
     areas = [
         [None if each.region is None else each.region.partition(";")[0] for each in run.findings]
         for run in (record, now)

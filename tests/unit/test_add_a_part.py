@@ -117,7 +117,7 @@ def test_it_is_listed_offered_and_recorded(
     code = run_program(
         "detect", tmp_path / "scan.nii.gz", "-o", tmp_path / "results",
         "--ground-truth", tmp_path / "truth.nii.gz", "--checkpoint", checkpoint, "--device", "cpu",
-        "--slices", 14,
+        "--slices", 14, "--no-regions",
     )  # fmt: skip
     assert code == 0, capsys.readouterr()
     (record,) = (json.loads(file.read_text()) for file in tmp_path.rglob("*_record.json"))

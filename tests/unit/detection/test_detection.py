@@ -23,7 +23,7 @@ from napari_addm.errors import AddmError
 from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet
 
-EXACT = DetectionSettings(device="cpu", precision="float32", steps=1)
+EXACT = DetectionSettings(regions=False, device="cpu", precision="float32", steps=1)
 Forward = Callable[[PackedUNet, torch.Tensor, torch.Tensor], torch.Tensor]
 
 

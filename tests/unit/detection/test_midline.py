@@ -20,7 +20,7 @@ from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array, volu
 
 # Every order of the axes, each of them in both directions; preparation itself has all 48.
 ORIENTATIONS = ("RAS", "LPI", "AIL", "PSR", "SLA", "IRP")
-QUICK = DetectionSettings(steps=1, draws=1, slices=(28,), context_mm=0.0)
+QUICK = DetectionSettings(regions=False, steps=1, draws=1, slices=(28,), context_mm=0.0)
 # (x, y, z, radius) in the brain's own mm, and the side that a sphere there lies on.
 PLANTED = (
     ((30.0, 10.0, 15.0, 9.0), "right"),

@@ -109,7 +109,7 @@ def test_the_histogram_distance_is_in_shares_of_the_range() -> None:
 def detected(tiny_checkpoint: Any, brain: Volume) -> tuple[Checkpoint, ModelSlices, Detection]:
     checkpoint = load_checkpoint(tiny_checkpoint)
     slices = prepare(brain, checkpoint.specification.preparation)
-    return checkpoint, slices, run(brain, checkpoint, DetectionSettings(seed=1))
+    return checkpoint, slices, run(brain, checkpoint, DetectionSettings(regions=False, seed=1))
 
 
 def test_the_reconstruction_is_held_against_the_range_of_healthy_brains(

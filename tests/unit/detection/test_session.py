@@ -17,7 +17,7 @@ from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.volume import Volume
 from napari_addm.methods.networks import PackedUNet
 
-EXACT = DetectionSettings(device="cpu", precision="float32", steps=2)
+EXACT = DetectionSettings(regions=False, device="cpu", precision="float32", steps=2)
 ONE = EXACT.replace(slices=(8,), context_mm=0.0)
 
 

@@ -211,7 +211,7 @@ def test_a_specification_that_no_network_can_have_is_refused():
 def test_the_seed_decides_and_nothing_else(trained, lesion_scan):
     checkpoint = trained.checkpoint
     steps = 1 if checkpoint.specification.diffusion else None
-    settings = DetectionSettings(device="cpu", draws=1, seed=3, steps=steps)
+    settings = DetectionSettings(regions=False, device="cpu", draws=1, seed=3, steps=steps)
     first = run(lesion_scan, checkpoint, settings)
     assert first.done.all()
     assert np.isfinite(first.anomaly.data).all()
@@ -223,7 +223,9 @@ def test_the_seed_decides_and_nothing_else(trained, lesion_scan):
 
 
 def test_a_run_stops_between_two_calls(trained, lesion_scan):
-    chain = detect(lesion_scan, trained.checkpoint, DetectionSettings(device="cpu", draws=1))
+    chain = detect(
+        lesion_scan, trained.checkpoint, DetectionSettings(regions=False, device="cpu", draws=1)
+    )
     seen = [next(chain) for _ in range(3)]
     assert [p.done for p in seen] == [0, 1, 2]
     assert seen[-1].total > 20

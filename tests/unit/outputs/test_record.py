@@ -99,7 +99,7 @@ def test_settings_of_a_later_version_cannot_be_repeated(write_scan, make_case) -
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "not JSON"),
+        ("", "is empty"),
         ("[" * 100_000, "not JSON"),
         ("[1]", "no run record of napari-addm"),
         ('{"schema_version": 1}', "an older version"),

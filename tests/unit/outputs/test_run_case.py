@@ -25,7 +25,7 @@ from napari_addm.outputs.run_case import (
     run_case,
 )
 
-QUICK = DetectionSettings(steps=2, draws=2, precision="float32")
+QUICK = DetectionSettings(regions=False, steps=2, draws=2, precision="float32")
 
 RequestMaker = Callable[..., CaseRequest]
 
@@ -89,7 +89,7 @@ def test_a_threshold_that_was_calibrated_otherwise_is_named(
     make_request: RequestMaker, tmp_path: Path
 ) -> None:
     words = "the checkpoint's threshold, 0.05, is used with other settings than it was made for"
-    odd = DetectionSettings(steps=1, score="absolute", precision="float32")
+    odd = DetectionSettings(regions=False, steps=1, score="absolute", precision="float32")
     request = make_request(settings=odd, threshold=None)
     result = finish(run_case(request))
     (warning,) = (each for each in result.outputs.warnings if each.startswith(words))

@@ -136,7 +136,7 @@ def test_the_scan_of_bids_derivatives_is_found_by_its_content(
         (tmp_path / dataset / name).parent.mkdir(parents=True)
     scan = Path(shutil.copy(finished / "scan.nii.gz", tmp_path / "raw" / name))
     shutil.copy(finished / "mask.nii.gz", tmp_path / "older" / name)
-    settings = DetectionSettings(steps=1, slices=(15,), precision="float32")
+    settings = DetectionSettings(regions=False, steps=1, slices=(15,), precision="float32")
     model = finished / "model.safetensors"
     request = CaseRequest(scan, tmp_path / output, model, settings=settings)
     record = finish(run_case(request)).paths["record"]
@@ -325,7 +325,7 @@ def test_no_field_can_be_falsified_unnoticed(finished: Path, tmp_path: Path) -> 
     case = Path(shutil.copytree(finished, tmp_path / "case"))
     path, whole = record_of(case), record_of(finished).read_text()
     groups = defaultdict(list)
-    derived = {"checkpoint", "findings", "labels", "metrics", "midline", "quality"}
+    derived = {"checkpoint", "labels", "metrics", "midline", "quality"}
     derived |= {"seconds", "versions", "warnings"}
     for place in leaves(json.loads(whole)):
         group = place[:1] if place[0] in derived else place[:2]
@@ -359,7 +359,7 @@ def test_another_seed_is_different(case: Path) -> None:
 
 
 def test_some_slices(case: Path) -> None:
-    settings = DetectionSettings(steps=1, slices=(15,), precision="float32")
+    settings = DetectionSettings(regions=False, steps=1, slices=(15,), precision="float32")
     model = case / "model.safetensors"
     request = CaseRequest(case / "scan.nii.gz", case / "some", model, settings=settings)
     assert verify(finish(run_case(request)).paths["record"]).verdict == "identical"
