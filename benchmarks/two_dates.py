@@ -169,6 +169,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     brain = read_volume(DEMO_SCAN)
     mask = find_brain(brain)
+    assert mask is not None, "the demo scan is skull-stripped"
     brain = brain.with_data(np.where(mask, brain.data, 0))
     print(
         "turned by (degrees) | largest error of the rotation (degrees) | error of a change (%): ",
@@ -190,7 +191,7 @@ def main() -> None:
                     )
                     for date, place in enumerate((np.eye(4), pose))
                 ]
-                found, _ = write_two_dates(*records, folder / "out")
+                found, _ = write_two_dates(records[0], records[1], folder / "out")
             first, *others = judge(found, lesions, pose)
             rotation.append(first)
             errors += others

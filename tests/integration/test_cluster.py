@@ -345,8 +345,9 @@ def test_a_signal_ends_client_and_workers(
     options = ["--checkpoint", trial.checkpoint, "--draws", "30", "--no-pictures"]
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    # The background job of a shell, as these tests may be, ignores SIGINT, and so do its children.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The background job of a shell, as these tests may be, ignores signals, and so do its children.
+    heard = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, heard)
     child = subprocess.Popen(
         [*map(str, [*command, *options]), "--cluster", "local:1"],
         stderr=subprocess.PIPE,
@@ -355,7 +356,7 @@ def test_a_signal_ends_client_and_workers(
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(scratch)},
     )
-    signal.signal(signal.SIGINT, before)
+    signal.signal(number, before)
     assert child.stderr is not None
     lines = []
     if moment == "start":

@@ -51,7 +51,7 @@ def test_everything_that_is_written_names_the_same_side(tmp_path):
     written = {}
     for name, scan in (("still", SAMPLES / "demo_T1w.nii.gz"), ("moved", "moved.nii.gz")):
         out = tmp_path / name
-        options = ["--json", "--steps", "1", "--draws", "1"]
+        options = ["--json", "--steps", "1", "--draws", "1", "--regions"]
         result = invoke(["detect", str(tmp_path / scan), "-o", str(out), *options])
         assert result.exit_code == 0, result.output
         summary = json.loads(result.stdout)
