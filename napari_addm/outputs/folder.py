@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,10 @@ from napari_addm.errors import AddmError, InputError
 from napari_addm.io.files import folder_aside, holds_only
 from napari_addm.outputs.naming import case_paths, check_dataset
 from napari_addm.outputs.portable_names import path_problem, readable
+
+# Threads that hold locks, by the names of the lock files.
+_owners: dict[str, int] = {}
+_owning = threading.Lock()
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -100,7 +105,8 @@ def claim_outputs(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
             )
             # In a thread, where no Ctrl-C comes between the lock and our knowledge of it.
             with ThreadPoolExecutor(1) as thread:
-                thread.submit(lambda: held.append(lock.acquire())).result()
+                me = threading.get_ident()
+                thread.submit(lambda: held.append(_acquire(lock, me))).result()
             if lock.lock_counter == 1:
                 _sweep(inner, Path(lock.lock_file), name)
         except Timeout as error:
@@ -119,10 +125,31 @@ def claim_outputs(folder: str | os.PathLike[str], name: str) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 Path(lock.lock_file).unlink()
         if held:
-            lock.release()
+            _release(lock)
         for empty in made:
             with contextlib.suppress(OSError):
                 empty.rmdir()
+
+
+def _acquire(lock: FileLock, owner: int) -> FileLock:
+    """Take a lock for a thread of this process; only that thread may take it again."""
+    with _owning:
+        if _owners.setdefault(lock.lock_file, owner) != owner:
+            raise Timeout(lock.lock_file)
+        try:
+            lock.acquire()
+        except BaseException:
+            if not lock.is_locked:
+                del _owners[lock.lock_file]
+            raise
+    return lock
+
+
+def _release(lock: FileLock) -> None:
+    with _owning:
+        lock.release()
+        if not lock.is_locked:
+            _owners.pop(lock.lock_file, None)
 
 
 def _sweep(inner: Path, mine: Path, name: str) -> None:
