@@ -342,7 +342,7 @@ def test_a_signal_ends_client_and_workers(
     """A terminal sends it to every process of the group."""
     command = [sys.executable, "-m", "napari_addm.cli", "batch", trial.source, "-o", trial.output]
     # so many draws that the last case is far away when the first is done
-    options = ["--checkpoint", trial.checkpoint, "--draws", "30", "--no-pictures"]
+    options = ["--no-regions", "--checkpoint", trial.checkpoint, "--draws", "30", "--no-pictures"]
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     # The background job of a shell, as these tests may be, ignores signals, and so do its children.

@@ -38,7 +38,16 @@ def scan(tmp_path_factory: pytest.TempPathFactory, write_brain: Callable[..., An
 
 @pytest.fixture
 def command(scan: Path, tiny_checkpoint: Path, tmp_path: Path) -> list[str]:
-    line = ["detect", scan, "-o", tmp_path / "out", "--checkpoint", tiny_checkpoint, "--montage"]
+    line = [
+        "detect",
+        scan,
+        "-o",
+        tmp_path / "out",
+        "--checkpoint",
+        tiny_checkpoint,
+        "--montage",
+        "--no-regions",
+    ]
     return list(map(str, line))
 
 
@@ -136,7 +145,16 @@ def finished(
 ) -> dict[str, bytes]:
     """What a run leaves that nobody disturbs."""
     out = tmp_path_factory.mktemp("finished")
-    command = ("detect", scan, "-o", out, "--checkpoint", tiny_checkpoint, "--montage")
+    command = (
+        "detect",
+        scan,
+        "-o",
+        out,
+        "--checkpoint",
+        tiny_checkpoint,
+        "--montage",
+        "--no-regions",
+    )
     code, _, error = finish(*command)
     assert code == 0, error
     return content(out)
