@@ -41,7 +41,7 @@ FIRST_STEP_MM: dict[Kind, float] = {"rigid": 2.0, "affine": 0.5}
 LAST_STEP_MM = 0.005
 MOST_STEPS = 100
 DEFORM_LEVELS = ((4, 50), (2, 50), (1, 15))
-"""Of a displacement: how much coarser the grid is, and the number of steps."""
+"""How much coarser the grid of each level is, and how many steps the search takes there."""
 DEFORM_SMOOTHING = 1.5
 """Standard deviation by which a displacement is smoothed after each step, voxels of its level."""
 

@@ -31,8 +31,15 @@ def computed_findings(
     detection: Detection, threshold: float, minimum_ml: float
 ) -> tuple[NDArray[np.integer], Findings]:
     """Label the findings as `computed_labels` does, and measure them."""
+    return find_in(detection, _labeller(detection), threshold, minimum_ml)
+
+
+def find_in(
+    detection: Detection, labeller: FindingLabeller, threshold: float, minimum_ml: float
+) -> tuple[NDArray[np.integer], Findings]:
+    """Label and measure the findings of a detection with a labeller of its map."""
     uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
-    return _labeller(detection).find(
+    return labeller.find(
         threshold,
         minimum_ml,
         detection.anomaly,

@@ -73,7 +73,7 @@ EVENTS = re.compile(
     r"biops\w*|ictal|mortem|partum|natal|proc\w*|hoc|stim\w*|implant\w*|covid|stroke|dbs|shunt|"
     r"filled|ect|r?tms|ketamin\w*|chir\w*|interv\w*"
 )
-# Mostly with agent; what else is said counts more.
+# Such scans mostly have agent; a clearer word decides instead.
 HINTS = {"dyn", "dynamic", "delayed", "sub", "subtraction"}
 FILLERS = re.compile(
     r"of|the|any|iv|i|v|de|du|di|d|del(?:la|lo)?|do|da|der|produit|mezzo|medio|medium|media|agents?|"
@@ -268,7 +268,7 @@ def agent_in_words(text: str) -> Agent:
 
 
 def _said(words: list[str]) -> Iterator[Agent]:
-    """Each thing that is said about contrast agent, in its order."""
+    """Yield each verdict on contrast agent that the words give, in their order."""
     negation = ""  # waits for what it denies
     denied = False  # whether it found it
     for n, word in enumerate(words):

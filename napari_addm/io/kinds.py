@@ -47,7 +47,7 @@ def looks_like_labels(values: np.ndarray, path: Path) -> bool:
 
 
 def why_no_scan(values: np.ndarray, path: Path) -> str:
-    """Return what voxels are in place of a scan, such as ``labels``; empty for a scan.
+    """Return what voxels show instead of a scan, such as ``labels``; empty for a scan.
 
     Parameters
     ----------

@@ -330,7 +330,7 @@ def _color_bar(threshold: float, limits: tuple[float, float] | None) -> dict[str
     return {"stops": stops, "ticks": marks}
 
 
-# --- what is said --------------------------------------------------------------------------------
+# --- words ---------------------------------------------------------------------------------------
 
 
 def _cautions(record: RunRecord) -> Iterator[tuple[str, str]]:

@@ -268,7 +268,9 @@ def write_two_dates(
     dict of str to Path
         The written files, by the keys of `napari_addm.outputs.naming.COMPARISON_NAMES`.
     """
-    load_simpleitk(), page_environment()  # what is missing is said before the work
+    # Missing packages are named before the work begins.
+    load_simpleitk()
+    page_environment()
     paths = {key: folder / name for key, name in COMPARISON_NAMES.items()}
     check_folder(folder)
     for path in paths.values():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_addm.outputs.two_dates import TwoDates
 
 HEIGHT = 300
-"""Of a picture, in pixels."""
+"""Height of a large picture, in pixels."""
 SMALL_HEIGHT = 200
 QUALITY = 88
 EDGE_COLOR = (1.0, 0.6, 0.2)

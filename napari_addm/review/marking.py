@@ -8,7 +8,7 @@ import numpy as np
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import uses_calibrated_settings
-from napari_addm.findings.computed import measured_findings
+from napari_addm.findings.computed import find_in, measured_findings
 from napari_addm.findings.findings import Findings
 from napari_addm.findings.labelling import FindingLabeller
 from napari_addm.io.arrays import Box
@@ -77,16 +77,7 @@ class CachedLabeller:
         last = self._last
         if last is not None and (last.threshold, last.minimum_ml) == (threshold, minimum_ml):
             return last
-        detection = self.detection
-        uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
-        labels, findings = self._labeller.find(
-            threshold,
-            minimum_ml,
-            detection.anomaly,
-            uncertainty,
-            detection.midline,
-            detection.regions,
-        )
+        labels, findings = find_in(self.detection, self._labeller, threshold, minimum_ml)
         self._last = LabelledFindings(labels, findings, threshold, minimum_ml, self._labeller.box)
         return self._last
 
