@@ -50,7 +50,7 @@ def main() -> None:
     print("\n".join(lines))
 
 
-def case(group: str, folder: Path, options: argparse.Namespace) -> dict:
+def case(group: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure a labelled case: the command's result, and the baselines on the same voxels."""
     row = detect(group, folder / "t1.nii.gz", folder / "mask.nii.gz", options)
     volume = read_volume(folder / "t1.nii.gz")
@@ -66,7 +66,7 @@ def case(group: str, folder: Path, options: argparse.Namespace) -> dict:
     return row
 
 
-def detect(group: str, scan: Path, truth: Path | None, options: argparse.Namespace) -> dict:
+def detect(group: str, scan: Path, truth: Path | None, options: argparse.Namespace) -> dict[str, Any]:
     """Run the command; a failure stops the benchmark."""
     name = scan.parent.name if scan.name == "t1.nii.gz" else scan.name.split("_")[0]
     output = options.output / group.split(",")[0].replace(" ", "_") / name
@@ -100,7 +100,7 @@ def measures(scores: np.ndarray, lesion: np.ndarray) -> dict[str, float | None]:
     return {"auprc": found.auprc, "best_dice": found.best_dice, "auroc": found.auroc}
 
 
-def table(rows: list[dict]) -> list[str]:
+def table(rows: list[dict[str, Any]]) -> list[str]:
     """Write every case and the means of each group as Markdown."""
     labelled = [r for r in rows if "addm" in r]
     baselines = list(labelled[0]["baselines"])
@@ -109,7 +109,7 @@ def table(rows: list[dict]) -> list[str]:
         "| Dice at threshold | " + " | ".join(f"{b}: AUPRC / best Dice" for b in baselines) + " |",
         "|" + " --- |" * (7 + len(baselines)),
     ]
-    groups: dict[str, list[dict]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in labelled:
         groups.setdefault(row["group"], []).append(row)
         lines.append(line(row["group"], row["case"], [row], baselines))
@@ -126,7 +126,7 @@ def table(rows: list[dict]) -> list[str]:
     return lines
 
 
-def line(group: str, name: str, rows: list[dict], baselines: list[str]) -> str:
+def line(group: str, name: str, rows: list[dict[str, Any]], baselines: list[str]) -> str:
     """Write a row of the table: the mean over some cases."""
 
     def mean(*keys: str) -> float:
