@@ -36,6 +36,16 @@ SMALL = "font-size: 11px;"
 ERROR = "color: #dd4a55;"
 WARNING = "color: #bd7a1c;"
 LINK = "color: #4a84e0;"
+# The one button that is to be pressed next. White on it has a contrast of 5:1.
+PRIMARY = """
+QPushButton:enabled { background-color: #2f6bd0; color: white; font-weight: bold; }
+QPushButton:enabled:hover { background-color: #3c78dd; }
+QPushButton:enabled:pressed { background-color: #2558ad; }
+"""
+# napari's own color of a pressed toggle is as loud as that button.
+QUIET_TOGGLES = """
+QPushButton:checked { background-color: rgba(128, 132, 140, 40%); border: 1px solid #80848c; }
+"""
 
 
 class ElidedButton(QPushButton):
@@ -349,6 +359,7 @@ class Panel(QWidget):
         super().__init__()
         self._was_docked = False
         self._wheel = WheelGuard(self)
+        self.setStyleSheet(QUIET_TOGGLES)
 
     def event(self, event: QEvent | None) -> bool:
         """Notice when napari removes it from its dock."""

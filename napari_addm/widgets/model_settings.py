@@ -71,6 +71,8 @@ class ModelSettings(QWidget):
         Any of the settings is another; for one choice it may come more than once.
     specification : ModelSpecification or None
         Of the chosen checkpoint; None when it cannot be read.
+    preset_row : QWidget
+        The preset with its label, for the panel to lay out where it is always in view.
     """
 
     checkpoint_changed = Signal()
@@ -108,7 +110,9 @@ class ModelSettings(QWidget):
         more.setLayout(advanced)
         row(basic, texts.CHECKPOINT, self.checkpoint_chooser)
         basic.addRow(self.card)
-        row(basic, texts.RUN_PRESET, self.preset)
+        self.preset_row, preset = QWidget(), form()
+        row(preset, texts.RUN_PRESET, self.preset)
+        self.preset_row.setLayout(preset)
         self._add_level()
         for panel, fields in (("basic", basic), ("advanced", advanced)):
             for name in self.form.names(panel):
@@ -165,6 +169,14 @@ class ModelSettings(QWidget):
     def checkpoint(self) -> Path:
         """File of the chosen checkpoint."""
         return self.checkpoint_chooser.path
+
+    @property
+    def summary(self) -> str:
+        """The model and its preset in a few words, for a folded section."""
+        if self.specification is None:
+            return texts.MODEL_UNREADABLE
+        preset = self.preset.currentText() or texts.CUSTOM_PRESET
+        return texts.MODEL_NAMED.format(self.specification.name, preset)
 
     @property
     def settings(self) -> DetectionSettings:

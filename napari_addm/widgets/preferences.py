@@ -16,6 +16,8 @@ from napari.settings import get_plugin_settings
 
 PLUGIN = "napari-addm"
 OWN_SAMPLER = "checkpoint's own"
+# What a new panel shows folded; `napari.yaml` has the same default.
+FOLDED = frozenset({"Model", "Ground truth", "View"})
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Preferences:
     checkpoint: Path | None = None
     checkpoint_folder: Path | None = None
     output_folder: Path | None = None
-    folded: frozenset[str] = frozenset()
+    folded: frozenset[str] = FOLDED
     cohort: str = ""
     cohort_output: Path | None = None
 

@@ -77,8 +77,8 @@ CHECKPOINT = Text(
 )
 RUN_PRESET = Text(
     "Preset",
-    "Speed against quality. It sets the fields below, down to the device, and the score. It shows "
-    "'Custom' if one of them is different.",
+    "Speed against quality. It sets the fields under 'Model', down to the device, and the score. "
+    "It shows 'Custom' if one of them is different.",
 )
 RUN_PRESETS = {
     "preview": Text(
@@ -96,6 +96,8 @@ RUN_PRESETS = {
     ),
 }
 CUSTOM_PRESET = "Custom"
+MODEL_NAMED = "Model: {}, {}"
+MODEL_UNREADABLE = "Model: the checkpoint cannot be read"
 SCOPE = Text(
     "Scope",
     "This slice: the axial slice on screen, for a quick look. Its neighbors are reconstructed "

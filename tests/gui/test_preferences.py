@@ -68,6 +68,7 @@ def test_choices_last_until_they_are_reset(panel: MakePanel, tiny_checkpoint: Pa
     first.model.checkpoint_chooser.choose(tiny_checkpoint)
     first.model.level.setValue(77)  # not remembered: the threshold is calibrated for another
     first.model.batch_size.setValue(3)
+    first.sections["Scan"].heading.click()
     first.sections["View"].heading.click()
     second = panel()
     assert second.model.device.currentText() == "cpu"
@@ -75,16 +76,39 @@ def test_choices_last_until_they_are_reset(panel: MakePanel, tiny_checkpoint: Pa
     assert second.model.checkpoint_chooser.path == tiny_checkpoint
     assert second.model.checkpoint_chooser.currentText() == tiny_checkpoint.name
     assert second.model.level.value() == 200
-    assert not second.sections["View"].expanded
-    assert second.sections["Model"].expanded
+    assert not second.sections["Scan"].expanded
+    assert second.sections["View"].expanded
+    assert not second.sections["Model"].expanded
 
     first.model.reset_button.click()
     for widget in (first, panel()):
         assert widget.model.device.currentText() == "auto"
         assert widget.model.checkpoint_chooser.path == DEMO_CHECKPOINT
         assert widget.model.batch_size.value() == 0
-        assert widget.sections["View"].expanded
+        assert widget.sections["Scan"].expanded
+        assert not widget.sections["View"].expanded
     assert preferences.read() == preferences.Preferences()
+
+
+def test_what_an_earlier_edition_remembered_still_holds(panel: MakePanel) -> None:
+    """It wrote down the folded sections whenever a person folded or unfolded one."""
+    page().folded = "View"
+    sections = panel().sections
+    assert [title for title in sections if not sections[title].expanded] == ["View"]
+    sections["View"].heading.click()
+    assert all(section.expanded for section in panel().sections.values())
+
+
+def test_a_folded_model_is_readable_in_its_heading(panel: MakePanel, tiny_checkpoint: Path) -> None:
+    widget = panel()
+    heading = widget.sections["Model"].heading
+    assert heading.text() == "▸ Model: Demo ADDM (small), Standard"
+    pick(widget.model.preset, "Preview")
+    assert heading.text().endswith(", Preview")
+    widget.model.steps.setValue(2)
+    widget.model.checkpoint_chooser.choose(tiny_checkpoint.with_name("gone.safetensors"))
+    assert "cannot be read" in heading.text()
+    assert not widget.run_button.isEnabled()
 
 
 def test_nothing_is_remembered_if_the_page_turns_it_off(panel: MakePanel) -> None:

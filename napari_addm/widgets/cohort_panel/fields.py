@@ -19,7 +19,7 @@ from napari_addm.cohort.batch import BatchSettings
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.widgets import texts
 from napari_addm.widgets.cohort_panel.controller import Allowed, exact_value, suggest_output
-from napari_addm.widgets.forms import button, form, number, row, whole
+from napari_addm.widgets.forms import PRIMARY, button, form, number, row, whole
 
 Press = Callable[[], object]
 
@@ -185,6 +185,7 @@ class CohortButtons(QWidget):
     def __init__(self, run: Press, cancel: Press, retry: Press, report: Press, folder: Press):
         super().__init__()
         self.run = button(texts.COHORT_RUN, run)
+        self.run.setStyleSheet(PRIMARY)
         self.cancel = button(texts.COHORT_CANCEL, cancel)
         self.retry = button(texts.RETRY_FAILED, retry)
         self.report = button(texts.OPEN_REPORT, report)

@@ -91,12 +91,14 @@ class BatchWidget(Panel):
         content = QWidget()
         body = column(content)
         body.setContentsMargins(8, 6, 8, 2)
-        for section in (
+        self._model_section = Section(texts.MODEL_SECTION, self.model, expanded=False)
+        for part in (
             Section(texts.COHORT_SECTION, self.places),
-            Section(texts.MODEL_SECTION, self.model, expanded=False),
+            self.model.preset_row,
+            self._model_section,
             Section(texts.OPTIONS_SECTION, self.options, expanded=False),
         ):
-            body.addWidget(section)
+            body.addWidget(part)
         self.table = CasesTable(self.controller.rows)
         self.settings_line = message()
         self.buttons = CohortButtons(
@@ -172,6 +174,7 @@ class BatchWidget(Panel):
 
     def _show_settings(self) -> None:
         """Show in one line what will run, while its sections are folded."""
+        self._model_section.name(self.model.summary)
         name, options = self.model.checkpoint_chooser.currentText(), self.options
         threshold, minimum = options.threshold.value(), options.minimum.value()
         words = describe_settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
@@ -20,6 +21,7 @@ from napari_addm.widgets.detect_panel.viewer_layers import ViewerLayers
 from napari_addm.widgets.detect_panel.welcome import Welcome
 from napari_addm.widgets.finding_colors import finding_colors
 from napari_addm.widgets.forms import (
+    PRIMARY,
     WARNING,
     Column,
     ElidedButton,
@@ -127,7 +129,9 @@ class DetectWidget(Panel):
                 body.addWidget(self.other_scan)
                 body.addWidget(self.warnings)
             body.addWidget(section)
-            section.folded.connect(self._on_folded)
+            section.folded.connect(partial(self._on_folded, section))
+            if section is self.sections[texts.SCAN_SECTION.label]:
+                body.addWidget(self.model.preset_row)
         body.addStretch(1)  # no section is higher than it has to be
         self.scroll_area = Column(content)
         whole = QVBoxLayout(self)
@@ -139,6 +143,7 @@ class DetectWidget(Panel):
     def _footer(self) -> QVBoxLayout:
         """What is below the sections does not scroll, so it is always in reach."""
         self.run_button = ElidedButton(texts.RUN.label)
+        self.run_button.setStyleSheet(PRIMARY)
         self.run_button.clicked.connect(lambda _=False: self.run())
         self.cancel_button = button(texts.CANCEL, self.controller.cancel)
         for each in (self.run_button, self.cancel_button):
@@ -168,6 +173,7 @@ class DetectWidget(Panel):
         self.model.checkpoint_changed.connect(self._on_checkpoint)
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
+        self.model.changed.connect(self._name_model)
         self.findings.table.decided.connect(self._color_findings)
         self.findings.table.picked.connect(self._on_picked)
         self.views.step_finding = self.findings.table.step
@@ -190,17 +196,23 @@ class DetectWidget(Panel):
         kept = preferences.read()
         self._say(self.model.restore(kept))
         self.saving.folder = kept.output_folder
+        self._folded = set(kept.folded)
         for title, section in self.sections.items():
-            section.expand(title not in kept.folded)
+            section.expand(title not in self._folded)
 
     def _on_preferences(self, event: Any = None) -> None:
         kept = preferences.read()
         self.model.follow(kept)
         self.saving.folder = kept.output_folder
 
-    def _on_folded(self) -> None:
-        folded = [title for title, section in self.sections.items() if not section.expanded]
+    def _on_folded(self, section: Section) -> None:
+        """Remember what a person folds; what the panel folds by itself is not their choice."""
+        (self._folded.discard if section.expanded else self._folded.add)(section.title)
+        folded = [title for title in self.sections if title in self._folded]
         preferences.remember("folded", ", ".join(folded))
+
+    def _name_model(self) -> None:
+        self.sections[texts.MODEL_SECTION.label].name(self.model.summary)
 
     def _on_reset(self) -> None:
         preferences.reset()
@@ -249,6 +261,7 @@ class DetectWidget(Panel):
         opened = bool(controller.opened.titles)
         self.welcome.setVisible(not opened and controller.outcome is None)
         self.follow.setVisible(opened)
+        self.model.preset_row.setVisible(opened or controller.outcome is not None)
         for section in self.sections.values():
             section.setVisible(
                 controller.findings_shown
