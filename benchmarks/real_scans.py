@@ -66,7 +66,9 @@ def case(group: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     return row
 
 
-def detect(group: str, scan: Path, truth: Path | None, options: argparse.Namespace) -> dict[str, Any]:
+def detect(
+    group: str, scan: Path, truth: Path | None, options: argparse.Namespace
+) -> dict[str, Any]:
     """Run the command; a failure stops the benchmark."""
     name = scan.parent.name if scan.name == "t1.nii.gz" else scan.name.split("_")[0]
     output = options.output / group.split(",")[0].replace(" ", "_") / name
