@@ -200,7 +200,16 @@ def _findings_table(name: str, findings: Iterable[Finding]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    heads = ("finding", "mL", "side, from midline", "region", "scanner x, y, z", "peak", "slice")
+    heads = (
+        "finding",
+        "mL",
+        "side, from midline",
+        "region",
+        "diameters",
+        "scanner x, y, z",
+        "peak",
+        "slice",
+    )
     # rich would read a plain string as markup, and a file name may hold brackets
     table = Table(*heads, title=Text(name))
     for f in findings:
@@ -210,6 +219,7 @@ def _findings_table(name: str, findings: Iterable[Finding]) -> Table:
             f"{f.volume_ml:.2f}",
             f.location_in_brief,
             f.region_in_words,
+            f.diameters_in_words,
             scanner,
             f"{f.peak:.3f}",
             str(f.slice),

@@ -19,6 +19,7 @@ from napari_addm.detection.midline import (
     abbreviate_side,
     describe_side,
 )
+from napari_addm.findings.diameters import FindingDiameters
 from napari_addm.findings.regions import UNKNOWN, RegionCounts
 from napari_addm.findings.runs import Runs, first_peaks
 from napari_addm.io.volume import Volume
@@ -61,6 +62,12 @@ class Finding:
     region_fit : float or None
         How similar scan and atlas are there, up to 1; see
         `napari_addm.detection.registration.Registration`.
+    longest_mm, across_mm, product_mm2 : float or None
+        The longest diameter in the axial slice where it is largest, the longest one perpendicular
+        to it, and their product; see `napari_addm.findings.diameters.Diameters`. None in records
+        of earlier versions.
+    widest_slice : int or None
+        Index of that slice along S.
     """
 
     id: int
@@ -77,6 +84,17 @@ class Finding:
     midline_source: MidlineSource | None = None
     region: str | None = None
     region_fit: float | None = None
+    longest_mm: float | None = None
+    across_mm: float | None = None
+    product_mm2: float | None = None
+    widest_slice: int | None = None
+
+    @property
+    def diameters_in_words(self) -> str:
+        """Both diameters, such as ``"32 × 20 mm"``; empty where they are not known."""
+        if self.longest_mm is None or self.across_mm is None:
+            return ""
+        return f"{self.longest_mm:.0f} × {self.across_mm:.0f} mm"
 
     @property
     def location(self) -> str:
@@ -136,6 +154,7 @@ class Findings(Sequence[Finding]):
         None without a midline. All others are as in `Finding`.
     regions : RegionCounts or None
         None where no regions were looked for.
+    diameters : FindingDiameters
     """
 
     id: np.ndarray
@@ -147,6 +166,7 @@ class Findings(Sequence[Finding]):
     slice: np.ndarray
     voxels: np.ndarray
     sides_known: bool
+    diameters: FindingDiameters
     sides: Sides | None = None
     regions: RegionCounts | None = None
 
@@ -166,7 +186,7 @@ class Findings(Sequence[Finding]):
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
         x, y, z = self.centroid_mm[index].tolist()
-        sides, regions = self.sides, self.regions
+        sides, regions, diameters = self.sides, self.regions, self.diameters[index]
         volume_ml = float(self.volume_ml[index])
         return Finding(
             id=int(self.id[index]),
@@ -183,6 +203,10 @@ class Findings(Sequence[Finding]):
             midline_source=None if sides is None else sides.source,
             region=None if regions is None else regions.name(index, volume_ml),
             region_fit=None if regions is None else regions.fit,
+            longest_mm=diameters.longest_mm,
+            across_mm=diameters.across_mm,
+            product_mm2=diameters.product_mm2,
+            widest_slice=diameters.slice,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -283,6 +307,7 @@ def measure_runs(
         slice=np.unravel_index(runs.voxels[at_peak[order]], volume.shape)[0],
         voxels=voxels[order],
         sides_known=volume.sides_known,
+        diameters=FindingDiameters(runs, order, volume),
         sides=sides,
         regions=None if regions is None else RegionCounts.of(regions, runs, order),
     )

@@ -28,44 +28,62 @@ CSV_COLUMNS = (
     "uncertainty",
     "slice",
     "voxels",
+    "longest_mm",
+    "across_mm",
+    "product_mm2",
+    "widest_slice",
     "decision",
     "note",
 )
+DIAMETER_COLUMNS = ("longest_mm", "across_mm", "product_mm2", "widest_slice")
 
 
-def findings_csv(findings: Sequence[Finding], decisions: Decisions = NO_DECISIONS) -> str:
+def findings_csv(
+    findings: Sequence[Finding],
+    decisions: Decisions = NO_DECISIONS,
+    columns: Sequence[str] = CSV_COLUMNS,
+) -> str:
     """Write the findings as CSV text with a header line; unknown values are empty cells.
 
     `side` and `from_midline_mm` refer to the patient's brain. `x_mm`, `y_mm`, `z_mm` are the
-    centroid in scanner coordinates (RAS+), whose origin is no anatomical point. `slice` counts
-    from 0 along S. `decision` is ``accepted``, ``rejected`` or empty. A note that a spreadsheet
-    would read as a formula begins with an apostrophe.
+    centroid in scanner coordinates (RAS+), whose origin is no anatomical point. `slice` and
+    `widest_slice` count from 0 along S. `longest_mm` and `across_mm` are the diameters of
+    `napari_addm.findings.diameters.Diameters`, in `widest_slice`. `decision` is ``accepted``,
+    ``rejected`` or empty. A note that a spreadsheet would read as a formula begins with an
+    apostrophe.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for finding in findings:
         decision = decisions.get(finding.id, UNDECIDED)
-        writer.writerow(
-            (
-                finding.id,
-                f"{finding.volume_ml:.3f}",
-                finding.side or "",
-                "" if finding.from_midline_mm is None else f"{finding.from_midline_mm:.1f}",
-                finding.midline_source or "",
-                finding.region or "",
-                "" if finding.region_fit is None else f"{finding.region_fit:.2f}",
-                *(f"{value:.1f}" for value in finding.centroid_mm),
-                f"{finding.peak:.6g}",
-                f"{finding.mean:.6g}",
-                "" if finding.uncertainty is None else f"{finding.uncertainty:.6g}",
-                finding.slice,
-                finding.voxels,
-                decision.verdict or "",
-                csv_cell(decision.note),
-            )
+        cells = (
+            finding.id,
+            f"{finding.volume_ml:.3f}",
+            finding.side or "",
+            _rounded(finding.from_midline_mm, ".1f"),
+            finding.midline_source or "",
+            finding.region or "",
+            _rounded(finding.region_fit, ".2f"),
+            *(f"{value:.1f}" for value in finding.centroid_mm),
+            f"{finding.peak:.6g}",
+            f"{finding.mean:.6g}",
+            _rounded(finding.uncertainty, ".6g"),
+            finding.slice,
+            finding.voxels,
+            _rounded(finding.longest_mm, ".1f"),
+            _rounded(finding.across_mm, ".1f"),
+            _rounded(finding.product_mm2, ".1f"),
+            _rounded(finding.widest_slice, "d"),
+            decision.verdict or "",
+            csv_cell(decision.note),
         )
+        writer.writerow(dict(zip(CSV_COLUMNS, cells, strict=True)))
     return text.getvalue()
+
+
+def _rounded(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def findings_record(

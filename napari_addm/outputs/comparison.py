@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.findings.computed import computed_labels, edited_voxels
-from napari_addm.findings.table import findings_csv
+from napari_addm.findings.table import CSV_COLUMNS, DIAMETER_COLUMNS, findings_csv
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.text import printable
 from napari_addm.io.volume import Volume
@@ -46,6 +46,9 @@ OF_FILES = re.compile(r"(input|brain_mask|truth)\.(name|sha256)|checkpoint\.(nam
 IN_WORDS = re.compile(r"(quality\.(flags\[\d+\]\.message|unchecked)|metrics\.(region|notes)).*")
 # Another processor rounds a registration differently, and a voxel at a border changes its region.
 OF_REGIONS = re.compile(r"findings\[\d+\]\.region(_fit)?")
+# Earlier versions recorded no diameters.
+EARLIER_COLUMNS = [name for name in CSV_COLUMNS if name not in DIAMETER_COLUMNS]
+OF_DIAMETERS = re.compile(rf"findings\[\d+\]\.({'|'.join(DIAMETER_COLUMNS)})")
 
 Verdict = Literal["identical", "same", "different"]
 VERDICTS: dict[Verdict, str] = {
@@ -184,8 +187,11 @@ def compare_records(
     if record.quality is None and record.slices_done.indices is not None:  # as the panel does
         left_out.add("quality")
     one, other = (each.model_dump(mode="json", exclude=left_out) for each in (record, now))
+    without_diameters = all(finding.longest_mm is None for finding in record.findings)
     problems: list[str] = []
     for where, words in _differences(one, other, LOOSE if result.environment else TIGHT):
+        if without_diameters and OF_DIAMETERS.fullmatch(where):
+            continue
         if OF_FILES.fullmatch(where):
             result.notes.append(f"{where}: {words}; the content is the same.")
         else:
@@ -221,6 +227,8 @@ def compare_table(record: RunRecord, path: Path) -> Iterator[str]:
     text = findings_csv(record.findings, record.decisions).encode()
     with path.open("rb") as file:
         there = file.read(2 * len(text) + 1)
+    if there.partition(b"\n")[0] == ",".join(EARLIER_COLUMNS).encode():
+        text = findings_csv(record.findings, record.decisions, EARLIER_COLUMNS).encode()
     lines = (each.split(b"\n") for each in (there, text))
     for number, pair in enumerate(zip_longest(*lines), start=1):
         if pair[0] != pair[1]:

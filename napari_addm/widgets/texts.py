@@ -160,10 +160,9 @@ FINDING_COLUMNS = (
         "'about': the finding is large, and pushes its surroundings away. Sorted by name.",
     ),
     Text(
-        "x y z mm",
-        "Center in scanner coordinates: to the right, the front and the top (RAS+). Their "
-        "origin is often a corner of the grid, so they say nothing about sides. Sorted from below "
-        "to above.",
+        "⌀ mm",
+        "The longest diameter in the axial slice where the finding is largest, and the longest "
+        "one across it (RANO). Sorted by the longest.",
     ),
     Text("Peak", "Highest anomaly score in it."),
     Text("±", "Uncertainty: mean spread of the score over the draws."),

@@ -22,11 +22,11 @@ from napari_addm.io.volume import UNKNOWN_SIDES, volume_from_array
 from napari_addm.review.decisions import ReviewedFindings
 from napari_addm.review.marking import CachedLabeller
 from napari_addm.widgets.detect_panel.findings_model import (
+    DIAMETERS,
     ID,
     ML,
     PEAK,
     REGION,
-    SCANNER,
     SIDE,
     SPREAD,
     STATE,
@@ -121,7 +121,9 @@ def test_the_largest_comes_first(table):
     assert volumes[0] == pytest.approx(4 / 3 * np.pi * (12 * 0.9) ** 3 / 1000, rel=0.05)
     assert column(table, SIDE) == ["left, 31 mm", "right, 26 mm", "right, 5 mm"]
     assert column(table, REGION) == ["left frontal lobe", *2 * ["right temporal lobe"]]
-    assert column(table, SCANNER) == ["-31 12 24", "26 -20 -10", "5 33 -24"]
+    for words, (*_, radius, height) in zip(column(table, DIAMETERS), HILLS, strict=True):
+        expected = 2 * radius * (1 - 0.1 / height)
+        assert [float(mm) for mm in words.split(" × ")] == pytest.approx([expected] * 2, abs=2)
 
 
 def test_a_heading_sorts(table, qtbot):
@@ -135,8 +137,8 @@ def test_a_heading_sorts(table, qtbot):
         assert peaks in (sorted(peaks), sorted(peaks, reverse=True))
         expected_or_reverse = (expected, expected[::-1])
         assert numbers(table) in expected_or_reverse
-    table.view.sortByColumn(SCANNER, Qt.SortOrder.AscendingOrder)
-    assert numbers(table) == [3, 2, 1]  # from below
+    table.view.sortByColumn(DIAMETERS, Qt.SortOrder.AscendingOrder)
+    assert numbers(table) == [3, 2, 1]  # the longest is the last
     table.view.sortByColumn(SIDE, Qt.SortOrder.AscendingOrder)
     assert numbers(table) == [1, 3, 2]  # from left to right
     table.view.sortByColumn(REGION, Qt.SortOrder.DescendingOrder)
@@ -147,7 +149,7 @@ def test_the_selection_survives_sorting_and_the_threshold(moving, table):
     told = []
     table.picked.connect(told.append)
     table.pick(2)
-    table.view.sortByColumn(SCANNER, Qt.SortOrder.AscendingOrder)
+    table.view.sortByColumn(DIAMETERS, Qt.SortOrder.AscendingOrder)
     assert [index.row() for index in table.view.selectionModel().selectedRows()] == [1]
     moving.at(1.5)  # the largest is gone
     assert sorted(numbers(table)) == [2, 3]
@@ -365,7 +367,8 @@ def test_a_click_leads_to_the_finding(orientation, reviewed, add, tmp_path):
         center = nib.affines.apply_affine(
             scan.affine, np.argwhere(labels_of(viewer).data == number).mean(0)
         )
-        assert column(table, SCANNER)[row] == " ".join(f"{value:.0f}" for value in center)
+        tip = table.model.data(table.model.index(row, ID), Qt.ItemDataRole.ToolTipRole)
+        assert ", ".join(f"{value:.1f}" for value in center) in tip
         side = "left" if x < 0 else "right"
         assert column(table, SIDE)[row] == f"{side}, {abs(center[0]):.0f} mm"
 

@@ -21,9 +21,11 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.forms import heading
 
 # Columns, and the widest text that each has to show.
-STATE, ID, ML, SIDE, REGION, SCANNER, PEAK, SPREAD = range(8)
-WIDEST = ("✓✎", "999", "9999.9", "≈ right, 99 mm", "", "-199 -199 -199", "0.999", "0.999")
-IN_WORDS = (SIDE, REGION, SCANNER)
+STATE, ID, ML, SIDE, REGION, DIAMETERS, PEAK, SPREAD = range(8)
+WIDEST = ("✓✎", "999", "9999.9", "≈ right, 99 mm", "", "199 × 199", "0.999", "0.999")
+IN_WORDS = (SIDE, REGION, DIAMETERS)
+# Of more findings, diameters would take too long to sort.
+MOST_DIAMETERS = 1000
 FONT_PX = 11
 
 Index = QModelIndex | QPersistentModelIndex
@@ -134,17 +136,21 @@ class FindingsModel(QAbstractTableModel):
             ID: findings.id,
             ML: findings.volume_ml,
             SIDE: None if findings.sides is None else findings.sides.to_right_mm,
-            SCANNER: findings.centroid_mm[:, 2],
             PEAK: findings.peak,
             SPREAD: findings.uncertainty,
         }
         key = keys.get(column)
+        if column == DIAMETERS:
+            few = len(findings) <= MOST_DIAMETERS
+            lengths = [findings.diameters[n].longest_mm for n in range(few * len(findings))]
+            key = np.array(lengths) if few else findings.volume_ml
         if column == STATE:
             rank = {None: 1, "accepted": 2, "rejected": 0}
             verdicts = [self._review.decision_on(id).verdict for id in findings.id.tolist()]
             key = np.array([rank[verdict] for verdict in verdicts], dtype=np.intp)
-        if column == REGION:
-            key = np.unique([each.region_in_words for each in findings], return_inverse=True)[1]
+        if column == REGION and findings.regions is not None:
+            names = [findings.regions.name(n, ml) for n, ml in enumerate(findings.volume_ml)]
+            key = np.unique(names, return_inverse=True)[1]
         if key is None:
             key = findings.id
         # Among equal keys the lower number comes first in both directions.
@@ -164,8 +170,8 @@ def _cell(finding: Finding, decision: Decision, column: int) -> str:
         return finding.location_in_brief
     if column == REGION:
         return finding.region_in_words
-    if column == SCANNER:
-        return " ".join(str(round(value)) for value in finding.centroid_mm)
+    if column == DIAMETERS:
+        return finding.diameters_in_words.removesuffix(" mm")
     value = {PEAK: finding.peak, SPREAD: finding.uncertainty}[column]
     return "" if value is None else f"{value:.3f}"
 
@@ -177,6 +183,8 @@ def _tooltip(finding: Finding, decision: Decision) -> str:
         f"Finding {finding.id}: {finding.volume_ml:.3f} mL, {finding.voxels} voxels",
         finding.location[0].upper() + finding.location[1:],
         f"Center in scanner coordinates (RAS+): {x:.1f}, {y:.1f}, {z:.1f} mm",
+        f"Longest diameters in axial slice {finding.widest_slice}: {finding.longest_mm:.1f} × "
+        f"{finding.across_mm:.1f} mm ({finding.product_mm2:.0f} mm²)",
         f"Peak {finding.peak:.3f}, mean {finding.mean:.3f}",
     ]
     if not finding.sides_known:

@@ -1,6 +1,7 @@
 """A recorded run is repeated: the same, nearly the same, or different, and why."""
 
 import contextlib
+import csv
 import itertools
 import json
 import re
@@ -112,6 +113,34 @@ def test_the_same_in_words_and_in_json(case: Path) -> None:
         "notes": [DECISIONS],
         "environment": {},
     }
+
+
+def test_a_record_of_a_version_without_diameters(case: Path) -> None:
+    names = ("longest_mm", "across_mm", "product_mm2", "widest_slice")
+
+    def make_earlier(record: dict[str, Any]) -> None:
+        for finding in record["findings"]:
+            for name in names:
+                assert finding.pop(name) is not None
+
+    edit_record(case, make_earlier)
+    table = case / "out" / "scan_findings.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    left = [name for name in rows[0] if name not in names]
+    lines = [",".join(row[name] for name in left) for row in rows]
+    table.write_text("\n".join([",".join(left), *lines]) + "\n")
+    edit_record(
+        case,
+        lambda record: record["outputs"]["findings"].update(sha256=file_sha256(table)),
+    )
+    assert verify(record_of(case)).verdict == "identical"
+
+
+def test_diameters_that_were_changed_are_named(case: Path) -> None:
+    edit_record(case, lambda record: record["findings"][0].update(longest_mm=99.0))
+    found = verify(record_of(case))
+    assert found.verdict == "different"
+    assert any(words.startswith("findings[0].longest_mm: 99.0") for words in found.problems)
 
 
 def test_inputs_elsewhere_and_stored_otherwise(case: Path, tmp_path: Path) -> None:
