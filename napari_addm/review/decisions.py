@@ -120,6 +120,12 @@ class DecisionHistory:
         """Finish the last step: the next one on the same finding is a step of its own."""
         self._steps[self._at] = replace(self._steps[self._at], unfinished=False)
 
+    def discard(self) -> None:
+        """Take an unfinished step back for good."""
+        if self._steps[self._at].unfinished:
+            del self._steps[self._at :]
+            self._at -= 1
+
     def undo(self) -> None:
         """Take the last step back, if there is one."""
         self._at = max(self._at - 1, 0)
@@ -193,6 +199,11 @@ class ReviewedFindings:
         if decided:
             self.history.add((*self.history.decided, *decided))
             self._follow()
+
+    def discard(self) -> None:
+        """Take a note back that is still being written."""
+        self.history.discard()
+        self._follow()
 
     def undo(self) -> None:
         """Take the last decision back."""

@@ -168,19 +168,23 @@ FINDING_COLUMNS = (
     Text("±", "Uncertainty: mean spread of the score over the draws."),
 )
 FINDINGS_TABLE = (
-    "Click a finding to go there; Up and Down go to the next. A accepts, R rejects, N writes a "
+    "Click a finding to go there; Up and Down go to the next. A accepts, R rejects, T writes a "
     "note, Ctrl+Z undoes."
 )
 SIDES_UNKNOWN = "The file does not say which side is left."
-ACCEPT = Text("✓ Accept", "This is an anomaly. Press again to leave it open. Key: A")
+ACCEPT = Text("✓ Accept", "Marks the finding as an anomaly. Press again to take that back. Key: A")
 REJECT = Text(
     "✗ Reject",
-    "This is no anomaly: it is dimmed in the picture, struck through here, and saved as rejected. "
-    "Press again to leave it open. Key: R",
+    "Marks the finding as a false alarm: it is dimmed in the picture, struck through here, and "
+    "saved as rejected. Press again to take that back. Key: R",
 )
-UNDO = Text("Undo", "Undoes the last decision or note. Key: Ctrl+Z in the table")
-REDO = Text("Redo", "Repeats what was undone. Key: Ctrl+Y in the table")
-NOTE = Text("Note on finding {}", "Saved with the finding. Do not write names of patients. Key: N")
+UNDO = Text("Undo", "Undoes the last decision or note. Key: Ctrl+Z")
+REDO = Text("Redo", "Repeats what was undone. Key: Ctrl+Shift+Z")
+NOTE = Text(
+    "Note on finding {}",
+    "Saved with the finding. Do not write names of patients. Return keeps the note, Escape "
+    "discards it. Key: T",
+)
 NOTHING_SELECTED = "Select a finding to decide on it"
 SAVE = Text(
     "Save...",
@@ -236,7 +240,11 @@ NO_SLICE = (
     "No layer of this result is open, so none of its slices is on screen: choose several slices, "
     "or run the scan again."
 )
-KEYS = Text("Keys", "They work while the mouse is over the viewer. Click to fold or unfold.")
+KEYS = Text(
+    "Keys",
+    "They work in the whole window, but not in text fields. A key that napari or another plugin "
+    "uses stays theirs outside of this panel. Click to fold or unfold.",
+)
 
 
 class Shortcut(NamedTuple):
@@ -248,24 +256,25 @@ class Shortcut(NamedTuple):
     does: str
 
 
-# None of them is one of napari's own keys.
+# None of them is a key of napari's viewer, or of images and labels: Ctrl+Z and Ctrl+Shift+Z apart,
+# which undo painting while a labels layer is selected.
 SHORTCUTS = (
-    Shortcut("Q", "Q", "next plane", "next plane"),
-    Shortcut("Shift-Q", "Shift Q", "3d", "3D and back"),
-    Shortcut("U", "U", "three planes", "three planes"),
-    Shortcut("Shift-U", "Shift U", "side by side", "side by side"),
+    Shortcut("N", "N", "next finding", "next finding"),
+    Shortcut("Shift-N", "Shift N", "previous finding", "previous finding"),
+    Shortcut("A", "A", "accept", "accept the finding"),
+    Shortcut("R", "R", "reject", "reject the finding"),
+    Shortcut("T", "T", "note", "note on the finding"),
+    Shortcut("Ctrl-Z", "Ctrl Z", "undo", "undo a decision or note"),
+    Shortcut("Ctrl-Shift-Z", "Ctrl Shift Z", "redo", "redo"),
+    Shortcut("J", "J", "maps", "hide and show maps and outlines"),
     Shortcut("H", "H (hold)", "hold", "reconstruction while held"),
     Shortcut("K", "K", "blink", "blink"),
     Shortcut("W", "W", "swipe", "swipe"),
-    Shortcut("J", "J", "maps", "hide and show maps and outlines"),
-    Shortcut("N", "N", "next finding", "next finding"),
-    Shortcut("Shift-N", "Shift N", "previous finding", "previous finding"),
-)
-# Keys of the table of findings while it has the focus.
-TABLE_KEYS = (
-    ("A, R", "in the table: accept, reject"),
-    ("N", "in the table: note"),
-    ("Ctrl Z, Ctrl Y", "in the table: undo, redo"),
+    Shortcut("Q", "Q", "next plane", "next plane"),
+    Shortcut("U", "U", "three planes", "three planes"),
+    Shortcut("Shift-U", "Shift U", "side by side", "side by side"),
+    Shortcut("Shift-Q", "Shift Q", "3d", "3D and back"),
+    Shortcut("F1", "F1", "help", "guide"),
 )
 VIEW = "Turns the slice view. The patient's right is on the left of the screen (radiological)."
 

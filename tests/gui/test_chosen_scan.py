@@ -332,7 +332,7 @@ def test_nothing_acts_on_the_findings_of_another_scan(
     desk.run()
     desk.open("P_two")
     point, shown = desk.viewer.dims.point, desk.visible
-    panel.views.step_finding(1)
+    panel.findings.table.step(1)
     assert desk.viewer.dims.point == point
     for _ in range(2):
         panel.views.toggle_maps()

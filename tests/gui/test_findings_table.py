@@ -10,7 +10,6 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from qtpy.QtCore import QPoint, Qt
-from qtpy.QtWidgets import QLineEdit, QVBoxLayout, QWidget
 
 from napari_addm.checkpoint.file import read_specification
 from napari_addm.checkpoint.specification import FalseAlarmSpecification
@@ -36,6 +35,7 @@ from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.finding_colors import finding_colors
 from napari_addm.widgets.layer_registry import is_output
 from napari_addm.widgets.layer_volumes import LayerData, scan_volume
+from napari_addm.widgets.viewing.shortcuts import Shortcuts
 
 # In the world: x, y, z (mm), radius (mm), height.
 HILLS = (
@@ -97,6 +97,7 @@ class Table:
 def moving(detection, qtbot) -> Table:
     made = Table(detection)
     qtbot.addWidget(made.table)
+    Shortcuts(ViewerModel(), made.table, made.table.on_keys)
     return made
 
 
@@ -204,16 +205,45 @@ def test_decide_by_key_and_undo(table, qtbot):
     assert not table.reject_button.isChecked()
 
 
-def test_undo_by_key_needs_the_table(detection, qtbot):
-    window = QWidget()
-    qtbot.addWidget(window)
-    table, elsewhere = Table(detection).table, QLineEdit()
-    layout = QVBoxLayout(window)
-    layout.addWidget(table)
-    layout.addWidget(elsewhere)
+UNDO = (Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+
+
+def test_return_keeps_a_note_and_escape_discards_it(table, qtbot):
+    """Both lead back to the table, where the keys go on."""
+    table.show()
+    table.activateWindow()
+    qtbot.waitUntil(table.isActiveWindow)
+    table.pick(2)
+    qtbot.keyClick(table.view, Qt.Key.Key_T)
+    assert table.note.hasFocus()
+    qtbot.keyClicks(table.note, "Rim")
+    qtbot.keyClick(table.note, Qt.Key.Key_Return)
+    assert table.view.hasFocus()
+    qtbot.keyClick(table.view, Qt.Key.Key_R)
+    kept = {2: Decision("rejected", "Rim")}
+    assert table.review.decisions == kept
+    qtbot.keyClick(table.view, Qt.Key.Key_T)
+    qtbot.keyClicks(table.note, " of a vessel")
+    assert table.review.decisions == {2: Decision("rejected", "Rim of a vessel")}
+    qtbot.keyClick(table.note, Qt.Key.Key_Escape)
+    assert table.view.hasFocus()
+    assert table.note.text() == "Rim"
+    assert table.review.decisions == kept
+    assert not table.redo_button.isEnabled()  # it is discarded, not undone
+    qtbot.keyClick(table.view, Qt.Key.Key_T)
+    qtbot.keyClick(table.note, Qt.Key.Key_Escape)  # nothing was typed
+    assert table.review.decisions == kept
+    qtbot.keyClick(table.view, *UNDO)
+    assert table.review.decisions == {2: Decision(None, "Rim")}
+
+
+def test_undo_in_a_note_undoes_typing(table, qtbot):
     table.pick(1)
     table.accept()
-    qtbot.keyClick(elsewhere, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    qtbot.keyClicks(table.note, "new")
+    for _ in range(3):  # more often than there is something to undo
+        qtbot.keyClick(table.note, *UNDO)
+    assert table.note.text() == ""
     assert table.review.decisions == {1: Decision("accepted")}
 
 

@@ -11,14 +11,22 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.layers.utils._link_layers import get_linked_layers
-from napari.utils.key_bindings import coerce_keybinding
-from napari.utils.shortcuts import default_shortcuts
+from napari.utils.key_bindings import KeymapHandler, coerce_keybinding
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.testing import assert_allclose
 from PIL import Image as Picture
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QEvent, QPoint, Qt
+from qtpy.QtGui import QAction, QKeySequence
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QFileDialog, QMainWindow, QMessageBox
+from qtpy.QtWidgets import (
+    QApplication,
+    QDockWidget,
+    QFileDialog,
+    QListView,
+    QMainWindow,
+    QMessageBox,
+    QWidget,
+)
 
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.widgets import texts
@@ -431,30 +439,41 @@ def test_the_bar_says_what_it_shows(qtbot) -> None:
 # --- keys -----------------------------------------------------------------------------------------
 
 
-def test_no_key_is_napari_s_own() -> None:
-    own = {key for keys in default_shortcuts.values() for key in keys}
-    ours = [coerce_keybinding(shortcut.key) for shortcut in texts.SHORTCUTS]
-    assert len(set(ours)) == len(ours)
-    assert not own & set(ours)
-    assert not set(ViewerModel.class_keymap) & set(ours)
+def key_of(action: str) -> tuple[Qt.Key, Qt.KeyboardModifier]:
+    """Key and modifiers, as QTest takes them."""
+    (name,) = (each.key for each in texts.SHORTCUTS if each.action == action)
+    pressed = QKeySequence(name.replace("-", "+"))[0]
+    return pressed.key(), pressed.keyboardModifiers()
+
+
+def canvas_of(section) -> QWidget:
+    """The widget of the viewer's own canvas."""
+    inside = section.window().centralWidget().findChildren(QWidget)
+    return next(each for each in inside if type(each).__name__.startswith("CanvasBackend"))
+
+
+def test_no_key_is_napari_s_own(viewer) -> None:
+    """But for undo and redo, which belong to a labels layer that is painted on."""
+    viewer.add_image(np.zeros((2, 2)))
+    viewer.add_labels(np.zeros((2, 2), int))
+    ours = {coerce_keybinding(each.key): each.action for each in texts.SHORTCUTS}
+    assert len(ours) == len(texts.SHORTCUTS)
+    taken = set()
+    for layer in viewer.layers:
+        handler = KeymapHandler()
+        handler.keymap_providers = [unwrapped(layer), unwrapped(viewer)]
+        taken |= set(handler.active_keymap) & set(ours)
+    assert {ours[key] for key in taken} == {"undo", "redo"}
 
 
 def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     """Pressed on the canvas, one by one."""
     scan = add(viewer, brain())
     rec, anomaly, findings = add_results(viewer, scan)
-    native = views.window().findChild(type(views.window().centralWidget())).findChildren(object)
-    canvas = next(w for w in native if type(w).__name__.startswith("CanvasBackend"))
-    pressed = {s.action: s.key for s in texts.SHORTCUTS}
+    canvas = canvas_of(views)
 
     def press(action: str, how=QTest.keyClick) -> None:
-        shift, _, letter = pressed[action].rpartition("-")
-        modifier = Qt.KeyboardModifier
-        how(
-            canvas,
-            getattr(Qt.Key, f"Key_{letter}"),
-            modifier.ShiftModifier if shift else modifier.NoModifier,
-        )
+        how(canvas, *key_of(action))
         qtbot.wait(20)
 
     def results() -> tuple[bool, ...]:
@@ -470,6 +489,9 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     assert results() == (False, True, True, True)
     press("hold", QTest.keyRelease)
     assert results() == (True, False, True, True)
+    press("hold", QTest.keyPress)
+    QApplication.sendEvent(views.window(), QEvent(QEvent.Type.WindowDeactivate))
+    assert results() == (True, False, True, True)  # the release goes to another window
     for on in (True, False):
         press("blink")
         assert views.blink_button.isChecked() == on
@@ -480,33 +502,75 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     for seen in (False, True):
         press("maps")
         assert results() == (True, False, seen, seen)
-    press("next finding")  # without a result nothing happens
-    press("previous finding")
+    press("next finding")  # without a panel nothing happens
     press("three planes")
     assert views.three_planes.isChecked()
     press("side by side")
     assert views.side_by_side.isChecked()
     press("side by side")
     assert views.canvases.dock is None
-    assert len(texts.SHORTCUTS) == 10  # all of them are above
 
 
-def test_a_key_stays_with_its_owner(qtbot) -> None:
-    """A key that is taken, and one that somebody else takes while the section is open."""
+def test_keys_work_wherever_the_focus_is(viewer, new_panel, show_result, qtbot) -> None:
+    """In the table, on the canvas and in a number; not in a text field, menu or other window."""
+    add(viewer, brain())
+    panel = new_panel(viewer)
+    show_result(panel)
+    table, canvas = panel.findings.table, canvas_of(panel.views)
+    shown = panel.outcome.layers.layer("labels")
+    layer_list = panel.window().findChild(QDockWidget, "layer list").findChild(QListView)
+    for focus in (table.view, canvas, panel.findings.minimum, layer_list, panel.views.blink_button):
+        for seen in (False, True):
+            qtbot.keyClick(focus, *key_of("maps"))
+            assert shown.visible == seen, focus
+    for focus, verdict in ((canvas, "accepted"), (table.view, "rejected")):
+        qtbot.keyClick(focus, *key_of("next finding"))
+        qtbot.keyClick(focus, *key_of("accept" if verdict == "accepted" else "reject"))
+        assert table.review.decision_on(table.review.selected).verdict == verdict
+    for focus in (canvas, table.view):
+        qtbot.keyClick(focus, *key_of("undo"))
+    assert table.review.decisions == {}
+    qtbot.keyClick(canvas, *key_of("redo"))
+    decided = dict(table.review.decisions)
+    assert decided
+    qtbot.keyClicks(table.note, "Jar")
+    assert table.note.text() == "Jar"
+    assert shown.visible
+    other = QWidget()
+    qtbot.addWidget(other)
+    qtbot.keyClick(other, *key_of("maps"))
+    assert shown.visible
+    viewer.window.remove_dock_widget(panel)
 
-    def theirs(viewer: object) -> None:
-        pass
 
-    model = ViewerModel()
-    model.bind_key("K", theirs)
-    section = Views(model, start_job)
-    assert model.keymap[coerce_keybinding("K")] is theirs
-    assert "K" not in [shortcut.key for shortcut in section.keys.bound]
-    model.bind_key("J", theirs, overwrite=True)
-    with qtbot.waitSignal(section.destroyed):
-        section.deleteLater()
-    kept = {coerce_keybinding(key): theirs for key in "KJ"}
-    assert {key: model.keymap[key] for key in model.keymap} == kept
+def test_a_key_stays_with_its_owner(viewer, views, qtbot) -> None:
+    """With the plugin that binds it, before or after our panel is there, and when it is gone."""
+    scan = add(viewer, brain())
+    _, anomaly, _ = add_results(viewer, scan)
+    canvas, told = canvas_of(views), []
+    viewer.bind_key("J", lambda viewer: told.append("viewer"))  # raises if it is taken
+    qtbot.keyClick(canvas, *key_of("maps"))
+    assert (told, anomaly.visible) == (["viewer"], True)
+    qtbot.keyClick(views.blink_button, *key_of("maps"))  # in our panel it is ours
+    assert (told, anomaly.visible) == (["viewer"], False)
+    scan.bind_key("Q", lambda layer: told.append("layer"))
+    viewer.layers.selection.active = scan
+    order = viewer.dims.order
+    qtbot.keyClick(canvas, *key_of("next plane"))
+    assert told.pop() == "layer"
+    assert viewer.dims.order == order
+    action = QAction("theirs", views.window())
+    action.setShortcut(QKeySequence("U"))
+    action.triggered.connect(lambda: told.append("window"))
+    views.window().addAction(action)
+    views.window().activateWindow()
+    qtbot.waitUntil(views.window().isActiveWindow)
+    qtbot.keyClick(canvas, *key_of("three planes"))
+    assert told.pop() == "window"
+    assert not views.three_planes.isChecked()
+    views.window().removeAction(action)
+    assert len(viewer.keymap) == 1
+    viewer.bind_key("J", None)
 
 
 # --- the end --------------------------------------------------------------------------------------
@@ -572,9 +636,10 @@ def test_a_figure_of_a_run(
     )
     qtbot.waitUntil(lambda: table.model.rowCount() > 1, timeout=5000)
     rows = [table.model.finding(row).id for row in range(table.model.rowCount())]
-    for key, id in (("N", rows[0]), ("N", rows[1]), ("Shift-N", rows[0]), ("Shift-N", rows[-1])):
+    plain, shift = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ShiftModifier
+    for modifier, id in ((plain, rows[0]), (plain, rows[1]), (shift, rows[0]), (shift, rows[-1])):
         model.dims.point = (0.0, 0.0, 0.0)
-        model.keymap[coerce_keybinding(key)](model)
+        qtbot.keyClick(panel, Qt.Key.Key_N, modifier)
         assert table.review.selected == id
         layer = panel.outcome.layers.layer("labels")
         at = tuple(round(float(n)) for n in layer.world_to_data(model.dims.point))

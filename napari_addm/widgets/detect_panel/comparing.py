@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,8 +29,6 @@ class FurtherCanvases:
     ----------
     viewer : napari.viewer.Viewer
         With a window.
-    keymap : mapping
-        Keys that work on them.
 
     Attributes
     ----------
@@ -38,10 +36,8 @@ class FurtherCanvases:
         The dock that is open.
     """
 
-    def __init__(
-        self, viewer: napari.viewer.Viewer, keymap: Mapping[str, Callable[..., object]]
-    ) -> None:
-        self._viewer, self._keymap = viewer, keymap
+    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+        self._viewer = viewer
         self.dock: CanvasDock | None = None
         self._undo: list[Callable[[], object]] = []
 
@@ -79,8 +75,6 @@ class FurtherCanvases:
     def _open(
         self, canvases: list[LinkedCanvas], name: str, area: str, beside: QDockWidget | None
     ) -> CanvasDock:
-        for canvas in canvases:
-            canvas.bind(self._keymap)
         self.dock = CanvasDock(self._viewer, canvases, name, area, beside)
         return self.dock
 

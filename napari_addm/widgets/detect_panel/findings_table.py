@@ -28,36 +28,18 @@ from napari_addm.widgets.detect_panel.findings_model import (
     FindingsModel,
 )
 from napari_addm.widgets.forms import button, column
+from napari_addm.widgets.viewing.shortcuts import Action
 
 ROWS = 6
-CTRL, NO_MODIFIER = Qt.KeyboardModifier.ControlModifier, Qt.KeyboardModifier.NoModifier
-SHIFT = Qt.KeyboardModifier.ShiftModifier
-# The method of the table that each key calls.
-KEYS: dict[tuple[int, Qt.KeyboardModifier], str] = {
-    (Qt.Key.Key_A.value, NO_MODIFIER): "accept",
-    (Qt.Key.Key_R.value, NO_MODIFIER): "reject",
-    (Qt.Key.Key_N.value, NO_MODIFIER): "write_note",
-    (Qt.Key.Key_Z.value, CTRL): "undo",
-    (Qt.Key.Key_Y.value, CTRL): "redo",
-    (Qt.Key.Key_Z.value, CTRL | SHIFT): "redo",
-}
 # Qt's arrow would lie on the words; the model writes one among them.
 NO_ARROW = "QHeaderView::up-arrow, QHeaderView::down-arrow { image: none; width: 0; height: 0; }"
 
 
 class FindingsView(QTableView):
-    """Rows of findings. It keeps its keys to itself: napari's own Ctrl+Z must not hear them.
+    """Rows of findings."""
 
-    Parameters
-    ----------
-    model : FindingsModel
-    pressed : callable
-        Called with a value of `KEYS`.
-    """
-
-    def __init__(self, model: FindingsModel, pressed: Callable[[str], object]) -> None:
+    def __init__(self, model: FindingsModel) -> None:
         super().__init__()
-        self._pressed = pressed
         self.setModel(model)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
@@ -92,22 +74,36 @@ class FindingsView(QTableView):
         heads.setStyleSheet(NO_ARROW)
         heads.setFixedHeight(QFontMetrics(model.font).height() + 8)
 
+
+class NoteField(QLineEdit):
+    """Where a note is written.
+
+    Attributes
+    ----------
+    discarded : Signal()
+        Escape was pressed.
+    """
+
+    discarded = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setMaxLength(500)
+        self.setToolTip(texts.NOTE.tip)
+
     def event(self, event: QEvent | None) -> bool:
-        """Claim the table's keys before any shortcut of the window."""
-        if event is not None and event.type() == QEvent.Type.ShortcutOverride:
-            assert isinstance(event, QKeyEvent)
-            if _action(event) is not None:
-                event.accept()
-                return True
+        """Claim Escape before any shortcut of the window."""
+        if event is not None and event.type() == QEvent.Type.ShortcutOverride and _leaves(event):
+            event.accept()
+            return True
         return super().event(event)
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:
-        """Pass a key of the table on; all others are Qt's."""
-        action = None if event is None else _action(event)
-        if action is None:
-            super().keyPressEvent(event)
+        """Tell of Escape; all other keys are Qt's."""
+        if event is not None and _leaves(event):
+            self.discarded.emit()
         else:
-            self._pressed(action)
+            super().keyPressEvent(event)
 
 
 class FindingsTable(QWidget):
@@ -130,7 +126,7 @@ class FindingsTable(QWidget):
         super().__init__()
         self.review = ReviewedFindings()
         self.model = FindingsModel(self)
-        self.view = FindingsView(self.model, lambda action: getattr(self, action)())
+        self.view = FindingsView(self.model)
         self.accept_button = _toggle(texts.ACCEPT, self.accept)
         self.reject_button = _toggle(texts.REJECT, self.reject)
         self.undo_button = button(texts.UNDO, self.undo)
@@ -140,11 +136,11 @@ class FindingsTable(QWidget):
         for part in (self.accept_button, self.reject_button, self.undo_button, self.redo_button):
             part.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # a click leaves the keys to the table
             buttons.addWidget(part, 1)
-        self.note = QLineEdit()
-        self.note.setMaxLength(500)
-        self.note.setToolTip(texts.NOTE.tip)
+        self.note = NoteField()
         self.note.textEdited.connect(self._on_note_edited)
         self.note.editingFinished.connect(self._on_note_finished)
+        self.note.returnPressed.connect(self.view.setFocus)
+        self.note.discarded.connect(self._on_note_discarded)
         body = column(self)
         body.addWidget(self.view)
         body.addLayout(buttons)
@@ -215,6 +211,19 @@ class FindingsTable(QWidget):
         if Decision(note=self.note.text()).note != decision.note:
             self.note.setText(decision.note)
 
+    @property
+    def on_keys(self) -> dict[str, Action]:
+        """What the keys do, by the actions of `texts.SHORTCUTS`."""
+        return {
+            "next finding": lambda: self.step(1),
+            "previous finding": lambda: self.step(-1),
+            "accept": self.accept,
+            "reject": self.reject,
+            "note": self.write_note,
+            "undo": self.undo,
+            "redo": self.redo,
+        }
+
     # --- decisions -------------------------------------------------------------------------------
 
     def accept(self) -> None:
@@ -264,6 +273,12 @@ class FindingsTable(QWidget):
         self._take_note()
         self.review.history.finish()
 
+    def _on_note_discarded(self) -> None:
+        self.review.discard()
+        self.note.setText(self.review.decision_on(self.review.selected).note)
+        self._show_decisions()
+        self.view.setFocus()
+
     def _take_note(self, *, unfinished: bool = False) -> None:
         selected = self.review.selected
         if selected is not None:
@@ -271,8 +286,9 @@ class FindingsTable(QWidget):
             self.decide(selected, Decision(verdict, self.note.text()), unfinished=unfinished)
 
 
-def _action(event: QKeyEvent) -> str | None:
-    return KEYS.get((int(event.key()), event.modifiers()))
+def _leaves(event: QEvent) -> bool:
+    assert isinstance(event, QKeyEvent)
+    return event.key() == Qt.Key.Key_Escape
 
 
 def _toggle(text: texts.Text, pressed: Callable[[], object]) -> QPushButton:

@@ -29,6 +29,7 @@ from napari_addm.widgets.forms import (
     Section,
     button,
     column,
+    lay_out_now,
     message,
     say,
     when_gone,
@@ -37,6 +38,7 @@ from napari_addm.widgets.jobs import Jobs
 from napari_addm.widgets.loading import free_memory
 from napari_addm.widgets.model_settings import ModelSettings
 from napari_addm.widgets.status_bar import Notices
+from napari_addm.widgets.viewing.canvas_dock import dock_of
 
 if TYPE_CHECKING:
     import napari
@@ -176,7 +178,8 @@ class DetectWidget(Panel):
         self.model.changed.connect(self._name_model)
         self.findings.table.decided.connect(self._color_findings)
         self.findings.table.picked.connect(self._on_picked)
-        self.views.step_finding = self.findings.table.step
+        self.views.on_keys |= self.findings.table.on_keys
+        self.views.on_keys |= {"note": self._write_note, "help": self.welcome.open_help}
         self.agreement.threshold_chosen.connect(self.findings.threshold.setValue)
         self.saving.begun.connect(notices.clear)
         self.saving.said.connect(self._say)
@@ -295,6 +298,17 @@ class DetectWidget(Panel):
         if self.outcome is not None and self.outcome.marked is not None:
             self._color_findings()
             self.outcome.layers.go_to(self.outcome.marked.middle(id))
+
+    def _write_note(self) -> None:
+        """Go to the note of the selected finding, wherever it is."""
+        if self.findings.table.note.isEnabled():
+            self.sections[texts.FINDINGS_SECTION.label].expand()
+            dock = dock_of(self)
+            if dock is not None:
+                dock.raise_()  # it may be a tab behind another one
+            lay_out_now(self.findings)
+            self.scroll_area.ensureWidgetVisible(self.findings.table.note)
+            self.findings.table.write_note()
 
     def leave(self) -> None:
         """The dock is closed: show again what hits and misses have covered."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.color_bar import ColorBar, MapToggle
 from napari_addm.widgets.detect_panel.comparing import FurtherCanvases
 from napari_addm.widgets.detect_panel.figure_export import FigureExport
-from napari_addm.widgets.detect_panel.keys import ViewerKeys, press
 from napari_addm.widgets.detect_panel.plane_view import PlaneView
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.forms import SMALL, Section, button, column, when_gone
@@ -33,6 +32,7 @@ from napari_addm.widgets.viewing.canvas_dock import CanvasDock, dock_of
 from napari_addm.widgets.viewing.canvas_tools import EdgeLetters
 from napari_addm.widgets.viewing.connections import Connections
 from napari_addm.widgets.viewing.planes import PLANES
+from napari_addm.widgets.viewing.shortcuts import Action, Shortcuts
 
 if TYPE_CHECKING:
     import napari
@@ -59,11 +59,10 @@ class Views(QWidget):
     canvases : FurtherCanvases
     color_bar : ColorBar
     figure : FigureExport
-    keys : ViewerKeys
+    on_keys : dict of str to callable
+        What the keys do, by the actions of `texts.SHORTCUTS`; the panel adds those of its findings.
     toggle_maps : callable
         Hides maps and outlines, or shows them again.
-    step_finding : callable
-        Goes to the next (1) or the previous (-1) finding; the panel sets it.
     """
 
     failed = Signal(object)
@@ -71,7 +70,6 @@ class Views(QWidget):
     def __init__(self, viewer: napari.viewer.Viewer, start: Callable[..., Job]) -> None:
         super().__init__()
         self._viewer = viewer
-        self.step_finding: Callable[[int], object] = lambda by: None
         self._window = hasattr(viewer, "window")
         self.planes = PlaneView(viewer)
         self.figure = FigureExport(viewer, start)
@@ -82,9 +80,9 @@ class Views(QWidget):
         self._blink = Blink(viewer)
         self._swipe = Swipe(viewer)
         self._build()
-        self.keys = ViewerKeys(viewer, self._actions())
-        self._list_keys()
-        self.canvases = FurtherCanvases(viewer, self.keys.keymap)
+        self.on_keys: dict[str, Action] = self._on_keys()
+        self._keys = Shortcuts(viewer, self, self.on_keys)
+        self.canvases = FurtherCanvases(viewer)
         self._connections = Connections()
         layers, dims = viewer.layers.events, viewer.dims.events
         for event in (layers.inserted, layers.removed):
@@ -142,37 +140,21 @@ class Views(QWidget):
                 line.addWidget(each, 1 if each is self.swipe_border else 0)
             body.addLayout(line)
         body.addWidget(self.figure)
-        self._key_table = QWidget()
-        body.addWidget(Section(texts.KEYS, self._key_table, expanded=False, quiet=True))
+        body.addWidget(Section(texts.KEYS, _list_keys(), expanded=False, quiet=True))
 
     def _plane_button(self, name: str) -> QPushButton:
         return button(texts.Text(name, texts.VIEW), partial(self.show_plane, name))
 
-    def _list_keys(self) -> None:
-        grid = QGridLayout(self._key_table)
-        grid.setContentsMargins(12, 0, 0, 0)
-        grid.setHorizontalSpacing(12)
-        grid.setVerticalSpacing(1)
-        grid.setColumnStretch(1, 1)
-        listed = [(shortcut.shown, shortcut.does) for shortcut in self.keys.bound]
-        for row, words in enumerate((*listed, *texts.TABLE_KEYS)):
-            for at, word in enumerate(words):
-                label = QLabel(word)
-                label.setStyleSheet(SMALL)
-                grid.addWidget(label, row, at)
-
-    def _actions(self) -> dict[str, Callable[..., Any]]:
+    def _on_keys(self) -> dict[str, Action]:
         return {
-            "next plane": press(self.planes.show_next_plane),
-            "3d": press(self.planes.toggle_3d),
-            "three planes": press(self.three_planes.toggle),
-            "side by side": press(self.side_by_side.toggle),
+            "next plane": self.planes.show_next_plane,
+            "3d": self.planes.toggle_3d,
+            "three planes": self.three_planes.toggle,
+            "side by side": self.side_by_side.toggle,
             "hold": self._hold,
-            "blink": press(self.blink_button.toggle),
-            "swipe": press(self.swipe_check.toggle),
-            "maps": press(self.toggle_maps),
-            "next finding": press(lambda: self.step_finding(1)),
-            "previous finding": press(lambda: self.step_finding(-1)),
+            "blink": self.blink_button.toggle,
+            "swipe": self.swipe_check.toggle,
+            "maps": self.toggle_maps,
         }
 
     def _show_state(self, event: Any = None) -> None:
@@ -255,13 +237,12 @@ class Views(QWidget):
         else:
             self._blink.stop()
 
-    def _hold(self, viewer: Any) -> Iterator[None]:
-        """While the key is down, show the reconstruction instead of the scan."""
+    def _hold(self) -> Callable[[], object] | None:
+        """Show the reconstruction instead of the scan until the key is released."""
         if self._blink.running:
-            return
+            return None
         self._blink.hold()
-        yield
-        self._blink.stop()
+        return self._blink.stop
 
     def _on_swipe(self, on: bool) -> None:
         self.swipe_border.setEnabled(on)
@@ -286,7 +267,6 @@ class _Farewell:
     def __init__(self, views: Views) -> None:
         self._undo = (
             views._connections.close,
-            views.keys.close,
             views._blink.stop,
             views._swipe.stop,
             views.canvases.close,
@@ -299,6 +279,21 @@ class _Farewell:
             # the viewer may be closing, too; psygnal wraps what a listener raises
             with contextlib.suppress(RuntimeError, EmitLoopError):
                 undo()
+
+
+def _list_keys() -> QWidget:
+    table = QWidget()
+    grid = QGridLayout(table)
+    grid.setContentsMargins(12, 0, 0, 0)
+    grid.setHorizontalSpacing(12)
+    grid.setVerticalSpacing(1)
+    grid.setColumnStretch(1, 1)
+    for row, shortcut in enumerate(texts.SHORTCUTS):
+        for at, words in enumerate((shortcut.shown, shortcut.does)):
+            label = QLabel(words)
+            label.setStyleSheet(SMALL)
+            grid.addWidget(label, row, at)
+    return table
 
 
 def _toggle(text: texts.Text, toggled: Callable[[bool], None]) -> QPushButton:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Qt, QUrl, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_addm.widgets import texts
@@ -50,3 +51,7 @@ class Welcome(QWidget):
         """Open the demo case."""
         self._viewer.open_sample("napari-addm", "demo")
         self.demo_opened.emit()
+
+    def open_help(self) -> None:
+        """Open the guide."""
+        QDesktopServices.openUrl(QUrl(HELP_PAGE))

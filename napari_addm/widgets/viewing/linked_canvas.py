@@ -8,7 +8,7 @@ napari's `link_layers`; an update in place shows in all of them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -257,11 +257,6 @@ class LinkedCanvas(QWidget):
                 setattr(theirs, name, getattr(ours, name))
                 add(getattr(ours.events, name), _copier(ours, theirs, name))
                 add(getattr(theirs.events, name), _copier(theirs, ours, name))
-
-    def bind(self, keymap: Mapping[str, Callable[..., object]]) -> None:
-        """Let keys work on this canvas, too."""
-        for key, pressed in keymap.items():
-            self.model.bind_key(key, pressed, overwrite=True)
 
     def release(self) -> None:
         """Unlink, and free the canvas; the viewer and its layers are as they were before it."""
