@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from napari_addm import __version__
@@ -31,6 +33,7 @@ from napari_addm.io.text import printable
 from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.case_page import find_record
+from napari_addm.outputs.contents import CaseOutputs
 from napari_addm.outputs.folder import check_folder, staging_folder
 from napari_addm.outputs.naming import COMPARISON_NAMES
 from napari_addm.outputs.pages import page_environment
@@ -53,12 +56,14 @@ MEASURES = (
 
 @dataclass(frozen=True, eq=False)
 class DatedResult:
-    """A saved result with its scan.
+    """A result with its scan.
 
     Attributes
     ----------
-    path : Path
-        The run record.
+    path : Path or None
+        The run record; None while the result is not saved.
+    sha256 : str or None
+        Hash of that file.
     anomaly : Volume
     labels : Volume
         Without rejected findings.
@@ -68,7 +73,8 @@ class DatedResult:
         Number of findings that a person rejected.
     """
 
-    path: Path
+    path: Path | None
+    sha256: str | None
     record: RunRecord
     scan: Volume
     anomaly: Volume
@@ -79,13 +85,10 @@ class DatedResult:
 
 @dataclass(frozen=True, eq=False)
 class TwoDates:
-    """Two results in the space of the earlier one.
+    """Two results of one patient, and how the one lies on the other.
 
     Attributes
     ----------
-    moved : dict of str to Volume
-        The later scan, map and labels on the earlier scan's grid, as ``scan``, ``anomaly`` and
-        ``labels``.
     cautions : tuple of str
         What a reader has to know, one sentence each.
     changes : list of Change or None
@@ -95,9 +98,30 @@ class TwoDates:
     before: DatedResult
     after: DatedResult
     registration: Registration
-    moved: dict[str, Volume]
     cautions: tuple[str, ...]
     changes: list[Change] | None
+
+    @cached_property
+    def moved(self) -> dict[str, Volume]:
+        """The later scan, map and labels on the earlier scan's grid, by these names."""
+        there = np.linalg.inv(self.registration.matrix)
+        return _moved(self.after, there, self.before.scan)
+
+    def earlier_on_later(self) -> dict[str, Volume]:
+        """The earlier scan, map and labels on the later scan's grid, by these names."""
+        return _moved(self.before, self.registration.matrix, self.after.scan)
+
+
+def _moved(result: DatedResult, matrix: NDArray[np.floating], grid: Volume) -> dict[str, Volume]:
+    """Resample scan, map and labels onto a grid, after a motion in the world."""
+    return {
+        name: resample_like(replace(volume, affine=matrix @ volume.affine), grid, order)
+        for name, volume, order in (
+            ("scan", result.scan, 1),
+            ("anomaly", result.anomaly, 1),
+            ("labels", result.labels, 0),
+        )
+    }
 
 
 def read_result(path: Path, scan: Path | None = None, option: str = "--scan") -> DatedResult:
@@ -125,22 +149,49 @@ def read_result(path: Path, scan: Path | None = None, option: str = "--scan") ->
     problems += [f"it names no {key} map." for key in wanted if key not in saved]
     if problems:
         raise AddmError(f"{path} cannot be compared: {problems[0]}")
+    return _result(path, record, volume, saved)
+
+
+def result_of(outputs: CaseOutputs, path: Path | None = None) -> DatedResult:
+    """Take a result that is in memory.
+
+    Parameters
+    ----------
+    outputs : CaseOutputs
+    path : Path, optional
+        The run record that was written of it.
+    """
+    record = RunRecord.of(outputs) if path is None else read_record(path)
+    maps = {key: volume.data for key, volume in outputs.maps.items()}
+    return _result(path, record, outputs.scan, maps)
+
+
+def _result(
+    path: Path | None, record: RunRecord, scan: Volume, maps: dict[str, NDArray[Any]]
+) -> DatedResult:
     rejected = [id for id, each in record.decisions.items() if each.verdict == "rejected"]
-    labels = np.where(np.isin(saved["labels"], rejected), 0, saved["labels"])
-    anomaly, brain = saved["anomaly"].astype(np.float32, copy=False), saved["recon"] != 0
     return DatedResult(
         path,
+        None if path is None else file_sha256(path),
         record,
-        volume,
-        volume.with_data(anomaly),
-        volume.with_data(labels),
-        brain,
+        scan,
+        scan.with_data(maps["anomaly"].astype(np.float32, copy=False)),
+        scan.with_data(np.where(np.isin(maps["labels"], rejected), 0, maps["labels"])),
+        maps["recon"] != 0,
         len(rejected),
     )
 
 
-def compare_dates(before: DatedResult, after: DatedResult) -> TwoDates:
+def compare_dates(
+    before: DatedResult, after: DatedResult, found: Registration | None = None
+) -> TwoDates:
     """Register the later scan to the earlier one, and match the findings.
+
+    Parameters
+    ----------
+    before, after : DatedResult
+    found : Registration, optional
+        Of these two scans, where it is known already.
 
     Raises
     ------
@@ -149,16 +200,9 @@ def compare_dates(before: DatedResult, after: DatedResult) -> TwoDates:
     AddmError
         When the scans cannot be registered.
     """
-    found = register(after.scan, after.brain, before.scan, before.brain, "rigid")
+    if found is None:
+        found = register(after.scan, after.brain, before.scan, before.brain, "rigid")
     affine = np.linalg.inv(found.matrix) @ after.scan.affine
-    moved = {
-        name: resample_like(replace(volume, affine=affine), before.scan, order)
-        for name, volume, order in (
-            ("scan", after.scan, 1),
-            ("anomaly", after.anomaly, 1),
-            ("labels", after.labels, 0),
-        )
-    }
     cautions, changes = [], None
     if found.similarity >= LEAST_SIMILARITY and found.overlap >= LEAST_OVERLAP:
         changes = match_findings(
@@ -177,7 +221,7 @@ def compare_dates(before: DatedResult, after: DatedResult) -> TwoDates:
             "that both scans show the same patient and the whole brain."
         )
     cautions += _cautions(before, after)
-    return TwoDates(before, after, found, moved, tuple(cautions), changes)
+    return TwoDates(before, after, found, tuple(cautions), changes)
 
 
 def _cautions(before: DatedResult, after: DatedResult) -> Iterator[str]:
@@ -268,7 +312,18 @@ def write_two_dates(
     dict of str to Path
         The written files, by the keys of `napari_addm.outputs.naming.COMPARISON_NAMES`.
     """
-    # Missing packages are named before the work begins.
+    paths = check_comparison(folder, overwrite)
+    one = read_result(before, before_scan, "--before-scan")
+    other = read_result(after, after_scan, "--after-scan")
+    scans = [each.scan.source.path for each in (one, other)]
+    if inside := {path.resolve() for path in scans if path} & {p.resolve() for p in paths.values()}:
+        raise AddmError(f"{inside.pop()} is an input of this run: choose another output folder.")
+    found = compare_dates(one, other)
+    return found, write_comparison(found, folder, overwrite=overwrite)
+
+
+def check_comparison(folder: Path, overwrite: bool) -> dict[str, Path]:
+    """Refuse what can be refused before two results are compared; returns the files' places."""
     load_simpleitk()
     page_environment()
     paths = {key: folder / name for key, name in COMPARISON_NAMES.items()}
@@ -278,18 +333,18 @@ def write_two_dates(
             raise AddmError(
                 f"{path} exists already: use --overwrite to replace it, or choose another folder."
             )
-    one = read_result(before, before_scan, "--before-scan")
-    other = read_result(after, after_scan, "--after-scan")
-    scans = [each.scan.source.path for each in (one, other)]
-    if inside := {path.resolve() for path in scans if path} & {p.resolve() for p in paths.values()}:
-        raise AddmError(f"{inside.pop()} is an input of this run: choose another output folder.")
-    found = compare_dates(one, other)
+    return paths
+
+
+def write_comparison(found: TwoDates, folder: Path, *, overwrite: bool = False) -> dict[str, Path]:
+    """Write what `write_two_dates` does of two saved results that are compared already."""
+    paths = check_comparison(folder, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     with staging_folder(folder) as staging:
         written = _stage(found, {key: staging / name for key, name in COMPARISON_NAMES.items()})
         renames = {paths[key]: path for key, path in written.items()}
         take_names(renames, [path for path in paths.values() if path not in renames])
-    return found, {key: paths[key] for key in written}
+    return {key: paths[key] for key in written}
 
 
 def _stage(found: TwoDates, place: dict[str, Path]) -> dict[str, Path]:
@@ -377,5 +432,6 @@ def _content(found: TwoDates, outputs: dict[str, FileEntry]) -> dict[str, Any]:
 def _described(result: DatedResult) -> dict[str, Any]:
     """What a result is: its files with their hashes, and its settings."""
     derived = {"findings", "metrics", "quality", "seconds", "warnings", "labels", "midline"}
-    entry = {"name": result.path.name, "sha256": file_sha256(result.path)}
+    assert result.path is not None, "both results are saved"
+    entry = {"name": result.path.name, "sha256": result.sha256}
     return {"record": entry, **result.record.model_dump(mode="json", exclude=derived)}
