@@ -16,6 +16,9 @@ FINDING_COLORS = ("#35e0ff", "#ff7bf2", "#9d9bff", "#ffe14d")
 """Far from gray, from the glow, from a ground truth, and from one to the next. Pictures take the
 first for all."""
 
+EARLIER_COLOR = "#b6ff3c"
+"""Outlines of an earlier scan's findings."""
+
 # Okabe and Ito's colors, which people with red-green blindness can tell apart.
 TRUTH_COLOR = "#009e73"
 HIT_COLOR, FALSE_ALARM_COLOR, MISSED_COLOR = "#009e73", "#d55e00", "#56b4e9"

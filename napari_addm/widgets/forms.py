@@ -228,6 +228,15 @@ def button(text: Text, pressed: Callable[[], object]) -> QPushButton:
     return made
 
 
+def toggle(text: Text, toggled: Callable[[bool], object]) -> QPushButton:
+    """Make a button that stays down until it is pressed again."""
+    made = QPushButton(text.label)
+    made.setToolTip(text.tip)
+    made.setCheckable(True)
+    made.toggled.connect(toggled)
+    return made
+
+
 def message(style: str = "") -> QLabel:
     """Make a line of words that takes no room while it is empty; see `say`."""
     label = QLabel()

@@ -29,6 +29,8 @@ TITLES = {
     "uncertainty": "uncertainty",
     "labels": "anomalies",
     "agreement": "hits and misses",
+    "earlier": "earlier scan",
+    "earlier findings": "earlier findings",
 }
 
 

@@ -138,14 +138,20 @@ def volume_to_layer(
     data = volume.data.view(np.uint8) if volume.data.dtype == bool else volume.data
     arguments = {"name": name or volume.name, **layer_geometry(volume)}
     if kind == "image" and "contrast_limits" not in options:
-        # napari would sort all voxels to find them.
-        sample = data[::DISPLAY_STEP, ::DISPLAY_STEP, ::DISPLAY_STEP]
-        low, high = np.percentile(sample, DISPLAY_PERCENTILES).tolist()
-        if low == high:
-            low, high = float(data.min()), float(data.max())
-        if low < high:
-            arguments["contrast_limits"] = (low, high)
+        limits = display_range(data)
+        if limits is not None:
+            arguments["contrast_limits"] = limits
     return data, {**arguments, **options}, kind
+
+
+def display_range(data: np.ndarray) -> tuple[float, float] | None:
+    """Find what is shown black and white; None if all voxels (S, A, R) have one value."""
+    # napari would sort all of them
+    sample = data[::DISPLAY_STEP, ::DISPLAY_STEP, ::DISPLAY_STEP]
+    low, high = np.percentile(sample, DISPLAY_PERCENTILES).tolist()
+    if low == high:
+        low, high = float(data.min()), float(data.max())
+    return (low, high) if low < high else None
 
 
 def frames_to_layer(

@@ -14,13 +14,20 @@ from napari_addm.detection.pipeline import Detection
 from napari_addm.io.arrays import Box, bounding_box
 from napari_addm.widgets.layer_registry import move_to, scan_of
 from napari_addm.widgets.layer_volumes import LayerData, LayerVolume
-from napari_addm.widgets.run_layers import EVERYWHERE, RunLayers, forget_strokes, give
+from napari_addm.widgets.run_layers import (
+    EVERYWHERE,
+    RunLayers,
+    forget_strokes,
+    give,
+    voxel_type,
+)
 from napari_addm.widgets.viewing.connections import unwrapped
 from napari_addm.widgets.viewing.position import go_to_voxel, viewer_index
 
 if TYPE_CHECKING:
     import napari
 
+EARLIER = ("earlier", "earlier findings")
 NOWHERE: Box = (slice(0, 0), slice(0, 0), slice(0, 0))
 
 
@@ -64,7 +71,7 @@ class ResultLayers(RunLayers):
         maps = _maps(detection)
         if not self._shown:
             # A layer of an earlier run that this one does not make would belong to other maps.
-            for role in {"uncertainty", "agreement"} - maps.keys():
+            for role in {"uncertainty", "agreement", *EARLIER} - maps.keys():
                 self._remove(role)
             self._shown = True
         for role in (*maps, "labels"):
@@ -230,7 +237,7 @@ class ResultLayers(RunLayers):
             return
         self.hide_agreement()
         self._create("agreement", np.array(self.volume.to_layer(overlay), order="C"), 0.0)
-        for layer in (self.layer("anomaly"), self.layer("labels"), truth):
+        for layer in (*map(self.layer, ("anomaly", "labels", "earlier findings")), truth):
             if layer is not None and layer.visible:
                 layer.visible = False
                 self._covered.append(layer)
@@ -241,6 +248,30 @@ class ResultLayers(RunLayers):
         self._remove("agreement")
         for hidden in covered:
             hidden.visible = True
+
+    # --- an earlier scan -------------------------------------------------------------------------
+
+    def show_earlier(self, scan: np.ndarray, labels: np.ndarray) -> None:
+        """Show the outlines of an earlier scan's findings; the scan itself is hidden at first.
+
+        Parameters
+        ----------
+        scan : ndarray, shape (S, A, R)
+        labels : ndarray of int, shape (S, A, R)
+        """
+        layers = self._viewer.layers
+        self.hide_earlier()
+        for role, array in zip(EARLIER, (scan, labels), strict=True):
+            data = np.array(self.volume.to_layer(array), voxel_type(role), order="C")
+            layer, below = self._create(role, data, 0.0), self.scan_layer
+            if role == "earlier" and below is not None:
+                # below the maps and outlines
+                layers.move(layers.index(layer), layers.index(below) + 1)
+
+    def hide_earlier(self) -> None:
+        """Remove the earlier scan and its findings."""
+        for role in EARLIER:
+            self._remove(role)
 
     # --- position --------------------------------------------------------------------------------
 

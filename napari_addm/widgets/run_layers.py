@@ -11,7 +11,7 @@ from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 
 from napari_addm.errors import AddmError
 from napari_addm.io.arrays import Box
-from napari_addm.outputs.colors import map_limits
+from napari_addm.outputs.colors import EARLIER_COLOR, map_limits
 from napari_addm.widgets.finding_colors import AGREEMENT_COLORS, MAP_COLORS, finding_colors
 from napari_addm.widgets.layer_registry import (
     TITLES,
@@ -24,7 +24,7 @@ from napari_addm.widgets.layer_registry import (
     remember_output,
 )
 from napari_addm.widgets.layer_volumes import LayerData, LayerVolume
-from napari_addm.widgets.layers import COMPUTED_KEY, METADATA_KEY, same_place
+from napari_addm.widgets.layers import COMPUTED_KEY, METADATA_KEY, display_range, same_place
 from napari_addm.widgets.viewing.overlays import open_viewers
 from napari_addm.widgets.viewing.visibility import belongs_to, is_put_away, put_away
 
@@ -39,7 +39,7 @@ Misfit = Literal["", "place", "voxels"]
 
 def voxel_type(role: str) -> type[np.generic]:
     """Give the type of the voxels of a role's layer."""
-    return np.int32 if role == "labels" else np.float32
+    return np.int32 if role in ("labels", "earlier findings") else np.float32
 
 
 class RunScan:
@@ -265,8 +265,15 @@ def _new_layer(
         colors = {None: "transparent"} | AGREEMENT_COLORS
         colormap = DirectLabelColormap(color_dict=colors)
         return Labels(data, colormap=colormap, opacity=0.6, **arguments)
-    if role == "reconstruction":
+    if role == "earlier findings":
+        colormap = DirectLabelColormap(color_dict={None: EARLIER_COLOR, 0: "transparent"})
+        layer = Labels(data, colormap=colormap, opacity=1.0, **arguments)
+        layer.contour = 1
+        return layer
+    if role in ("reconstruction", "earlier"):
         # It would hide the scan.
+        if role == "earlier":  # often of another scanner
+            contrast_limits = display_range(data)
         arguments |= {"colormap": "gray", "contrast_limits": contrast_limits, "visible": False}
     elif role == "uncertainty":
         arguments |= {"colormap": "viridis", "blending": "additive", "visible": False}

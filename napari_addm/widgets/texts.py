@@ -209,6 +209,47 @@ RESUME = Text(
     "Reads decisions, notes, threshold, smallest finding and corrections from the record of an "
     "earlier review of this scan (..._record.json).",
 )
+EARLIER_SECTION = Text(
+    "Earlier scan",
+    "Compares the findings with those of an earlier scan of the same patient. Click to fold or "
+    "unfold.",
+)
+EARLIER_RECORD = Text("Record...", "Choose the earlier result by its run record (..._record.json).")
+EARLIER_FOLDER = Text("Folder...", "Choose the folder that the earlier result was saved into.")
+EARLIER_SCAN = Text("Its scan...", "Say where the earlier scan is, if not beside its record.")
+EARLIER_CANCEL = Text("Cancel", "Stops after the present step.")
+EARLIER_STEPS = (
+    "Reading the earlier result ...",
+    "Laying the earlier scan over this one ...",
+    "Resampling the earlier scan ...",
+)
+EARLIER_HINT = "Compare with a saved result of an earlier scan of the same patient."
+EARLIER_SHOW = Text(
+    "Show",
+    "Shows the earlier scan in place of this one. It is turned and shifted onto this one; its "
+    "findings have green outlines.",
+)
+EARLIER_BLINK = Text("Blink", "Shows both scans in turn, some times a second.")
+EARLIER_PAGE = Text(
+    "Page...",
+    "Saves the results, and with them the comparison: tables, maps, and one page with pictures of "
+    "each change. It opens in the browser.",
+)
+EARLIER_CLOSED = "The layers of the earlier scan were closed: choose its record again."
+EARLIER_NOWHERE = "This place lies outside the present scan."
+EARLIER_COLUMNS = (
+    Text("Change", "From the earlier scan to this one."),
+    Text("#", "Numbers of the findings in this scan. In brackets: in the earlier one."),
+    Text("before", "Volume in the earlier scan, mL."),
+    Text("after", "Volume in this scan, mL."),
+    Text("± mL", "Difference, mL."),
+    Text("Place", "Side and region."),
+)
+EARLIER_TABLE = (
+    "Click a change to go there. Grown and shrunk: by more than 25 % and 0.5 mL. Weak findings "
+    "hardly pass the threshold: they come and go by chance, and a change of their size is "
+    "uncertain. Not covered: outside the brain that the other date shows."
+)
 VIEW_3D = Text("3D", "The volume from the front; the patient's right is on the left of the screen.")
 THREE_PLANES = Text(
     "Three planes",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import napari
     from qtpy.QtCore import QObject
 
-MAP_ROLES = ("anomaly", "uncertainty", "labels")
+MAP_ROLES = ("anomaly", "uncertainty", "labels", "earlier findings")
 BAR_LABEL = "addm_bar_label"
 BAR_LOOK: dict[str, Any] = {"size": (14, 110), "font_size": 8}
 # Layers and threshold have to rest for so long before bar and label follow.

@@ -78,7 +78,7 @@ class FindingsSection(QWidget):
         row(fields, texts.PRESETS, *self.presets.values(), self.default_button)
         fields.addRow(self.promise)
         row(fields, texts.MINIMUM, self.minimum)
-        body = column(self)
+        self._body = body = column(self)
         body.addLayout(fields)
         body.addWidget(self.count)
         body.addWidget(self.table)
@@ -88,6 +88,10 @@ class FindingsSection(QWidget):
         controller.review_changed.connect(self._show_review)
         controller.marked.connect(self._on_marked)
         self._show_review()
+
+    def add(self, part: QWidget) -> None:
+        """Add a part below the table."""
+        self._body.addWidget(part)
 
     # --- what a person sets ----------------------------------------------------------------------
 

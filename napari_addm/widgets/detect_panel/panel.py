@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_addm.widgets import preferences, texts
+from napari_addm.widgets.detect_panel.earlier import EarlierScan
 from napari_addm.widgets.detect_panel.findings import FindingsSection
 from napari_addm.widgets.detect_panel.runner import Runner
 from napari_addm.widgets.detect_panel.save import Saving
@@ -73,6 +74,7 @@ class DetectWidget(Panel):
     agreement : TruthAgreement
     views : Views
     saving : Saving
+    earlier : EarlierScan
     layers : ViewerLayers
     sections : dict of str to Section
         By their titles.
@@ -96,6 +98,7 @@ class DetectWidget(Panel):
         self.agreement = TruthAgreement(viewer, self.jobs.start)
         self.views = Views(viewer, self.jobs.start)
         self.saving = Saving(self.controller, self.jobs.start)
+        self.earlier = EarlierScan(viewer, self.controller, self.jobs.start)
         self.layers = ViewerLayers(viewer, self.controller, self.inputs, self.agreement, self)
         self._build()
         self._connect()
@@ -121,6 +124,8 @@ class DetectWidget(Panel):
         self._of_result = [
             self.sections[text.label] for text in (texts.FINDINGS_SECTION, texts.SAVE_SECTION)
         ]
+        earlier = Section(texts.EARLIER_SECTION, self.earlier, expanded=False, quiet=True)
+        self.findings.add(earlier)
         content = QWidget()
         body = column(content)
         body.setContentsMargins(8, 6, 8, 6)
@@ -180,6 +185,12 @@ class DetectWidget(Panel):
         self.findings.table.picked.connect(self._on_picked)
         self.views.on_keys |= self.findings.table.on_keys
         self.views.on_keys |= {"note": self._write_note, "help": self.welcome.open_help}
+        self.findings.table.decided.connect(self.earlier.follow)
+        self.earlier.finding_picked.connect(self._on_change_picked)
+        self.earlier.page_asked.connect(self.saving.save_comparison)
+        self.earlier.said.connect(self._say)
+        self.earlier.viewing.connect(self.views.stop_comparing)
+        layers.scan_changing.connect(self.earlier.stop_viewing)
         self.agreement.threshold_chosen.connect(self.findings.threshold.setValue)
         self.saving.begun.connect(notices.clear)
         self.saving.said.connect(self._say)
@@ -189,7 +200,15 @@ class DetectWidget(Panel):
             changed.connect(self.follow.look)
         for changed in (self.agreement.truth_changed, mask_changed):
             changed.connect(notices.forget_error)
-        for part in (self.inputs, self.agreement, self.saving, self.follow, self.views):
+        self.earlier.begun.connect(notices.clear)
+        for part in (
+            self.inputs,
+            self.agreement,
+            self.saving,
+            self.follow,
+            self.views,
+            self.earlier,
+        ):
             part.failed.connect(notices.show_error)
 
     # --- preferences -----------------------------------------------------------------------------
@@ -309,6 +328,10 @@ class DetectWidget(Panel):
             lay_out_now(self.findings)
             self.scroll_area.ensureWidgetVisible(self.findings.table.note)
             self.findings.table.write_note()
+
+    def _on_change_picked(self, id: int) -> None:
+        self.findings.table.pick(id)
+        self._on_picked(id)
 
     def leave(self) -> None:
         """The dock is closed: show again what hits and misses have covered."""

@@ -20,6 +20,13 @@ from napari_addm.outputs.colors import map_limits
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs, GivenRegion
 from napari_addm.outputs.dicom_seg import check_seg
 from napari_addm.outputs.folder import check_outputs
+from napari_addm.outputs.two_dates import (
+    TwoDates,
+    check_comparison,
+    compare_dates,
+    result_of,
+    write_comparison,
+)
 from napari_addm.review.marking import measure_labels
 from napari_addm.review.saved_review import SavedReview, read_review
 from napari_addm.widgets import texts
@@ -128,7 +135,11 @@ class Saving(QWidget):
     def _on_page(self) -> None:
         self._ask_and_save(page=True)
 
-    def _ask_and_save(self, page: bool) -> None:
+    def save_comparison(self, found: TwoDates) -> None:
+        """Ask for a folder, and save the result with its comparison with an earlier one."""
+        self._ask_and_save(page=False, found=found)
+
+    def _ask_and_save(self, page: bool, found: TwoDates | None = None) -> None:
         outcome = self._outcome
         if outcome is None:
             return
@@ -141,19 +152,30 @@ class Saving(QWidget):
         self.folder_chosen.emit("output_folder", folder)
         try:
             inputs = CaseInputs(outcome.scan).files
+            if found is not None and found.before.path is not None:
+                inputs = (*inputs, found.before.path)
             paths = check_outputs(folder, outcome.stem, True, inputs)
+            if found is not None:
+                paths |= check_comparison(Path(folder), overwrite=True)
         except AddmError as error:
             self.failed.emit(error)
             return
         there = [path.name for path in paths.values() if path.exists()]
         if not there or may_replace(self, there, folder):
-            self.save(Path(folder), overwrite=bool(there), page=page)
+            self.save(Path(folder), overwrite=bool(there), page=page, found=found)
 
-    def save(self, folder: Path, overwrite: bool = False, page: bool = False) -> None:
+    def save(
+        self,
+        folder: Path,
+        overwrite: bool = False,
+        page: bool = False,
+        found: TwoDates | None = None,
+    ) -> None:
         """Write all files of the result into a folder, in the background.
 
         The labels are written as the layer shows them, with a person's edits. The `page` of the
-        case is made from the files, with the colors of the map as they are on the screen.
+        case is made from the files, with the colors of the map as they are on the screen. What
+        was `found` of an earlier result is matched again with what is saved.
         """
         outcome = self._outcome
         if outcome is None:
@@ -173,6 +195,7 @@ class Saving(QWidget):
             overwrite,
             self.seg.isChecked() and bool(outcome.scan.source.series),
             limits if page else None,
+            found,
             yielded=self._on_saved,
             errored=self._on_failed,
         )
@@ -230,6 +253,32 @@ class Saving(QWidget):
 # --- in another thread ---------------------------------------------------------------------------
 
 
+def case_outputs(outcome: Outcome, labels: np.ndarray | None) -> CaseOutputs:
+    """Give all that the files of an outcome hold, with `labels` (S, A, R) as they are shown."""
+    detection, marked, agreement = outcome.detection, outcome.marked, outcome.agreement
+    assert detection is not None
+    assert marked is not None
+    if labels is not None:
+        marked = measure_labels(detection, labels, marked.threshold, marked.minimum_ml)
+    if agreement is not None:
+        detection = replace(detection, warnings=(*detection.warnings, *outcome.truth_notes))
+    mask = GivenRegion(detection.brain_mask.data, outcome.mask_path) if outcome.mask_given else None
+    truth = None if agreement is None else GivenRegion(agreement.truth, outcome.truth_path)
+    return CaseOutputs(
+        inputs=CaseInputs(outcome.scan, mask, truth),
+        detection=detection,
+        labels=marked.labels,
+        findings=marked.findings,
+        checkpoint=outcome.checkpoint,
+        threshold=marked.threshold,
+        minimum_ml=marked.minimum_ml,
+        decisions=outcome.decisions,
+        metrics=None if agreement is None else agreement.at(marked),
+        quality=outcome.quality,
+        name=outcome.stem,
+    )
+
+
 def _resume(outcome: Outcome, record: Path) -> Iterator[tuple[Outcome, SavedReview]]:
     detection = outcome.detection
     assert detection is not None
@@ -248,18 +297,13 @@ def _save(
     overwrite: bool,
     seg: bool,
     page_limits: tuple[float, float] | None,
+    found: TwoDates | None,
 ) -> Iterator[tuple[dict[str, Path], bool]]:
-    """Write the files, and a page with these limits of the map; see `Saving.save`.
+    """Write the files, a page with these limits of the map, and a comparison; see `Saving.save`.
 
     Yields the files, and whether a segmentation was wanted.
     """
-    detection, marked, agreement = outcome.detection, outcome.marked, outcome.agreement
-    assert detection is not None
-    assert marked is not None
-    if labels is not None:
-        marked = measure_labels(detection, labels, marked.threshold, marked.minimum_ml)
-    if agreement is not None:
-        detection = replace(detection, warnings=(*detection.warnings, *outcome.truth_notes))
+    outputs = case_outputs(outcome, labels)
     # The panel asks before it replaces files, but some may have come since.
     paths = check_outputs(folder, outcome.stem, True)
     there = [path for path in paths.values() if path.exists()]
@@ -268,24 +312,14 @@ def _save(
             f"{there[0]} exists already: press Save again and agree to replace it, or choose "
             "another folder."
         )
-    mask = GivenRegion(detection.brain_mask.data, outcome.mask_path) if outcome.mask_given else None
-    truth = None if agreement is None else GivenRegion(agreement.truth, outcome.truth_path)
-    outputs = CaseOutputs(
-        inputs=CaseInputs(outcome.scan, mask, truth),
-        detection=detection,
-        labels=marked.labels,
-        findings=marked.findings,
-        checkpoint=outcome.checkpoint,
-        threshold=marked.threshold,
-        minimum_ml=marked.minimum_ml,
-        decisions=outcome.decisions,
-        metrics=None if agreement is None else agreement.at(marked),
-        quality=outcome.quality,
-        name=outcome.stem,
-    )
     written = write_case(outputs, folder, WriteOptions(dicom_seg=seg, overwrite=overwrite))
     if page_limits is not None:
+        truth = outputs.inputs.truth
         voxels = None if truth is None else truth.voxels
         sources = CaseSources(outcome.scan, voxels, page_limits)
         written["page"] = write_case_page(written["record"], sources)
+    if found is not None:
+        later = result_of(outputs, written["record"])
+        again = compare_dates(found.before, later, found.registration)
+        written |= write_comparison(again, folder, overwrite=overwrite)
     yield written, seg

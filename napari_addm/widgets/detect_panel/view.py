@@ -25,7 +25,7 @@ from napari_addm.widgets.detect_panel.comparing import FurtherCanvases
 from napari_addm.widgets.detect_panel.figure_export import FigureExport
 from napari_addm.widgets.detect_panel.plane_view import PlaneView
 from napari_addm.widgets.detect_panel.state import Outcome
-from napari_addm.widgets.forms import SMALL, Section, button, column, when_gone
+from napari_addm.widgets.forms import SMALL, Section, button, column, toggle, when_gone
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.viewing.blink import Blink, Swipe, find_pair
 from napari_addm.widgets.viewing.canvas_dock import CanvasDock, dock_of
@@ -114,9 +114,9 @@ class Views(QWidget):
         self.plane_buttons[texts.VIEW_3D.label] = button(texts.VIEW_3D, self._on_3d)
         for made in self.plane_buttons.values():
             made.setCheckable(True)
-        self.three_planes = _toggle(texts.THREE_PLANES, self._on_three_planes)
-        self.side_by_side = _toggle(texts.SIDE_BY_SIDE, self._on_side_by_side)
-        self.blink_button = _toggle(texts.BLINK, self._on_blink)
+        self.three_planes = toggle(texts.THREE_PLANES, self._on_three_planes)
+        self.side_by_side = toggle(texts.SIDE_BY_SIDE, self._on_side_by_side)
+        self.blink_button = toggle(texts.BLINK, self._on_blink)
         self.swipe_check = QCheckBox(texts.SWIPE.label)
         self.swipe_border = QSlider(Qt.Orientation.Horizontal)
         self.swipe_border.setRange(0, 100)
@@ -294,14 +294,6 @@ def _list_keys() -> QWidget:
             label.setStyleSheet(SMALL)
             grid.addWidget(label, row, at)
     return table
-
-
-def _toggle(text: texts.Text, toggled: Callable[[bool], None]) -> QPushButton:
-    made = QPushButton(text.label)
-    made.setToolTip(text.tip)
-    made.setCheckable(True)
-    made.toggled.connect(toggled)
-    return made
 
 
 def _uncheck(toggle: QPushButton) -> None:

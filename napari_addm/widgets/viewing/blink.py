@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,10 +52,20 @@ class Blink:
     Parameters
     ----------
     viewer : napari.viewer.Viewer
+    find : callable
+        Finds the two layers; None if they are not there.
+    words : tuple of str
+        What is written over the one and the other.
     """
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
+    def __init__(
+        self,
+        viewer: napari.viewer.Viewer,
+        find: Callable[[napari.viewer.Viewer], tuple[Image, Image] | None] = find_pair,
+        words: tuple[str, str] = (SCAN, RECONSTRUCTION),
+    ) -> None:
         self._viewer = viewer
+        self._find, self._words = find, words
         self._timer = QTimer()
         self._timer.setInterval(BLINK_MS)
         self._timer.timeout.connect(self._turn)
@@ -77,8 +88,8 @@ class Blink:
     def hold(self) -> bool:
         """Show the reconstruction in the scan's place until `stop`; False without a pair."""
         if self._pair is None:
-            pair = find_pair(self._viewer)
-            if pair is None:
+            pair = self._find(self._viewer)
+            if pair is None or TITLE in self._viewer.canvas.overlays:  # another pair is shown so
                 return False
             self._pair = pair
             self._before = (pair[0].visible, pair[1].visible)
@@ -110,8 +121,7 @@ class Blink:
             redrawn.visible, scan.visible = True, False
         else:
             scan.visible, redrawn.visible = True, False
-        words = RECONSTRUCTION if reconstruction else SCAN
-        self._viewer.canvas.overlays[TITLE].text = words
+        self._viewer.canvas.overlays[TITLE].text = self._words[reconstruction]
 
     def _on_removed(self, event: Any) -> None:
         if self._pair is not None and unwrapped(event.value) in self._pair:
