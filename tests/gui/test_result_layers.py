@@ -221,6 +221,7 @@ def test_a_result_waits_while_another_scan_is_in_view(
 def test_results_follow_a_scan_that_is_moved(results: Results, how: str) -> None:
     scan, viewer = results.scan, results.viewer
     results.layers.show_agreement(np.zeros(scan.data.shape, np.uint8))
+    results.layers.show_earlier(scan.data, np.zeros(scan.data.shape, np.uint8))
     results["anomalies"].paint(CORNER, 5)
     results.mark(HIGH)
     before = {name: np.array(getattr(scan, name)) for name in PLACE}
