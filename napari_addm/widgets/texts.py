@@ -185,6 +185,9 @@ NOTE = Text(
     "Saved with the finding. Do not write names of patients. Return keeps the note, Escape "
     "discards it. Key: T",
 )
+# Of the menu of a finding, with their keys.
+FINDING_NAMED = "Finding {}"
+MENU_ACCEPT, MENU_REJECT, MENU_NOTE = "Accept\tA", "Reject\tR", "Note...\tT"
 NOTHING_SELECTED = "Select a finding to decide on it"
 SAVE = Text(
     "Save...",
@@ -263,6 +266,22 @@ SWIPE = Text(
     "Swipe",
     "Shows the scan left of the border and the reconstruction right of it. Drag the slider.",
 )
+WINDOW = Text(
+    "Window",
+    "Contrast of the selected image, or else of the chosen scan and its reconstruction. Drag on "
+    "the slice with the right mouse button: to the left for a narrower window, to the right for a "
+    "wider one, up for brighter, down for darker.",
+)
+WINDOW_PRESETS = {
+    "full": Text("Full range", "From the darkest to the brightest voxel."),
+    "brain": Text(
+        "Brain", "From the darkest to the brightest tissue of the brain, without the extremes."
+    ),
+    "narrow": Text(
+        "Narrow", "Spreads gray and white matter over all grays, as one looks for a stroke."
+    ),
+}
+WINDOW_RESET = Text("Reset", "The contrast as it was at first. Key: Shift+W")
 COLOR_BAR = Text("Color bar", "Shows the score of each color of the anomaly map.")
 COLOR_BAR_LABEL = "anomaly score"
 FIGURE_SCOPES = {"This slice": 1, "6 axial slices": 6, "12 axial slices": 12, "24 axial slices": 24}
@@ -315,6 +334,7 @@ SHORTCUTS = (
     Shortcut("U", "U", "three planes", "three planes"),
     Shortcut("Shift-U", "Shift U", "side by side", "side by side"),
     Shortcut("Shift-Q", "Shift Q", "3d", "3D and back"),
+    Shortcut("Shift-W", "Shift W", "reset window", "window as at first"),
     Shortcut("F1", "F1", "help", "guide"),
 )
 VIEW = "Turns the slice view. The patient's right is on the left of the screen (radiological)."

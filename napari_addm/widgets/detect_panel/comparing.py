@@ -18,6 +18,7 @@ from napari_addm.widgets.viewing.planes import other_plane, stand_upright
 
 if TYPE_CHECKING:
     import napari
+    from napari.components import ViewerModel
 
 SIDE_TITLE = "addm_side_title"
 
@@ -29,6 +30,8 @@ class FurtherCanvases:
     ----------
     viewer : napari.viewer.Viewer
         With a window.
+    attach : callable
+        Lets the mouse work on a model's canvas; what it returns ends that.
 
     Attributes
     ----------
@@ -36,8 +39,12 @@ class FurtherCanvases:
         The dock that is open.
     """
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        self._viewer = viewer
+    def __init__(
+        self,
+        viewer: napari.viewer.Viewer,
+        attach: Callable[[ViewerModel], Callable[[], None]],
+    ) -> None:
+        self._viewer, self._attach = viewer, attach
         self.dock: CanvasDock | None = None
         self._undo: list[Callable[[], object]] = []
 
@@ -75,6 +82,7 @@ class FurtherCanvases:
     def _open(
         self, canvases: list[LinkedCanvas], name: str, area: str, beside: QDockWidget | None
     ) -> CanvasDock:
+        self._undo += [self._attach(canvas.model) for canvas in canvases]
         self.dock = CanvasDock(self._viewer, canvases, name, area, beside)
         return self.dock
 

@@ -113,6 +113,8 @@ class FindingsTable(QWidget):
     ----------
     picked : Signal(int)
         A person went to the finding of this number, by mouse or keyboard.
+    selected : Signal()
+        A finding was selected, but nobody went to it.
     decided : Signal()
         Decisions of `review` are others.
     review : ReviewedFindings
@@ -120,6 +122,7 @@ class FindingsTable(QWidget):
     """
 
     picked = Signal(int)
+    selected = Signal()
     decided = Signal()
 
     def __init__(self) -> None:
@@ -169,6 +172,15 @@ class FindingsTable(QWidget):
         row = self.model.row_of(id)
         if row is not None:
             self.view.selectRow(row)
+
+    def select(self, id: int) -> None:
+        """Select a finding, if it is there, without going to it."""
+        row = self.model.row_of(id)
+        if row is not None:
+            self.review.selected = id
+            self.view.selectRow(row)
+            self._show_selected()
+            self.selected.emit()
 
     def step(self, by: int) -> None:
         """Go to the next (1) or the previous (-1) row, round and round."""

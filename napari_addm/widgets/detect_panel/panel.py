@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_addm.widgets import preferences, texts
 from napari_addm.widgets.detect_panel.earlier import EarlierScan
+from napari_addm.widgets.detect_panel.finding_clicks import bind_mouse
 from napari_addm.widgets.detect_panel.findings import FindingsSection
 from napari_addm.widgets.detect_panel.runner import Runner
 from napari_addm.widgets.detect_panel.save import Saving
@@ -182,6 +183,7 @@ class DetectWidget(Panel):
         self.model.reset_asked.connect(self._on_reset)
         self.model.changed.connect(self._name_model)
         self.findings.table.decided.connect(self._color_findings)
+        self.findings.table.selected.connect(self._color_findings)
         self.findings.table.picked.connect(self._on_picked)
         self.views.on_keys |= self.findings.table.on_keys
         self.views.on_keys |= {"note": self._write_note, "help": self.welcome.open_help}
@@ -191,6 +193,8 @@ class DetectWidget(Panel):
         self.earlier.said.connect(self._say)
         self.earlier.viewing.connect(self.views.stop_comparing)
         layers.scan_changing.connect(self.earlier.stop_viewing)
+        self.views.mouse.window.scan = lambda: self.inputs.scan
+        bind_mouse(self.views.mouse, self.findings.table, lambda: self.outcome, self._write_note)
         self.agreement.threshold_chosen.connect(self.findings.threshold.setValue)
         self.saving.begun.connect(notices.clear)
         self.saving.said.connect(self._say)

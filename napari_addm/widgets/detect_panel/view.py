@@ -25,10 +25,12 @@ from napari_addm.widgets.detect_panel.comparing import FurtherCanvases
 from napari_addm.widgets.detect_panel.figure_export import FigureExport
 from napari_addm.widgets.detect_panel.plane_view import PlaneView
 from napari_addm.widgets.detect_panel.state import Outcome
+from napari_addm.widgets.detect_panel.window_buttons import WindowButtons
 from napari_addm.widgets.forms import SMALL, Section, button, column, toggle, when_gone
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.viewing.blink import Blink, Swipe, find_pair
 from napari_addm.widgets.viewing.canvas_dock import CanvasDock, dock_of
+from napari_addm.widgets.viewing.canvas_mouse import CanvasMouse
 from napari_addm.widgets.viewing.canvas_tools import EdgeLetters
 from napari_addm.widgets.viewing.connections import Connections
 from napari_addm.widgets.viewing.planes import PLANES
@@ -56,6 +58,7 @@ class Views(QWidget):
     failed : Signal(object)
         An exception, for the panel to show.
     planes : PlaneView
+    mouse : CanvasMouse
     canvases : FurtherCanvases
     color_bar : ColorBar
     figure : FigureExport
@@ -77,12 +80,13 @@ class Views(QWidget):
         self.toggle_maps = MapToggle(viewer)
         self.color_bar = ColorBar(viewer, self)
         self._letters = EdgeLetters(viewer)
+        self.mouse = CanvasMouse(viewer)
         self._blink = Blink(viewer)
         self._swipe = Swipe(viewer)
         self._build()
         self.on_keys: dict[str, Action] = self._on_keys()
         self._keys = Shortcuts(viewer, self, self.on_keys)
-        self.canvases = FurtherCanvases(viewer)
+        self.canvases = FurtherCanvases(viewer, self.mouse.attach)
         self._connections = Connections()
         layers, dims = viewer.layers.events, viewer.dims.events
         for event in (layers.inserted, layers.removed):
@@ -139,6 +143,7 @@ class Views(QWidget):
             for each in fields:
                 line.addWidget(each, 1 if each is self.swipe_border else 0)
             body.addLayout(line)
+        body.addWidget(WindowButtons(self.mouse.window))
         body.addWidget(self.figure)
         body.addWidget(Section(texts.KEYS, _list_keys(), expanded=False, quiet=True))
 
@@ -155,6 +160,7 @@ class Views(QWidget):
             "blink": self.blink_button.toggle,
             "swipe": self.swipe_check.toggle,
             "maps": self.toggle_maps,
+            "reset window": self.mouse.window.reset,
         }
 
     def _show_state(self, event: Any = None) -> None:
@@ -271,6 +277,7 @@ class _Farewell:
             views._swipe.stop,
             views.canvases.close,
             views._letters.close,
+            views.mouse.close,
             views.color_bar.close,
         )
 
