@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.widgets.texts import Text, as_written
+from napari_addm.widgets.tooltips import WrappedTips
 from napari_addm.widgets.wheel import WheelGuard
 
 LABEL_WIDTH = 104
@@ -361,13 +362,13 @@ class Panel(QWidget):
     """A dock widget that deletes itself when its dock is closed.
 
     napari only removes it, so its jobs and key bindings would stay alive. The mouse wheel scrolls
-    the panel instead of changing fields under the cursor.
+    the panel instead of changing fields under the cursor, and tooltips wrap.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._was_docked = False
-        self._wheel = WheelGuard(self)
+        self._filters = WheelGuard(self), WrappedTips(self)
         self.setStyleSheet(QUIET_TOGGLES)
 
     def event(self, event: QEvent | None) -> bool:

@@ -19,8 +19,15 @@ def as_written(words: str) -> str:
     Names, descriptions and notes come from files. Qt would read them as markup, and open the
     picture that they name.
     """
-    if "<" not in words and "&" not in words:
-        return words
+    return words if "<" not in words and "&" not in words else _rich(words)
+
+
+def wrapped(words: str) -> str:
+    """Return a tooltip, plain or from `as_written`, that Qt breaks into lines of readable width."""
+    return words if words.startswith("<qt>") else _rich(words)
+
+
+def _rich(words: str) -> str:
     return f"<qt>{escape(words)}</qt>".replace("\n", "<br>")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QFocusEvent
 from qtpy.QtWidgets import (
     QAbstractScrollArea,
@@ -16,6 +16,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_addm.widgets.parts_filter import PartsFilter
+
 # What Qt lets a wheel change, whatever has the focus: values, tabs, and the zoom of plots.
 FIELDS = (QAbstractSlider, QAbstractSpinBox, QComboBox, QGraphicsView, QTabBar)
 # The focus is given back with these, and so says nothing of who wanted it.
@@ -26,73 +28,47 @@ GIVEN_BACK = (
 )
 
 
-class WheelGuard(QObject):
+class WheelGuard(PartsFilter):
     """Passes the wheel on to what a field lies in, unless the field has the focus.
 
-    It holds for all fields of a widget, those that come later among them, and for the dialogs that
-    the widget opens. The wheel gives no field the focus, either. The focus does not count where Qt
-    has moved it by itself, because the field that had it was disabled or hidden, nor after a choice
-    from the list of a combo box, until a person clicks or types there.
-
-    Parameters
-    ----------
-    root : QWidget
-        The guard lives as long as this.
+    The wheel gives no field the focus, either. The focus does not count where Qt has moved it by
+    itself, because the field that had it was disabled or hidden, nor after a choice from the list
+    of a combo box, until a person clicks or types there. Parameters are those of `PartsFilter`.
     """
 
     def __init__(self, root: QWidget) -> None:
         super().__init__(root)
         self._stray: QWidget | None = None  # has the focus, and no person gave it that
         self._reason = Qt.FocusReason.OtherFocusReason
-        self._watch(root)
         application = QApplication.instance()
         assert isinstance(application, QApplication)
         application.focusChanged.connect(self._on_focus)
 
-    def _watch(self, root: QWidget) -> None:
-        for widget in (root, *root.findChildren(QWidget)):
-            widget.installEventFilter(self)
-            if widget.focusPolicy() == Qt.FocusPolicy.WheelFocus:
-                widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    def prepare(self, widget: QWidget) -> None:
+        """Let the wheel give no field the focus."""
+        if widget.focusPolicy() == Qt.FocusPolicy.WheelFocus:
+            widget.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Stop a wheel that would change a field; note who asks for the focus; look at the rest."""
-        if event is None or not isinstance(watched, QWidget):
-            return False
+    def stops(self, widget: QWidget, event: QEvent) -> bool:
+        """Stop a wheel that would change a field; note who asks for the focus."""
         kind = event.type()
         if kind == QEvent.Type.Wheel:
-            field = field_of(watched)
+            field = field_of(widget)
             if field is not None and not self._has_focus(field):
                 event.ignore()
                 area = _area_around(field)
                 if area is not None:
                     QApplication.sendEvent(area.viewport(), event)
                 return True
-        elif kind == QEvent.Type.ChildPolished:
-            child = event.child()  # type: ignore[attr-defined]
-            if isinstance(child, QWidget):
-                self._watch(child)
-        elif kind == QEvent.Type.ChildAdded:
-            # The child may be half made. One that is added ready-made is never polished again.
-            QApplication.postEvent(self, QEvent(QEvent.Type.User))
         elif kind == QEvent.Type.FocusIn:
             assert isinstance(event, QFocusEvent)
             self._reason = event.reason()
-        elif kind in (QEvent.Type.MouseButtonPress, QEvent.Type.KeyPress) and watched.isVisible():
+        elif kind in (QEvent.Type.MouseButtonPress, QEvent.Type.KeyPress) and widget.isVisible():
             self._stray = None
-        elif kind == QEvent.Type.Hide and _is_list_of_combo(watched):
+        elif kind == QEvent.Type.Hide and _is_list_of_combo(widget):
             # The pointer is still over the box, and who has chosen scrolls on.
-            self._stray = watched.parentWidget()
+            self._stray = widget.parentWidget()
         return False
-
-    def event(self, event: QEvent | None) -> bool:
-        """Watch the widgets that were added ready-made."""
-        if event is not None and event.type() == QEvent.Type.User:
-            root = self.parent()
-            if isinstance(root, QWidget):
-                self._watch(root)
-            return True
-        return super().event(event)
 
     def _on_focus(self, old: QWidget | None, now: QWidget | None) -> None:
         reason, self._reason = self._reason, Qt.FocusReason.OtherFocusReason

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QEvent, QPoint, Qt
+from qtpy.QtGui import QHelpEvent
+from qtpy.QtWidgets import QApplication, QToolTip
 
 from napari_addm.checkpoint.file import read_specification
 from napari_addm.checkpoint.specification import FalseAlarmSpecification
@@ -462,6 +464,36 @@ def test_the_picture_shows_what_is_selected_and_rejected(detection, reviewed, ad
     table.undo()
     np.testing.assert_allclose(labels.get_color(1), plain[1])
     assert panel.outcome.decisions == {}
+
+
+def test_the_table_stays_in_place_and_tooltips_wrap(detection, reviewed, add, qtbot):
+    """When the first finding is rejected; in the panel, its tables and their headings."""
+    viewer = ViewerModel()
+    panel = reviewed(viewer, add(viewer, detection.anomaly, name="head"))
+    panel.resize(panel.minimumSizeHint().width(), 900)
+    panel.show()
+    table = panel.findings.table
+    table.pick(1)
+    qtbot.wait(50)
+    before = table.mapTo(panel, QPoint(0, 0)), panel.findings.count.height()
+    table.reject()
+    qtbot.wait(50)
+    assert (table.mapTo(panel, QPoint(0, 0)), panel.findings.count.height()) == before
+    header = table.view.horizontalHeader().viewport()
+    side = table.view.horizontalHeader().sectionViewportPosition(SIDE) + 3
+    for widget, at in (
+        (table.reject_button, QPoint(5, 5)),
+        (header, QPoint(side, 5)),
+        (table.view.viewport(), QPoint(side, 5)),
+    ):
+        QApplication.sendEvent(widget, QHelpEvent(QEvent.Type.ToolTip, at, widget.mapToGlobal(at)))
+        (tip,) = (w for w in QApplication.topLevelWidgets() if w.inherits("QTipLabel"))
+        assert QToolTip.text().startswith("<qt>")
+        assert tip.width() <= 90 * tip.fontMetrics().averageCharWidth()
+        QToolTip.hideText()
+        qtbot.waitUntil(
+            lambda: not [w for w in QApplication.topLevelWidgets() if w.inherits("QTipLabel")]
+        )
 
 
 @pytest.mark.parametrize(("selected", "rejected"), [(None, set()), (40, {3}), (3, {3, 39})])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QLabel, QPushButton, QSizePolicy, QWidget
 from superqt import QLabeledDoubleSlider
 from superqt.utils import signals_blocked
@@ -67,6 +68,7 @@ class FindingsSection(QWidget):
         self.promise.setToolTip(texts.PROMISE)
         self.count = QLabel()
         self.count.setWordWrap(True)
+        self.count.setAlignment(Qt.AlignmentFlag.AlignBottom)
         self.table = FindingsTable()
         self.presets = {
             ml: _preset(texts.Text(texts.PRESET.format(ml), ""), partial(self._on_preset, ml))
@@ -120,6 +122,14 @@ class FindingsSection(QWidget):
         self._show_promise()
         if not self._moved.isActive():
             self._moved.start()
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Keep room for two lines: else the table would jump with the first rejected finding."""
+        super().showEvent(event)
+        words = self.count.text()
+        self.count.setText("\n".join("ab"))
+        self.count.setMinimumHeight(self.count.sizeHint().height())
+        self.count.setText(words)
 
     # --- what is shown ---------------------------------------------------------------------------
 
