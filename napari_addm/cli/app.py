@@ -18,6 +18,7 @@ from napari_addm import __version__
 from napari_addm.cli._common import FAILED, INTERRUPTED, SOME_FAILED, USAGE, Stop, print_line
 from napari_addm.cli.batch import batch
 from napari_addm.cli.benchmark import benchmark
+from napari_addm.cli.blind_spots import blind_spots
 from napari_addm.cli.calibrate import calibrate
 from napari_addm.cli.compare import compare
 from napari_addm.cli.demo import demo
@@ -33,7 +34,19 @@ __all__ = ["SOME_FAILED", "app", "main", "run"]
 
 OUT_OF_MEMORY = "Error: Out of memory: close other programs, or use a larger machine."
 
-COMMANDS = (detect, verify, compare, batch, report, train, benchmark, calibrate, info, demo)
+COMMANDS = (
+    detect,
+    verify,
+    compare,
+    batch,
+    report,
+    train,
+    benchmark,
+    blind_spots,
+    calibrate,
+    info,
+    demo,
+)
 
 app = App(
     name="napari-addm",

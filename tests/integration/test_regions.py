@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 pytest.importorskip("SimpleITK", reason="needs the extra regions")
 
+from napari_addm.benchmark.simulated_lesions import KINDS, HealthyBrain, simulate
 from napari_addm.detection.atlas import find_regions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,3 +54,20 @@ def test_what_is_no_whole_t1_of_a_brain_has_no_names(shared_data, make_atlas, pa
     else:
         mask[..., : int(np.argwhere(mask)[:, 2].mean())] = False
     assert find_regions(scan, mask).labels is None
+
+
+def test_one_ventricle_of_a_healthy_brain_becomes_wider(shared_data, make_atlas):
+    folder = shared_data / "healthy_ixi"
+    _, held = make_atlas.split_scans(folder)
+    scan, mask, labels = make_atlas.read_scan(folder, held[1])
+    brain = HealthyBrain(scan, mask)
+    made = simulate(KINDS["ventricle"], brain)
+    names = np.array(["", *make_atlas.numbered_regions()[0]])[labels]
+    ventricles = np.char.find(names, "lateral ventricle") >= 0
+    near = distance_transform_edt(~ventricles, sampling=scan.spacing)
+    assert 10 < brain.millilitres(made.lesion) < 60
+    # on one side, and around the ventricle of the reference
+    side = np.char.startswith(names[made.lesion], "left").mean()
+    assert min(side, 1 - side) < 0.25  # they meet at the midline
+    assert np.median(near[made.lesion]) < 6
+    assert np.median(made.scan.data[made.lesion]) < np.median(scan.data[made.lesion])

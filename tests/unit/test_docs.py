@@ -109,7 +109,7 @@ def test_commands_parse(page):
 def test_commands_and_options_within_text_exist(page):
     known = known_options()
     for span in spans(page.read_text(encoding="utf-8")):
-        if command := re.match(r"napari-addm (?:--debug )?([a-z]+)", span):
+        if command := re.match(r"napari-addm (?:--debug )?([a-z-]+)", span):
             assert command[1] in app, span
         if span.startswith(("--", "napari-addm ")):
             unknown = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", span)) - known
