@@ -45,10 +45,16 @@ TAGS = (
     "ImagePositionPatient",
     *AGENT_TAGS,
 )
+# Tags that name people; a scanner's user may have typed the same words into the description.
+NAMES = (
+    *("PatientName", "PatientID", "OtherPatientNames", "OtherPatientIDs"),
+    *("ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName"),
+)
 # Images that agree in these are copies of one; an anonymizer may give all images one UID.
 SAME_IMAGE = ("SOPInstanceUID", "InstanceNumber", "EchoTime", "ImagePositionPatient")
 # Programs that compress a copy may write 2.50 as 2.5.
 LAST_ZEROS = re.compile(r"(?<=\d)(?:(\.\d*[1-9])|\.)0+(?=[],]|$)")
+WORD = re.compile(r"[^\W_]+")
 MR_CLASSES = {f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("4", "4.1", "4.4")}
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
@@ -71,6 +77,8 @@ class Series:
         Whether its words are those of a T1 of the brain, with contrast agent or without.
     contrast : Contrast
         Whether it was made with contrast agent.
+    title : str
+        The description without the words of any name in the header, for the screen.
     why : str
         Why `pick_series` chose it.
     notes : tuple of str
@@ -84,6 +92,7 @@ class Series:
     uid: str
     is_t1: bool
     contrast: Contrast
+    title: str = ""
     why: str = ""
     notes: tuple[str, ...] = ()
 
@@ -114,7 +123,7 @@ def find_series(folder: Path) -> list[Series]:
     odd: dict[Path, str] = {}
     for path in _walk(folder, odd):
         try:
-            image = read_dicom(path, TAGS)
+            image = read_dicom(path, (*TAGS, *NAMES))
         except InputError as error:
             odd[path] = str(error).removeprefix(f"{path} ").partition(":")[0].rstrip(".")
             continue
@@ -241,6 +250,7 @@ def _series(uid: str, members: list[tuple[Path, Dataset]], odd: dict[Path, str])
         for tag in filter(image.__contains__, AGENT_TAGS):
             tags[tag].add(text(image, tag))
     printable = "".join(c if c.isprintable() else " " for c in words)
+    description = " ".join(printable.split())[:60]
     number = usual("SeriesNumber")
     part = usual("BodyPartExamined")
     reasons = Counter(reason.partition(" (")[0] for reason in odd.values())
@@ -256,13 +266,21 @@ def _series(uid: str, members: list[tuple[Path, Dataset]], odd: dict[Path, str])
         )
     return Series(
         number=int(number) if re.fullmatch("[0-9]{1,9}", number) else 0,
-        description=" ".join(printable.split())[:60],
+        description=description,
         files=tuple(path for path, _ in members),
         uid=uid,
         is_t1=is_brain_t1(words, part),
         contrast=contrast_of_series(said, protocol, tags),
+        title=_without_names(description, [usual(tag) for tag in NAMES]) or f"series {number}",
         notes=tuple(notes),
     )
+
+
+def _without_names(words: str, names: list[str]) -> str:
+    """Leave out the words that occur in names, and what is left around them."""
+    known = {word for name in names for word in WORD.findall(name.casefold()) if len(word) > 1}
+    kept = WORD.sub(lambda word: "" if word[0].casefold() in known else word[0], words)
+    return re.sub(r"([\s_^.,-])[\s_^.,-]+", r"\1", kept).strip(" _^.,-")
 
 
 def holds_dicom(folder: Path, most: int = 2000) -> bool:

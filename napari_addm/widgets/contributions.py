@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_addm.errors import InputError
 from napari_addm.io.demo import SAMPLE_DATA
@@ -22,6 +22,9 @@ from napari_addm.widgets.layers import (
 )
 from napari_addm.widgets.texts import as_written
 from napari_addm.widgets.titles import name_of_scan
+
+if TYPE_CHECKING:
+    from napari_addm.io.dicom import Series
 
 PathOrPaths = str | Sequence[str]
 
@@ -53,10 +56,7 @@ def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
     InputError
         When a folder has several series.
     """
-    from napari.utils.notifications import show_warning
-
     from napari_addm.io.dicom import series_at
-    from napari_addm.io.dicom_volume import read_series
 
     (place,) = _paths(path)
     try:
@@ -64,10 +64,9 @@ def read_dicom(path: PathOrPaths) -> list[LayerTuple]:
     except InputError as error:
         words = str(error).replace("choose one with --series", "open an image of the right one")
         raise InputError(words) from error
-    volume = read_series(series)
-    if volume.warnings:
-        show_warning(as_written(f"{volume.name}: {' '.join(volume.warnings)}"))
-    return [volume_to_layer(volume)]
+    layer, warnings = read_series_layer(series)
+    warn_of(layer, warnings)
+    return [layer]
 
 
 def read_layers(path: PathOrPaths) -> list[LayerTuple]:
@@ -77,15 +76,28 @@ def read_layers(path: PathOrPaths) -> list[LayerTuple]:
     `napari_addm.io.kinds.looks_like_labels`). A file of several frames becomes one layer, which
     reads each frame when it is shown.
     """
-    from napari.utils.notifications import show_warning
-
     layers: list[LayerTuple] = []
     for file in _paths(path):
-        layer, warnings = _read(file)
+        layer, warnings = read_layer(file)
         layers.append(layer)
-        if warnings:
-            show_warning(as_written(f"{layer[1]['name']}: {' '.join(warnings)}"))
+        warn_of(layer, warnings)
     return layers
+
+
+def warn_of(layer: LayerTuple, warnings: tuple[str, ...]) -> None:
+    """Show the warnings of a file that became a layer."""
+    from napari.utils.notifications import show_warning
+
+    if warnings:
+        show_warning(as_written(f"{layer[1]['name']}: {' '.join(warnings)}"))
+
+
+def read_series_layer(series: Series) -> tuple[LayerTuple, tuple[str, ...]]:
+    """Read a DICOM series as a layer with its description as the name; gives its warnings, too."""
+    from napari_addm.io.dicom_volume import read_series
+
+    volume = read_series(series)
+    return volume_to_layer(volume, name=series.title), volume.warnings
 
 
 def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
@@ -123,8 +135,8 @@ def _paths(path: PathOrPaths) -> list[Path]:
     return [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
 
 
-def _read(path: Path) -> tuple[LayerTuple, tuple[str, ...]]:
-    """Read a file as a layer, with its warnings."""
+def read_layer(path: Path) -> tuple[LayerTuple, tuple[str, ...]]:
+    """Read a file as a layer; gives its warnings, too."""
     frames = Frames(path)
     if frames.count == 1:
         volume = read_volume(path, constant=names_labels(path))

@@ -91,9 +91,9 @@ def test_reader_of_folders(tmp_path: Path) -> None:
     assert get_dicom_reader(str(tmp_path / "none")) is None
     assert get_dicom_reader(str(tmp_path / "none" / "a.txt")) is None
     for place, name in (
-        ("", "dicom_series2"),
-        ("b", "dicom_series3"),
-        ("b/IM0002", "dicom_series3"),
+        ("", "t1_mprage_sag"),
+        ("b", "T2"),
+        ("b/IM0002", "T2"),
     ):
         read = get_dicom_reader(str(tmp_path / place))
         assert read is not None
