@@ -34,8 +34,8 @@ def main() -> None:
     viewer = napari.Viewer()
     viewer.theme = arguments.theme
     viewer.window.set_geometry(0, 0, *WINDOW)
-    _, panel = viewer.window.add_plugin_dock_widget("napari-addm", "Detect in a cohort")
-    assert isinstance(panel, BatchWidget)
+    panel = BatchWidget(viewer)
+    viewer.window.add_dock_widget(panel, name="Detect in a cohort (ADDM)")  # as the menu names it
     heart = Heartbeat()
     report: dict[str, Any] = {}
 

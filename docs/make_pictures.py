@@ -31,6 +31,7 @@ from skimage.io import imsave
 from napari_addm.io.reading import read_labels
 from napari_addm.outputs.verification import verify
 from napari_addm.widgets import texts
+from napari_addm.widgets.commands import open_panel
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.forms import Section
@@ -218,7 +219,6 @@ class Walk:
             else:
                 self.viewer.layers.selection.active = layer
         self.viewer.reset_view()
-        self.unfold(texts.SCAN_SECTION, texts.MODEL_SECTION, texts.TRUTH_SECTION)
         self.picture("open")
 
     def preview(self) -> None:
@@ -232,7 +232,7 @@ class Walk:
         self.wait(lambda: not panel.runner.previewing)
         self.report["preview_says"] = panel.follow.words.text()
         self.report["longest_block_preview_ms"] = self.heart.take_ms()
-        self.unfold(texts.SCAN_SECTION, texts.MODEL_SECTION, texts.FINDINGS_SECTION)
+        self.unfold(texts.SCAN_SECTION, texts.FINDINGS_SECTION)
         self.picture("preview")
         panel.follow.box.setChecked(False)
 
@@ -390,8 +390,7 @@ def main() -> None:
     viewer = napari.Viewer()
     viewer.theme = arguments.theme
     viewer.window.set_geometry(0, 0, *WINDOW)
-    _, panel = viewer.window.add_plugin_dock_widget("napari-addm", "Detect anomalies")
-    assert isinstance(panel, DetectWidget)
+    panel = open_panel(viewer)
     walk = Walk(viewer, panel, arguments.output)
     walk.pause(0.5)
     if arguments.checkpoint is not None:

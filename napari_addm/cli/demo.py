@@ -60,6 +60,7 @@ def has_display() -> bool:
 def _open_viewer() -> None:
     try:
         import napari
+        from npe2 import PluginManager
 
         viewer = napari.Viewer(title="napari-addm demo")
     except ImportError as error:
@@ -67,6 +68,5 @@ def _open_viewer() -> None:
             "napari or its Qt binding is not installed: run pip install "
             '"napari-addm[all]", or use --headless.'
         ) from error
-    viewer.open_sample("napari-addm", "demo")
-    viewer.window.add_plugin_dock_widget("napari-addm", "Detect anomalies")
+    PluginManager.instance().commands.execute("napari-addm.open_demo", args=(viewer,))
     napari.run()

@@ -101,6 +101,8 @@ _results: WeakKeyDictionary[Layer, ResultLayer] = WeakKeyDictionary()
 _corrections: WeakKeyDictionary[Layer, Hashable] = WeakKeyDictionary()
 # Where each scan with results was when it was last looked at.
 _scans: WeakKeyDictionary[Layer, dict[str, Any]] = WeakKeyDictionary()
+# What each of them was called then.
+_names: WeakKeyDictionary[Layer, str] = WeakKeyDictionary()
 
 
 def known(layer: Layer) -> ResultLayer | None:
@@ -210,6 +212,18 @@ def _follow(scan: Layer) -> None:
         _scans[scan] = LayerData.of(scan).geometry
         for name in GEOMETRY:
             getattr(scan.events, name).connect(_on_scan_moved)
+        _names[scan] = str(scan.name)
+        scan.events.name.connect(_on_scan_renamed)
+
+
+def _on_scan_renamed(event: Any) -> None:
+    """Rename the results of a scan that are still called after it."""
+    scan = unwrapped(event.source)
+    before, _names[scan] = _names.get(scan, str(scan.name)), str(scan.name)
+    owners = {layer: result.scan_id for layer, result in list(_results.items())}
+    for layer, scan_id in (*owners.items(), *list(_corrections.items())):
+        if scan_id == scan.unique_id and str(layer.name).startswith(f"{before} "):
+            layer.name = f"{scan.name}{str(layer.name).removeprefix(before)}"
 
 
 def _on_scan_moved(event: Any) -> None:

@@ -321,6 +321,14 @@ class ModelSettings(QWidget):
         self.form["eta"].enabled = diffuses and SAMPLERS[self.form["sampler"].value].uses_eta
 
 
+def model_section(model: ModelSettings) -> Section:
+    """Make the folded section of a model; its heading says which model and preset are chosen."""
+    section = Section(texts.MODEL_SECTION, model, expanded=False)
+    model.changed.connect(lambda: section.name(model.summary))
+    section.name(model.summary)
+    return section
+
+
 def _highest_level(specification: ModelSpecification) -> int:
     """Up to where the network was trained; the record of the training may be silent or foreign."""
     length = specification.diffusion.timesteps if specification.diffusion else 1

@@ -66,6 +66,12 @@ class RunScan:
         return next((layer for layer in self._viewer.layers if layer.unique_id == self.id), None)
 
     @property
+    def name(self) -> str:
+        """What the layer is called; a closed one keeps its name."""
+        layer = self.layer
+        return self.before.name if layer is None else str(layer.name)
+
+    @property
     def misfit(self) -> Misfit:
         """What of the layer is no longer as the run had it; empty while it fits.
 
@@ -188,7 +194,7 @@ class RunLayers:
         forget_strokes(layer)
         data, arguments, kind = layer.as_layer_data_tuple()
         title = CORRECTED.format(TITLES[result.role])
-        arguments |= {"name": f"{self._scan.before.name} {title}", "visible": False}
+        arguments |= {"name": f"{self._scan.name} {title}", "visible": False}
         copy = Layer.create(np.array(data), arguments, kind)
         remember_correction(copy, self._scan.id)
         belongs_to(copy, self._scan.id)
@@ -212,7 +218,7 @@ class RunLayers:
             metadata[METADATA_KEY] = before.meta["metadata"][METADATA_KEY]
         arguments = {
             **self._scan.geometry,
-            "name": f"{before.name} {TITLES[role]}",
+            "name": f"{self._scan.name} {TITLES[role]}",
             "metadata": metadata,
         }
         limits = before.meta.get("contrast_limits")

@@ -50,10 +50,28 @@ SAVE_SECTION = Text("Save", "Results as files, and earlier reviews. Click to fol
 ADVANCED_SECTION = Text("Advanced", "Settings that rarely need a change. Click to fold or unfold.")
 
 WELCOME = (
-    "No scan is open yet. Drop a T1-weighted brain scan (NIfTI, MGH or NRRD) onto the viewer, "
-    "or start with the demo case."
+    "No scan is open yet. Open a T1-weighted brain scan, or drop its file or DICOM folder onto the "
+    "viewer."
 )
-HELP = Text("How to use this panel", "Opens the guide for clinicians in the web browser.")
+OPEN_SCAN = Text("Open a scan...", "A file in NIfTI, MGH or NRRD format, or a DICOM image.")
+OPEN_DICOM = Text(
+    "Open a DICOM folder...",
+    "Looks for MR series in the folder and below it. With several, you choose one.",
+)
+READING = "Reading {} ..."
+LOOKING_FOR_SERIES = "Looking for series in {} ..."
+SERIES_TITLE = "Choose a series"
+SERIES_FOUND = "{} holds {} series. The map needs a T1 of the brain without contrast agent."
+SERIES_COLUMNS = ("No.", "Series", "Images", "Kind")
+SERIES_KINDS = {
+    "with": "T1 of the brain, with contrast agent",
+    "unclear": "T1 of the brain, perhaps with contrast agent",
+}
+SERIES_T1 = "T1 of the brain"
+SERIES_OTHER = "another kind"
+OPEN_SERIES = "Open"
+GUIDE_TITLE = "ADDM: looking at a scan in the viewer"
+HELP = Text("Help", "Opens the guide in a window of its own. It needs no network.")
 
 SCAN = Text("Scan", "The T1-weighted brain scan to examine: a 3D image layer.")
 TRUTH = Text(
@@ -510,6 +528,8 @@ RUNNING_ON = "Running on {}"
 RUN_GOES_ON = "A run goes on: wait until it ends, or cancel it."
 NO_SCAN = "Open a scan first."
 NO_CHECKPOINT = "Choose a checkpoint that can be read first."
+IN_THIS_SLICE = "This slice: {}"
+RUN_TOOK = "The run took {}."
 CANCELLING = "Cancelling ..."
 CANCELLED_EARLY = "Cancelled before the first slice was done"
 STOPPED_EARLY = "Stopped before the first slice was done: press Run to begin again"

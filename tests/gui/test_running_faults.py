@@ -95,7 +95,7 @@ def test_what_mps_cannot_do_goes_on_on_the_cpu(model, panel, run, add, scan, mon
     assert "not supported on mps: went on on the CPU" in panel.warnings.text()
     assert panel.outcome.detection.device == "cpu"
     assert panel.outcome.detection.done.all()
-    assert "on cpu" in panel.notices.status.text()
+    assert "on cpu" in panel.notices.status.toolTip()
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from napari_addm.widgets.forms import (
 )
 from napari_addm.widgets.jobs import Job, Jobs, Status
 from napari_addm.widgets.loading import free_memory
-from napari_addm.widgets.model_settings import ModelSettings
+from napari_addm.widgets.model_settings import ModelSettings, model_section
 from napari_addm.widgets.status_bar import Notices
 
 if TYPE_CHECKING:
@@ -91,11 +91,10 @@ class BatchWidget(Panel):
         content = QWidget()
         body = column(content)
         body.setContentsMargins(8, 6, 8, 2)
-        self._model_section = Section(texts.MODEL_SECTION, self.model, expanded=False)
         for part in (
             Section(texts.COHORT_SECTION, self.places),
             self.model.preset_row,
-            self._model_section,
+            model_section(self.model),
             Section(texts.OPTIONS_SECTION, self.options, expanded=False),
         ):
             body.addWidget(part)
@@ -174,7 +173,6 @@ class BatchWidget(Panel):
 
     def _show_settings(self) -> None:
         """Show in one line what will run, while its sections are folded."""
-        self._model_section.name(self.model.summary)
         name, options = self.model.checkpoint_chooser.currentText(), self.options
         threshold, minimum = options.threshold.value(), options.minimum.value()
         words = describe_settings(

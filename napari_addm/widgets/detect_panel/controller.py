@@ -12,7 +12,7 @@ import numpy as np
 from psygnal import Signal
 
 from napari_addm.checkpoint.specification import ModelSpecification
-from napari_addm.detection.pipeline import Progress
+from napari_addm.detection.pipeline import Detection, Progress
 from napari_addm.io.text import format_duration
 from napari_addm.review.decisions import DecisionHistory, ReviewedFindings
 from napari_addm.review.saved_review import SavedReview, describe_resumed, match_numbers
@@ -28,6 +28,7 @@ from napari_addm.widgets.detect_panel.state import (
     Preparing,
     Running,
     ScanReview,
+    describe_result,
     ended,
 )
 
@@ -60,6 +61,8 @@ class DetectController(PanelState):
     """The findings of an outcome are others."""
     said = Signal(str)
     """Words for the status line."""
+    done = Signal(Outcome, str)
+    """A run gave all that it was asked for; with how long it took, in words."""
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class DetectController(PanelState):
     def see(self, opened: OpenScans) -> None:
         """Take what the viewer holds now; a run whose scan was closed is cancelled."""
         self.opened = opened
+        self._rename()
         if isinstance(self.run, Preparing) and self.run.request.scan_id not in opened.titles:
             self.cancel()
         self.changed.emit()
@@ -173,6 +177,9 @@ class DetectController(PanelState):
         if not isinstance(run, Preparing):
             return
         self.run = state = ended(run, self._clock())
+        if isinstance(state, Cancelled) and run.request.scan_id not in self.opened.titles:
+            self._forget(run.review)
+            return
         words = describe_end(state)
         outcome = None if isinstance(state, Failed) else state.outcome
         if outcome is not None and outcome.detection is not None:
@@ -185,6 +192,18 @@ class DetectController(PanelState):
         self.review_changed.emit()
         self.changed.emit()
         self.said.emit(words)
+        if isinstance(state, Done):
+            assert state.outcome.detection is not None
+            self.done.emit(state.outcome, describe_effort(state.seconds, state.outcome.detection))
+
+    def _forget(self, review: ScanReview) -> None:
+        """Drop a part of a result whose scan was closed during the run."""
+        review.outcome = None
+        if self._last is review:
+            self._last = None
+        self.review_changed.emit()
+        self.changed.emit()
+        self.said.emit("")
 
     def review_of_preview(self, request: RunRequest) -> ScanReview | None:
         """The review of a preview's scan; None while a run goes on, or when the scan was closed."""
@@ -309,6 +328,12 @@ def describe_progress(progress: Progress) -> str:
     return words if progress.eta is None else f"{words}, about {format_duration(progress.eta)} left"
 
 
+def describe_effort(seconds: float, detection: Detection) -> str:
+    """Say how long a run took, and where it ran."""
+    took = format_duration(seconds, tenths=True)
+    return f"{took} on {detection.device}, in {detection.precision}"
+
+
 def describe_end(state: Done | Failed | Cancelled) -> str:
     """Say how a run ended; empty for an error, which is shown elsewhere."""
     if isinstance(state, Failed):
@@ -317,11 +342,11 @@ def describe_end(state: Done | Failed | Cancelled) -> str:
     if outcome is None or outcome.detection is None:
         by_person = isinstance(state, Cancelled) and state.by_person
         return texts.CANCELLED_EARLY if by_person else texts.STOPPED_EARLY
-    detection = outcome.detection
-    took = format_duration(state.seconds, tenths=True)
-    took += f" on {detection.device}, in {detection.precision}"
     if isinstance(state, Done):
-        return f"Done in {took}"
+        words = describe_result(outcome)
+        return words if state.whole_volume else texts.IN_THIS_SLICE.format(words)
+    detection = outcome.detection
+    took = describe_effort(state.seconds, detection)
     brain = detection.brain_mask.data.any(axis=(1, 2))
     if detection.slices is not None:
         brain = detection.slices.reconstructed

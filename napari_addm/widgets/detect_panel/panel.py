@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
@@ -13,6 +12,8 @@ from napari_addm.widgets import preferences, texts
 from napari_addm.widgets.detect_panel.earlier import EarlierScan
 from napari_addm.widgets.detect_panel.finding_clicks import bind_mouse
 from napari_addm.widgets.detect_panel.findings import FindingsSection
+from napari_addm.widgets.detect_panel.folds import Folds
+from napari_addm.widgets.detect_panel.lead import LeadToResult
 from napari_addm.widgets.detect_panel.runner import Runner
 from napari_addm.widgets.detect_panel.save import Saving
 from napari_addm.widgets.detect_panel.scan import ScanInputs
@@ -38,7 +39,7 @@ from napari_addm.widgets.forms import (
 )
 from napari_addm.widgets.jobs import Jobs
 from napari_addm.widgets.loading import free_memory
-from napari_addm.widgets.model_settings import ModelSettings
+from napari_addm.widgets.model_settings import ModelSettings, model_section
 from napari_addm.widgets.status_bar import Notices
 from napari_addm.widgets.viewing.canvas_dock import dock_of
 
@@ -89,7 +90,7 @@ class DetectWidget(Panel):
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
         self.jobs = Jobs()
-        self.welcome = Welcome(viewer)
+        self.welcome = Welcome(viewer, self.jobs.start)
         self.inputs = ScanInputs(viewer, self.jobs.start)
         self.model = ModelSettings()
         self.notices = Notices()
@@ -102,6 +103,14 @@ class DetectWidget(Panel):
         self.earlier = EarlierScan(viewer, self.controller, self.jobs.start)
         self.layers = ViewerLayers(viewer, self.controller, self.inputs, self.agreement, self)
         self._build()
+        self._lead = LeadToResult(
+            viewer,
+            self.controller,
+            self.findings.table,
+            self.sections[texts.MODEL_SECTION.label],
+            self.sections[texts.FINDINGS_SECTION.label],
+            self.scroll_area,
+        )
         self._connect()
         self.unwatch = preferences.watch(self._on_preferences)
         self._restore()
@@ -121,7 +130,11 @@ class DetectWidget(Panel):
             (texts.VIEW_SECTION, self.views),
             (texts.SAVE_SECTION, self.saving),
         )
-        self.sections = {text.label: Section(text, part) for text, part in parts}
+        self.sections = {
+            text.label: model_section(part) if part is self.model else Section(text, part)
+            for text, part in parts
+        }
+        self._folds = Folds(self.sections)
         self._of_result = [
             self.sections[text.label] for text in (texts.FINDINGS_SECTION, texts.SAVE_SECTION)
         ]
@@ -137,7 +150,6 @@ class DetectWidget(Panel):
                 body.addWidget(self.other_scan)
                 body.addWidget(self.warnings)
             body.addWidget(section)
-            section.folded.connect(partial(self._on_folded, section))
             if section is self.sections[texts.SCAN_SECTION.label]:
                 body.addWidget(self.model.preset_row)
         body.addStretch(1)  # no section is higher than it has to be
@@ -174,14 +186,16 @@ class DetectWidget(Panel):
         controller.review_changed.connect(self._show_in_views)
         controller.marked.connect(self._on_marked)
         controller.said.connect(self._say)
+        controller.done.connect(self._on_done)
         self.welcome.demo_opened.connect(layers.take_demo_truth)
+        self.welcome.begun.connect(notices.clear)
+        self.welcome.said.connect(self._say)
         layers.scan_changing.connect(notices.forget_error)  # it was about another scan
         layers.scan_changing.connect(self.views.stop_comparing)
         layers.scan_changed.connect(self._on_scan)
         self.model.checkpoint_changed.connect(self._on_checkpoint)
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
-        self.model.changed.connect(self._name_model)
         self.findings.table.decided.connect(self._color_findings)
         self.findings.table.selected.connect(self._color_findings)
         self.findings.table.picked.connect(self._on_picked)
@@ -206,6 +220,7 @@ class DetectWidget(Panel):
             changed.connect(notices.forget_error)
         self.earlier.begun.connect(notices.clear)
         for part in (
+            self.welcome,
             self.inputs,
             self.agreement,
             self.saving,
@@ -222,23 +237,12 @@ class DetectWidget(Panel):
         kept = preferences.read()
         self._say(self.model.restore(kept))
         self.saving.folder = kept.output_folder
-        self._folded = set(kept.folded)
-        for title, section in self.sections.items():
-            section.expand(title not in self._folded)
+        self._folds.restore(kept.folded)
 
     def _on_preferences(self, event: Any = None) -> None:
         kept = preferences.read()
         self.model.follow(kept)
         self.saving.folder = kept.output_folder
-
-    def _on_folded(self, section: Section) -> None:
-        """Remember what a person folds; what the panel folds by itself is not their choice."""
-        (self._folded.discard if section.expanded else self._folded.add)(section.title)
-        folded = [title for title in self.sections if title in self._folded]
-        preferences.remember("folded", ", ".join(folded))
-
-    def _name_model(self) -> None:
-        self.sections[texts.MODEL_SECTION.label].name(self.model.summary)
 
     def _on_reset(self) -> None:
         preferences.reset()
@@ -262,6 +266,7 @@ class DetectWidget(Panel):
 
     def run(self) -> None:
         """Start a run with the settings as they stand."""
+        self._lead.begin()
         self.runner.run()
 
     @property
@@ -271,6 +276,10 @@ class DetectWidget(Panel):
 
     def _say(self, words: str) -> None:
         say(self.notices.status, words)
+        self.notices.status.setToolTip("")
+
+    def _on_done(self, outcome: Outcome, took: str) -> None:
+        self.notices.status.setToolTip(texts.RUN_TOOK.format(took))
 
     def _show(self) -> None:
         """Show what the controller says and allows."""
@@ -285,15 +294,12 @@ class DetectWidget(Panel):
         self.run_button.setEnabled(not controller.why_not_run)
         self.cancel_button.setEnabled(controller.may_cancel)
         opened = bool(controller.opened.titles)
-        self.welcome.setVisible(not opened and controller.outcome is None)
+        self.welcome.setVisible(not opened)
         self.follow.setVisible(opened)
-        self.model.preset_row.setVisible(opened or controller.outcome is not None)
+        self.model.preset_row.setVisible(opened)
         for section in self.sections.values():
-            section.setVisible(
-                controller.findings_shown
-                if section in self._of_result
-                else opened or controller.outcome is not None
-            )
+            shown = controller.findings_shown if section in self._of_result else opened
+            section.setVisible(shown)
         self.agreement.compare(controller.comparable)
 
     def _show_in_views(self) -> None:

@@ -34,10 +34,12 @@ class ScanLayer(Protocol):
 
 
 class Title(NamedTuple):
-    """How a scan is called on screen."""
+    """How a scan is called: on screen, in the layer list, and in files and figures."""
 
     plain: str
     quoted: str
+    layer: str = ""
+    in_files: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,14 @@ class PanelState:
 
     def _title(self, scan_id: Hashable | None) -> Title:
         return self.opened.titles.get(scan_id, Title("", ""))
+
+    def _rename(self) -> None:
+        """Call each result as its scan's layer is called now."""
+        for review in self._reviews.values():
+            outcome = review.outcome
+            title = None if outcome is None else self.opened.titles.get(outcome.scan_id)
+            if outcome is not None and title is not None and title.layer:
+                outcome.title, outcome.name = title.layer, title.in_files
 
     # --- what is allowed -------------------------------------------------------------------------
 

@@ -87,9 +87,12 @@ class Runner(QObject):
         origin = np.array(scan.world_to_data((0.0,) * scan.ndim))
         to_data = [np.array(scan.world_to_data(axis)) - origin for axis in np.eye(scan.ndim)]
         turn, ndim, follow = np.stack(to_data), scan.ndim, self.follow
+        here = follow.point
 
         def where() -> tuple[float, ...]:
             point = follow.position if preview else follow.point
+            if len(point) < ndim:  # all layers were closed meanwhile
+                point = here
             index = origin + np.array(point[-ndim:]) @ turn
             return tuple(index[-3:].tolist())  # without the frame, which comes before them
 

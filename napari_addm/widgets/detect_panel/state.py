@@ -14,6 +14,7 @@ from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelS
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.quality import Quality
 from napari_addm.findings.decisions import Decision
+from napari_addm.findings.regions import UNKNOWN
 from napari_addm.io.volume import Volume
 from napari_addm.review.agreement import Agreement
 from napari_addm.review.decisions import ReviewedFindings
@@ -195,7 +196,7 @@ class Outcome:
     @property
     def stem(self) -> str:
         """How saved files are named: as the scan's file, or else as its layer."""
-        if self.scan.source.path is not None:
+        if self.scan.source.path is not None or self.scan.source.series:
             return self.scan.name
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
         return name.strip(".") or self.scan.name
@@ -219,6 +220,27 @@ def describe_count(outcome: Outcome) -> str:
         left = findings.total_ml - findings.volume_ml[np.isin(findings.id, rejected)].sum()
         words += f"; {max(left, 0.0):.1f} mL without the {len(rejected)} rejected"
     return words
+
+
+def describe_result(outcome: Outcome) -> str:
+    """Say in one line how many findings there are, and where the largest is."""
+    marked = outcome.marked
+    if marked is None or not len(marked.findings):
+        return describe_count(outcome)
+    findings = marked.findings
+    largest = findings[int(findings.volume_ml.argmax())]
+    # Smaller parts of the region stand in the table.
+    region = largest.region_in_words.partition(";")[0]
+    where = region if region and largest.region != UNKNOWN else largest.side
+    place = f"{where}, " if where else ""
+    if len(findings) == 1:
+        return f"1 finding: {place}{_volume(largest.volume_ml)}"
+    total = f"{len(findings)} findings, {_volume(findings.total_ml)}"
+    return f"{total}; largest: {place}{_volume(largest.volume_ml)}"
+
+
+def _volume(ml: float) -> str:
+    return f"{ml:.0f} mL" if ml >= 10 else f"{ml:.1f} mL"
 
 
 @dataclass(eq=False)

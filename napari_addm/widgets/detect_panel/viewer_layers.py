@@ -14,7 +14,7 @@ from napari_addm.widgets.detect_panel.truth import TruthAgreement
 from napari_addm.widgets.forms import single_shot
 from napari_addm.widgets.layer_registry import is_output, scan_of
 from napari_addm.widgets.layers import METADATA_KEY
-from napari_addm.widgets.titles import title_of
+from napari_addm.widgets.titles import title_of, without_folder
 from napari_addm.widgets.viewing.chosen_scan import (
     bring_into_view,
     is_of_another,
@@ -28,6 +28,12 @@ from napari_addm.widgets.viewing.visibility import note_beside, put_away
 
 if TYPE_CHECKING:
     import napari
+
+
+def _title(scan: Layer) -> Title:
+    name = str(scan.name)
+    in_files = without_folder(name, scan.metadata)
+    return Title(title_of(scan), title_of(scan, "'"), name, in_files)
 
 
 class ViewerLayers(QObject):
@@ -104,7 +110,7 @@ class ViewerLayers(QObject):
         results = [layer for layer in self._viewer.layers if is_output(layer)]
         self._controller.see(
             OpenScans(
-                {each.unique_id: Title(title_of(each), title_of(each, "'")) for each in images},
+                {each.unique_id: _title(each) for each in images},
                 several=sum(map(may_be_scan, layers)) > 1,
                 with_results=frozenset(map(scan_of, results)),
             )

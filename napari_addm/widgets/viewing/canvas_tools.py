@@ -38,7 +38,9 @@ class EdgeLetters:
     ) -> None:
         self._viewer = viewer
         self._connections = Connections()
-        self._overlays = {place: white_words(position=place, font_size=12) for place in places}
+        self._overlays = {
+            place: white_words(position=place, font_size=12, gridded=True) for place in places
+        }
         for place, overlay in self._overlays.items():
             # one that is equal would stay, and go with the panel that has made it
             viewer.canvas.overlays.pop(LETTER + place, None)

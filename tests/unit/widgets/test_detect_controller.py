@@ -101,8 +101,10 @@ class Panel:
         self.checkpoint, self.scan, self.detection = checkpoint, scan, detection
         self.now = 0.0
         self.said: list[str] = []
+        self.efforts: list[str] = []
         self.control = DetectController(self.make_outcome, clock=lambda: self.now)
         self.control.said.connect(self.said.append)
+        self.control.done.connect(lambda outcome, effort: self.efforts.append(effort))
         self.control.set_specification(checkpoint.specification)
         self.layers: dict[str, Layer] = {}
 
@@ -190,7 +192,9 @@ def test_a_run_from_start_to_end(panel: Panel) -> None:
     assert isinstance(control.run, Done)
     assert control.outcome is control.comparable is control.run.outcome
     assert (control.why_not_run, control.why_not_save) == ("", "")
-    assert panel.said[-2:] == ["Reading the scan ...", "Done in 3.0 s on cpu, in float32"]
+    found = "2 findings, 56 mL; largest: right, 48 mL"
+    assert panel.said[-2:] == ["Reading the scan ...", found]
+    assert panel.efforts == ["3.0 s on cpu, in float32"]
 
 
 @pytest.mark.parametrize("by_person", [True, False])
@@ -307,7 +311,7 @@ def test_a_run_goes_on_for_its_own_scan(panel: Panel) -> None:
     panel.control.set_marking(panel.control.marking.at(0.25))  # of the other scan
     panel.control.take_result(panel.result())
     panel.control.end()
-    assert panel.said[-1].startswith("A: Done in")
+    assert panel.said[-1].startswith("A: 2 findings")
     panel.choose("A")
     assert len(panel.control.outcome.marked.findings) == 2
 
