@@ -38,6 +38,10 @@ class Preferences:
         The folder that the dialog of *Save* starts in.
     folded : frozenset of str
         Headings of the sections that are folded.
+    planes : {"automatic", "one", "three"}
+        How many planes are shown; automatic: three after a run, where the window has room.
+    color_bar : bool
+        Whether the color bar is shown.
     cohort : str
         Folder, pattern or table of the last batch; empty for none.
     cohort_output : Path or None
@@ -51,6 +55,8 @@ class Preferences:
     checkpoint_folder: Path | None = None
     output_folder: Path | None = None
     folded: frozenset[str] = FOLDED
+    planes: str = "automatic"
+    color_bar: bool = True
     cohort: str = ""
     cohort_output: Path | None = None
 
@@ -68,19 +74,21 @@ def read() -> Preferences:
         checkpoint_folder=_path(page.checkpoint_folder),
         output_folder=_path(page.output_folder),
         folded=frozenset(filter(None, (word.strip() for word in page.folded.split(",")))),
+        planes=page.planes,
+        color_bar=page.color_bar,
         cohort=page.cohort.strip(),
         cohort_output=_path(page.cohort_output),
     )
 
 
-def remember(name: str, value: str) -> None:
+def remember(name: str, value: str | bool) -> None:
     """Remember a choice for the next panel, unless the page turns that off.
 
     Parameters
     ----------
     name : str
         A property of the page, as `napari.yaml` names it.
-    value : str
+    value : str or bool
         Empty for the default.
     """
     page = _page()

@@ -283,13 +283,19 @@ THREE_PLANES = Text(
     "Three planes",
     "Shows the two other planes below, at the same place. Click anywhere to go there.",
 )
-SIDE_BY_SIDE = Text(
-    "Side by side", "Shows the reconstruction on a second canvas, with the same slice and zoom."
+RECONSTRUCTION = "reconstruction"
+COMPARE_WITH = Text(
+    "Compare with",
+    "What Beside, Blink, Swipe and the key H show: the reconstruction, or any other image of the "
+    "same place, for example FLAIR or another visit. It need not have the same voxels.",
 )
-BLINK = Text("Blink", "Shows scan and reconstruction in turn, some times a second.")
+BESIDE = Text(
+    "Beside", "Shows the other image on a second canvas, with the same place, zoom and outlines."
+)
+BLINK = Text("Blink", "Shows scan and other image in turn, some times a second.")
 SWIPE = Text(
     "Swipe",
-    "Shows the scan left of the border and the reconstruction right of it. Drag the slider.",
+    "Shows the scan left of the border and the other image right of it. Drag the slider.",
 )
 WINDOW = Text(
     "Window",
@@ -352,12 +358,12 @@ SHORTCUTS = (
     Shortcut("Ctrl-Z", "Ctrl Z", "undo", "undo a decision or note"),
     Shortcut("Ctrl-Shift-Z", "Ctrl Shift Z", "redo", "redo"),
     Shortcut("J", "J", "maps", "hide and show maps and outlines"),
-    Shortcut("H", "H (hold)", "hold", "reconstruction while held"),
+    Shortcut("H", "H (hold)", "hold", "other image while held"),
     Shortcut("K", "K", "blink", "blink"),
     Shortcut("W", "W", "swipe", "swipe"),
     Shortcut("Q", "Q", "next plane", "next plane"),
     Shortcut("U", "U", "three planes", "three planes"),
-    Shortcut("Shift-U", "Shift U", "side by side", "side by side"),
+    Shortcut("Shift-U", "Shift U", "beside", "beside"),
     Shortcut("Shift-Q", "Shift Q", "3d", "3D and back"),
     Shortcut("Shift-W", "Shift W", "reset window", "window as at first"),
     Shortcut("F1", "F1", "help", "guide"),

@@ -338,7 +338,7 @@ def test_nothing_acts_on_the_findings_of_another_scan(
     for _ in range(2):
         panel.views.toggle_maps()
         assert desk.visible == shown
-    for box in (panel.views.blink_button, panel.views.swipe_check):
+    for box in (panel.views.comparison.blink, panel.views.comparison.swipe):
         box.setChecked(True)
         assert not box.isChecked()
         assert desk.visible == shown
@@ -364,18 +364,16 @@ def test_a_comparison_ends_before_another_scan_comes(desk: Desk, how: str) -> No
     desk.open("P_two")
     desk.select(ONE)
     views = desk.panel.views
-    toggle = {"blink": views.blink_button, "swipe": views.swipe_check}.get(how)
+    toggle = {"blink": views.comparison.blink, "swipe": views.comparison.swipe}.get(how)
     if toggle is not None:
         toggle.setChecked(True)
         desk.select(TWO)
         assert not toggle.isChecked()
     else:
-        keys = {str(key): pressed for key, pressed in desk.viewer.keymap.items()}
-        held = keys["H"](desk.viewer)
-        next(held)
+        let_go = views.on_keys["hold"]()
         assert f"{ONE} reconstruction" in desk.visible
         desk.select(TWO)
-        next(held, None)  # the key is released
+        let_go()
     assert desk.visible == {TWO}
     desk.select(ONE)
     assert desk.visible == shown

@@ -801,8 +801,8 @@ def test_closing_the_viewer_ends_the_run_and_what_is_compared(
     panel = new_panel(viewer)
     add(viewer, scan)
     show_result(panel)
-    panel.views.side_by_side.setChecked(True)
-    panel.views.blink_button.setChecked(True)
+    panel.views.comparison.beside.setChecked(True)
+    panel.views.comparison.blink.setChecked(True)
     assert output(viewer, "reconstruction").visible
     slowly(panel)
     panel.model.draws.setValue(500)  # minutes

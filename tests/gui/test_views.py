@@ -29,7 +29,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.io.volume import Volume, volume_from_native
-from napari_addm.widgets import texts
+from napari_addm.widgets import preferences, texts
+from napari_addm.widgets.detect_panel import layout
 from napari_addm.widgets.detect_panel.view import Views
 from napari_addm.widgets.jobs import start_job
 from napari_addm.widgets.layer_registry import remember_output
@@ -37,6 +38,7 @@ from napari_addm.widgets.layers import volume_to_layer
 from napari_addm.widgets.viewing import blink
 from napari_addm.widgets.viewing.canvas_tools import LETTER
 from napari_addm.widgets.viewing.connections import unwrapped
+from napari_addm.widgets.viewing.glass import GLASS
 from napari_addm.widgets.viewing.planes import LETTER_PLACES, PLANES
 
 SHAPE = (30, 40, 36)  # R, A, S
@@ -144,7 +146,11 @@ def views(viewer, qtbot) -> Iterator[Views]:
 
 
 def shown(viewer) -> dict[str, bool]:
-    return {layer.name: layer.visible for layer in viewer.layers}
+    return shown_in(viewer.layers)
+
+
+def shown_in(layers) -> dict[str, bool]:
+    return {layer.name: layer.visible for layer in layers}
 
 
 # --- left and right -------------------------------------------------------------------------------
@@ -197,26 +203,96 @@ def test_letters_say_what_is_shown(viewer, views) -> None:
     assert letters() == ""
 
 
-def test_3d_is_not_mirrored(viewer, views, qtbot) -> None:
-    """From the front: the patient's left on the right; superior up. And back to the same place."""
-    add(viewer, brain(), colormap="green")
+def test_3d_is_a_glass_brain(viewer, views, qtbot) -> None:
+    """From the front: left on the right, superior up. All else is as before when it is left."""
+    scan = add(viewer, brain())
+    scan.data[scan.data < 100] = 0
+    _, _, findings = add_results(viewer, scan)
     views.show_plane("Coronal")
     viewer.dims.point = CORNER[::-1]
-    views.planes.show_3d()
+    camera, names = viewer.scene.camera, [layer.name for layer in viewer.layers]
+    camera.zoom, camera.center = 3.3, (0.0, 11.0, 5.0)
+    before = viewer.dims.order, viewer.dims.point, camera.zoom, camera.center
+    looks = shown(viewer)
+
+    def enter() -> None:
+        views.planes.show_3d()
+        overlay = viewer.scene.overlays[GLASS]
+        qtbot.waitUntil(lambda: overlay.brain is not None, timeout=60_000)
+
+    enter()
     qtbot.wait(100)
     assert viewer.dims.ndisplay == 3
-    picture = viewer.screenshot(flash=False)[..., :3].astype(int)
-    at = green(picture).mean(axis=0) / picture.shape[:2]
-    assert at[0] < 0.5
-    assert at[1] > 0.5
+    assert not any(shown(viewer).values())
+    assert [layer.name for layer in viewer.layers] == names
+    overlay = viewer.scene.overlays[GLASS]
+    assert_allclose(overlay.brain.vertices.mean(axis=0), CORNER[::-1], atol=SPACING)
+    assert "".join(letter for letter, _ in overlay.letters) == "SIAPRL"
     views.planes.toggle_3d()
-    assert viewer.dims.ndisplay == 2
-    assert_allclose(viewer.dims.point, CORNER[::-1], atol=SPACING)
+    assert (viewer.dims.order, viewer.dims.point, camera.zoom, camera.center) == before
+    assert shown(viewer) == looks
+    assert GLASS not in viewer.scene.overlays
+
+    # left by napari's own button; a layer that came meanwhile, and one that a person showed
+    enter()
+    late = add(viewer, brain(), "late")
+    assert not late.visible
+    findings.visible = True
+    findings.visible = False
+    viewer.dims.ndisplay = 2
+    qtbot.waitUntil(lambda: GLASS not in viewer.scene.overlays)
+    assert shown(viewer) == {**looks, "late": True, "findings": False}
+    assert (viewer.dims.order, viewer.dims.point, camera.zoom, camera.center) == before
+
+    # right way round: the eyes see the block in the patient's left upper corner
+    viewer.layers.remove("late")
+    scan.data[:, :4, :4] = scan.data[:, -4:, -4:] = 60  # else the block alone is in the middle
+    enter()
+    qtbot.wait(100)
+    picture = viewer.screenshot(flash=False)[..., :3].astype(int)
+    assert picture.sum() > 0
+    views.planes.leave_3d()
+
+
+def test_findings_stand_in_the_glass_brain(new_panel, show_result, make_brain, qtbot) -> None:
+    """Numbered and in their colors; the selected one clear, in its own."""
+    model = ViewerModel()
+    panel = new_panel(model)
+    affine = np.array([[-6.0, 0, 0, 80], [0, 6.0, 0, -95], [0, 0, 6.0, -70], [0, 0, 0, 1]])
+    add(model, make_brain(affine, (27, 32, 24)))
+    show_result(panel)
+    panel.findings.minimum.setValue(0.0)
+    panel.findings.threshold.setValue(
+        float(np.quantile(panel.outcome.detection.anomaly.data, 0.98))
+    )
+    table = panel.findings.table
+    qtbot.waitUntil(lambda: table.model.rowCount() > 1, timeout=5000)
+    panel.views.planes.show_3d()
+    overlay = model.scene.overlays[GLASS]
+
+    def numbers() -> set[int]:
+        return {body.number for body in overlay.findings}
+
+    def rows() -> set[int]:
+        return {table.model.finding(row).id for row in range(table.model.rowCount())}
+
+    qtbot.waitUntil(lambda: numbers() == rows(), timeout=60_000)
+    table.step(1)
+    chosen = table.review.selected
+    assert overlay.selected == chosen
+    assert {n for n, color in overlay.colors.items() if color[3] == 1} == {chosen}
+    table.reject()
+    assert overlay.colors[chosen][3] < 0.5
+    # a lower threshold, while it is shown
+    panel.findings.threshold.setValue(0.9 * panel.findings.threshold.value())
+    qtbot.waitUntil(lambda: numbers() == rows() and not panel.jobs.going, timeout=60_000)
+    panel.views.planes.leave_3d()
+    assert GLASS not in model.scene.overlays
 
 
 def test_slices_are_compared_in_2d_only(viewer, views, qtbot) -> None:
     add_results(viewer, add(viewer, brain()))
-    for field in (views.side_by_side, views.swipe_check, views.three_planes):
+    for field in (views.comparison.beside, views.comparison.swipe, views.three_planes):
         views.planes.show_3d()
         field.setChecked(True)
         assert viewer.dims.ndisplay == 2
@@ -319,22 +395,66 @@ def test_a_person_closes_the_planes(viewer, views, qtbot) -> None:
     views.three_planes.setChecked(False)
 
 
+def test_the_layout_is_as_a_person_wants_it(
+    make_napari_viewer_proxy, new_panel, run, add, scan, monkeypatch, qtbot
+) -> None:
+    """Three planes after the first run where there is room; later as it was chosen."""
+    viewer = make_napari_viewer_proxy(show=True)
+    panel = new_panel(viewer)
+    add(viewer, scan)
+    views = panel.views
+    run(panel)
+    assert not views.three_planes.isChecked()  # the window is small
+    monkeypatch.setattr(layout, "ROOM", (100, 100))
+    run(panel)
+    assert views.three_planes.isChecked()
+    assert preferences.read().planes == "automatic"
+    qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=60_000)
+    qtbot.mouseClick(views.three_planes, Qt.MouseButton.LeftButton)
+    views.bar_check.click()
+    run(panel)
+    assert not views.three_planes.isChecked()
+    kept = preferences.read()
+    assert (kept.planes, kept.color_bar) == ("one", False)
+    views.three_planes.click()
+    assert preferences.read().planes == "three"
+    viewer.window.remove_dock_widget(panel)
+    qtbot.waitUntil(lambda: len(viewer.window.dock_widgets) == 0, timeout=5000)
+
+    again = new_panel(viewer)
+    assert again.views.three_planes.isChecked()
+    assert not again.views.bar_check.isChecked()
+    viewer.close()
+    qtbot.wait(200)
+    assert preferences.read().planes == "three"  # to close the window is no choice
+
+
 # --- scan and reconstruction ----------------------------------------------------------------------
 
 
-def test_side_by_side(viewer, views, qtbot) -> None:
+def test_beside(viewer, views, qtbot) -> None:
     scan = add(viewer, brain())
-    assert not views.side_by_side.isEnabled()  # nothing to compare yet
-    rec, anomaly, _ = add_results(viewer, scan)
+    assert not views.comparison.beside.isEnabled()  # nothing to compare yet
+    rec, _, findings = add_results(viewer, scan)
     views.show_plane("Axial")
     looks = shown(viewer)
-    views.side_by_side.setChecked(True)
+    views.comparison.beside.setChecked(True)
     (canvas,) = views.canvases.dock.canvases
     qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=60_000)
     qtbot.wait(250)
-    assert shown(viewer) == looks
-    assert shown(canvas.model) == {**looks, "scan": False, "rec": True}
+    # outlines only: the map would hide what is compared
+    assert shown(viewer) == {**looks, "map": False}
+    assert shown(canvas.model) == {**looks, "map": False, "scan": False, "rec": True}
     assert len(green(pixels(canvas.qt_viewer))) > 1000
+    # in line with each other, on the longer side of the room
+    ours, theirs = canvas_of(views), canvas.qt_viewer.canvas.native
+    corner = [each.mapToGlobal(QPoint(0, 0)) for each in (ours, theirs)]
+    wide = corner[1].x() > corner[0].x()
+    middles = [
+        (at.y() + each.height() / 2, at.x() + each.width() / 2)[not wide]
+        for at, each in zip(corner, (ours, theirs), strict=True)
+    ]
+    assert middles[0] == pytest.approx(middles[1], abs=3)
     # the zoom and the place are the same, both ways
     viewer.scene.camera.zoom = 2.5
     assert canvas.model.scene.camera.zoom == pytest.approx(2.5)
@@ -343,39 +463,96 @@ def test_side_by_side(viewer, views, qtbot) -> None:
     # a slice that a run writes into the hidden reconstruction is seen when its map is refreshed
     viewer.reset_view()
     rec.data[:] = 0
-    anomaly.refresh()
+    findings.refresh()
     qtbot.wait(200)
     assert len(green(pixels(canvas.qt_viewer))) == 0
     # one at a time
     views.three_planes.setChecked(True)
-    assert not views.side_by_side.isChecked()
+    assert not views.comparison.beside.isChecked()
     assert len(views.canvases.dock.canvases) == 2
     views.three_planes.setChecked(False)
     assert shown(viewer) == looks
     qtbot.wait(100)  # canvases go with the next passes of the event loop
 
 
+def test_any_image_may_be_compared(viewer, views, qtbot) -> None:
+    """Of another grid, and above the outlines in the list; also before there is a result."""
+    scan = add(viewer, brain())
+    scan.colormap = "blue"
+    scan.contrast_limits = (0, 60)
+    data = np.full((18, 40, 12), 255, np.float32)  # S, A, R: coarser, the same room
+    scale = np.array(scan.scale) * scan.data.shape / data.shape
+    shift = (scale - np.array(scan.scale)) / 2
+    flair = Image(
+        data,
+        name="FLAIR",
+        scale=scale,
+        translate=np.array(scan.translate) + shift,
+        units=scan.units,
+        axis_labels=scan.axis_labels,
+        metadata=scan.metadata,
+        contrast_limits=(0, 255),
+        colormap="green",
+        visible=False,
+    )
+    elsewhere = Image(np.ones((4, 5, 6)), name="elsewhere", translate=(500, 0, 0))
+    _, _, findings = add_results(viewer, scan)
+    for layer in (flair, elsewhere):
+        viewer.add_layer(layer)
+    viewer.layers.selection.active = scan
+    comparison = views.comparison
+    qtbot.waitUntil(lambda: comparison.other.findText("FLAIR") > 0)
+    assert comparison.other.findText("elsewhere") < 0
+    comparison.other.choose(flair)
+    views.show_plane("Axial")
+    looks, names = shown(viewer), [layer.name for layer in viewer.layers]
+
+    comparison.swipe.setChecked(True)
+    comparison.border.setValue(30)
+    qtbot.wait(60)
+    picture = viewer.screenshot(flash=False)[..., :3].astype(int)
+    blue = (picture[..., 2] > 200) & (picture[..., 1] < 60)
+    assert blue.sum() / (blue.sum() + len(green(picture))) == pytest.approx(0.3, abs=0.06)
+    comparison.blink.setChecked(True)
+    assert not comparison.swipe.isChecked()
+    layers = viewer.layers
+    assert layers.index(flair) < layers.index(findings)
+    assert shown(viewer) == {**looks, "FLAIR": True, "scan": False, "map": False}
+    comparison.beside.setChecked(True)
+    assert shown(viewer) == {**looks, "map": False}
+    qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=60_000)
+    copies = views.canvases.dock.canvases[0].model.layers
+    assert shown_in(copies) == {**looks, "FLAIR": True, "scan": False, "map": False}
+    assert copies.index("FLAIR") < copies.index("findings")
+    viewer.layers.remove("FLAIR")
+    assert not comparison.beside.isChecked()
+    assert comparison.other.layer_id is None
+    del looks["FLAIR"]
+    assert shown(viewer) == looks
+    assert [layer.name for layer in viewer.layers] == [n for n in names if n != "FLAIR"]
+
+
 def test_blink_leaves_visibility_as_it_was(viewer, views, qtbot) -> None:
     scan = add(viewer, brain())
-    assert not views.blink_button.isEnabled()
+    assert not views.comparison.blink.isEnabled()
     rec, _, _ = add_results(viewer, scan)
-    assert views.blink_button.isEnabled()
+    assert views.comparison.blink.isEnabled()
     before = shown(viewer)
     seen = set()
     rec.events.visible.connect(lambda event: seen.add((rec.visible, scan.visible)))
-    views.blink_button.setChecked(True)
+    views.comparison.blink.setChecked(True)
     assert (rec.visible, scan.visible) == (True, False)
     qtbot.waitUntil(lambda: len(seen) >= 2, timeout=5000)
-    views.blink_button.setChecked(False)
+    views.comparison.blink.setChecked(False)
     assert shown(viewer) == before
     qtbot.wait(100)
     assert shown(viewer) == before  # no late turn
     # a layer that goes while it blinks
-    views.blink_button.setChecked(True)
+    views.comparison.blink.setChecked(True)
     viewer.layers.remove("rec")
     assert scan.visible
-    assert not views.blink_button.isChecked()
-    assert not views.blink_button.isEnabled()
+    assert not views.comparison.blink.isChecked()
+    assert not views.comparison.blink.isEnabled()
     assert blink.TITLE not in viewer.canvas.overlays
 
 
@@ -388,31 +565,31 @@ def test_swipe_has_the_scan_on_the_left(viewer, views, qtbot) -> None:
     looks = shown(viewer)
     for plane in PLANES:
         views.show_plane(plane)
-        views.swipe_border.setValue(30)
-        views.swipe_check.setChecked(True)
+        views.comparison.border.setValue(30)
+        views.comparison.swipe.setChecked(True)
         qtbot.wait(60)
         picture = viewer.screenshot(flash=False)[..., :3].astype(int)
         blue = np.argwhere((picture[..., 2] > 200) & (picture[..., 1] < 60))
         right, left = green(picture)[:, 1], blue[:, 1]
         assert np.percentile(left, 98) <= np.percentile(right, 2), plane
         assert len(left) / (len(left) + len(right)) == pytest.approx(0.3, abs=0.06), plane
-        views.swipe_border.setValue(0)
+        views.comparison.border.setValue(0)
         qtbot.wait(60)
         assert len(green(viewer.screenshot(flash=False)[..., :3].astype(int))) > 1.2 * len(right)
-        views.swipe_border.setValue(100)
+        views.comparison.border.setValue(100)
         assert not viewer.layers["scan swipe"].visible
-        views.swipe_check.setChecked(False)
+        views.comparison.swipe.setChecked(False)
         assert [layer.name for layer in viewer.layers] == names
         assert shown(viewer) == looks
     # an update in place, and the end of the reconstruction
-    views.swipe_border.setValue(50)
-    views.swipe_check.setChecked(True)
+    views.comparison.border.setValue(50)
+    views.comparison.swipe.setChecked(True)
     rec.data[:] = 0
     anomaly.refresh()
     qtbot.wait(60)
     assert len(green(viewer.screenshot(flash=False)[..., :3].astype(int))) == 0
     viewer.layers.remove("rec")
-    assert not views.swipe_check.isChecked()
+    assert not views.comparison.swipe.isChecked()
     assert "scan swipe" not in viewer.layers
 
 
@@ -486,7 +663,7 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
         press("3d")
         assert viewer.dims.ndisplay == ndisplay
     press("hold", QTest.keyPress)
-    assert results() == (False, True, True, True)
+    assert results() == (False, True, False, True)
     press("hold", QTest.keyRelease)
     assert results() == (True, False, True, True)
     press("hold", QTest.keyPress)
@@ -494,8 +671,8 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     assert results() == (True, False, True, True)  # the release goes to another window
     for on in (True, False):
         press("blink")
-        assert views.blink_button.isChecked() == on
-        assert not views.swipe_check.isChecked()
+        assert views.comparison.blink.isChecked() == on
+        assert not views.comparison.swipe.isChecked()
     for on in (True, False):
         press("swipe")
         assert ("scan swipe" in viewer.layers) == on
@@ -505,9 +682,11 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     press("next finding")  # without a panel nothing happens
     press("three planes")
     assert views.three_planes.isChecked()
-    press("side by side")
-    assert views.side_by_side.isChecked()
-    press("side by side")
+    press("beside")
+    assert views.comparison.beside.isChecked()
+    press("beside")
+    assert views.three_planes.isChecked()  # as before
+    press("three planes")
     assert views.canvases.dock is None
 
 
@@ -519,7 +698,13 @@ def test_keys_work_wherever_the_focus_is(viewer, new_panel, show_result, qtbot) 
     table, canvas = panel.findings.table, canvas_of(panel.views)
     shown = panel.outcome.layers.layer("labels")
     layer_list = panel.window().findChild(QDockWidget, "layer list").findChild(QListView)
-    for focus in (table.view, canvas, panel.findings.minimum, layer_list, panel.views.blink_button):
+    for focus in (
+        table.view,
+        canvas,
+        panel.findings.minimum,
+        layer_list,
+        panel.views.comparison.blink,
+    ):
         for seen in (False, True):
             qtbot.keyClick(focus, *key_of("maps"))
             assert shown.visible == seen, focus
@@ -551,7 +736,7 @@ def test_a_key_stays_with_its_owner(viewer, views, qtbot) -> None:
     viewer.bind_key("J", lambda viewer: told.append("viewer"))  # raises if it is taken
     qtbot.keyClick(canvas, *key_of("maps"))
     assert (told, anomaly.visible) == (["viewer"], True)
-    qtbot.keyClick(views.blink_button, *key_of("maps"))  # in our panel it is ours
+    qtbot.keyClick(views.comparison.blink, *key_of("maps"))  # in our panel it is ours
     assert (told, anomaly.visible) == (["viewer"], False)
     scan.bind_key("Q", lambda layer: told.append("layer"))
     viewer.layers.selection.active = scan
@@ -585,7 +770,7 @@ def test_closing_the_section_gives_the_layers_back(viewer, qtbot) -> None:
     dock = viewer.window.add_dock_widget(section, name="views")
     qtbot.waitUntil(lambda: anomaly.colorbar.visible)
     section.three_planes.setChecked(True)
-    section.blink_button.setChecked(True)
+    section.comparison.blink.setChecked(True)
     viewer.window.remove_dock_widget(dock)
     section.deleteLater()
     del section

@@ -84,7 +84,7 @@ viewer = napari.Viewer()
 viewer.add_image(np.random.default_rng(0).random((20, 30, 30)))
 panel = open_panel(viewer)
 spin(1)
-for button in (panel.views.side_by_side, panel.views.three_planes):
+for button in (panel.views.comparison.beside, panel.views.three_planes):
     button.click()
     spin(1)
 assert panel.views.three_planes.isChecked()

@@ -193,6 +193,9 @@ class DetectWidget(Panel):
         layers.scan_changing.connect(notices.forget_error)  # it was about another scan
         layers.scan_changing.connect(self.views.stop_comparing)
         layers.scan_changed.connect(self._on_scan)
+        layers.scan_changed.connect(self.views.layout_kept.show_scan)
+        self.runner.whole_shown.connect(self.views.layout_kept.show_result)
+        self.views.layout_kept.chosen.connect(preferences.remember)
         self.model.checkpoint_changed.connect(self._on_checkpoint)
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
@@ -238,6 +241,7 @@ class DetectWidget(Panel):
         self._say(self.model.restore(kept))
         self.saving.folder = kept.output_folder
         self._folds.restore(kept.folded)
+        self.views.layout_kept.restore(kept)
 
     def _on_preferences(self, event: Any = None) -> None:
         kept = preferences.read()
@@ -316,12 +320,14 @@ class DetectWidget(Panel):
         outcome.layers.show_labels(marked.labels, colors, marked.box)
         self.agreement.show_marked(outcome)
         self._show_in_views()
+        self.views.show_findings()
 
     def _color_findings(self) -> None:
         if self.outcome is not None:
             findings = self.outcome.findings
             colors = finding_colors(findings.selected, findings.rejected, findings.highest)
             self.outcome.layers.color_labels(colors)
+            self.views.show_findings()
 
     def _on_picked(self, id: int) -> None:
         if self.outcome is not None and self.outcome.marked is not None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from napari_addm.widgets.viewing.glass import GlassBrain
 from napari_addm.widgets.viewing.planes import PLANES, order_of, plane_of, stand_upright
 
 if TYPE_CHECKING:
@@ -19,12 +23,13 @@ class PlaneView:
     Parameters
     ----------
     viewer : napari.viewer.Viewer
+    glass : GlassBrain
+        What 3D shows.
     """
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        self._viewer = viewer
-        # Where the slices were before 3D, and where napari moved them: to the middle.
-        self._before_3d: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    def __init__(self, viewer: napari.viewer.Viewer, glass: GlassBrain) -> None:
+        self._viewer, self._glass = viewer, glass
+        self._before_3d: _Before | None = None
 
     @property
     def in_3d(self) -> bool:
@@ -43,15 +48,23 @@ class PlaneView:
         if dims.ndim < 3:
             return
         point = dims.point  # napari moves to the middle when it leaves 3D, too
-        if self._before_3d is not None:
-            before, middle = self._before_3d
-            point = before if point == middle else point  # unless somebody moved meanwhile
-            self._before_3d = None
+        before, self._before_3d = self._before_3d, None
+        if before is not None and self._same_slices(point, before.middle):
+            point = before.point  # else somebody moved meanwhile
         dims.ndisplay = 2
         dims.order = order_of(name, dims.ndim)
         dims.point = point
+        self._glass.hide()
         stand_upright(self._viewer)
         self._viewer.reset_view()
+        if before is not None and dims.order == before.order:
+            camera = self._viewer.scene.camera
+            camera.center, camera.zoom = before.center, before.zoom
+
+    def _same_slices(self, one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+        """Whether two points are less than a slice apart: napari's sliders round them."""
+        steps = np.array([each.step for each in self._viewer.dims.range])
+        return bool((np.abs(np.subtract(one, other)) < 0.6 * steps).all())
 
     def show_next_plane(self) -> None:
         """Show axial, coronal, sagittal, and axial again."""
@@ -66,27 +79,45 @@ class PlaneView:
         dims = self._viewer.dims
         if dims.ndim < 3:
             return
-        before = None if self.in_3d else dims.point
+        camera = self._viewer.scene.camera
+        before = dims.point, dims.order, camera.center, camera.zoom
+        came, glass = not self.in_3d, self._glass.show()
         stand_upright(self._viewer)
         dims.order = order_of("Axial", dims.ndim)
         dims.ndisplay = 3
         self._viewer.reset_view()
-        if before is not None:
-            self._before_3d = before, dims.point
-        self._viewer.scene.camera.set_view_direction(*DIRECTION_3D)
+        if came:
+            self._before_3d = _Before(*before, middle=dims.point)
+        camera.set_view_direction(*DIRECTION_3D)
+        if glass:
+            self._glass.fit()
 
     def leave_3d(self) -> None:
-        """Show slices, if it is 3D that is shown."""
+        """Show the slices that were shown before 3D, if it is 3D that is shown."""
         if self.in_3d:
-            self.show_plane("Axial")
+            before = self._before_3d
+            self.show_plane((before and plane_of(before.order)) or "Axial")
 
     def toggle_3d(self) -> None:
-        """Show 3D, or the axial slices again."""
+        """Show 3D, or the slices again."""
         if self.in_3d:
-            self.show_plane("Axial")
+            self.leave_3d()
         else:
             self.show_3d()
 
-    def forget_position(self) -> None:
-        """Keep the slices where they are: the viewer has left 3D."""
-        self._before_3d = None
+    def come_back(self) -> None:
+        """Show the slices as they were: the viewer has left 3D by itself."""
+        before = self._before_3d
+        if before is not None and not self.in_3d:
+            self.show_plane(plane_of(before.order) or "Axial")
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The slices before 3D, and where napari moved them then: to the middle."""
+
+    point: tuple[float, ...]
+    order: tuple[int, ...]
+    center: tuple[float, ...]
+    zoom: float
+    middle: tuple[float, ...]

@@ -8,31 +8,31 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from psygnal import EmitLoopError
-from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QSlider,
     QWidget,
 )
 
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.color_bar import ColorBar, MapToggle
-from napari_addm.widgets.detect_panel.comparing import FurtherCanvases
+from napari_addm.widgets.detect_panel.comparing import Comparison, FurtherCanvases
 from napari_addm.widgets.detect_panel.figure_export import FigureExport
+from napari_addm.widgets.detect_panel.layout import Layout
 from napari_addm.widgets.detect_panel.plane_view import PlaneView
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.detect_panel.window_buttons import WindowButtons
-from napari_addm.widgets.forms import SMALL, Section, button, column, toggle, when_gone
+from napari_addm.widgets.forms import SMALL, Section, button, column, single_shot, toggle, when_gone
 from napari_addm.widgets.jobs import Job
-from napari_addm.widgets.viewing.blink import Blink, Swipe, find_pair
 from napari_addm.widgets.viewing.canvas_dock import CanvasDock, dock_of
 from napari_addm.widgets.viewing.canvas_mouse import CanvasMouse
 from napari_addm.widgets.viewing.canvas_tools import EdgeLetters
 from napari_addm.widgets.viewing.connections import Connections
+from napari_addm.widgets.viewing.glass import GlassBrain
 from napari_addm.widgets.viewing.planes import PLANES
 from napari_addm.widgets.viewing.shortcuts import Action, Shortcuts
 
@@ -59,7 +59,9 @@ class Views(QWidget):
         An exception, for the panel to show.
     planes : PlaneView
     mouse : CanvasMouse
+    comparison : Comparison
     canvases : FurtherCanvases
+    layout_kept : Layout
     color_bar : ColorBar
     figure : FigureExport
     on_keys : dict of str to callable
@@ -74,26 +76,28 @@ class Views(QWidget):
         super().__init__()
         self._viewer = viewer
         self._window = hasattr(viewer, "window")
-        self.planes = PlaneView(viewer)
+        self._planes_again = False  # three planes come back after Beside
+        self.glass = GlassBrain(viewer, start, self)
+        self.planes = PlaneView(viewer, self.glass)
         self.figure = FigureExport(viewer, start)
         self.figure.failed.connect(self.failed)
         self.toggle_maps = MapToggle(viewer)
         self.color_bar = ColorBar(viewer, self)
         self._letters = EdgeLetters(viewer)
         self.mouse = CanvasMouse(viewer)
-        self._blink = Blink(viewer)
-        self._swipe = Swipe(viewer)
+        self.comparison = Comparison(viewer, self.planes.leave_3d)
+        self.comparison.beside_wanted.connect(self._on_beside)
         self._build()
         self.on_keys: dict[str, Action] = self._on_keys()
         self._keys = Shortcuts(viewer, self, self.on_keys)
         self.canvases = FurtherCanvases(viewer, self.mouse.attach)
+        self.three_planes.setEnabled(self._window)
+        self.layout_kept = Layout(viewer, self.three_planes, self.bar_check, self._is_free, self)
         self._connections = Connections()
-        layers, dims = viewer.layers.events, viewer.dims.events
-        for event in (layers.inserted, layers.removed):
-            self._connections.add(event, self._on_layers)
+        dims = viewer.dims.events
         self._connections.add(dims.ndisplay, self._on_ndisplay)
         self._connections.add(dims.order, self._show_state)
-        self._on_layers()
+        self._returned = single_shot(self, 0, self.planes.come_back)
         self._show_state()
         when_gone(self, _Farewell(self))
 
@@ -104,7 +108,7 @@ class Views(QWidget):
 
     @outcome.setter
     def outcome(self, outcome: Outcome | None) -> None:
-        self.figure.outcome = outcome
+        self.figure.outcome = self.glass.outcome = outcome
         if outcome is None:
             self.color_bar.set_threshold(None)
         self.color_bar.result = None if outcome is None else outcome.layers
@@ -119,30 +123,20 @@ class Views(QWidget):
         for made in self.plane_buttons.values():
             made.setCheckable(True)
         self.three_planes = toggle(texts.THREE_PLANES, self._on_three_planes)
-        self.side_by_side = toggle(texts.SIDE_BY_SIDE, self._on_side_by_side)
-        self.blink_button = toggle(texts.BLINK, self._on_blink)
-        self.swipe_check = QCheckBox(texts.SWIPE.label)
-        self.swipe_border = QSlider(Qt.Orientation.Horizontal)
-        self.swipe_border.setRange(0, 100)
-        self.swipe_border.setValue(50)
-        for field in (self.swipe_check, self.swipe_border):
-            field.setToolTip(texts.SWIPE.tip)
-        self.swipe_check.toggled.connect(self._on_swipe)
-        self.swipe_border.valueChanged.connect(self._on_border)
         self.bar_check = QCheckBox(texts.COLOR_BAR.label)
         self.bar_check.setToolTip(texts.COLOR_BAR.tip)
         self.bar_check.setChecked(True)
         self.bar_check.toggled.connect(self.color_bar.show)
         rows: tuple[list[QWidget], ...] = (
             list(self.plane_buttons.values()),
-            [self.three_planes, self.side_by_side, self.blink_button],
-            [self.swipe_check, self.swipe_border, self.bar_check],
+            [self.three_planes, self.bar_check],
         )
         for fields in rows:
             line = QHBoxLayout()
             for each in fields:
-                line.addWidget(each, 1 if each is self.swipe_border else 0)
+                line.addWidget(each, 1)
             body.addLayout(line)
+        body.addWidget(self.comparison)
         body.addWidget(WindowButtons(self.mouse.window))
         body.addWidget(self.figure)
         body.addWidget(Section(texts.KEYS, _list_keys(), expanded=False, quiet=True))
@@ -154,11 +148,11 @@ class Views(QWidget):
         return {
             "next plane": self.planes.show_next_plane,
             "3d": self.planes.toggle_3d,
-            "three planes": self.three_planes.toggle,
-            "side by side": self.side_by_side.toggle,
-            "hold": self._hold,
-            "blink": self.blink_button.toggle,
-            "swipe": self.swipe_check.toggle,
+            "three planes": self.three_planes.click,
+            "beside": self.comparison.beside.toggle,
+            "hold": self.comparison.hold,
+            "blink": self.comparison.blink.toggle,
+            "swipe": self.comparison.swipe.toggle,
             "maps": self.toggle_maps,
             "reset window": self.mouse.window.reset,
         }
@@ -168,16 +162,6 @@ class Views(QWidget):
         for name, made in self.plane_buttons.items():
             is_3d = name == texts.VIEW_3D.label
             made.setChecked(self.planes.in_3d if is_3d else name == self.planes.plane)
-
-    def _on_layers(self, event: Any = None) -> None:
-        there = find_pair(self._viewer) is not None
-        for field in (self.blink_button, self.swipe_check):
-            field.setEnabled(there)
-        self.side_by_side.setEnabled(there and self._window)
-        self.three_planes.setEnabled(self._window)
-        if not there:
-            self.stop_comparing()
-        self.swipe_border.setEnabled(self.swipe_check.isChecked())
 
     # --- planes ----------------------------------------------------------------------------------
 
@@ -192,10 +176,10 @@ class Views(QWidget):
 
     def _on_ndisplay(self, event: Any = None) -> None:
         if self.planes.in_3d:
-            self.swipe_check.setChecked(False)
-            self.side_by_side.setChecked(False)
+            self.comparison.swipe.setChecked(False)
+            self.comparison.beside.setChecked(False)
         else:
-            self.planes.forget_position()
+            self._returned.start()  # napari's own button: once napari has done its part
         self._show_state()
 
     def _on_three_planes(self, on: bool) -> None:
@@ -205,63 +189,47 @@ class Views(QWidget):
         if self._viewer.dims.ndim < 3 or not self._window:
             self.three_planes.setChecked(False)
             return
-        self.side_by_side.setChecked(False)
+        self.comparison.beside.setChecked(False)
         if self.planes.plane is None:
             self.show_plane("Axial")
-        self._close_with(self.three_planes, self.canvases.show_three_planes(dock_of(self)))
+        dock = self.canvases.show_three_planes(dock_of(self))
+        dock.left.connect(partial(self.layout_kept.choose, "one"))
+        self._close_with(self.three_planes, dock)
 
-    # --- scan against reconstruction -------------------------------------------------------------
+    def _is_free(self) -> bool:
+        """Whether slices are shown, and no other image beside them or over them."""
+        return self.canvases.dock is None and not (self.planes.in_3d or self.comparison.going)
+
+    # --- scan against another image --------------------------------------------------------------
 
     def stop_comparing(self) -> None:
-        """Stop showing scan and reconstruction in turn, side by side or on both sides."""
-        for field in (self.blink_button, self.swipe_check, self.side_by_side):
-            field.setChecked(False)
-        self._blink.stop()  # the key may be down
+        """Stop showing the scan and another image in turn, side by side or in halves, or 3D."""
+        self.comparison.stop()
+        if self.glass.shown:
+            self.planes.leave_3d()
 
-    def _on_side_by_side(self, on: bool) -> None:
+    def show_findings(self) -> None:
+        """The findings are others, or have other decisions."""
+        self.glass.follow()
+
+    def _on_beside(self, on: bool) -> None:
         if not on:
             self.canvases.close()
+            again, self._planes_again = self._planes_again, False
+            if again and not self.planes.in_3d:
+                self.three_planes.setChecked(True)
             return
-        for field in (self.three_planes, self.blink_button, self.swipe_check):
-            field.setChecked(False)
-        self.planes.leave_3d()
-        dock = self.canvases.show_side_by_side(dock_of(self)) if self._window else None
-        if dock is None:
-            self.side_by_side.setChecked(False)
+        self._planes_again = self.three_planes.isChecked()
+        self.three_planes.setChecked(False)
+        pair, beside = self.comparison.pair, self.comparison.beside
+        if pair is None or not self._window:
+            beside.setChecked(False)
         else:
-            self._close_with(self.side_by_side, dock)
+            self._close_with(beside, self.canvases.show_beside(pair, dock_of(self)))
 
-    def _close_with(self, toggle: QPushButton, dock: CanvasDock) -> None:
+    def _close_with(self, button: QPushButton, dock: CanvasDock) -> None:
         """Let a button come up when its dock is closed."""
-        dock.closed.connect(partial(_uncheck, toggle))
-
-    def _on_blink(self, on: bool) -> None:
-        if on:
-            self.swipe_check.setChecked(False)
-            if not self._blink.start():
-                self.blink_button.setChecked(False)
-        else:
-            self._blink.stop()
-
-    def _hold(self) -> Callable[[], object] | None:
-        """Show the reconstruction instead of the scan until the key is released."""
-        if self._blink.running:
-            return None
-        self._blink.hold()
-        return self._blink.stop
-
-    def _on_swipe(self, on: bool) -> None:
-        self.swipe_border.setEnabled(on)
-        if on:
-            self.blink_button.setChecked(False)
-            self.planes.leave_3d()
-            if not self._swipe.start(self.swipe_border.value() / 100):
-                self.swipe_check.setChecked(False)
-        else:
-            self._swipe.stop()
-
-    def _on_border(self) -> None:
-        self._swipe.move(self.swipe_border.value() / 100)
+        dock.closed.connect(partial(_uncheck, button))
 
 
 class _Farewell:
@@ -273,8 +241,8 @@ class _Farewell:
     def __init__(self, views: Views) -> None:
         self._undo = (
             views._connections.close,
-            views._blink.stop,
-            views._swipe.stop,
+            views.comparison.end,
+            views.glass.hide,
             views.canvases.close,
             views._letters.close,
             views.mouse.close,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # A new dock has its size after this time.
 SETTLE_MS = 100
+SLIDER = 26  # px, below each canvas
 QWIDGETSIZE_MAX = 2**24 - 1  # Qt's; its bindings have no name for it
 
 
@@ -39,11 +40,16 @@ class CanvasDock(Panel):
     area : {"bottom", "right"}
     beside : QDockWidget, optional
         On the right, the dock that keeps its place at the window's edge.
+    fit : callable, optional
+        Fits the picture once the dock has its size; by default the viewer's own `reset_view`. The
+        dock is then a half of the picture: it is as large as the other, and has no title bar.
 
     Attributes
     ----------
     closed : Signal()
         It was released, by a person or in code.
+    left : Signal()
+        A person has closed it.
     canvases : list of LinkedCanvas
         They are filled one by one.
     filled : bool
@@ -51,6 +57,7 @@ class CanvasDock(Panel):
     """
 
     closed = Signal()
+    left = Signal()
 
     def __init__(
         self,
@@ -59,9 +66,11 @@ class CanvasDock(Panel):
         name: str,
         area: str,
         beside: QDockWidget | None = None,
+        fit: Callable[[], object] | None = None,
     ) -> None:
         super().__init__()
         self._viewer = viewer
+        self._fit = fit or viewer.reset_view
         self.canvases = canvases
         self.filled = False
         self._released = False
@@ -75,7 +84,7 @@ class CanvasDock(Panel):
         height, width = viewer.canvas.size
         # Qt gives a new dock its minimum size, and lets it keep that when it may be smaller.
         if area == "bottom":
-            self.setFixedHeight(int(0.45 * height))
+            self.setFixedHeight(int(0.45 * height) if fit is None else (height + SLIDER) // 2)
         else:
             self.setFixedWidth(width // 2)
         viewer.window.add_dock_widget(self, name=name, area=area, add_vertical_stretch=False)
@@ -84,6 +93,8 @@ class CanvasDock(Panel):
         dock, window = self.parentWidget(), self.window()
         assert isinstance(dock, QDockWidget)
         assert isinstance(window, QMainWindow)
+        if fit is not None:
+            dock.setTitleBarWidget(QWidget())  # napari's would move one half out of line
         # Weak: PyQt6 deletes what is left at Python's end in any order. A child that keeps its
         # window alive would then use a window that is gone.
         self._main = weakref.ref(window)
@@ -122,7 +133,7 @@ class CanvasDock(Panel):
             return
         self.setMinimumSize(0, 0)
         self.setMaximumSize(QWIDGETSIZE_MAX, QWIDGETSIZE_MAX)
-        self._viewer.reset_view()
+        self._fit()
 
     def release(self) -> None:
         """Close the canvases and the dock."""
@@ -163,6 +174,8 @@ class CanvasDock(Panel):
 
     def leave(self) -> None:
         """A person has closed the dock."""
+        if not self._released:
+            self.left.emit()
         self.release()
 
 

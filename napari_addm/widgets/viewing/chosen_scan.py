@@ -32,6 +32,10 @@ ZOOMED_IN = 0.6
 CUT_OFF = 0.9
 # Share of the canvas that a fitted scan fills, as in napari.
 FILLED = 0.95
+# Air is darker than this share of the brightest voxels. Every so many voxels are looked at.
+BRIGHT, STEP = 0.15, 3
+# Room for the letters at each edge of a canvas.
+LETTER_PIXELS = 30
 
 
 def may_be_scan(layer: Any) -> TypeGuard[Image]:
@@ -108,6 +112,28 @@ def scan_behind(layer: Layer | None, layers: Iterable[Layer]) -> Hashable | None
     return None
 
 
+def scan_in_view(viewer: napari.viewer.Viewer) -> Image | None:
+    """Find the scan that is meant by the selected layer; else the topmost one in view."""
+    layers = list(viewer.layers)
+    scans = [layer for layer in layers if may_be_scan(layer) and not is_put_away(layer)]
+    meant = scan_behind(viewer.layers.selection.active, layers)
+    found = [scan for scan in scans if scan.unique_id == meant] or scans[-1:]
+    return unwrapped(found[0]) if found else None
+
+
+def comparable_with(viewer: napari.viewer.Viewer, scan: Image) -> list[Image]:
+    """List the images, no results, that show the same place as a scan, on whatever grid."""
+    here = _box(viewer, scan)
+    found = []
+    for layer in viewer.layers:
+        other = isinstance(layer, Image) and layer.unique_id != scan.unique_id
+        if other and not (is_output(layer) or layer.rgb or layer.multiscale or layer.ndim < 3):
+            there = _box(viewer, layer)
+            if here is not None and there is not None and _overlap(here, there) >= SAME_PLACE:
+                found.append(layer)
+    return found
+
+
 def bring_into_view(viewer: napari.viewer.Viewer, scan: Layer, before: Layer | None = None) -> None:
     """Show a scan and its layers, hide all other scans and their layers.
 
@@ -171,6 +197,43 @@ def fit(viewer: napari.viewer.Viewer, scan: Layer) -> None:
     camera.center = (*camera.center[: -len(middle)], *middle)
     if dims.ndisplay == 2:
         camera.zoom = FILLED * float(np.min(np.array(viewer.canvas.size) / (high - low)))
+
+
+def fit_brain(viewer: napari.viewer.Viewer, scan: Layer) -> None:
+    """Fit what is bright in a scan to the canvas; dark margins may be cut."""
+    box, dims, camera = _bright_box(scan), viewer.dims, viewer.scene.camera
+    if box is None:
+        fit(viewer, scan)
+        return
+    low, high = box[:, [axis - (dims.ndim - box.shape[1]) for axis in dims.displayed]]
+    middle = ((low + high) / 2).tolist()
+    camera.center = (*camera.center[: -len(middle)], *middle)
+    size = high - low if dims.ndisplay == 2 else np.full(2, (high - low).max())
+    room = np.array(viewer.canvas.size) - 2 * LETTER_PIXELS
+    camera.zoom = float(np.min(room / size))
+
+
+def is_wide(viewer: napari.viewer.Viewer, scan: Layer) -> bool:
+    """Whether two pictures of a scan are larger side by side than one above the other."""
+    box, dims = _bright_box(scan), viewer.dims
+    box = _box(viewer, scan) if box is None else box
+    if box is None:
+        return True
+    high, wide = (box[1] - box[0])[[axis - (dims.ndim - box.shape[1]) for axis in dims.displayed]]
+    height, width = np.array(viewer.canvas.size) - 2 * LETTER_PIXELS
+    return bool(min(height / high, width / 2 / wide) >= min(height / 2 / high, width / wide))
+
+
+def _bright_box(layer: Layer) -> np.ndarray | None:
+    """Give the corners, in the world, of what is bright in a layer of three axes."""
+    if layer.ndim != 3:
+        return None
+    data = np.asarray(layer.data[::STEP, ::STEP, ::STEP])
+    bright = np.argwhere(data > BRIGHT * np.percentile(data, 99.5))
+    if not len(bright):
+        return None
+    corners = np.stack([bright.min(axis=0) - 1, bright.max(axis=0) + 1]) * STEP
+    return np.sort([layer.data_to_world(corner) for corner in corners], axis=0)
 
 
 def _box(viewer: napari.viewer.Viewer, layer: Layer) -> np.ndarray | None:

@@ -58,6 +58,8 @@ class LayerCopies:
         Gets the copies.
     overrides : callable
         Whether a layer of the viewer is visible in the model; None: as in the viewer.
+    arrange : callable
+        Puts the viewer's layers in the order of their copies.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class LayerCopies:
         viewer: napari.viewer.Viewer,
         model: ViewerModel,
         overrides: Callable[[Layer], bool | None],
+        arrange: Callable[[list[Layer]], list[Layer]],
     ) -> None:
         self._viewer, self._model, self._overrides = viewer, model, overrides
+        self._arrange = arrange
         self._copies: dict[Layer, Layer] = {}
         self._of_layer: dict[Layer, Connections] = {}
         self._stale: set[Layer] = set()
@@ -96,7 +100,7 @@ class LayerCopies:
 
     def copy_next(self) -> bool:
         """Copy the lowest layer that has no copy; False when all have one, in the same order."""
-        sources = [unwrapped(layer) for layer in self._viewer.layers]
+        sources = self._arrange([unwrapped(layer) for layer in self._viewer.layers])
         for layer in set(self._copies) - set(sources):
             copy = self._copies[layer]
             self._forget(layer)
@@ -189,6 +193,8 @@ class LinkedCanvas(QWidget):
         Whether a layer of the viewer is visible here; None: as there.
     follow_camera : bool
         Whether center and zoom are those of the viewer, both ways.
+    arrange : callable
+        Puts the viewer's layers in the order of their copies, from the lowest up.
 
     Attributes
     ----------
@@ -205,6 +211,7 @@ class LinkedCanvas(QWidget):
         title: str = "",
         overrides: Callable[[Layer], bool | None] | None = None,
         follow_camera: bool = False,
+        arrange: Callable[[list[Layer]], list[Layer]] = list,
     ) -> None:
         super().__init__()
         self._viewer = viewer
@@ -216,7 +223,8 @@ class LinkedCanvas(QWidget):
         self.setMinimumSize(120, 120)
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
-        self._copies = LayerCopies(viewer, self.model, overrides or (lambda layer: None))
+        shown = overrides or (lambda layer: None)
+        self._copies = LayerCopies(viewer, self.model, shown, arrange)
         self._letters: list[EdgeLetters] = []
         self._follow_camera = follow_camera
         if title:
@@ -248,10 +256,11 @@ class LinkedCanvas(QWidget):
         add(viewer.dims.events.order, self._sync_view)
         add(viewer.dims.events.ndim, self._sync_view)
         add(viewer.scene.camera.events.orientation, self._sync_view)
-        add(viewer.events.reset_view, self._fit)
         add(viewer.events.theme, self._sync_theme)
         add(self.model.dims.events.point, self._give_position)
-        if follow_camera:
+        if not follow_camera:
+            add(viewer.events.reset_view, self._fit)
+        else:
             ours, theirs = viewer.scene.camera, self.model.scene.camera
             for name in ("zoom", "center"):
                 setattr(theirs, name, getattr(ours, name))

@@ -1,4 +1,4 @@
-"""Words on a canvas, and a crosshair, which napari does not have.
+"""Words on a canvas, a crosshair and a glass brain, which napari does not have.
 
 Only this module uses private parts of napari.
 """
@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 from napari._vispy.overlays.base import ViewerOverlayMixin, VispySceneOverlay
 from napari._vispy.utils.visual import overlay_to_visual
+from napari._vispy.visuals.markers import Markers
+from napari._vispy.visuals.text import Text
 from napari.components.overlays import SceneOverlay, TextOverlay
 from napari.layers.base._base_constants import Blending
 from napari.viewer import Viewer
-from vispy.scene.visuals import Line
+from vispy.gloo import set_depth_mask
+from vispy.scene import Node
+from vispy.scene.visuals import Line, Mesh
+from vispy.visuals.filters import Filter
 
 COLOR = (0.35, 0.75, 1.0, 0.55)
+SHELL_COLOR = (0.75, 0.83, 0.95, 0.75)
 # Longer than any scan, in mm; clipped at the canvas.
 REACH = 1e4
 
@@ -73,6 +79,150 @@ class VispyCrosshairOverlay(ViewerOverlayMixin, VispySceneOverlay):
         super().close()
 
 
+class GlassOverlay(SceneOverlay):
+    """A clear brain with solid findings in it, in 3D only.
+
+    Attributes
+    ----------
+    brain : Surface or None
+    findings : tuple of Surface
+    colors : dict
+        RGBA by the number of the finding.
+    selected : int
+        Number of the finding that stands out; 0 for none.
+    letters : tuple
+        Pairs of a letter and its place in the world.
+    """
+
+    brain: Any = None
+    findings: tuple[Any, ...] = ()
+    colors: dict[int, Any] = {}  # noqa: RUF012
+    selected: int = 0
+    letters: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+
+class VispyGlassOverlay(ViewerOverlayMixin, VispySceneOverlay):
+    """Draws a `GlassOverlay`."""
+
+    def __init__(self, *, font_info: Any, **kwargs: Any) -> None:
+        super().__init__(node=Node(), font_info=font_info, **kwargs)
+        empty = {"vertices": np.zeros((3, 3), np.float32), "faces": np.array([[0, 1, 2]])}
+        self._bodies = Mesh(parent=self.node, shading="smooth", **empty)
+        self._shell = ClearMesh(parent=self.node, shading="smooth", **empty)
+        self._badges = Markers(parent=self.node)
+        self._numbers = Text(parent=self.node, font_info=font_info, bold=True)
+        self._letters = Text(parent=self.node, font_info=font_info, bold=True)
+        self._bodies.set_gl_state("translucent", depth_test=True, cull_face=False)
+        # Behind findings it is hidden; before them it is clear.
+        self._shell.set_gl_state("translucent", depth_test=True, cull_face=False)
+        self._shell.attach(RimFilter())
+        for order, visual in enumerate((self._bodies, self._shell, self._badges, self._numbers)):
+            visual.order = order
+        self._letters.order = 4
+        for visual in (self._badges, self._numbers, self._letters):
+            visual.set_gl_state("translucent", depth_test=False)
+        events = self.overlay.events
+        events.brain.connect(self._on_brain)
+        for event in (events.findings, events.colors, events.selected):
+            event.connect(self._on_findings)
+        events.letters.connect(self._on_letters)
+        self._camera = self.viewer.scene.camera.events
+        for event in (self._camera.angles, self._camera.orientation):
+            event.connect(self._on_turn)
+        self._on_visible_change()
+        for show in (self._on_brain, self._on_findings, self._on_letters, self._on_turn):
+            show()
+
+    def _on_blending_change(self) -> None:
+        """Each part blends in its own way."""
+
+    def _on_brain(self, event: Any = None) -> None:
+        brain = self.overlay.brain
+        self._shell.visible = brain is not None
+        if brain is not None:
+            self._shell.set_data(brain.vertices[:, ::-1], brain.faces, color=SHELL_COLOR)
+
+    def _on_findings(self, event: Any = None) -> None:
+        colors = self.overlay.colors
+        found = [each for each in self.overlay.findings if each.number in colors]
+        for visual in (self._bodies, self._badges, self._numbers):
+            visual.visible = bool(found)
+        if not found:
+            return
+        starts = np.cumsum([0, *(len(each.vertices) for each in found)])
+        self._bodies.set_data(
+            np.concatenate([each.vertices[:, ::-1] for each in found]),
+            np.concatenate([each.faces + at for each, at in zip(found, starts, strict=False)]),
+            vertex_colors=np.concatenate(
+                [np.tile(colors[each.number], (len(each.vertices), 1)) for each in found]
+            ),
+        )
+        middles = np.stack([each.middle[::-1] for each in found])
+        chosen = [each.number == self.overlay.selected for each in found]
+        dark, light = (0.0, 0.0, 0.0, 0.7), (1.0, 1.0, 1.0, 1.0)
+        self._badges.set_data(
+            middles,
+            size=20,
+            edge_width=1.5,
+            edge_color=np.stack([(*colors[each.number][:3], 1.0) for each in found]),
+            face_color=np.array([light if is_chosen else dark for is_chosen in chosen]),
+        )
+        self._numbers.text = [str(each.number) for each in found]
+        self._numbers.pos = middles
+        self._numbers.font_size = 8
+        self._numbers.color = np.array(
+            [(0.0, 0.0, 0.0, 1.0) if is_chosen else light for is_chosen in chosen]
+        )
+
+    def _on_letters(self, event: Any = None) -> None:
+        letters = self.overlay.letters
+        self._letters.visible = bool(letters)
+        if letters:
+            self._letters.text = [letter for letter, _ in letters]
+            self._letters.pos = np.array([place[::-1] for _, place in letters])
+            self._letters.font_size = 12
+            self._letters.color = (0.8, 0.85, 0.9, 1.0)
+
+    def _on_turn(self, event: Any = None) -> None:
+        """Let the light come from above the camera."""
+        camera = self.viewer.scene.camera
+        view = np.array(camera.view_direction[::-1])
+        light = view - 0.6 * np.array(camera.up_direction[::-1])
+        for mesh in (self._bodies, self._shell):
+            mesh.shading_filter.light_dir = tuple(light)
+
+    def close(self) -> None:
+        """Stop following the camera."""
+        for event in (self._camera.angles, self._camera.orientation):
+            event.disconnect(self._on_turn)
+        super().close()
+
+
+class ClearMesh(Mesh):
+    """A mesh that hides nothing behind it."""
+
+    def draw(self) -> None:
+        """Draw without writing depths, which the next picture could not clear otherwise."""
+        set_depth_mask(False)
+        super().draw()
+        set_depth_mask(True)
+
+
+class RimFilter(Filter):
+    """Clear where a shaded surface faces the eye, denser towards its rim."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            fcode="""
+            void clear_as_glass() {
+                float facing = abs(dot(normalize(v_normal_vec), normalize(v_eye_vec)));
+                gl_FragColor.a *= mix(1.0, 0.12, pow(facing, 0.7));
+            }
+            """,
+            fpos=6,
+        )
+
+
 def white_words(**look: Any) -> TextOverlay:
     """Make words that can be read on any picture: white, on a dim box."""
     return TextOverlay(color="white", box_color=(0.0, 0.0, 0.0, 0.45), **look)
@@ -84,3 +234,4 @@ def open_viewers() -> list[Viewer]:
 
 
 overlay_to_visual[CrosshairOverlay] = VispyCrosshairOverlay
+overlay_to_visual[GlassOverlay] = VispyGlassOverlay
