@@ -90,7 +90,7 @@ class CanvasMouse:
             self.chosen(number)
 
     def _right(self, model: Any, event: Any) -> Iterator[None]:
-        start, image, dragged = np.array(event.pos), self.window.image, False
+        start, image, dragged = np.array(event.pos), self.window.image_on(model), False
         model.scene.camera.mouse_pan = image is None  # napari would zoom
         try:
             limits = (0.0, 1.0) if image is None else limits_of(image)

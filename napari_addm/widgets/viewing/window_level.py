@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Layer
 
 from napari_addm.widgets.layer_registry import output_of
 from napari_addm.widgets.viewing.connections import Connections, unwrapped
 
 if TYPE_CHECKING:
     import napari
+    from napari.components import ViewerModel
 
 # The percentiles that each preset shows, and whether of the brain alone.
 PRESETS = {
@@ -36,8 +37,8 @@ Limits = tuple[float, float]
 class WindowLevel:
     """Sets the contrast of the image that a person looks at.
 
-    That is the selected image, or else the chosen scan. While this is open, a reconstruction has
-    the contrast limits of its scan, whoever sets them.
+    That is the selected image, or else the chosen scan; see `image_on`. While this is open, a
+    reconstruction has the contrast limits of its scan, whoever sets them.
 
     Parameters
     ----------
@@ -65,19 +66,37 @@ class WindowLevel:
 
     @property
     def image(self) -> Image | None:
-        """The image whose contrast is set: never a map, whose colors stand for scores."""
-        layers = [unwrapped(layer) for layer in self._viewer.layers]
-        active = unwrapped(self._viewer.layers.selection.active)
-        chosen = unwrapped(self.scan())
+        """The image whose contrast is set: the selected one if it is visible, or the scan."""
+        active, chosen = unwrapped(self._viewer.layers.selection.active), unwrapped(self.scan())
         for layer in (active, chosen):
-            _, role = output_of(layer) or (None, "")
-            if role == "reconstruction":
-                layer = self._partner(layer) or layer
-                role = ""
-            gray = isinstance(layer, Image) and not layer.rgb and not role
-            if gray and layer in layers and (layer.visible or layer is chosen):
-                return layer
+            image = self._meant_by(layer)
+            if image in self._layers and image is not None and (image.visible or image is chosen):
+                return image
         return None
+
+    def image_on(self, model: napari.viewer.Viewer | ViewerModel) -> Image | None:
+        """The image that is meant on a canvas: `image`, or the topmost one if it is not shown."""
+        image = self.image
+        shown = {layer.name for layer in model.layers if layer.visible}
+        if image is not None and image.name in shown:
+            return image
+        for layer in reversed(self._layers):
+            if layer.name in shown and (meant := self._meant_by(layer)) is not None:
+                return meant
+        return image
+
+    @property
+    def _layers(self) -> list[Layer]:
+        return [unwrapped(layer) for layer in self._viewer.layers]
+
+    def _meant_by(self, layer: Layer | None) -> Image | None:
+        """The scan for its reconstruction; None for maps, whose colors stand for scores."""
+        if not isinstance(layer, Image) or layer.rgb:
+            return None
+        _, role = output_of(layer) or (None, "")
+        if role == "reconstruction":
+            return self._partner(layer) or layer
+        return None if role else layer
 
     # --- what sets it ----------------------------------------------------------------------------
 
@@ -154,7 +173,7 @@ class WindowLevel:
     def _partner(self, image: Image) -> Image | None:
         """The reconstruction of a scan, or the scan of a reconstruction."""
         scan_id, role = output_of(image) or (image.unique_id, "scan")
-        for layer in map(unwrapped, self._viewer.layers):
+        for layer in self._layers:
             if role == "scan" and output_of(layer) == (scan_id, "reconstruction"):
                 return layer
             if role == "reconstruction" and layer.unique_id == scan_id:
