@@ -91,7 +91,7 @@ def detect(
         "volume_ml": volume_ml,
         "seconds": seconds,
         "paths": found["paths"],
-        "warnings": found["warnings"],
+        "warnings": [each["text"] for each in found["warnings"]],
         "metrics": found.get("metrics"),
     }
 

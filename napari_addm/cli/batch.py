@@ -205,6 +205,9 @@ def _case_lines() -> Iterator[Callable[[BatchProgress], None]]:
 
 
 def _case_line(progress: BatchProgress, result: CaseResult) -> str:
+    from napari_addm.detection.quality import ALARMS
+    from napari_addm.io.remarks import DO_NOT_TRUST
+
     status: str = result.status
     outcome = result.reason
     if result.unchecked:
@@ -214,6 +217,8 @@ def _case_line(progress: BatchProgress, result: CaseResult) -> str:
     if not result.unchecked and result.status == "done" and result.anomaly_ml is not None:
         dice = "" if result.dice is None else f", Dice {result.dice:.3f}"
         flags = f" [{', '.join(result.qc)}]" if result.qc else ""
+        if not set(ALARMS).isdisjoint(result.qc):
+            flags += f" {DO_NOT_TRUST}"
         outcome = f"{result.anomaly_ml:.1f} mL{dice}{flags}"
     return f"{progress.finished}/{progress.total} {result.case}: {status}, {outcome}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from napari_addm.findings.findings import Finding
+    from napari_addm.io.remarks import Remark
     from napari_addm.metrics.evaluation import Metrics
-    from napari_addm.outputs.contents import CaseOutputs
     from napari_addm.outputs.run_case import CaseRequest, CaseResult
 
 
@@ -76,6 +76,7 @@ def detect(
     dicom_seg: Flag = False,
     overwrite: Flag = False,
     as_json: JsonFlag = False,
+    verbose: Flag = False,
 ) -> None:
     """Find anomalies in a scan and write maps, labels, findings and a run record.
 
@@ -96,6 +97,8 @@ def detect(
         Replace the files of an earlier run.
     as_json
         Print one JSON object and nothing else on stdout.
+    verbose
+        Also print the notes, and the figures behind each caution.
     """
     from napari_addm.outputs.case import WriteOptions
     from napari_addm.outputs.run_case import CaseRequest
@@ -120,7 +123,7 @@ def detect(
     if as_json:
         print_json(_summary(scan, result))
     else:
-        show_case(scan, result)
+        show_case(scan, result, verbose)
 
 
 def run_with_bar(request: CaseRequest) -> CaseResult:
@@ -152,7 +155,7 @@ def _summary(scan: Path, result: CaseResult) -> dict[str, Any]:
         "precision": outputs.detection.precision,
         "findings": findings_record(outputs.findings),
         "seconds": {stage: round(spent, 3) for stage, spent in result.seconds.items()},
-        "warnings": list(_warnings(outputs)),
+        "warnings": [remark.as_dict() for remark in outputs.remarks],
         "contrast_agent": outputs.scan.contrast.agent,
     }
     if outputs.scan.source.series:
@@ -162,27 +165,40 @@ def _summary(scan: Path, result: CaseResult) -> dict[str, Any]:
     return summary
 
 
-def _warnings(outputs: CaseOutputs) -> tuple[str, ...]:
-    notes = outputs.quality.notes if outputs.quality else ()
-    return (*outputs.warnings, *notes)
+def _print_remarks(remarks: Sequence[Remark], verbose: bool) -> None:
+    """Print alarms and cautions; of the notes only their number, unless all is wanted."""
+    from napari_addm.io.remarks import DO_NOT_TRUST, Kind
+
+    looks = {
+        Kind.ALARM: (DO_NOT_TRUST, "bold red"),
+        Kind.CAUTION: ("Caution:", "yellow"),
+        Kind.NOTE: ("Note:", "dim"),
+    }
+    screen = console()
+    for remark in remarks:
+        if verbose or remark.kind is not Kind.NOTE:
+            words, style = looks[remark.kind]
+            said = remark.in_full if verbose else str(remark)
+            screen.print(f"{words} {said}", style=style, markup=False)
+    count = sum(remark.kind is Kind.NOTE for remark in remarks)
+    if count and not verbose:
+        words = f"{count} note{'' if count == 1 else 's'}; --verbose shows them."
+        screen.print(words, style="dim", markup=False)
 
 
-def show_case(scan: Path, result: CaseResult) -> None:
+def show_case(scan: Path, result: CaseResult, verbose: bool = False) -> None:
     """Print the findings, the metrics and the files for a person."""
+    from napari_addm.findings.findings import describe_none
+
     outputs, screen = result.outputs, console()
     name = outputs.name if scan.is_dir() else scan.name
     if outputs.scan.source.series:
         screen.print(f"{name}: {outputs.scan.about}", markup=False)
-    for warning in _warnings(outputs):
-        screen.print(f"Warning: {warning}", style="yellow", markup=False)
+    _print_remarks(outputs.remarks, verbose)
     if outputs.findings:
         screen.print(_findings_table(name, outputs.findings))
     else:
-        screen.print(
-            f"{name}: no finding of {outputs.minimum_ml:g} mL or more above a score of "
-            f"{outputs.threshold:g}.",
-            markup=False,
-        )
+        screen.print(f"{name}: {describe_none(outputs.minimum_ml)}", markup=False)
     if outputs.metrics is not None:
         screen.print(_metrics_table(outputs.metrics))
         for note in outputs.metrics.notes:

@@ -20,7 +20,7 @@ from napari_addm.cohort.files import REPORTS, file_beginning, not_ours, read_jso
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.manifest import check_manifest, manifest_path, write_manifest
 from napari_addm.cohort.results import Cohort, Entry, read_cohort
-from napari_addm.detection.quality import FLAG_TITLES
+from napari_addm.detection.quality import ALARMS, FLAG_TITLES
 from napari_addm.io.files import write_atomic
 from napari_addm.io.text import csv_cell
 from napari_addm.metrics.metric import rated_metrics
@@ -74,6 +74,7 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
         intervals=[(rated_metrics()[name], interval) for name, interval in intervals.items()],
         flagged=[entry for entry in cohort.entries if entry.result.qc],
         flag_labels=FLAG_TITLES,
+        alarms=ALARMS,
         flag_counts=Counter(key for entry in cohort.entries for key in entry.result.qc),
         histogram=_histogram([entry.result.anomaly_ml for entry in cohort.with_status("done")]),
         pictures=[(entry, _thumbnail(path / entry.picture)) for entry in shown],
@@ -166,7 +167,7 @@ def _summary(cohort: Cohort, intervals: Mapping[str, MeanInterval]) -> dict[str,
                 "figures": e.figures,
                 "unchecked": list(e.unchecked),
                 "metrics": dict(e.result.metrics),
-                "warnings": e.warnings,
+                "warnings": [remark.as_dict() for remark in e.remarks],
                 "files": list(e.result.files),
             }
             for e in cohort.entries

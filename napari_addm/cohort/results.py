@@ -15,9 +15,10 @@ from napari_addm.cohort.case import UNCHECKED, CaseResult
 from napari_addm.cohort.files import inside
 from napari_addm.cohort.folder import CohortFolder, PlannedCase
 from napari_addm.cohort.state import CaseState
-from napari_addm.detection.quality import QualityFlag
+from napari_addm.detection.quality import ALARMS, QualityFlag
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.hashing import json_sha256, scan_sha256
+from napari_addm.io.remarks import Remark
 from napari_addm.outputs.record import FindingEntry, QualityEntry, RunRecord, read_record
 
 _log = logging.getLogger(__name__)
@@ -50,9 +51,9 @@ class Entry:
         return () if self.record is None else self.record.findings
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """The warnings of the record."""
-        return () if self.record is None else self.record.warnings
+    def remarks(self) -> tuple[Remark, ...]:
+        """The warnings and the quality flags of the record, the heaviest first."""
+        return () if self.record is None else self.record.remarks
 
     @property
     def unchecked(self) -> tuple[str, ...]:
@@ -63,6 +64,11 @@ class Entry:
     def flags(self) -> tuple[QualityFlag, ...]:
         """Quality flags with their sentences."""
         return () if self.quality is None else self.quality.flags
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether its map is not to be trusted."""
+        return not set(ALARMS).isdisjoint(self.result.qc)
 
     @property
     def largest(self) -> FindingEntry | None:

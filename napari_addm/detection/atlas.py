@@ -27,6 +27,7 @@ from napari_addm.detection.registration import (
 from napari_addm.errors import AddmError
 from napari_addm.io.arrays import Mask, bounding_box
 from napari_addm.io.demo import ATLAS
+from napari_addm.io.remarks import caution, note
 from napari_addm.io.volume import Volume, volume_from_array
 
 # 18 whole brains of six sources have a similarity of 0.57 (tumors, poor contrast)
@@ -37,11 +38,11 @@ LEAST_ALIGNED = 0.2  # similarity before the displacement, whose time is saved b
 MOST_ZOOM = 1.35
 BRAIN_ML = (700.0, 2200.0)
 
-NO_SIMPLEITK = (
+NO_SIMPLEITK = note(
     "The regions of findings are not named, because SimpleITK is not installed: run pip install "
     '"napari-addm[regions]".'
 )
-NO_REGIONS = (
+NO_REGIONS = caution(
     "The scan does not fit the brain of the atlas: the regions of findings are unknown. Check the "
     "brain mask, and that this is a T1-weighted scan of an adult's whole brain."
 )
@@ -97,13 +98,19 @@ class ScanRegions:
     regions : tuple of Region
         By their numbers, from 1.
     similarity, overlap : float
-        How well the scan fits; see `napari_addm.detection.registration.Registration`.
+        How well the scan fits; see `napari_addm.detection.registration.Registration`. Both are 0
+        where that could not be measured.
     """
 
     labels: NDArray[np.uint8] | None
     regions: tuple[Region, ...]
     similarity: float
     overlap: float
+
+    @property
+    def is_other_anatomy(self) -> bool:
+        """Whether the scan was registered and still looks unlike the atlas."""
+        return self.overlap > 0 and self.similarity < LEAST_SIMILARITY
 
 
 @cache

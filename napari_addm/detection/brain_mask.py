@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from napari_addm.errors import InputError, MissingExtraError
 from napari_addm.io.arrays import bounding_box
+from napari_addm.io.remarks import Remark, caution, note
 
 if TYPE_CHECKING:
     from napari_addm.io.volume import Volume
@@ -22,13 +23,13 @@ _BACKGROUND_SHARE = 0.9
 
 def choose_brain_mask(
     volume: Volume, given: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.bool_], list[str]]:
+) -> tuple[NDArray[np.bool_], list[Remark]]:
     """Check the given brain mask, or find one.
 
     Returns
     -------
     mask : ndarray of bool, shape (S, A, R)
-    warnings : list of str
+    warnings : list of Remark
 
     Raises
     ------
@@ -37,14 +38,16 @@ def choose_brain_mask(
     MissingExtraError
         If skull stripping is needed and deepbet is not installed.
     """
-    warnings: list[str] = []
+    warnings: list[Remark] = []
     if given is None:
         mask = find_brain(volume)
         if mask is None:
             mask = strip_skull(volume)
-            warnings.append("skull stripped with deepbet")
+            warnings.append(note("The skull was stripped with deepbet."))
         else:
-            warnings.append("taken as already skull-stripped, because its background is one value")
+            warnings.append(
+                note("Taken as already skull-stripped, because its background is one value.")
+            )
     elif given.shape == volume.shape:
         mask = np.asarray(given, bool)
     else:
@@ -53,20 +56,27 @@ def choose_brain_mask(
             "resample the mask to the scan."
         )
     if not mask.any():
-        problem = (
+        empty = (
             "that was found is empty; check the scan, or give a brain mask"
             if given is None
             else "that was given is empty; give another, or none"
         )
-        raise InputError(f"{volume.name}: the brain mask {problem}.")
+        raise InputError(f"{volume.name}: the brain mask {empty}.")
     brain_ml = float(mask.sum()) * volume.voxel_ml
-    low, high = PLAUSIBLE_BRAIN_ML
-    if not low <= brain_ml <= high:
-        warnings.append(
-            f"the brain mask holds {brain_ml:.0f} mL, a brain {low:.0f} to {high:.0f}: "
-            "check the mask before you trust the map"
-        )
+    if (problem := unlikely_size(brain_ml)) is not None:
+        warnings.append(problem)
     return mask, warnings
+
+
+def unlikely_size(brain_ml: float) -> Remark | None:
+    """Return the warning of a brain mask that is too small or too large for a brain."""
+    low, high = PLAUSIBLE_BRAIN_ML
+    if low <= brain_ml <= high:
+        return None
+    return caution(
+        f"The brain mask holds {brain_ml:.0f} mL, a brain {low:.0f} to {high:.0f}: check the mask "
+        "before you trust the map."
+    )
 
 
 def find_brain(volume: Volume) -> NDArray[np.bool_] | None:

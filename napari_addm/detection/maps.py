@@ -18,6 +18,7 @@ from napari_addm.detection.settings import DetectionSettings
 from napari_addm.detection.smoothing import smooth_and_average
 from napari_addm.detection.symmetry import subtract_mirror_score
 from napari_addm.io.arrays import Grid, Mask
+from napari_addm.io.remarks import caution
 from napari_addm.io.volume import Volume
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from napari_addm.detection.preparation import ModelSlices
     from napari_addm.detection.session import PreparedScan
 
-ASYMMETRIC = (
-    "left and right of this brain are too different to be compared: every place is compared with "
-    "the scan's median instead"
+ASYMMETRIC = caution(
+    "Left and right of this brain are too different to be compared: every place is compared with "
+    "the scan's median instead."
 )
 
 

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from napari_addm.io.remarks import caution
+
 Side = Literal["left", "right", "midline"]
 MidlineSource = Literal["symmetry", "mask"]
 SIDES: tuple[Side, ...] = ("left", "midline", "right")
@@ -18,11 +20,11 @@ SIDES: tuple[Side, ...] = ("left", "midline", "right")
 MIDLINE_SHARE = 0.25
 """A finding is on the midline if each half of the brain holds at least this share of it."""
 
-SIDES_FROM_MASK = (
+SIDES_FROM_MASK = caution(
     "Left and right of this brain are too different to find its plane of symmetry: the sides of "
     "findings are counted from the middle of the brain mask."
 )
-NO_MIDLINE = (
+NO_MIDLINE = caution(
     "The brain mask does not hold both halves of a brain evenly enough to find the midline: no "
     "side is given for the findings."
 )

@@ -16,6 +16,7 @@ from napari_addm.detection.preparation import ModelSlices, prepare
 from napari_addm.detection.session import PreparedScan, Reconstructions, Session
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
+from napari_addm.io.remarks import Remark, caution, note
 from napari_addm.io.volume import Volume
 from napari_addm.registry import METHODS
 
@@ -218,18 +219,20 @@ def _batch_size(settings: DetectionSettings, device: str, wanted: int, count: in
 
 def _warn(settings: DetectionSettings, specification: ModelSpecification) -> tuple[str, ...]:
     """Word what a reader must know about the settings."""
-    warnings: list[str] = []
+    warnings: list[Remark] = []
     highest = specification.training.get("highest_level")
     if settings.level is not None and isinstance(highest, int) and settings.level > highest:
         warnings.append(
-            f"the network was trained up to noise level {highest}: from {settings.level} it "
-            "reconstructs what it never learned"
+            caution(
+                f"The network was trained up to noise level {highest}: from {settings.level} it "
+                "reconstructs what it never learned."
+            )
         )
     if settings.slices is not None:
-        how = "among themselves alone"
+        how, weigh = "among themselves alone", caution
         if settings.context_mm > 0:
-            how = f"with their neighbors within {settings.context_mm:g} mm"
+            how, weigh = f"with their neighbors within {settings.context_mm:g} mm", note
         warnings.append(
-            f"single slices are scored {how}: the calibrated threshold fits whole volumes"
+            weigh(f"Single slices are scored {how}: the calibrated threshold fits whole volumes.")
         )
     return tuple(warnings)

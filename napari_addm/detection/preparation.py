@@ -23,6 +23,7 @@ from napari_addm.detection.parallel import parallel_map
 from napari_addm.detection.resampling import Affine, resample
 from napari_addm.errors import InputError
 from napari_addm.io.arrays import Box, bounding_box, voxel_spacing
+from napari_addm.io.remarks import Remark, alarm, caution
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,9 +43,9 @@ deep is brighter than its outer 6 mm by 0.14 to 0.31; with inverted contrast it 
 BYTES_PER_VOXEL = 4 * 8
 """Peak memory of a detection: maps, masks and their copies."""
 
-NOT_T1 = (
-    "the deep brain is not brighter than its surface, as it is in a T1-weighted scan: the model "
-    "knows only T1, so do not trust the map"
+NOT_T1 = alarm(
+    "The scan does not look like a T1-weighted brain.",
+    "the model knows only T1, in which the deep brain is brighter than its surface",
 )
 
 
@@ -371,7 +372,7 @@ def _warn_outside(
     brain_mask: NDArray[np.bool_],
     volume: Volume,
     specification: PreparationSpecification,
-) -> list[str]:
+) -> list[Remark]:
     """Warn of brain beyond the model's field of view."""
     brain_ml = float(brain_mask.sum()) * volume.voxel_ml
     outside = 1.0 - masks.sum() * np.prod(specification.spacing_mm) / 1000.0 / brain_ml
@@ -379,8 +380,10 @@ def _warn_outside(
         return []
     height, width = np.multiply(specification.size, specification.spacing_mm[1:])
     return [
-        f"{outside:.0%} of the brain mask lies outside the model's field of "
-        f"{height:.0f} x {width:.0f} mm and has no map"
+        caution(
+            f"{outside:.0%} of the brain lies outside the model's field and has no map.",
+            f"the field is {height:.0f} x {width:.0f} mm",
+        )
     ]
 
 

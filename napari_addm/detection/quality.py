@@ -6,17 +6,23 @@ has no figures are listed as unchecked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_addm.detection.brain_mask import PLAUSIBLE_BRAIN_ML
-from napari_addm.detection.preparation import LEAST_DEPTH_CONTRAST, HistogramStandardization
+from napari_addm.detection.brain_mask import PLAUSIBLE_BRAIN_ML, unlikely_size
+from napari_addm.detection.preparation import (
+    LEAST_DEPTH_CONTRAST,
+    NOT_T1,
+    HistogramStandardization,
+)
 from napari_addm.detection.settings import uses_calibrated_settings
-from napari_addm.io.checks import THICK_SLICE_MM
-from napari_addm.io.volume import UNKNOWN_DIRECTIONS
+from napari_addm.io.checks import THICK_SLICE_MM, thick_slices
+from napari_addm.io.contrast import OTHER_SCAN
+from napari_addm.io.remarks import Kind, Remark, note
+from napari_addm.io.volume import GRID_OF_LAYER, UNKNOWN_DIRECTIONS, UNKNOWN_SIDES
 
 if TYPE_CHECKING:
     from napari_addm.checkpoint.specification import ModelSpecification
@@ -33,19 +39,25 @@ RECONSTRUCTION_KEY = "healthy_reconstruction_error"
 """Key in a checkpoint's ``evaluation`` under which `napari-addm calibrate` stores the range of
 `reconstruction_error`: a mapping with ``low``, ``high`` and ``subjects``."""
 
-BEYOND_WARNINGS = ("contrast_agent", "intensities", "reconstruction")
-"""The flags without a warning from reading or preparing the scan."""
-
 FLAG_TITLES = {
     "brain_volume": "brain volume",
     "slice_thickness": "thick slices",
     "orientation": "left/right unknown",
+    "other_scan": "not named T1",
     "contrast": "not like T1",
+    "anatomy": "not like a T1 brain",
     "contrast_agent": "contrast agent",
     "intensities": "intensities",
     "reconstruction": "reconstruction",
 }
 """Title of every flag, by key."""
+
+ALARMS = ("other_scan", "contrast", "anatomy")
+"""The flags of scans whose map is not to be trusted; the others are cautions."""
+
+
+EXPLAINED = ("intensities", "reconstruction")
+"""The cautions that an alarm explains."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,13 @@ class QualityFlag:
     key : str
         One of `FLAG_TITLES`.
     message : str
-        One sentence.
+        One sentence in plain words.
     value : float or None
         The measured figure.
     low, high : float or None
         The range that passes.
+    detail : str
+        The figures in words.
     """
 
     key: str
@@ -69,6 +83,31 @@ class QualityFlag:
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    detail: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """How much it weighs."""
+        return Kind.ALARM if self.key in ALARMS else Kind.CAUTION
+
+    @property
+    def remark(self) -> Remark:
+        """The sentence with its weight."""
+        return Remark(self.message, self.kind, self.detail)
+
+    @property
+    def is_unlike_training(self) -> bool:
+        """Whether what was measured in healthy brains says nothing about this scan."""
+        return self.key != "orientation"
+
+
+def flag_remarks(flags: Sequence[QualityFlag]) -> tuple[Remark, ...]:
+    """Return flags as sentences; beside an alarm, that the scan looks different is no news."""
+    alarmed = any(flag.kind is Kind.ALARM for flag in flags)
+    return tuple(
+        note(flag.message, flag.detail) if alarmed and flag.key in EXPLAINED else flag.remark
+        for flag in flags
+    )
 
 
 @dataclass(frozen=True)
@@ -80,13 +119,9 @@ class Quality:
     unchecked: tuple[str, ...]
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences to show beside a detection's own warnings."""
-        return tuple(
-            f"unlike the training scans: {flag.message}"
-            for flag in self.flags
-            if flag.key in BEYOND_WARNINGS
-        )
+    def remarks(self) -> tuple[Remark, ...]:
+        """The flags as sentences, to show with a detection's own warnings."""
+        return flag_remarks(self.flags)
 
     def record(self) -> dict[str, Any]:
         """Return the result for JSON."""
@@ -116,28 +151,22 @@ def check_quality(
     unchecked: list[str] = []
 
     brain_ml = float(slices.brain_mask.sum()) * volume.voxel_ml
-    low, high = PLAUSIBLE_BRAIN_ML
     figures = {"brain_ml": brain_ml, "slice_mm": max(volume.spacing)}
-    if not low <= brain_ml <= high:
-        text = f"the brain mask holds {brain_ml:.0f} mL, a brain {low:.0f} to {high:.0f}"
-        flags.append(QualityFlag("brain_volume", text, brain_ml, low, high))
+    if (problem := unlikely_size(brain_ml)) is not None:
+        flags.append(QualityFlag("brain_volume", str(problem), brain_ml, *PLAUSIBLE_BRAIN_ML))
     flags += grid_flags(volume)
 
     contrast = slices.depth_contrast
     if contrast is not None:
         figures["depth_contrast"] = contrast
         if contrast < LEAST_DEPTH_CONTRAST:
-            text = "the deep brain is not brighter than its surface, as it is in T1"
-            flags.append(QualityFlag("contrast", text, contrast, LEAST_DEPTH_CONTRAST, None))
+            limits = LEAST_DEPTH_CONTRAST, None
+            flags.append(QualityFlag("contrast", str(NOT_T1), contrast, *limits, NOT_T1.detail))
     distance = histogram_distance(slices.intensity)
     if distance is not None:
         figures["histogram_distance"] = distance
         if distance > MOST_HISTOGRAM_DISTANCE:
-            text = (
-                f"the intensities are distributed otherwise than in training: percentiles lie up "
-                f"to {distance:.0%} of the range beside them"
-            )
-            flags.append(QualityFlag("intensities", text, distance, None, MOST_HISTOGRAM_DISTANCE))
+            flags += _intensity_flags(distance, detection)
 
     known = calibrated_range(specification)
     if known is None:
@@ -150,30 +179,61 @@ def check_quality(
         error = reconstruction_error(slices, detection)
         figures["reconstruction_error"] = error
         if not known[0] <= error <= known[1]:
-            text = (
-                f"the brain at large is redrawn with an error of {error:.3f}, healthy brains with "
-                f"{known[0]:.3f} to {known[1]:.3f}"
-            )
-            flags.append(QualityFlag("reconstruction", text, error, *known))
+            flags.append(_reconstruction_flag(error, *known))
     return Quality(tuple(flags), figures, tuple(unchecked))
+
+
+def _intensity_flags(distance: float, detection: Detection | None) -> Iterator[QualityFlag]:
+    """Flag a scan with other intensities than the training's, and one that also looks otherwise."""
+    regions = None if detection is None else detection.regions
+    if regions is not None and regions.is_other_anatomy:
+        text = (
+            "Neither the anatomy nor the intensities of the scan are those of a T1-weighted brain."
+        )
+        yield QualityFlag("anatomy", text)
+    yield QualityFlag(
+        "intensities",
+        "This scan looks different from the training scans: expect more false alarms.",
+        distance,
+        None,
+        MOST_HISTOGRAM_DISTANCE,
+        f"percentiles of its intensities lie up to {distance:.0%} of their range beside those of "
+        f"the training, and up to {MOST_HISTOGRAM_DISTANCE:.0%} is usual",
+    )
+
+
+def _reconstruction_flag(error: float, low: float, high: float) -> QualityFlag:
+    """Flag a brain that the model redraws otherwise than healthy brains."""
+    worse = error > high
+    text = (
+        "The model redraws this brain less well than healthy ones: expect more false alarms."
+        if worse
+        else "The model redraws this brain more closely than healthy ones: expect misses."
+    )
+    detail = (
+        f"the brain at large is redrawn with an error of {error:.3f}, healthy brains with "
+        f"{low:.3f} to {high:.3f}"
+    )
+    return QualityFlag("reconstruction", text, error, low, high, detail)
 
 
 def grid_flags(volume: Volume) -> list[QualityFlag]:
     """Check a scan's grid and name alone, as `napari_addm.io.reading.read_grid` reads it."""
     flags = []
     if max(volume.spacing) > THICK_SLICE_MM:
-        text = f"voxels are {max(volume.spacing):.3g} mm apart, more than {THICK_SLICE_MM:g}"
+        text = str(thick_slices(max(volume.spacing)))
         flags.append(
             QualityFlag("slice_thickness", text, max(volume.spacing), None, THICK_SLICE_MM)
         )
     if not volume.sides_known:
-        lies_anyhow = UNKNOWN_DIRECTIONS in volume.warnings
-        what = "where up, front and left are" if lies_anyhow else "which side is left"
-        flags.append(QualityFlag("orientation", f"the file does not say {what}"))
+        said = (each for each in (UNKNOWN_DIRECTIONS, GRID_OF_LAYER) if each in volume.warnings)
+        flags.append(QualityFlag("orientation", str(next(said, UNKNOWN_SIDES))))
+    if OTHER_SCAN in volume.warnings:
+        flags.append(QualityFlag("other_scan", str(OTHER_SCAN)))
     if volume.contrast.is_suspect:
         was = "was" if volume.contrast.agent == "with" else "may have been"
-        text = f"the scan {was} made with contrast agent ({volume.contrast.reason})"
-        flags.append(QualityFlag("contrast_agent", text))
+        text = f"The scan {was} made with contrast agent, which the model does not know."
+        flags.append(QualityFlag("contrast_agent", text, detail=volume.contrast.reason))
     return flags
 
 

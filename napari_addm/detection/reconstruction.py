@@ -23,6 +23,7 @@ from napari_addm.detection.devices import (
     tensor_device,
 )
 from napari_addm.errors import AddmError
+from napari_addm.io.remarks import note
 from napari_addm.registry import METHODS
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class Reconstructor:
                 f"{self._plan.checkpoint.path}: the network gives NaN or infinity on "
                 f"{self._slices.volume.name}; use another checkpoint."
             ) from error
-        store.warnings.append(f"NaN in {store.precision}: went on in float32")
+        store.warnings.append(note(f"NaN in {store.precision}: went on in float32."))
         store.precision = "float32"
 
     def _take_less(self, error: Exception) -> None:
@@ -303,7 +304,7 @@ class Reconstructor:
         elif store.batch > 1:
             half = store.batch // 2
             store.warnings.append(
-                f"out of memory at {store.batch} slices at once: went on with {half}"
+                note(f"Out of memory at {store.batch} slices at once: went on with {half}.")
             )
             store.batch = half
         elif device != "cpu":
@@ -317,7 +318,7 @@ class Reconstructor:
     def _take_cpu(self, reason: str) -> None:
         store = self._store
         device = store.device.partition(":")[0]
-        store.warnings.append(f"{reason} on {device}: went on on the CPU")
+        store.warnings.append(note(f"{reason.capitalize()} on {device}: went on on the CPU."))
         store.device = "cpu"
         store.precision = self._plan.choose_precision("cpu")
         store.batch = min(store.batch, BATCH_SIZES["cpu"])

@@ -24,6 +24,19 @@ from napari_addm.findings.regions import UNKNOWN, RegionCounts
 from napari_addm.findings.runs import Runs, first_peaks
 from napari_addm.io.volume import Volume
 
+USUALLY_MISSED = (
+    "Small lesions (for example of MS) are usually missed; this does not mean that the brain is "
+    "healthy."
+)
+
+
+def describe_none(minimum_ml: float) -> str:
+    """Say what it means that there is no finding of so many mL or more."""
+    return (
+        f"No findings: nothing of {minimum_ml:g} mL or more above the threshold. {USUALLY_MISSED}"
+    )
+
+
 Slice = slice  # `Findings` has a field of that name
 
 

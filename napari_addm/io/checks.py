@@ -10,6 +10,7 @@ import psutil
 
 from napari_addm.errors import InputError
 from napari_addm.io.arrays import Shape, affine_is_sheared, voxel_spacing
+from napari_addm.io.remarks import Remark, caution, note
 from napari_addm.io.text import format_shape, format_size
 
 # Beyond these an affine is damaged, and rounding would exceed a millimeter.
@@ -59,13 +60,13 @@ def choose_frame(path: Path, shape: tuple[int, ...], frame: int | None) -> tuple
     if frames > 1:
         return (i, j, k), [frame_warning(frame, frames)]
     if len(shape) > 3:
-        return (i, j, k), [f"The file is {len(shape)}D with one frame, which was used."]
+        return (i, j, k), [note(f"The file is {len(shape)}D with one frame, which was used.")]
     return (i, j, k), []
 
 
 def frame_warning(frame: int | None, frames: int) -> str:
     """Return the warning that one of several frames was read."""
-    return f"Frame {frame} of {frames} was used."
+    return note(f"Frame {frame} of {frames} was used.")
 
 
 def check_dtype(path: Path, dtype: np.dtype) -> None:
@@ -110,36 +111,44 @@ def check_memory(path: Path, shape: Shape, dtype: np.dtype) -> None:
         )
 
 
-def warn_of_grid(affine: np.ndarray, shape: Shape) -> list[str]:
+def warn_of_grid(affine: np.ndarray, shape: Shape) -> list[Remark]:
     """Return what a reader of the results must know about a grid, one sentence each."""
     warnings = []
     if affine_is_sheared(affine):
         warnings.append(
-            "The grid is sheared; it is resampled to right angles for the model, and results are "
-            "brought back."
+            note(
+                "The grid is sheared; it is resampled to right angles for the model, and results "
+                "are brought back."
+            )
         )
-    thickest = max(voxel_spacing(affine))
-    if thickest > THICK_SLICE_MM:
-        warnings.append(
-            f"Slices are {thickest:.3g} mm apart (more than {THICK_SLICE_MM:g} mm): findings "
-            "between them are missed, and volumes are rough."
-        )
+    if max(voxel_spacing(affine)) > THICK_SLICE_MM:
+        warnings.append(thick_slices(max(voxel_spacing(affine))))
     if min(shape) < TINY_AXIS:
-        warnings.append(f"The volume is tiny ({format_shape(shape)} voxels).")
+        warnings.append(caution(f"The volume is tiny ({format_shape(shape)} voxels)."))
     voxels = math.prod(shape)
     if voxels > HUGE_VOXELS:
         warnings.append(
-            f"The volume is huge ({format_shape(shape)} voxels): one float32 copy takes "
-            f"{format_size(4 * voxels)} of memory, and a run needs several."
+            note(
+                f"The volume is huge ({format_shape(shape)} voxels): one float32 copy takes "
+                f"{format_size(4 * voxels)} of memory, and a run needs several."
+            )
         )
     return warnings
+
+
+def thick_slices(apart_mm: float) -> Remark:
+    """Return the warning of thick slices."""
+    return caution(
+        f"Slices are {apart_mm:.3g} mm apart (more than {THICK_SLICE_MM:g} mm): findings between "
+        "them are missed, and volumes are rough."
+    )
 
 
 def warn_of_name(path: Path, compressed: bool) -> list[str]:
     """Return a warning where a file's name contradicts its compression."""
     named_compressed = path.name.lower().endswith((".gz", ".mgz"))
     if named_compressed and not compressed:
-        return ["The file is named as compressed and is not; it was read as it is."]
+        return [note("The file is named as compressed and is not; it was read as it is.")]
     if compressed and not named_compressed:
-        return ["The file is compressed although its name does not say so."]
+        return [note("The file is compressed although its name does not say so.")]
     return []

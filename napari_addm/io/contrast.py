@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+from napari_addm.io.remarks import alarm
+
 Agent = Literal["without", "with", "unclear", "unknown"]
 
 AGENT_TAGS = (
@@ -131,6 +133,9 @@ NOTHING = re.compile(
 )
 HIDDEN = re.compile(
     r"unknown|unspecified|undefined|other|anon\w*|removed|redacted|de ?identif\w*|x+"
+)
+OTHER_SCAN = alarm(
+    "The series is named as another scan than a T1-weighted one of the brain: choose that one."
 )
 ZERO_TAGS = ("ContrastBolusStartTime", "ContrastBolusTotalDose", "ContrastBolusVolume")
 

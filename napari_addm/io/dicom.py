@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from napari_addm.errors import InputError
 from napari_addm.io.contrast import (
     AGENT_TAGS,
+    OTHER_SCAN,
     Contrast,
     contrast_of_series,
     is_brain_t1,
@@ -24,6 +25,7 @@ from napari_addm.io.contrast import (
 )
 from napari_addm.io.dicom_header import NO_DICOM, import_extra, is_dicom, read_dicom, text
 from napari_addm.io.files import belongs_to_system
+from napari_addm.io.remarks import caution
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -255,15 +257,14 @@ def _series(uid: str, members: list[tuple[Path, Dataset]], odd: dict[Path, str])
     part = usual("BodyPartExamined")
     reasons = Counter(reason.partition(" (")[0] for reason in odd.values())
     notes = [
-        f"In the folder of the DICOM images {count} file(s) or folder(s) were left out: each "
-        f"{reason}."
+        caution(
+            f"In the folder of the DICOM images {count} file(s) or folder(s) were left out: each "
+            f"{reason}."
+        )
         for reason, count in reasons.items()
     ]
     if is_other_scan(words, part):
-        notes.append(
-            "The series is named as another scan than a T1-weighted one of the brain: choose "
-            "that one."
-        )
+        notes.append(OTHER_SCAN)
     return Series(
         number=int(number) if re.fullmatch("[0-9]{1,9}", number) else 0,
         description=description,

@@ -20,6 +20,7 @@ from napari_addm.io.checks import check_affine, check_memory, warn_of_grid
 from napari_addm.io.dicom import Series
 from napari_addm.io.dicom_header import items, numbers, read_dicom, text, whole_number
 from napari_addm.io.dicom_pixels import decode
+from napari_addm.io.remarks import Remark, caution, note
 from napari_addm.io.volume import Volume, volume_from_native
 
 if TYPE_CHECKING:
@@ -188,21 +189,21 @@ def _check_kind(path: Path, image: Dataset) -> None:
         raise InputError(f"{path} has a table of values: export it with a slope and intercept.")
 
 
-def _doubts(images: list[tuple[Path, Dataset]], count: int, inverted: bool) -> Iterator[str]:
+def _doubts(images: list[tuple[Path, Dataset]], count: int, inverted: bool) -> Iterator[Remark]:
     """What a reader of the results must know about the images, one sentence each."""
     try:
         promised = numbers(*images[0], "ImagesInAcquisition")
     except InputError:  # nothing depends on it
         promised = None
     if promised is not None and count < promised:
-        yield (
+        yield caution(
             f"The series has {count} images, and its header speaks of {promised[0]:.0f} in the "
             "acquisition: check that the scan is whole."
         )
     if any(text(image, "LossyImageCompression") == "01" for _, image in images):
-        yield "The images were compressed with loss."
+        yield caution("The images were compressed with loss.")
     if inverted:
-        yield "The images are stored dark on bright (MONOCHROME1); they were inverted."
+        yield note("The images are stored dark on bright (MONOCHROME1); they were inverted.")
 
 
 def frames_of(path: Path, image: Dataset) -> list[Frame]:

@@ -16,6 +16,7 @@ from isal import isal_zlib
 from napari_addm.errors import InputError
 from napari_addm.io.files import check_is_file
 from napari_addm.io.gunzip import MAGIC, Gunzip
+from napari_addm.io.remarks import note
 from napari_addm.io.text import format_shape, format_size
 
 if TYPE_CHECKING:
@@ -279,12 +280,14 @@ def check_rest(file: ScanFile, total: int, position: int) -> None:
             "its header names, so the header is damaged: copy or export it again."
         )
     if end > total + ORDINARY_REST_BYTES:
-        file.notes.append(
-            f"The file holds {format_size(end - total)} behind the voxels that its header names, "
-            "which were ignored."
+        more = format_size(end - total)
+        words = (
+            f"The file holds {more} behind the voxels that its header names, which were ignored."
         )
+        file.notes.append(note(words))
     if isinstance(file.stream, BufferedReader) and getattr(file.stream.raw, "has_garbage", False):
-        file.notes.append("The file holds bytes behind its compressed data, which were ignored.")
+        words = "The file holds bytes behind its compressed data, which were ignored."
+        file.notes.append(note(words))
 
 
 def _skip(stream: BufferedIOBase, count: int) -> None:

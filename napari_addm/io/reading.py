@@ -26,6 +26,7 @@ from napari_addm.io.checks import (
 )
 from napari_addm.io.format import Format, ScanFile, ScanHeader, check_file, open_scan
 from napari_addm.io.names import header_file, installed_formats, readable_titles
+from napari_addm.io.remarks import Remark, about, caution
 from napari_addm.io.resampling import check_same_grid, resample_labels
 from napari_addm.io.volume import Volume, volume_from_native
 
@@ -176,7 +177,7 @@ def read_grid(path: str | os.PathLike[str], *, frame: int | None = None) -> Volu
 
 def read_beside(
     what: str, path: Path, like: Volume, resample: bool = False, fix: str | None = None
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, list[Remark]]:
     """Read a mask or a ground truth of a scan as booleans on the scan's own grid.
 
     Parameters
@@ -194,7 +195,7 @@ def read_beside(
     -------
     ndarray of bool, shape (S, A, R)
         True where the file is not 0.
-    list of str
+    list of Remark
         Its own warnings.
 
     Raises
@@ -206,7 +207,7 @@ def read_beside(
     if resample and not labels.same_grid(like):
         labels = resample_labels(labels, like)
     check_same_grid(labels, like, *([fix] if fix else []))
-    notes = [f"The {what}: {note}" for note in labels.warnings if note not in like.warnings]
+    notes = [about(what, each) for each in labels.warnings if each not in like.warnings]
     return labels.data != 0, notes
 
 
@@ -342,4 +343,5 @@ def _zero_non_finite(data: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[st
     if bad == data.size:
         raise InputError(f"{path} holds no number in any voxel (all NaN): export the scan again.")
     data[~finite] = 0
-    return data, (f"{bad} voxels ({bad / data.size:.2%}) were NaN or infinite and are 0 now.",)
+    words = f"{bad} voxels ({bad / data.size:.2%}) were NaN or infinite and are taken as 0."
+    return data, (caution(words),)

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from napari_addm.errors import InputError
 from napari_addm.io.arrays import displacement
+from napari_addm.io.remarks import caution, note
 from napari_addm.io.text import format_amount, format_shape
 from napari_addm.io.volume import ROUNDING_MM, Volume
 
@@ -72,13 +73,12 @@ def resample_labels(labels: Volume, like: Volume, what: str | None = None) -> Vo
     notes = []
     if beyond:
         left_out, whole = (format_amount(n * labels.voxel_ml) for n in (beyond, total))
-        notes.append(f"{left_out} of its {whole} mL lie beyond the scan's grid and are left out.")
+        words = f"{left_out} of its {whole} mL lie beyond the scan's grid and are left out."
+        notes.append(caution(words))
     if total and not moved.data.any():
         whole = format_amount(total * labels.voxel_ml)
-        notes.append(
-            f"Nothing is left of its {whole} mL, which lie between the "
-            "centers of the scan's voxels."
-        )
+        words = f"Nothing is left of its {whole} mL"
+        notes.append(caution(f"{words}, which lie between the centers of the scan's voxels."))
     return like.with_data(moved.data, (*moved.warnings, *notes))
 
 
@@ -129,7 +129,7 @@ def resample_like(volume: Volume, like: Volume, order: int = 1) -> Volume:
     )
     return like.with_data(
         moved.astype(volume.data.dtype, copy=False),
-        (*volume.warnings, f"Resampled {_compare_grids(volume, like)}."),
+        (*volume.warnings, note(f"Resampled {_compare_grids(volume, like)}.")),
     )
 
 

@@ -11,14 +11,15 @@ import numpy as np
 from napari_addm.io.arrays import ALIGNED, Spacing, affine_is_sheared, displacement, voxel_spacing
 from napari_addm.io.contrast import Contrast, contrast_of_name
 from napari_addm.io.names import stem
+from napari_addm.io.remarks import caution
 
 # Warnings of a volume of which left and right are not certain.
-UNKNOWN_SIDES = "The file does not say how it lies in the world: left/right unknown."
-UNKNOWN_DIRECTIONS = (
+UNKNOWN_SIDES = caution("The file does not say how it lies in the world: left/right unknown.")
+UNKNOWN_DIRECTIONS = caution(
     "The file does not say how it lies in the world: left/right unknown, and up and front as well; "
     "check that it stands upright."
 )
-GRID_OF_LAYER = (
+GRID_OF_LAYER = caution(
     "The grid was taken from the layer's scale and translation, with its axes as superior, "
     "anterior, right: check left and right."
 )
@@ -88,7 +89,7 @@ class Volume:
     source : Source
         How the file stored them.
     warnings : tuple of str
-        What a reader of the results must know, one sentence each.
+        What a reader of the results must know, one sentence each; see `napari_addm.io.remarks`.
     """
 
     data: np.ndarray

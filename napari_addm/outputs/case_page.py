@@ -16,10 +16,12 @@ from napari_addm import __version__
 from napari_addm.detection.quality import FLAG_TITLES
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, InputError
+from napari_addm.findings.findings import describe_none
 from napari_addm.io.files import write_atomic
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.names import stem
 from napari_addm.io.reading import read_beside
+from napari_addm.io.remarks import Kind, Remark, caution
 from napari_addm.io.volume import Volume
 from napari_addm.metrics.metric import Metric, case_metrics
 from napari_addm.outputs.captions import describe_slice
@@ -147,7 +149,8 @@ def write_case_page(
         kept=kept,
         accepted=sum(each.decision == "accepted" for each in record.findings),
         rejected=len(record.findings) - len(kept),
-        cautions=[*_cautions(record), *(("files", problem) for problem in problems)],
+        **_remarks(record, problems),
+        none_found=describe_none(record.minimum_ml),
         blocks=blocks,
         why_none=_why_no_pictures(problems, bool(kept)),
         size=SIZE,
@@ -333,18 +336,22 @@ def _color_bar(threshold: float, limits: tuple[float, float] | None) -> dict[str
 # --- words ---------------------------------------------------------------------------------------
 
 
-def _cautions(record: RunRecord) -> Iterator[tuple[str, str]]:
-    """What a reader has to know about the result: a tag and a sentence each."""
-    for flag in record.quality.flags if record.quality else ():
-        yield FLAG_TITLES.get(flag.key, flag.key), flag.message
+def _remarks(record: RunRecord, problems: Sequence[str]) -> dict[str, list[tuple[str, Remark]]]:
+    """What a reader has to know, by weight: a tag and a sentence each."""
+    flags = record.quality.flags if record.quality else ()
+    tags = {flag.message: FLAG_TITLES.get(flag.key, flag.key) for flag in flags}
+    more: dict[str, str] = {}
     done = record.slices_done
     if done.done < done.of:
-        words = f"{done.done} of {done.of} axial slices were run; in the others the map is empty"
-        yield "part of the scan", words
+        words = f"{done.done} of {done.of} axial slices were run; in the others the map is empty."
+        more[words] = "part of the scan"
     if record.labels.edited_voxels:
-        yield "corrected", f"a person changed {record.labels.edited_voxels} voxels of the findings"
-    for warning in record.warnings:
-        yield "", warning
+        words = f"A person changed {record.labels.edited_voxels} voxels of the findings."
+        more[words] = "corrected"
+    more |= dict.fromkeys(problems, "files")
+    remarks = [*((tags.get(each, ""), each) for each in record.remarks)]
+    remarks += [(tag, caution(words)) for words, tag in more.items()]
+    return {f"{kind}s": [each for each in remarks if each[1].kind is kind] for kind in Kind}
 
 
 def _metrics(record: RunRecord) -> list[tuple[Metric, float | None]]:

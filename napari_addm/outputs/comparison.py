@@ -25,7 +25,13 @@ from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.text import printable
 from napari_addm.io.volume import Volume
 from napari_addm.outputs.contents import CaseOutputs
-from napari_addm.outputs.record import SHORT, FileEntry, RunRecord, geometry_entry
+from napari_addm.outputs.record import (
+    EARLIER_VERSION,
+    SHORT,
+    FileEntry,
+    RunRecord,
+    geometry_entry,
+)
 
 # Other devices, versions and numbers of threads round differently. A run is the same when no voxel
 # of a map is further off than this share of the map's largest value, and the findings overlap so.
@@ -43,7 +49,9 @@ MAPS = {"anomaly": "anomaly", "recon": "reconstruction", "uncertainty": "uncerta
 NOT_REPEATED = {"created_utc", "seconds", "device", "precision", "threads", "versions", "warnings"}
 # What is another where the same content comes in another file, and the words for rounded numbers.
 OF_FILES = re.compile(r"(input|brain_mask|truth)\.(name|sha256)|checkpoint\.(name|file|sha256)")
-IN_WORDS = re.compile(r"(quality\.(flags\[\d+\]\.message|unchecked)|metrics\.(region|notes)).*")
+IN_WORDS = re.compile(
+    r"(quality\.(flags\[\d+\]\.(message|detail)|unchecked)|metrics\.(region|notes)).*"
+)
 # Another processor rounds a registration differently, and a voxel at a border changes its region.
 OF_REGIONS = re.compile(r"findings\[\d+\]\.region(_fit)?")
 # Earlier versions recorded no diameters.
@@ -184,6 +192,10 @@ def compare_records(
     left_out = set(NOT_REPEATED)
     if record.truth is not None and now.truth is None:
         left_out |= {"truth", "metrics"}
+    earlier = record.schema_version == EARLIER_VERSION
+    if earlier:
+        left_out |= {"schema_version", "quality"}
+        result.notes.append("The quality flags were recorded in an earlier form and not compared.")
     if record.quality is None and record.slices_done.indices is not None:  # as the panel does
         left_out.add("quality")
     one, other = (each.model_dump(mode="json", exclude=left_out) for each in (record, now))
@@ -205,12 +217,14 @@ def compare_records(
     if len(problems) > MOST_FIELDS:
         result.problems.append(f"{len(problems) - MOST_FIELDS} more fields differ.")
     # Some warnings depend on the device, on the panel, and on how the scan is stored.
-    must_be_there = same_file and not result.environment and not record.was_stopped
+    must_be_there = not earlier and same_file and not result.environment and not record.was_stopped
     for words in dict.fromkeys(w for w in now.warnings if w not in record.warnings):
         messages = result.problems if must_be_there else result.notes
-        messages.append(f"warnings: the run warns, and the record does not: {words}.")
+        messages.append(f"warnings: the run warns, and the record does not: {words.rstrip('.')}.")
     for words in dict.fromkeys(w for w in record.warnings if w not in now.warnings):
-        result.notes.append(f"warnings: only the record warns: {printable(words, 200)}.")
+        result.notes.append(
+            f"warnings: only the record warns: {printable(words.rstrip('.'), 200)}."
+        )
 
 
 def _same_areas(record: RunRecord, now: RunRecord) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from napari_addm.detection.settings import DetectionSettings, uncalibrated_settings
 from napari_addm.findings.decisions import Decisions
 from napari_addm.findings.findings import Finding
+from napari_addm.io.remarks import Remark, by_weight, caution
 from napari_addm.io.volume import Volume
 
 if TYPE_CHECKING:
@@ -114,11 +115,16 @@ class CaseOutputs:
         ]
         if not changed or threshold != detection.specification.detection.threshold:
             return detection.warnings
-        return (
-            *detection.warnings,
-            f"the checkpoint's threshold, {threshold:g}, is used with other settings than it was "
-            f"made for ({', '.join(changed)}): choose a threshold that fits them",
+        words = (
+            f"The checkpoint's threshold, {threshold:g}, is used with other settings than it was "
+            f"made for ({', '.join(changed)}): choose a threshold that fits them."
         )
+        return (*detection.warnings, caution(words))
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """The warnings and the quality flags, the heaviest first."""
+        return by_weight((*self.warnings, *(self.quality.remarks if self.quality else ())))
 
     @property
     def maps(self) -> dict[str, Volume]:

@@ -9,6 +9,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from napari_addm.errors import MissingExtraError
+from napari_addm.findings.findings import USUALLY_MISSED
+from napari_addm.io.remarks import DO_NOT_TRUST
 from napari_addm.io.text import format_duration, printable
 
 if TYPE_CHECKING:
@@ -39,12 +41,13 @@ def page_environment(package: str = "napari_addm.outputs") -> Environment:
         "duration": format_duration,
         "value": finite_number,
     }
+    environment.globals |= {"usually_missed": USUALLY_MISSED, "do_not_trust": DO_NOT_TRUST}
     return environment
 
 
 def _visible(value: object) -> object:
     """Show what cannot be seen in a name, such as marks of direction, as escapes; markup stays."""
-    return printable(value) if type(value) is str else value
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def as_jpeg(picture: Image.Image, quality: int) -> str:

@@ -18,12 +18,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import nibabel as nib
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    field_validator,
+)
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from napari_addm import __version__
 from napari_addm.detection.midline import Midline
-from napari_addm.detection.quality import QualityFlag
+from napari_addm.detection.quality import QualityFlag, flag_remarks
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, describe_problem
 from napari_addm.findings.computed import computed_labels, edited_voxels
@@ -33,6 +41,7 @@ from napari_addm.findings.table import findings_record
 from napari_addm.io.arrays import voxel_spacing
 from napari_addm.io.files import check_is_file
 from napari_addm.io.hashing import file_sha256, files_sha256, voxels_sha256
+from napari_addm.io.remarks import Remark, by_weight
 from napari_addm.io.text import printable
 from napari_addm.io.volume import Volume
 
@@ -42,7 +51,8 @@ if TYPE_CHECKING:
     from napari_addm.metrics.evaluation import Metrics
     from napari_addm.outputs.contents import CaseOutputs
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+EARLIER_VERSION: Final = 3  # can be read; its warnings are plain sentences
 SHORT = 60  # letters of a value that a sentence shows
 LARGEST_BYTES = 8 * 2**20
 """Upper limit for a record's file, enough for 14,000 findings; a larger one is something else."""
@@ -53,6 +63,13 @@ Row = tuple[float, float, float, float]
 # The first error is enough: a list of a million errors does not fit into the memory.
 MOST_KEYS = 100  # of one object
 Sentences = Annotated[tuple[str, ...], Field(fail_fast=True)]
+Warnings = Annotated[
+    tuple[
+        Annotated[Remark, PlainValidator(Remark.read), PlainSerializer(Remark.as_dict)],
+        ...,
+    ],
+    Field(fail_fast=True),
+]
 
 
 class _Entry(BaseModel):
@@ -193,7 +210,7 @@ class RunRecord(_Entry):
         The files beside the record.
     """
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[3, 4] = SCHEMA_VERSION
     created_utc: str | None
     input: InputEntry
     brain_mask: MaskEntry
@@ -209,7 +226,7 @@ class RunRecord(_Entry):
     geometry: GeometryEntry
     slices_done: SlicesEntry
     midline: Midline | None = None
-    warnings: Sentences
+    warnings: Warnings
     seconds: dict[str, float]
     findings: Annotated[tuple[FindingEntry, ...], Field(fail_fast=True)]
     labels: LabelsEntry
@@ -239,7 +256,7 @@ class RunRecord(_Entry):
             geometry=geometry_entry(outputs.scan),
             slices_done=_slices_entry(detection),
             midline=detection.midline,
-            warnings=outputs.warnings,
+            warnings=tuple(map(Remark.read, outputs.warnings)),
             seconds={stage: round(s, 3) for stage, s in seconds.items()} if dated else {},
             findings=tuple(
                 FindingEntry(**entry)
@@ -259,6 +276,12 @@ class RunRecord(_Entry):
             for entry in self.findings
             if entry.decision is not None or entry.note
         }
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """The warnings and the quality flags, the heaviest first."""
+        flags = self.quality.flags if self.quality else ()
+        return by_weight((*self.warnings, *flag_remarks(flags)))
 
     @property
     def was_stopped(self) -> bool:
@@ -363,7 +386,7 @@ def read_record(path: Path) -> RunRecord:
             parse_constant=_finite,
         )
         found = _Version.model_validate_json(content).schema_version
-        if found == SCHEMA_VERSION:
+        if found in (SCHEMA_VERSION, EARLIER_VERSION):
             return RunRecord.model_validate_json(content, strict=True)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AddmError(f"{path} is no run record (not JSON): choose ..._record.json.") from error

@@ -33,6 +33,7 @@ from napari_addm.io.dicom_header import is_dicom
 from napari_addm.io.dicom_volume import read_series
 from napari_addm.io.names import stem
 from napari_addm.io.reading import read_beside, read_volume
+from napari_addm.io.remarks import Remark
 from napari_addm.io.volume import Volume
 from napari_addm.metrics.evaluation import evaluate
 from napari_addm.outputs.case import WriteOptions, write_case
@@ -267,7 +268,7 @@ def read_case(
 
 def _read_region(
     what: str, path: Path | None, scan: Volume, resample: bool, remedy: str
-) -> tuple[GivenRegion | None, list[str]]:
+) -> tuple[GivenRegion | None, list[Remark]]:
     if path is None:
         return None, []
     voxels, warnings = read_beside(what, path, scan, resample, remedy)

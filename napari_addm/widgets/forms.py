@@ -26,17 +26,13 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.widgets.texts import Text, as_written
+from napari_addm.widgets.tones import Words
 from napari_addm.widgets.tooltips import WrappedTips
 from napari_addm.widgets.wheel import WheelGuard
 
 LABEL_WIDTH = 104
 TURN_MS = 20  # longer than Qt waits before it draws
 BUTTON_MARGIN = 12  # px, left and right of its words together
-SMALL = "font-size: 11px;"
-# Readable on napari's dark and on its light background alike.
-ERROR = "color: #dd4a55;"
-WARNING = "color: #bd7a1c;"
-LINK = "color: #4a84e0;"
 # The one button that is to be pressed next. White on it has a contrast of 5:1.
 PRIMARY = """
 QPushButton:enabled { background-color: #2f6bd0; color: white; font-weight: bold; }
@@ -238,14 +234,19 @@ def toggle(text: Text, toggled: Callable[[bool], object]) -> QPushButton:
     return made
 
 
-def message(style: str = "") -> QLabel:
-    """Make a line of words that takes no room while it is empty; see `say`."""
-    label = QLabel()
+def message(tone: str = "") -> Words:
+    """Make a line of words that takes no room while it is empty; see `say`.
+
+    Parameters
+    ----------
+    tone : str
+        See `napari_addm.widgets.tones.Words`.
+    """
+    label = Words(tone)
     label.setWordWrap(True)
     # Names and cards come from files and must not be read as markup.
     label.setTextFormat(Qt.TextFormat.PlainText)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    label.setStyleSheet(SMALL + style)
     label.hide()
     return label
 

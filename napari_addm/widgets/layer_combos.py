@@ -17,7 +17,7 @@ from napari_addm.errors import AddmError
 from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.names import readable_suffixes
 from napari_addm.widgets import texts
-from napari_addm.widgets.forms import WARNING, button, column, message, say
+from napari_addm.widgets.forms import button, column, message, say
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layer_volumes import (
     LayerData,
@@ -27,6 +27,7 @@ from napari_addm.widgets.layer_volumes import (
 )
 from napari_addm.widgets.layers import LayerTuple
 from napari_addm.widgets.titles import plain_name, title_of
+from napari_addm.widgets.tones import WARNING
 from napari_addm.widgets.viewing.visibility import belongs_to, give_back, put_away
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import numpy as np
 
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.reading import read_beside, read_labels
+from napari_addm.io.remarks import about, caution
 from napari_addm.io.resampling import resample_labels
 from napari_addm.io.volume import GRID_OF_LAYER, Volume
 from napari_addm.widgets.layers import (
@@ -186,8 +187,8 @@ def scan_volume(layer: LayerData) -> LayerVolume:
     if not finite.all():
         bad = data.size - int(np.count_nonzero(finite))
         share = bad / data.size
-        warning = f"{bad} voxels ({share:.2%}) were NaN or infinite and are taken as 0."
-        warnings = (*warnings, warning)
+        words = f"{bad} voxels ({share:.2%}) were NaN or infinite and are taken as 0."
+        warnings = (*warnings, caution(words))
     numbers = data if finite.all() else data[finite]
     if numbers.min() == numbers.max():
         raise InputError(f"layer '{layer.name}' has the same value in every voxel: choose another.")
@@ -251,7 +252,7 @@ def labels_notes(what: str, labels: Volume, scan: Volume) -> tuple[str, ...]:
     That its grid is the layer's is no news: it is the scan's grid.
     """
     known = (*scan.warnings, GRID_OF_LAYER)
-    return tuple(f"The {what}: {note}" for note in labels.warnings if note not in known)
+    return tuple(about(what, each) for each in labels.warnings if each not in known)
 
 
 def labels_file(labels: Volume, what: str, scan: Volume) -> Path | None:

@@ -30,8 +30,6 @@ from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.registry import METHODS, SAMPLERS
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import (
-    ERROR,
-    SMALL,
     Section,
     button,
     column,
@@ -44,6 +42,7 @@ from napari_addm.widgets.layer_combos import CheckpointChooser
 from napari_addm.widgets.model_card import card_lines
 from napari_addm.widgets.preferences import Preferences
 from napari_addm.widgets.settings_form import SettingsForm
+from napari_addm.widgets.tones import ERROR
 
 
 class ModelSettings(QWidget):
@@ -234,10 +233,10 @@ class ModelSettings(QWidget):
             self.specification = read_specification(self.checkpoint)
         except AddmError as error:
             self.specification = None
-            self.card.setStyleSheet(SMALL + ERROR)
+            self.card.set_tone(ERROR)
             say(self.card, str(error))
         else:
-            self.card.setStyleSheet(SMALL)
+            self.card.set_tone("")
             say(self.card, "\n".join(card_lines(self.specification)))
             self.card.setToolTip(texts.as_written(self.specification.description))
             self._set_defaults(self.specification)

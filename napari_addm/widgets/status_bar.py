@@ -12,7 +12,8 @@ from qtpy.QtWidgets import QLabel, QPlainTextEdit, QVBoxLayout, QWidget
 from napari_addm.errors import AddmError
 from napari_addm.io.text import RESEARCH_USE_ONLY
 from napari_addm.widgets import texts
-from napari_addm.widgets.forms import ERROR, SMALL, ProgressLine, message, say
+from napari_addm.widgets.forms import ProgressLine, message, say
+from napari_addm.widgets.tones import ERROR, SMALL
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,19 @@ class Text(NamedTuple):
     tip: str
 
 
+CAUTION_ICON = "⚠"
+NOTES = Text("Notes", "Harmless. Click to fold or unfold.")
+NO_PROMISE = "False alarms in healthy brains: not valid for this scan, {}."
+NO_PROMISE_WHY = {
+    "alarm": "whose map is not to be trusted",
+    "flag": "unlike the training scans",
+    "caution": "see the cautions",
+}
+PRESET_DOUBTED = (
+    "The threshold that marked {:g} mL in a healthy brain. This scan may have far more."
+)
+
+
 def as_written(words: str) -> str:
     """Return a tooltip or notification that Qt shows letter by letter.
 

@@ -136,7 +136,7 @@ def test_each_scan_is_alone_in_view_with_its_own_results(desk: Desk) -> None:
     assert desk.hidden("Save")
     assert table.model.rowCount() == 0
     assert not panel.saving.save_button.isEnabled()
-    assert panel.warnings.isHidden()
+    assert panel.remarks.isHidden()
     assert f"'{ONE}' are kept" in panel.other_scan.text()
     assert panel.notices.status.text() == texts.RUN_IS_ON.format(TWO)
     panel.findings.threshold.setValue(0.03)
@@ -155,7 +155,7 @@ def test_each_scan_is_alone_in_view_with_its_own_results(desk: Desk) -> None:
     assert not desk.hidden("Save")
     assert panel.saving.save_button.isEnabled()
     assert panel.other_scan.isHidden()
-    assert panel.warnings.text() == "\n".join(first.warnings)
+    assert panel.remarks.shown == first.remarks
     panel.inputs.scan_chooser.choose(desk.viewer.layers[TWO])
     assert desk.viewer.layers.selection.active is desk.viewer.layers[TWO]
     assert panel.findings.threshold.value() == pytest.approx(0.03)

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import QApplication, QDockWidget, QLabel
 
 from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
 from napari_addm.findings.decisions import Decision
+from napari_addm.findings.findings import describe_none
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import Volume
@@ -210,7 +211,7 @@ def test_threshold_writes_in_place(viewer, panel, qtbot, add, output, show_resul
     panel.findings.minimum.setValue(1000)
     qtbot.wait(400)
     assert not labels.data.any()
-    assert panel.findings.count.text() == "No findings"
+    assert panel.findings.count.text() == describe_none(1000)
 
 
 def test_this_slice_is_the_axial_one(viewer, panel, run, add, output, scan) -> None:
@@ -380,7 +381,7 @@ def test_warnings_of_mask_and_truth_are_shown_and_saved(
     panel.model.this_slice.setChecked(True)
     viewer.dims.set_current_step(0, 17)
     run(panel)
-    assert "The brain mask: labels were rounded" in panel.warnings.text().splitlines()
+    assert "The brain mask: labels were rounded" in panel.remarks.shown
     assert (
         "The ground truth: the header is damaged" in panel.agreement.view.notes.text().splitlines()
     )
@@ -437,11 +438,12 @@ def test_how_a_scan_differs_from_the_training_is_shown_and_saved(
     panel.model.this_slice.setChecked(True)
     viewer.dims.set_current_step(0, 17)
     run(panel)
-    assert panel.outcome.quality is None  # a slice does not tell
+    said = panel.outcome.quality.unchecked  # a slice does not tell
+    assert said == ("reconstruction: not all slices were reconstructed",)
     panel.model.whole_volume.setChecked(True)
     run(panel)
-    notes = [line for line in panel.warnings.text().splitlines() if "unlike the training" in line]
-    assert any("8.000 to 9.000" in line for line in notes)
+    (redrawn,) = (each for each in panel.remarks.cautions if "model redraws" in each.text())
+    assert "8.000 to 9.000" in redrawn.toolTip()
     panel.saving.save(tmp_path / "out")
     finish(panel)
     assert panel.notices.error.text() == ""
@@ -460,7 +462,7 @@ def test_layers_of_other_readers(viewer, panel, run, output, scan) -> None:
     viewer.dims.set_current_step(0, 12)
     run(panel)
     assert panel.notices.error.text() == ""
-    assert "left and right" in panel.warnings.text()
+    assert "left and right" in "\n".join(panel.remarks.shown)
     made = output(viewer, "reconstruction")
     assert_allclose(made.scale, scale)
     brain = data > 0

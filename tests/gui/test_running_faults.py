@@ -92,7 +92,7 @@ def test_what_mps_cannot_do_goes_on_on_the_cpu(model, panel, run, add, scan, mon
     panel.model.device.setCurrentText("auto")
     run(panel)
     assert error_of(panel) == ""
-    assert "not supported on mps: went on on the CPU" in panel.warnings.text()
+    assert "not supported on mps: went on on the CPU" in "\n".join(panel.remarks.shown)
     assert panel.outcome.detection.device == "cpu"
     assert panel.outcome.detection.done.all()
     assert "on cpu" in panel.notices.status.toolTip()
@@ -347,4 +347,4 @@ def test_what_a_resampled_mask_left_out_is_named_with_the_result(
     assert error_of(panel) == ""
     beyond = np.count_nonzero(part.data[-12:]) / 8  # 5 mm each way, in mL
     words = f"The brain mask: {beyond:.0f} of its {np.count_nonzero(part.data) / 8:.0f} mL lie"
-    assert words in panel.warnings.text()
+    assert words in "\n".join(panel.remarks.shown)

@@ -111,7 +111,7 @@ def test_the_batch_is_halved_until_it_fits(
     assert done.returncode == 0, done.stderr
     saw = json.loads(done.stdout.splitlines()[-1])
     assert saw["refusals"], "the system gave the memory after all"
-    words = "out of memory at 64 slices at once: went on with 32"
+    words = "Out of memory at 64 slices at once: went on with 32"
     assert any(words in warning for warning in saw["warnings"])
     # each refusal halves, and the size that fits is kept
     refused = len(saw["refusals"])

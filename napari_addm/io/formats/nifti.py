@@ -24,6 +24,7 @@ from napari_addm.io.format import (
     open_scan,
 )
 from napari_addm.io.names import other_half
+from napari_addm.io.remarks import caution, note
 from napari_addm.io.volume import UNKNOWN_DIRECTIONS, UNKNOWN_SIDES, Volume
 
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -80,10 +81,8 @@ def read_header(file: ScanFile) -> ScanHeader:
     affine, warnings = _affine(path, header, (i, j, k))
     bits = int(header["bitpix"])
     if bits not in (0, 8 * dtype.itemsize):
-        warnings.append(
-            f"The header names a type of {8 * dtype.itemsize} bits and {bits} bits per voxel; the "
-            "type was used."
-        )
+        words = f"The header names a type of {8 * dtype.itemsize} bits and {bits} bits per voxel"
+        warnings.append(note(f"{words}; the type was used."))
     header["vox_offset"] = 0
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if not np.isfinite(slope) or slope == 0.0:
@@ -161,12 +160,12 @@ def _affine(path: Path, header: nib.Nifti1Header, shape: Shape) -> tuple[np.ndar
         warnings.append(UNKNOWN_DIRECTIONS)
     check_affine(path, affine)
     if unit:
-        warnings.append(f"The header gives lengths in {unit}, which were changed to mm.")
+        warnings.append(note(f"The header gives lengths in {unit}, which were changed to mm."))
     if sform is not None and qform is not None:
         apart = displacement(sform, qform, shape)
         if not apart <= FORMS_TOLERANCE_MM:
             by = f"by up to {apart:.3g} mm" if np.isfinite(apart) else "(the qform is damaged)"
-            warnings.append(f"qform and sform disagree {by}; the sform was used.")
+            warnings.append(caution(f"qform and sform disagree {by}; the sform was used."))
         if _mirrored(sform, qform):
             warnings.append(UNKNOWN_SIDES)
     return affine, warnings
@@ -186,9 +185,10 @@ def _repair_spacing(header: nib.Nifti1Header, sform: np.ndarray | None, factor: 
     pixdim[1:4] = repaired
     size = " x ".join(f"{n:.3g}" for n in repaired * factor) + " mm"
     if (broken == negative).all():
-        return [f"The header has a negative voxel size; its sign was dropped: {size}."]
-    where = "was assumed" if sform is None else "was taken from its sform"
-    return [f"The header has no valid voxel size; {size} {where}."]
+        return [note(f"The header has a negative voxel size; its sign was dropped: {size}.")]
+    if sform is None:
+        return [caution(f"The header has no valid voxel size; {size} was assumed.")]
+    return [note(f"The header has no valid voxel size; {size} was taken from its sform.")]
 
 
 def _qform(header: nib.Nifti1Header, to_mm: np.ndarray) -> np.ndarray | None:

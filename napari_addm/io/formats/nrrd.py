@@ -20,6 +20,7 @@ from napari_addm.io.arrays import voxel_spacing
 from napari_addm.io.checks import check_extent
 from napari_addm.io.format import Format, ScanFile, ScanHeader, check_claim, load_frame
 from napari_addm.io.gunzip import Gunzip
+from napari_addm.io.remarks import caution, note
 from napari_addm.io.text import format_shape
 from napari_addm.io.volume import UNKNOWN_DIRECTIONS
 
@@ -227,7 +228,7 @@ def _affine(fields: dict[str, Any], axes: Sequence[int]) -> tuple[np.ndarray, st
         scale, unit = _scale([fields["units"][n] for n in axes] if "units" in fields else [])
         spacings = np.asarray(fields.get("spacings", np.full(count, np.nan)))[axes]
         if np.isnan(spacings).any():
-            notes.append("The header has no valid voxel size; 1 mm was assumed.")
+            notes.append(caution("The header has no valid voxel size; 1 mm was assumed."))
             spacings = np.where(np.isnan(spacings), 1.0, spacings)
         linear = np.diag(scale * spacings)
         # The least place is that of the first voxel's edge, unless the voxels are nodes.
@@ -235,7 +236,7 @@ def _affine(fields: dict[str, Any], axes: Sequence[int]) -> tuple[np.ndarray, st
         first = np.asarray(fields.get("axismins", np.full(count, np.nan)))[axes]
         origin = scale * np.nan_to_num(first + (0.0 if is_node else spacings / 2))
     if unit:
-        notes.append(f"The header gives lengths in {unit}, which were changed to mm.")
+        notes.append(note(f"The header gives lengths in {unit}, which were changed to mm."))
     if signs is None:
         notes.append(UNKNOWN_DIRECTIONS)
     affine = np.diag([*(signs or LPS), 1.0]) @ nib.affines.from_matvec(linear, origin)

@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 
 from napari_addm.cohort.case import CaseResult, CohortCase
 from napari_addm.cohort.inspect import InspectedCase
-from napari_addm.detection.quality import FLAG_TITLES
+from napari_addm.detection.quality import ALARMS, FLAG_TITLES
+from napari_addm.io.remarks import DO_NOT_TRUST
 from napari_addm.widgets import texts
 
 # In the order of the column.
@@ -107,10 +108,18 @@ class CaseRow:
     @property
     def flags(self) -> list[str]:
         """Quality flags in words: those of a run, or of the header before it."""
-        keys: Sequence[str] = [flag.key for flag in self.found.flags]
+        return [FLAG_TITLES.get(key, key) for key in self._flag_keys]
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether a flag says that the map is not to be trusted."""
+        return not set(ALARMS).isdisjoint(self._flag_keys)
+
+    @property
+    def _flag_keys(self) -> Sequence[str]:
         if self.result is not None and self.result.status == "done":
-            keys = self.result.qc
-        return [FLAG_TITLES.get(key, key) for key in keys]
+            return self.result.qc
+        return [flag.key for flag in self.found.flags]
 
     @property
     def unfinished(self) -> bool:
@@ -256,6 +265,8 @@ def describe_case(row: CaseRow) -> list[str]:
     lines.append(f"Scan: {row.case.input}")
     given = {"Ground truth": row.case.truth, "Brain mask": row.case.mask}
     lines += [f"{what}: {path.name}" for what, path in given.items() if path is not None]
+    if row.alarmed:
+        lines.append(DO_NOT_TRUST)
     if row.flags:
         lines.append(f"Flags: {', '.join(row.flags)}")
     return lines

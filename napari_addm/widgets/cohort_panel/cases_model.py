@@ -18,7 +18,8 @@ from napari_addm.widgets.cohort_panel.cases import (
     CaseRow,
     describe_case,
 )
-from napari_addm.widgets.forms import ERROR, WARNING, heading
+from napari_addm.widgets.forms import heading
+from napari_addm.widgets.tones import ERROR, WARNING, tone_color
 
 FONT_PX = 11
 NAMES = tuple(COLUMNS)
@@ -52,7 +53,7 @@ class CasesModel(QAbstractTableModel):
         self.arrangement = Arrangement()
         self.font = QFont()
         self.font.setPixelSize(FONT_PX)
-        self._red, self._amber = (QColor(c.split()[1].rstrip(";")) for c in (ERROR, WARNING))
+        self._parent = parent
         self._show(self.arrangement.apply(rows))
 
     def _show(self, names: list[str]) -> None:
@@ -136,10 +137,11 @@ class CasesModel(QAbstractTableModel):
         return None
 
     def _color(self, row: CaseRow, name: str) -> QColor | None:
-        if name == "status" and row.state in FAILED:
-            return self._red
+        failed = name == "status" and row.state in FAILED
+        if failed or (name == "qc" and row.alarmed):
+            return QColor(tone_color(self._parent, ERROR))
         warns = name == "status" and row.state in ("will fail", "not checked")
-        return self._amber if warns or name == "qc" else None
+        return QColor(tone_color(self._parent, WARNING)) if warns or name == "qc" else None
 
 
 def _alignment(name: str) -> Qt.AlignmentFlag:

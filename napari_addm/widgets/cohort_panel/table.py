@@ -22,7 +22,8 @@ from qtpy.QtWidgets import (
 from napari_addm.widgets import texts
 from napari_addm.widgets.cohort_panel.cases import COLUMNS, FILTERS, CaseRow, describe_case
 from napari_addm.widgets.cohort_panel.cases_model import NAMES, CasesModel
-from napari_addm.widgets.forms import SMALL, column, message, say, single_shot
+from napari_addm.widgets.forms import column, message, say, single_shot
+from napari_addm.widgets.tones import SMALL
 
 ROW_PX = 19
 # How often order and filter follow rows that change.

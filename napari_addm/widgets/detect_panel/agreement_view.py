@@ -33,7 +33,8 @@ from napari_addm.review.marking import LabelledFindings
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.curves import HEIGHT, CurvePlot
 from napari_addm.widgets.finding_colors import AGREEMENT_COLORS
-from napari_addm.widgets.forms import SMALL, WARNING, column, message, say
+from napari_addm.widgets.forms import column, message, say
+from napari_addm.widgets.tones import SMALL, WARNING
 
 OVERLAY_WORDS = {HIT: texts.HIT, FALSE_ALARM: texts.FALSE_ALARM, MISSED: texts.MISSED}
 SORT_ROLE = Qt.ItemDataRole.UserRole

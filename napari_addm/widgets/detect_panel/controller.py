@@ -225,7 +225,7 @@ class DetectController(PanelState):
         shown = outcome.detection
         here = started.scan.slice_at(request.position)
         outcome.detection, changed = add_preview(shown, detection, here, in_place=outcome.preview)
-        outcome.preview, outcome.quality, outcome.agreement = True, None, None
+        outcome.preview, outcome.quality, outcome.agreement = True, result.quality, None
         self._show(review, changed)
 
     def _begin(self, request: RunRequest, started: RunStarted, review: ScanReview) -> None:

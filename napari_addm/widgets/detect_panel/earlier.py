@@ -27,7 +27,6 @@ from napari_addm.widgets.detect_panel.two_dates import (
     describe_comparison,
 )
 from napari_addm.widgets.forms import (
-    WARNING,
     ProgressLine,
     button,
     column,
@@ -38,6 +37,7 @@ from napari_addm.widgets.forms import (
     when_gone,
 )
 from napari_addm.widgets.jobs import Job
+from napari_addm.widgets.tones import WARNING
 from napari_addm.widgets.viewing.blink import Blink
 from napari_addm.widgets.viewing.connections import unwrapped
 

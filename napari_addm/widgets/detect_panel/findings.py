@@ -29,11 +29,14 @@ from napari_addm.widgets.forms import (
     say,
     single_shot,
 )
+from napari_addm.widgets.tones import WARNING
 
 # Promises that the threshold can be set by, mL of false alarm in a healthy brain.
 PROMISES_ML = (0.1, 1.0, 5.0)
 # Thresholds that differ by less look the same on the slider.
 SAME_THRESHOLD = 2e-4
+PRESET_LOOK = "padding: 2px 1px;"
+PRESET_DOUBTED = "border: 1px dashed #b87a1e;"
 
 
 class FindingsSection(QWidget):
@@ -65,7 +68,6 @@ class FindingsSection(QWidget):
         self.threshold.setDecimals(3)
         self.minimum = number(1000, 0.1, " mL")
         self.promise = message()
-        self.promise.setToolTip(texts.PROMISE)
         self.count = QLabel()
         self.count.setWordWrap(True)
         self.count.setAlignment(Qt.AlignmentFlag.AlignBottom)
@@ -165,14 +167,19 @@ class FindingsSection(QWidget):
     def _show_promise(self) -> None:
         """Say what the threshold would mark in a healthy brain, where that was measured."""
         marking = self._controller.marking
-        say(self.promise, marking.promise(self._detection))
-        alarms = marking.false_alarms(self._detection)
+        alarms, outcome = marking.false_alarms(self._detection), self._controller.outcome
+        doubt = "" if outcome is None or alarms is None else outcome.why_no_promise
+        say(self.promise, doubt or marking.promise(self._detection))
+        self.promise.set_tone(WARNING if doubt else "")
+        self.promise.setToolTip(texts.PROMISE)
         why_not = texts.UNCALIBRATED if marking.measured else texts.NO_PRESETS
         for ml, preset in self.presets.items():
             threshold = None if alarms is None else alarms.threshold_for(ml)
             _offer(preset, threshold, marking.threshold)
-            tip = texts.PRESET_TIP if threshold is not None else texts.PRESET_BEYOND
+            tip = texts.PRESET_DOUBTED if doubt else texts.PRESET_TIP
+            tip = tip if threshold is not None else texts.PRESET_BEYOND
             preset.setToolTip(why_not if alarms is None else tip.format(ml))
+            preset.setStyleSheet(PRESET_LOOK + (PRESET_DOUBTED if doubt else ""))
         specification = marking.specification
         default = None if specification is None else specification.detection.threshold
         _offer(self.default_button, default, marking.threshold)
@@ -185,7 +192,7 @@ def _preset(text: texts.Text, pressed: Callable[[], object]) -> QPushButton:
     made = button(text, pressed)
     made.setCheckable(True)
     made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-    made.setStyleSheet("padding: 2px 1px;")
+    made.setStyleSheet(PRESET_LOOK)
     made.setMinimumWidth(10)
     return made
 

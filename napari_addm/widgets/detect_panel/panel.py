@@ -14,6 +14,7 @@ from napari_addm.widgets.detect_panel.finding_clicks import bind_mouse
 from napari_addm.widgets.detect_panel.findings import FindingsSection
 from napari_addm.widgets.detect_panel.folds import Folds
 from napari_addm.widgets.detect_panel.lead import LeadToResult
+from napari_addm.widgets.detect_panel.messages import Remarks
 from napari_addm.widgets.detect_panel.runner import Runner
 from napari_addm.widgets.detect_panel.save import Saving
 from napari_addm.widgets.detect_panel.scan import ScanInputs
@@ -25,7 +26,6 @@ from napari_addm.widgets.detect_panel.welcome import Welcome
 from napari_addm.widgets.finding_colors import finding_colors
 from napari_addm.widgets.forms import (
     PRIMARY,
-    WARNING,
     Column,
     ElidedButton,
     Panel,
@@ -41,6 +41,7 @@ from napari_addm.widgets.jobs import Jobs
 from napari_addm.widgets.loading import free_memory
 from napari_addm.widgets.model_settings import ModelSettings, model_section
 from napari_addm.widgets.status_bar import Notices
+from napari_addm.widgets.tones import WARNING
 from napari_addm.widgets.viewing.canvas_dock import dock_of
 
 if TYPE_CHECKING:
@@ -82,8 +83,10 @@ class DetectWidget(Panel):
         By their titles.
     scroll_area : QScrollArea
         Holds the sections.
-    other_scan, warnings : QLabel
-        Which scan the last result belongs to, and what has to be known about the result shown.
+    other_scan : QLabel
+        Which scan the last result belongs to.
+    remarks : Remarks
+        What has to be known about the result shown.
     run_button, cancel_button : QPushButton
     """
 
@@ -121,7 +124,7 @@ class DetectWidget(Panel):
 
     def _build(self) -> None:
         self.other_scan = message(WARNING)
-        self.warnings = message(WARNING)
+        self.remarks = Remarks()
         parts = (
             (texts.SCAN_SECTION, self.inputs),
             (texts.MODEL_SECTION, self.model),
@@ -148,7 +151,7 @@ class DetectWidget(Panel):
         for section in self.sections.values():
             if section is self.sections[texts.FINDINGS_SECTION.label]:
                 body.addWidget(self.other_scan)
-                body.addWidget(self.warnings)
+                body.addWidget(self.remarks)
             body.addWidget(section)
             if section is self.sections[texts.SCAN_SECTION.label]:
                 body.addWidget(self.model.preset_row)
@@ -289,7 +292,8 @@ class DetectWidget(Panel):
         """Show what the controller says and allows."""
         controller, headings = self.controller, self.controller.headings
         say(self.other_scan, headings.other)
-        say(self.warnings, headings.notes)
+        self.remarks.show_remarks(headings.remarks)
+        self.views.alarm.show(headings.remarks)
         self.sections[texts.SCAN_SECTION.label].name(headings.scan)
         self.sections[texts.FINDINGS_SECTION.label].name(headings.findings)
         self.sections[texts.SAVE_SECTION.label].name(headings.save)

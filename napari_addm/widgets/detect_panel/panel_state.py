@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from napari_addm.checkpoint.specification import ModelSpecification
+from napari_addm.io.remarks import Kind, Remark, of_kind
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.state import (
     Idle,
@@ -72,7 +73,7 @@ class Headings:
     run, run_tip : str
     other : str
         Which scan the last result belongs to, if that is not the chosen one.
-    notes : str
+    remarks : tuple of Remark
         What a person has to know about the result that is shown.
     """
 
@@ -82,7 +83,7 @@ class Headings:
     run: str
     run_tip: str
     other: str
-    notes: str
+    remarks: tuple[Remark, ...]
 
 
 class PanelState:
@@ -208,8 +209,15 @@ class PanelState:
             run=texts.RUN_NAMED.format(title) if title and self.opened.several else texts.RUN.label,
             run_tip="\n".join(filter(None, tips)),
             other=self._other_scan(),
-            notes="" if outcome is None or self.grows else "\n".join(outcome.warnings),
+            remarks=self._remarks(),
         )
+
+    def _remarks(self) -> tuple[Remark, ...]:
+        """Those of the outcome; while it grows the alarms alone, which cannot wait."""
+        if self.outcome is None:
+            return ()
+        remarks = self.outcome.remarks
+        return tuple(of_kind(Kind.ALARM, remarks)) if self.grows else remarks
 
     def _other_scan(self) -> str:
         """Where the last result is, if it is not the one shown; or what is wrong with that."""

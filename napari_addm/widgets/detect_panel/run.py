@@ -114,7 +114,7 @@ class ResultReady:
     labeller : CachedLabeller or None
         Labels the result; it has done so once where the request gives a threshold.
     quality : Quality or None
-        Of the scan, once all of it is done.
+        Of the scan, as far as it is done.
     """
 
     progress: Progress
@@ -204,6 +204,6 @@ def _result_ready(
         labeller = CachedLabeller(result)
         labeller.label(*request.threshold())
     quality = None
-    if progress.stage == "finish" and result.done.all() and result.slices is not None:
+    if result.slices is not None:
         quality = check_quality(result.slices, checkpoint.specification, result)
     return ResultReady(replace(progress, result=result), labeller, quality)

@@ -12,11 +12,12 @@ from qtpy.QtWidgets import QWidget
 
 from napari_addm.errors import AddmError
 from napari_addm.widgets import texts
-from napari_addm.widgets.forms import WARNING, button, column, form, message, row, say
+from napari_addm.widgets.forms import button, column, form, message, row, say
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layer_combos import LabelsChoice, LayerChooser, layer_of
 from napari_addm.widgets.layer_volumes import LayerData, layer_grid
 from napari_addm.widgets.layers import METADATA_KEY, FramesGeometry, spatial_part
+from napari_addm.widgets.tones import WARNING
 
 if TYPE_CHECKING:
     import napari

@@ -11,11 +11,14 @@ import numpy as np
 
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
+from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.quality import Quality
 from napari_addm.findings.decisions import Decision
+from napari_addm.findings.findings import describe_none
 from napari_addm.findings.regions import UNKNOWN
-from napari_addm.io.volume import Volume
+from napari_addm.io.remarks import Kind, Remark, by_weight, of_kind
+from napari_addm.io.volume import GRID_OF_LAYER, UNKNOWN_SIDES, Volume
 from napari_addm.review.agreement import Agreement
 from napari_addm.review.decisions import ReviewedFindings
 from napari_addm.review.marking import CachedLabeller, LabelledFindings, is_calibrated
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 # The range of the slider, as a multiple of the checkpoint's threshold or of the present one.
 DEFAULT_RANGE, BEYOND = 4.0, 1.2
 LOWEST_RANGE = 1e-3
+# Cautions that say nothing about false alarms.
+ABOUT_SIDES = frozenset((UNKNOWN_SIDES, GRID_OF_LAYER, NO_MIDLINE, SIDES_FROM_MASK))
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class Outcome:
     truth_notes : tuple of str
         Warnings of that ground truth.
     quality : Quality or None
-        How the scan differs from those of the training; None until all of it is done.
+        How the scan differs from those of the training, as far as it is known.
     preview : bool
         Whether it is put together from previews, which no record could repeat.
     """
@@ -152,10 +157,24 @@ class Outcome:
         return self.findings.decisions
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a person has to know about the result."""
-        notes = self.quality.notes if self.quality else ()
-        return (*self.detection.warnings, *notes) if self.detection else ()
+    def remarks(self) -> tuple[Remark, ...]:
+        """What a person has to know about the result, the heaviest first."""
+        flags = self.quality.remarks if self.quality else ()
+        return by_weight((*self.detection.warnings, *flags)) if self.detection else ()
+
+    @property
+    def why_no_promise(self) -> str:
+        """Why false alarms in healthy brains say nothing about this scan; empty if they do."""
+        remarks = self.remarks
+        if of_kind(Kind.ALARM, remarks):
+            why = "alarm"
+        elif self.quality and any(flag.is_unlike_training for flag in self.quality.flags):
+            why = "flag"
+        elif not ABOUT_SIDES.issuperset(of_kind(Kind.CAUTION, remarks)):
+            why = "caution"
+        else:
+            return ""
+        return texts.NO_PROMISE.format(texts.NO_PROMISE_WHY[why])
 
     @property
     def scan(self) -> Volume:
@@ -211,9 +230,10 @@ def describe_count(outcome: Outcome) -> str:
     total = len(findings)
     if not total and detection.done.sum() == 1:
         area = 1000 * marked.minimum_ml / detection.anomaly.spacing[0]
-        return f"No findings: in one slice {marked.minimum_ml:.2f} mL are {area:.0f} mm²"
+        words = f"In one slice {marked.minimum_ml:.2f} mL are {area:.0f} mm²."
+        return f"{describe_none(marked.minimum_ml)} {words}"
     if not total:
-        return "No findings"
+        return describe_none(marked.minimum_ml)
     words = f"{total} finding{'' if total == 1 else 's'}, {findings.total_ml:.1f} mL together"
     rejected = list(outcome.findings.rejected)
     if rejected:

@@ -23,11 +23,13 @@ from napari_addm.widgets.detect_panel.color_bar import ColorBar, MapToggle
 from napari_addm.widgets.detect_panel.comparing import Comparison, FurtherCanvases
 from napari_addm.widgets.detect_panel.figure_export import FigureExport
 from napari_addm.widgets.detect_panel.layout import Layout
+from napari_addm.widgets.detect_panel.messages import AlarmBanner
 from napari_addm.widgets.detect_panel.plane_view import PlaneView
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.detect_panel.window_buttons import WindowButtons
-from napari_addm.widgets.forms import SMALL, Section, button, column, single_shot, toggle, when_gone
+from napari_addm.widgets.forms import Section, button, column, single_shot, toggle, when_gone
 from napari_addm.widgets.jobs import Job
+from napari_addm.widgets.tones import SMALL
 from napari_addm.widgets.viewing.canvas_dock import CanvasDock, dock_of
 from napari_addm.widgets.viewing.canvas_mouse import CanvasMouse
 from napari_addm.widgets.viewing.canvas_tools import EdgeLetters
@@ -63,6 +65,7 @@ class Views(QWidget):
     canvases : FurtherCanvases
     layout_kept : Layout
     color_bar : ColorBar
+    alarm : AlarmBanner
     figure : FigureExport
     on_keys : dict of str to callable
         What the keys do, by the actions of `texts.SHORTCUTS`; the panel adds those of its findings.
@@ -83,6 +86,7 @@ class Views(QWidget):
         self.figure.failed.connect(self.failed)
         self.toggle_maps = MapToggle(viewer)
         self.color_bar = ColorBar(viewer, self)
+        self.alarm = AlarmBanner(viewer)
         self._letters = EdgeLetters(viewer)
         self.mouse = CanvasMouse(viewer)
         self.comparison = Comparison(viewer, self.planes.leave_3d)
@@ -247,6 +251,7 @@ class _Farewell:
             views._letters.close,
             views.mouse.close,
             views.color_bar.close,
+            views.alarm.close,
         )
 
     def __call__(self) -> None:

@@ -17,10 +17,11 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.contributions import read_layer, read_series_layer, warn_of
 from napari_addm.widgets.detect_panel.demo import show_demo
 from napari_addm.widgets.detect_panel.series_dialog import SeriesDialog
-from napari_addm.widgets.forms import LINK, PRIMARY, button, column
+from napari_addm.widgets.forms import PRIMARY, button, column
 from napari_addm.widgets.guide import open_help
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layers import LayerTuple
+from napari_addm.widgets.tones import LinkWords
 
 if TYPE_CHECKING:
     import napari
@@ -68,7 +69,7 @@ class Welcome(QWidget):
         self.scan_button.setStyleSheet(PRIMARY)
         self.folder_button = button(texts.OPEN_DICOM, self._on_folder)
         self.demo_button = button(texts.OPEN_DEMO, self.open_demo)
-        self.help_link = QLabel(f'<a href="help" style="{LINK}">{texts.HELP.label}</a>')
+        self.help_link = LinkWords(texts.HELP.label)
         self.help_link.setToolTip(texts.HELP.tip)
         self.help_link.linkActivated.connect(lambda link: self.open_help())
         self._buttons = (self.scan_button, self.folder_button, self.demo_button)

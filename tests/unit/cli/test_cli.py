@@ -156,7 +156,7 @@ def test_for_a_person(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> Non
     assert addm(*command).exit_code == 1
     none = addm(*command, "--overwrite", "--threshold", 1000)
     assert none.exit_code == 0
-    assert "no finding of 0.5 mL or more" in none.stdout
+    assert "No findings: nothing of 0.5 mL or more" in none.stdout
 
 
 def test_same_seed_same_files(tmp_path: Path, scans: Path, tiny_checkpoint: Path) -> None:
@@ -222,7 +222,10 @@ def test_a_frame_of_several_and_brackets_in_a_name(
     found = addm(*command, "--frame", 1, "--threshold", 0.01)
     assert found.exit_code == 0, found.output
     assert scan.name in found.stdout
-    assert "Frame 1 of 2" in found.stdout
+    assert "Frame 1 of 2" not in found.stdout
+    assert "notes; --verbose shows them." in found.stdout
+    found = addm(*command, "--frame", 1, "--overwrite", "--verbose")
+    assert "Note: Frame 1 of 2 was used." in found.stdout
     alone = tmp_path / "alone"
     command = ("detect", scans / "RAS.nii.gz", "-o", alone, "--checkpoint", tiny_checkpoint)
     assert addm(*command).exit_code == 0
@@ -253,10 +256,12 @@ def test_warnings_of_mask_and_truth_are_kept(
     )
     assert result.exit_code == 0, result.output
     warnings = json.loads(result.stdout)["warnings"]
-    assert any(w.startswith("The ground truth: qform and sform disagree") for w in warnings)
-    assert any(w.startswith("The brain mask: The file is 4D") for w in warnings)
+    kinds = {each["text"].partition(" (")[0]: each["kind"] for each in warnings}
+    (disagree,) = (text for text in kinds if text.startswith("The ground truth: qform and sform"))
+    assert kinds[disagree] == "caution"
+    assert kinds["The brain mask: The file is 4D with one frame, which was used."] == "note"
     record = json.loads((tmp_path / "out" / "RAS_record.json").read_text())
-    assert record["warnings"] == warnings
+    assert all(each in warnings for each in record["warnings"])
 
 
 # --- faults ---------------------------------------------------------------------------------

@@ -267,7 +267,7 @@ def test_smaller_batches_are_taken_when_memory_runs_out(
     *_, last = detect(scan, checkpoint, EXACT.replace(batch_size=8), threads=2)
     result = last.result
     assert result is not None
-    assert any("out of memory" in warning for warning in result.warnings) == (fits < 8)
+    assert any("Out of memory" in warning for warning in result.warnings) == (fits < 8)
     np.testing.assert_allclose(result.anomaly.data, whole.anomaly.data, atol=1e-5)
 
 

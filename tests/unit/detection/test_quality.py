@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
+from napari_addm.detection.atlas import ScanRegions
 from napari_addm.detection.pipeline import Detection, run
-from napari_addm.detection.preparation import HistogramStandardization, ModelSlices, prepare
+from napari_addm.detection.preparation import NOT_T1, HistogramStandardization, ModelSlices, prepare
 from napari_addm.detection.quality import (
     FLAG_TITLES,
     MOST_HISTOGRAM_DISTANCE,
@@ -20,7 +21,9 @@ from napari_addm.detection.quality import (
     reconstruction_error,
 )
 from napari_addm.detection.settings import DetectionSettings
+from napari_addm.io.contrast import OTHER_SCAN
 from napari_addm.io.demo import DEMO_CHECKPOINT
+from napari_addm.io.remarks import Kind, of_kind
 from napari_addm.io.volume import UNKNOWN_SIDES, Volume
 
 GRID = np.array([[4, 0, 0, -84], [0, 4, 0, -100], [0, 0, 3, -75], [0, 0, 0, 1.0]])
@@ -92,6 +95,49 @@ def test_every_way_to_differ_has_its_flag(
     squared = np.where(usual.data > 0, usual.data**6, 0).astype(np.float32)
     assert flags(prepare(usual.with_data(squared), preparation), checkpoint) == {"intensities"}
     assert set(FLAG_TITLES) >= {"orientation", "slice_thickness", "brain_volume", "contrast"}
+
+
+def test_what_is_no_t1_brain_is_an_alarm(brain: Volume, checkpoint: Checkpoint) -> None:
+    usual = like_training(brain, checkpoint)
+    inside = usual.data > 0
+    noise = np.random.default_rng(0).normal(100, 20, usual.shape)
+    other = {"inverted": 3 - usual.data, "noise": noise}
+    for name, values in other.items():
+        scan = usual.with_data(np.where(inside, values, 0).astype(np.float32))
+        slices = prepare(scan, checkpoint.specification.preparation)
+        quality = check_quality(slices, checkpoint.specification)
+        alarms = of_kind(Kind.ALARM, quality.remarks)
+        assert alarms == [NOT_T1], name
+        assert alarms == of_kind(Kind.ALARM, slices.warnings), name
+        assert not of_kind(Kind.CAUTION, quality.remarks), name  # the alarm explains them
+    named = replace(usual, warnings=(OTHER_SCAN,))
+    quality = check_quality(
+        prepare(named, checkpoint.specification.preparation), checkpoint.specification
+    )
+    assert [(flag.key, flag.kind) for flag in quality.flags] == [("other_scan", Kind.ALARM)]
+
+
+def test_neither_anatomy_nor_intensities(
+    detected: tuple[Checkpoint, ModelSlices, Detection], checkpoint: Checkpoint
+) -> None:
+    _, slices, detection = detected
+
+    def kinds(similarity: float, overlap: float, source: list[float]) -> dict[str, Kind]:
+        rule = HistogramStandardization(np.array(source), np.array([0.0, 0.5, 1.0]))
+        regions = ScanRegions(None, (), similarity, overlap)
+        found = check_quality(
+            replace(slices, intensity=rule),
+            checkpoint.specification,
+            replace(detection, regions=regions),
+        )
+        return {flag.key: flag.kind for flag in found.flags}
+
+    odd, usual = [0.0, 0.2, 1.0], [0.0, 0.5, 1.0]
+    assert kinds(0.3, 0.97, odd)["anatomy"] is Kind.ALARM
+    assert "anatomy" not in kinds(0.3, 0.97, usual)
+    assert "anatomy" not in kinds(0.6, 0.97, odd)
+    assert "anatomy" not in kinds(0.0, 0.0, odd)  # it could not be measured
+    assert kinds(0.6, 0.97, odd)["intensities"] is Kind.CAUTION
 
 
 def test_the_histogram_distance_is_in_shares_of_the_range() -> None:

@@ -250,7 +250,7 @@ ODDITIES: dict[str, tuple[Make, str]] = {
     "one frame, 5D": (stored(make_data()[..., None, None]), "5D with one frame"),
     "some NaN": (
         stored(np.where(make_data() > 99, make_data(), np.nan)),
-        "were NaN or infinite and are 0 now",
+        "were NaN or infinite and are taken as 0",
     ),
     "two forms": (nifti(qoffset_x=-36.0), "qform and sform disagree by up to .* mm; the sform"),
     "damaged qform": (nifti(quatern_b=3), "qform is damaged"),

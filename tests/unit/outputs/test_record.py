@@ -103,8 +103,8 @@ def test_settings_of_a_later_version_cannot_be_repeated(write_scan, make_case) -
         ("[" * 100_000, "not JSON"),
         ("[1]", "no run record of napari-addm"),
         ('{"schema_version": 1}', "an older version"),
-        ('{"schema_version": 4}', "a newer version"),
-        ('{"schema_version": 3}', "damaged or was changed by hand"),
+        ('{"schema_version": 5}', "a newer version"),
+        ('{"schema_version": 4}', "damaged or was changed by hand"),
     ],
 )
 def test_what_is_no_record(tmp_path: Path, text: str, words: str) -> None:

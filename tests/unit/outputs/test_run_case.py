@@ -15,6 +15,7 @@ from napari_addm.detection.preparation import prepare
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.outputs.case import WriteOptions
+from napari_addm.outputs.record import read_record
 from napari_addm.outputs.run_case import (
     CaseRequest,
     detect_case,
@@ -88,13 +89,13 @@ def test_what_a_result_holds(make_request: RequestMaker) -> None:
 def test_a_threshold_that_was_calibrated_otherwise_is_named(
     make_request: RequestMaker, tmp_path: Path
 ) -> None:
-    words = "the checkpoint's threshold, 0.05, is used with other settings than it was made for"
+    words = "The checkpoint's threshold, 0.05, is used with other settings than it was made for"
     odd = DetectionSettings(regions=False, steps=1, score="absolute", precision="float32")
     request = make_request(settings=odd, threshold=None)
     result = finish(run_case(request))
     (warning,) = (each for each in result.outputs.warnings if each.startswith(words))
     assert "(Sampling steps, Score)" in warning
-    assert warning in json.loads(result.paths["record"].read_text())["warnings"]
+    assert warning in read_record(result.paths["record"]).warnings
     asked = ["detect", request.scan, "--checkpoint", request.checkpoint, "--steps", 1]
     assert words in " ".join(invoke([*asked, "-o", tmp_path / "a"]).output.split())
     assert words not in " ".join(

@@ -25,6 +25,7 @@ from napari_addm.findings.decisions import Decision
 from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.io.hashing import file_sha256, voxels_sha256
 from napari_addm.io.reading import read_labels, read_volume
+from napari_addm.io.remarks import Kind
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.case import WriteOptions, write_case
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs
@@ -141,6 +142,24 @@ def test_diameters_that_were_changed_are_named(case: Path) -> None:
     found = verify(record_of(case))
     assert found.verdict == "different"
     assert any(words.startswith("findings[0].longest_mm: 99.0") for words in found.problems)
+
+
+def test_a_record_of_the_version_before(case: Path) -> None:
+    """Its warnings are plain sentences in other words, which count as cautions."""
+
+    def as_before(record: dict[str, Any]) -> None:
+        record["schema_version"] = 3
+        record["warnings"] = ["taken as already skull-stripped"]
+        for flag in record["quality"]["flags"]:
+            del flag["detail"]
+            flag["message"] = "voxels are far apart"
+
+    edit_record(case, as_before)
+    record = read_record(record_of(case))
+    assert {each.kind for each in record.remarks} == {Kind.CAUTION}
+    found = verify(record_of(case))
+    assert (found.verdict, found.problems) == ("identical", [])
+    assert any("an earlier form" in note for note in found.notes)
 
 
 def test_inputs_elsewhere_and_stored_otherwise(case: Path, tmp_path: Path) -> None:

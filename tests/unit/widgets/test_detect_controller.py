@@ -15,9 +15,12 @@ import pytest
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.checkpoint.specification import FalseAlarmSpecification, ModelSpecification
 from napari_addm.detection.pipeline import Detection, Progress
+from napari_addm.detection.quality import Quality, QualityFlag
 from napari_addm.errors import AddmError
 from napari_addm.findings.decisions import Decision
-from napari_addm.io.volume import Volume, volume_from_array
+from napari_addm.findings.findings import describe_none
+from napari_addm.io.remarks import note
+from napari_addm.io.volume import UNKNOWN_SIDES, Volume, volume_from_array
 from napari_addm.review.saved_review import SavedReview
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.controller import DetectController, describe_progress
@@ -385,16 +388,38 @@ def test_headings(panel: Panel) -> None:
         run="Run on A",
         run_tip=f"{texts.RUN_IS_ON.format('A')}\n{texts.RUN.tip}",
         other="",
-        notes="",
+        remarks=(),
     )
     panel.open("A")
     assert panel.control.headings.run == "Run"
     outcome = panel.run("A")
-    outcome.detection = replace(outcome.detection, warnings=("Left and right are unknown.",))
-    outcome.quality = SimpleNamespace(notes=("It is unlike the training scans.",))
-    words = "Left and right are unknown.\nIt is unlike the training scans."
-    assert panel.control.headings.notes == words
+    harmless = note("The file is 4D.")
+    outcome.detection = replace(outcome.detection, warnings=(harmless, "Plain words."))
+    outcome.quality = Quality((QualityFlag("contrast", "It is no T1."),), {}, ())
+    assert panel.control.headings.remarks == ("It is no T1.", "Plain words.", "The file is 4D.")
+    assert [each.kind for each in panel.control.headings.remarks] == ["alarm", "caution", "note"]
     assert panel.control.headings.save == "Save: A"
+
+
+@pytest.mark.parametrize(
+    ("warnings", "flag", "why"),
+    [
+        ((note("The file is 4D."), UNKNOWN_SIDES), "orientation", ""),
+        (("The grid is odd.",), "orientation", "caution"),
+        ((), "intensities", "flag"),
+        ((), "contrast_agent", "flag"),
+        (("The grid is odd.",), "contrast", "alarm"),
+    ],
+)
+def test_false_alarms_are_promised_only_where_the_promise_holds(
+    panel: Panel, warnings: tuple[str, ...], flag: str, why: str
+) -> None:
+    panel.open("A")
+    outcome = panel.run("A")
+    outcome.detection = replace(outcome.detection, warnings=warnings)
+    outcome.quality = Quality((QualityFlag(flag, str(UNKNOWN_SIDES)),), {}, ())
+    words = texts.NO_PROMISE.format(texts.NO_PROMISE_WHY[why]) if why else ""
+    assert outcome.why_no_promise == words
 
 
 # --- the threshold -------------------------------------------------------------------------------
@@ -479,10 +504,10 @@ def test_the_findings_in_words(panel: Panel) -> None:
     assert describe_count(outcome) == "1 finding, 48.0 mL together; 0.0 mL without the 1 rejected"
     panel.control.set_marking(panel.control.marking.at(0.9))
     panel.control.mark()
-    assert describe_count(outcome) == "No findings"
+    assert describe_count(outcome) == describe_none(0.5)
     outcome.detection = replace(outcome.detection, done=np.arange(SHAPE[0]) == 2)
     outcome.label(replace(panel.control.marking, minimum_ml=5.0))
-    assert describe_count(outcome) == "No findings: in one slice 5.00 mL are 500 mm²"
+    assert describe_count(outcome) == f"{describe_none(5)} In one slice 5.00 mL are 500 mm²."
 
 
 # --- a saved review ------------------------------------------------------------------------------
