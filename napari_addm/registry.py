@@ -42,6 +42,8 @@ class Registry(Mapping[str, T]):
         What a file calls its part, such as ``"SCORE"``.
     spelling : dict of str to str, optional
         Names that no file can have, by file.
+    former : dict of str to str, optional
+        Names in older files, and what they are called today.
     packages : bool
         Whether a part is a sub-package, so that plain files beside it are no parts.
     """
@@ -52,12 +54,14 @@ class Registry(Mapping[str, T]):
         attribute: str,
         *,
         spelling: Mapping[str, str] | None = None,
+        former: Mapping[str, str] | None = None,
         packages: bool = False,
     ) -> None:
         self.folder = folder
         self.attribute = attribute
         self.kind = attribute.lower()
         self._spelling = spelling or {}
+        self._former = former or {}
         self._packages = packages
 
     @cached_property
@@ -87,13 +91,14 @@ class Registry(Mapping[str, T]):
         return len(self._built_in) + len(self._third_party)
 
     def check(self, name: str) -> str:
-        """Return a name that is installed.
+        """Return a name that is installed, for a former name the one of today.
 
         Raises
         ------
         UnknownPartError
             If there is no such part; the message lists those that are installed.
         """
+        name = self._former.get(name, name)
         if name not in self:
             raise UnknownPartError(
                 f"There is no {self.kind} {name!r}; this installation has {', '.join(self)}."
@@ -110,7 +115,7 @@ class Registry(Mapping[str, T]):
         AddmError
             If the part cannot be imported, or its file lacks it.
         """
-        self.check(name)
+        name = self.check(name)
         part: T
         if name in self._built_in:
             module = import_module(self._built_in[name])
@@ -170,7 +175,7 @@ def _package(entry: EntryPoint) -> str:
 
 METHODS: Registry[Any] = Registry("methods", "METHOD", packages=True)
 SCORES: Registry[Any] = Registry("detection.scores", "SCORE")
-NOISES: Registry[Any] = Registry("diffusion.noises", "NOISE")
+NOISES: Registry[Any] = Registry("diffusion.noises", "NOISE", former={"coarse": "pyramid"})
 SAMPLERS: Registry[Any] = Registry(
     "diffusion.samplers", "SAMPLER", spelling={"dpm_solver": "dpm++"}
 )

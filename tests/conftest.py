@@ -128,7 +128,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, known_planes: None
         method="addm",
         name="tiny",
         network=network,
-        diffusion=DiffusionSpecification(timesteps=1000, noise="coarse"),
+        diffusion=DiffusionSpecification(timesteps=1000, noise="pyramid"),
         preparation=PreparationSpecification(
             spacing_mm=(6.0, 4.0, 4.0),
             size=(56, 48),

@@ -120,12 +120,15 @@ class DiffusionSpecification(Part):
     timesteps : int
         Length T of the chain; betas are linear, scaled by 1000/T. Files call it ``length``.
     noise : str
-        Kind of noise, of unit variance, in training and sampling.
+        Kind of noise in training and sampling.
+    noise_sd : float
+        Standard deviation of the noise at a pixel. AnoDDPM's own simplex noise has 0.48.
     """
 
     timesteps: Annotated[int, Field(alias="length", ge=21, le=100_000)]
     betas: Literal["linear"] = "linear"
     noise: NoiseKind
+    noise_sd: Annotated[float, Field(gt=0, le=10)] = 1.0
     prediction: Literal["noise"] = "noise"
 
 

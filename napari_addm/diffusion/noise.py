@@ -1,4 +1,4 @@
-"""Noise of unit variance, slice by slice."""
+"""Noise, slice by slice."""
 
 from __future__ import annotations
 
@@ -46,13 +46,16 @@ class SliceNoise:
         A name in :data:`napari_addm.registry.NOISES`.
     seed : int
         The seed of the run.
+    deviation : float
+        Standard deviation of the noise.
     """
 
     kind: str
     seed: int
+    deviation: float = 1.0
 
     def sample(self, slice_ids: Sequence[int], shape: Shape, draw: int, step: int) -> Tensor:
-        """Draw noise of unit variance for some slices.
+        """Draw noise for some slices.
 
         Parameters
         ----------
@@ -76,4 +79,4 @@ class SliceNoise:
             name = f"{self.seed} {draw} {step} {int(slice_id)}".encode()
             seed = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
             field.copy_(noise.draw(shape, torch.Generator().manual_seed(seed)))
-        return fields
+        return fields.mul_(self.deviation)

@@ -41,6 +41,8 @@ class Sampler:
         ``updates(levels, schedule, eta)`` returns one `Update` per step.
     uses_eta : bool
         Whether ``eta`` has an effect.
+    clips : bool
+        Whether x0-hat is to be kept within the range of model values; see ``clip`` of `sample`.
     """
 
     title: str
@@ -48,6 +50,7 @@ class Sampler:
     source: str
     updates: Callable[[Sequence[int], LinearSchedule, float], list[Update]]
     uses_eta: bool = False
+    clips: bool = False
 
     def sample(
         self,

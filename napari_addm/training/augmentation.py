@@ -23,7 +23,9 @@ SHARPNESS = (-0.2, 1.0)
 LARGEST_GRAIN = 0.02
 
 
-def augment(values: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment(
+    values: Tensor, mask: Tensor, generator: torch.Generator, *, vary_contrast: bool = True
+) -> tuple[Tensor, Tensor]:
     """Change slices at random, one draw per slice.
 
     Parameters
@@ -33,6 +35,8 @@ def augment(values: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[T
     mask : Tensor of bool, shape (B, 1, H, W)
     generator : torch.Generator
         On the CPU.
+    vary_contrast : bool
+        Whether to change the contrast, besides geometry, bias field and sharpness.
 
     Returns
     -------
@@ -40,7 +44,8 @@ def augment(values: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[T
         Like the arguments.
     """
     values, mask = _move(values, mask, generator)
-    values = _change_contrast(values, generator)
+    if vary_contrast:
+        values = _change_contrast(values, generator)
     values = _apply_bias_field(values, generator)
     values = _change_sharpness(values, mask, generator)
     return values.clamp(0.0, 1.0), mask

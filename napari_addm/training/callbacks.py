@@ -68,14 +68,15 @@ class SavePictures(Callback):
         level = self.specification.detection.level
         sampling = Sampling() if level is None else Sampling(tuple(sampling_levels(level, 1)))
         diffusion = self.specification.diffusion
-        drawn = SliceNoise(diffusion.noise if diffusion else "gaussian", seed=0)
+        noise = (diffusion.noise, diffusion.noise_sd) if diffusion else ("gaussian", 1.0)
+        drawn = SliceNoise(noise[0], 0, noise[1])
 
-        def noise(step: int, shape: Shape | None = None) -> Tensor:
+        def draw(step: int, shape: Shape | None = None) -> Tensor:
             image = (clean.shape[1], clean.shape[2], clean.shape[3])
             return drawn.sample(range(len(clean)), shape or image, 0, step).to(clean.device)
 
         *_, last = module.method.reconstruct(
-            module.average.module, self.specification, clean, sampling, noise
+            module.average.module, self.specification, clean, sampling, draw
         )
         return last.image
 

@@ -22,10 +22,13 @@ from napari_addm.methods.base import StepContext, fresh_noise, random_timesteps
 from napari_addm.methods.ddpm.model import DdpmMethod, DdpmObjective
 from napari_addm.methods.networks import channels_last
 from napari_addm.methods.settings import TrainingSettings
-from napari_addm.registry import NOISES
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Discriminator = Callable[[Tensor], Tensor]
+
+HIGHEST_JUDGED = 0.5
+"""Share of the chain up to which x0-hat is judged. Higher up it is mostly the network's error,
+enlarged up to 157-fold, which would rule the discriminator and the gradient."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class DenoisingSample:
         Mean squared error of the predicted noise (eq. 4, simplified).
     fake, real : Tensor, shape (B, C, H, W), or None
         The discriminator's inputs; ``fake`` carries the gradient to the denoiser. None if
-        the adversarial weight is 0.
+        the adversarial weight is 0, or no level of the batch can be judged.
     """
 
     l2: Tensor
@@ -64,7 +67,7 @@ def denoise(
     levels : Tensor of int, shape (B,)
         t in 1..T.
     draw_noise : callable
-        A fresh noise of the shape of ``clean``, unit variance, at each call.
+        A fresh noise of the shape of ``clean`` at each call.
     """
     noise = draw_noise()
     noisy = schedule.add_noise(clean, noise, levels)
@@ -76,7 +79,10 @@ def denoise(
     # No clamping of x0-hat here: it would cut the gradient.
     clean_hat = schedule.clean_from_noise(noisy, predicted, levels)
     if settings.discriminator_input == "clean":
-        fake, real = clean_hat, clean
+        judged = levels <= HIGHEST_JUDGED * schedule.timesteps
+        if not judged.any():
+            return DenoisingSample(l2, None, None)
+        fake, real, noisy = clean_hat[judged], clean[judged], noisy[judged]
     else:
         mean, variance = schedule.posterior(clean_hat, noisy, levels, levels - 1)
         fake = mean + variance.sqrt() * draw_noise()
@@ -182,7 +188,7 @@ class AddmObjective(DdpmObjective):
             self.schedule,
             clean,
             levels.to(clean.device),
-            partial(fresh_noise, NOISES[self.noise].draw, clean, context.generator),
+            partial(fresh_noise, self.draw_noise, clean, context.generator),
             settings,
         )
         logged = {"l2": sample.l2}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_addm.checkpoint.specification import ModelSpecification
-from napari_addm.diffusion.noise import Shape
+from napari_addm.diffusion.noises.coarse_grid import kascenas_noise
 from napari_addm.methods.base import (
     DrawNoise,
     Method,
@@ -27,34 +27,8 @@ from napari_addm.methods.network_specifications import UNetSpecification
 from napari_addm.methods.networks import build_network
 from napari_addm.methods.settings import TrainingSettings
 
-NOISE_CELLS = 8
-"""Pixels between two knots of the noise, as in 16 x 16 knots on 128 x 128 pixels."""
-
-NOISE_DEVIATION = 0.4
-"""Standard deviation of the noise on images of -1..1; 0.2 on images of 0..1."""
-
-
-def kascenas_noise(shape: Shape, generator: torch.Generator) -> Tensor:
-    """Gaussian noise on a coarse grid, bilinearly enlarged and shifted at random.
-
-    Parameters
-    ----------
-    shape : (C, H, W)
-    generator : torch.Generator
-        On the CPU.
-
-    Returns
-    -------
-    Tensor, float32, shape (C, H, W)
-    """
-    channels, height, width = shape
-    rows, columns = -(-height // NOISE_CELLS) + 1, -(-width // NOISE_CELLS) + 1
-    knots = torch.randn(1, channels, rows, columns, generator=generator)
-    field = torch.nn.functional.interpolate(
-        knots, scale_factor=NOISE_CELLS, mode="bilinear", align_corners=False
-    )[0]
-    y, x = torch.randint(0, NOISE_CELLS, (2,), generator=generator).tolist()
-    return NOISE_DEVIATION * field[:, y : y + height, x : x + width]
+KNOT_DEVIATION = 0.4
+"""Standard deviation of the noise's knots on images of -1..1; 0.2 on images of 0..1."""
 
 
 def _without_time(network: nn.Module, image: Tensor) -> Tensor:
@@ -85,7 +59,7 @@ class DenoisingObjective(Objective):
 
     def _error(self, network: nn.Module, clean: Tensor, generator: torch.Generator) -> Tensor:
         brain = clean > -1.0
-        noise = fresh_noise(kascenas_noise, clean, generator)
+        noise = KNOT_DEVIATION * fresh_noise(kascenas_noise, clean, generator)
         restored = _without_time(network, torch.where(brain, clean + noise, -1.0))
         return (restored - clean)[brain].square().mean()
 

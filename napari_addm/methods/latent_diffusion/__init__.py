@@ -31,13 +31,15 @@ class LatentUNetSpecification(NetworkSpecification):
 
 
 def presets(timesteps: int) -> dict[str, TrainingSettings]:
-    """``"small"``: latents of 28 x 24."""
-    vqvae = VqVaeSpecification(channels=(32, 64), res_layers=1, embeddings=256, embedding_size=4)
+    """``"small"``: latents of 14 x 12, and no changes of contrast: they are what is looked for."""
+    vqvae = VqVaeSpecification(
+        channels=(32, 64, 128), res_layers=1, embeddings=256, embedding_size=8
+    )
     unet = UNetSpecification(
         unshuffle=1,
-        channels=(64, 96, 128),
-        res_blocks=(1, 1, 1),
-        attention=(False, False, True),
+        channels=(96, 160),
+        res_blocks=(2, 2),
+        attention=(False, True),
         head_channels=32,
         norm_groups=32,
     )
@@ -45,6 +47,7 @@ def presets(timesteps: int) -> dict[str, TrainingSettings]:
         "small": TrainingSettings(
             method="latent_diffusion",
             **SMALL,
+            vary_contrast=False,
             network=LatentUNetSpecification(vqvae=vqvae, unet=unet),
             # Latents have no smooth fields that white noise would spare.
             diffusion=DiffusionSpecification(timesteps=timesteps, noise="gaussian"),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 
 from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.diffusion.noise import Shape
@@ -24,6 +24,7 @@ from napari_addm.methods.base import (
     Reconstruction,
     Sampling,
     StepContext,
+    chain_noise,
     fresh_noise,
     random_timesteps,
 )
@@ -39,7 +40,7 @@ from napari_addm.methods.vqvae import (
     encode,
     frozen,
 )
-from napari_addm.registry import NOISES, SAMPLERS
+from napari_addm.registry import SAMPLERS
 
 DIVERGENCE_RANGE = (0.4, 0.6)
 """Where in the chain the divergence is measured, as fractions of its length."""
@@ -48,7 +49,7 @@ DIVERGENCE_LEVELS = 9
 """Number of levels that represent that range."""
 
 HEALTHY_FRACTION = 0.975
-"""Fraction of the healthy latents at a position that the mask leaves alone."""
+"""Fraction of the brain's latents that the mask leaves alone in healthy slices."""
 
 MEASURING = 0.9
 """Fraction of the training after which healthy divergences are gathered."""
@@ -67,12 +68,12 @@ class LatentDiffusion(nn.Module):
     ----------
     mean, deviation : Tensor of float32, shape (C, 1, 1)
         Statistics of the VQ-VAE's latents.
-    healthy : Tensor of float32, shape (1, h, w)
-        The divergence that :data:`HEALTHY_FRACTION` of the healthy latents stay below;
+    healthy : Tensor of float32, scalar
+        The divergence that :data:`HEALTHY_FRACTION` of the healthy brain's latents stay below;
         0 until it has been measured, so that every latent is inpainted.
     """
 
-    def __init__(self, specification: LatentUNetSpecification, size: tuple[int, int]) -> None:
+    def __init__(self, specification: LatentUNetSpecification) -> None:
         super().__init__()
         vqvae, unet = specification.vqvae, specification.unet
         self.vqvae = frozen(build_vqvae(vqvae))
@@ -89,10 +90,9 @@ class LatentDiffusion(nn.Module):
         self.mean: Tensor
         self.deviation: Tensor
         self.healthy: Tensor
-        height, width = (n // vqvae.divisor for n in size)
         self.register_buffer("mean", torch.zeros(vqvae.embedding_size, 1, 1))
         self.register_buffer("deviation", torch.ones(vqvae.embedding_size, 1, 1))
-        self.register_buffer("healthy", torch.zeros(1, height, width))
+        self.register_buffer("healthy", torch.zeros(()))
 
     def forward(self, noisy: Tensor, levels: Tensor) -> Tensor:
         predicted: Tensor = self.unet(
@@ -149,6 +149,49 @@ def divergence(
     return squared.mean(dim=1, keepdim=True)
 
 
+def mean_divergence(
+    network: LatentDiffusion,
+    schedule: LinearSchedule,
+    latents: Tensor,
+    draw_noise: Callable[[int], Tensor],
+) -> Iterator[Tensor]:
+    """Average the divergence over levels, one call of the network each.
+
+    Yields
+    ------
+    Tensor of float32, shape (B, 1, h, w)
+        The mean so far; the last is the whole.
+    """
+    levels = divergence_levels(schedule.timesteps)
+    total = torch.zeros_like(latents[:, :1])
+    for count, level in enumerate(levels, start=1):
+        with torch.no_grad():
+            total += divergence(network, schedule, latents, draw_noise(level), level)
+        yield total / count
+
+
+def smooth_in_brain(divergence: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Average a divergence over 3 x 3 latents, of those that are mostly brain.
+
+    Parameters
+    ----------
+    divergence : Tensor of float32, shape (B, 1, h, w)
+    clean : Tensor of float32, shape (B, 1, H, W)
+        The slices, air -1.
+
+    Returns
+    -------
+    smoothed : Tensor of float32, shape (B, 1, h, w)
+        0 where there is no brain near.
+    brain : Tensor of bool, shape (B, 1, h, w)
+    """
+    factor = clean.shape[-1] // divergence.shape[-1]
+    brain = avg_pool2d((clean > -1.0).float(), factor) > 0.5
+    share = avg_pool2d(brain.float(), 3, 1, 1)
+    total = avg_pool2d(divergence * brain, 3, 1, 1)
+    return torch.where(share > 0, total / share.clamp_min(0.05), 0.0), brain
+
+
 def inpaint(
     denoiser: Callable[[Tensor, Tensor], Tensor],
     schedule: LinearSchedule,
@@ -198,16 +241,17 @@ class LatentDiffusionObjective(TwoStageObjective):
     def __init__(self, settings: TrainingSettings) -> None:
         assert isinstance(settings.network, LatentUNetSpecification)
         assert settings.diffusion is not None
-        network = channels_last(LatentDiffusion(settings.network, settings.size))
+        network = channels_last(LatentDiffusion(settings.network))
         super().__init__(settings, settings.network.vqvae, network)
         assert settings.max_timestep is not None
         self.max_timestep = settings.max_timestep
-        self.noise = settings.diffusion.noise
+        self.draw_noise = chain_noise(settings.diffusion)
         self.schedule = LinearSchedule(settings.diffusion.timesteps)
         self.divergences: Tensor
         self.gathered: Tensor
         # In the trainer's state, so that a resumed training goes on with them.
-        self.register_buffer("divergences", torch.zeros(REMEMBERED, *network.healthy.shape))
+        height, width = (n // settings.network.vqvae.divisor for n in settings.size)
+        self.register_buffer("divergences", torch.full((REMEMBERED, height, width), torch.nan))
         self.register_buffer("gathered", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -228,28 +272,28 @@ class LatentDiffusionObjective(TwoStageObjective):
         loss = self._error(self.network, latents, levels.to(clean.device), context.generator)
         context.optimizer_step(loss)
         if context.progress >= MEASURING:
-            self._measure(latents, context.generator)
+            self._measure(clean, latents, context.generator)
         else:
             self.gathered.zero_()  # of a training that has got a larger budget
         return {"l2": loss}
 
     @torch.no_grad()
-    def _measure(self, latents: Tensor, generator: torch.Generator) -> None:
+    def _measure(self, clean: Tensor, latents: Tensor, generator: torch.Generator) -> None:
         """Gather the divergences of a batch, and take the percentile of all so far.
 
         With the weights that learn: the moving average diverges a little less, so that
         detection masks somewhat fewer healthy latents than the percentile says.
         """
-        found = torch.zeros_like(latents[:, :1])
-        levels = divergence_levels(self.schedule.timesteps)
-        for level in levels:
-            noise = fresh_noise(NOISES[self.noise].draw, latents, generator)
-            found += divergence(self.network, self.schedule, latents, noise, level) / len(levels)
-        for one in found:
+
+        def draw_noise(level: int) -> Tensor:
+            return fresh_noise(self.draw_noise, latents, generator)
+
+        *_, found = mean_divergence(self.network, self.schedule, latents, draw_noise)
+        smoothed, brain = smooth_in_brain(found, clean)
+        for one in torch.where(brain, smoothed, torch.nan)[:, 0]:
             self.divergences[int(self.gathered) % REMEMBERED] = one
             self.gathered += 1
-        known = self.divergences[: min(int(self.gathered), REMEMBERED)]
-        self.network.healthy.copy_(known.quantile(HEALTHY_FRACTION, dim=0))
+        self.network.healthy.copy_(self.divergences.nanquantile(HEALTHY_FRACTION))
 
     def validation_loss(
         self, network: nn.Module, clean: Tensor, generator: torch.Generator
@@ -268,7 +312,7 @@ class LatentDiffusionObjective(TwoStageObjective):
     def _error(
         self, network: LatentDiffusion, latents: Tensor, levels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        noise = fresh_noise(NOISES[self.noise].draw, latents, generator)
+        noise = fresh_noise(self.draw_noise, latents, generator)
         noisy = self.schedule.add_noise(latents, noise, levels)
         return (network(noisy, levels) - noise).square().mean()
 
@@ -280,7 +324,7 @@ class LatentDiffusionMethod(Method):
 
     def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
         """VQ-VAE and U-Net."""
-        return channels_last(LatentDiffusion(network, size))
+        return channels_last(LatentDiffusion(network))
 
     def calls(self, specification: ModelSpecification, sampling: Sampling) -> int:
         """The levels of the divergence, and the sampling steps."""
@@ -303,20 +347,23 @@ class LatentDiffusionMethod(Method):
             unchanged = Reconstruction(network.decode(latents), torch.zeros_like(clean))
         shape: Shape = (latents.shape[1], latents.shape[2], latents.shape[3])
 
+        def for_level(level: int) -> Tensor:
+            # Numbers beyond the steps of any chain, because its noise has to differ.
+            return noise(schedule.timesteps + level, shape)
+
         found = torch.zeros_like(latents[:, :1])
-        for level in divergence_levels(schedule.timesteps):
-            with torch.no_grad():
-                # Numbers beyond the steps of any chain, because its noise has to differ.
-                drawn = noise(schedule.timesteps + level, shape)
-                found += divergence(network, schedule, latents, drawn, level)
+        for mean in mean_divergence(network, schedule, latents, for_level):
+            found = mean
             yield unchanged
-        mask = found / DIVERGENCE_LEVELS > network.healthy
+        smoothed, brain = smooth_in_brain(found, clean)
+        mask = brain & (smoothed > network.healthy)
 
         def for_step(step: int) -> Tensor:
             return noise(step, shape)
 
         chain = inpaint(network, schedule, latents, mask, sampling, for_step)
-        weight = interpolate(mask.float(), clean.shape[2:], mode="bilinear")
+        unlikely = smoothed / network.healthy.clamp_min(torch.finfo(torch.float32).tiny)
+        weight = interpolate(unlikely, clean.shape[2:], mode="bilinear")
         for painted in chain:
             with torch.no_grad():
                 image = network.decode(painted)

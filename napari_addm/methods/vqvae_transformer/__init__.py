@@ -1,4 +1,7 @@
-"""VQ-VAE and transformer (Pinaya et al., Medical Image Analysis, 2022)."""
+"""VQ-VAE and transformer (Pinaya et al., Medical Image Analysis, 2022).
+
+The paper's ensemble of eight orders of the codes is left out: there is one, row by row.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def presets(timesteps: int) -> dict[str, TrainingSettings]:
 
 
 METHOD = MethodInfo(
-    title="VQ-VAE + Transformer",
+    title="VQ-VAE + transformer, one order",
     source="Pinaya et al., Medical Image Analysis 2022",
     network=VqTransformerSpecification,
     presets=presets,

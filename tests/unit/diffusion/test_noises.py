@@ -36,7 +36,7 @@ def low_frequency_share(fields, below=8.0):
     return (power[radius < below].sum() / power.sum()).item()
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "coarse"])
+@pytest.mark.parametrize("kind", ["gaussian", "pyramid"])
 def test_every_pixel_has_mean_0_and_variance_1(kind):
     fields = NOISES[kind].draw((20_000, 11, 13), generator())
     assert fields.dtype == torch.float32
@@ -81,7 +81,12 @@ def test_simplex_is_smooth_across_its_triangles():
 @pytest.mark.parametrize(
     ("kind", "low", "high"),
     # AnoDDPM's simplex noise has about 70 % of its power below 8 cycles per image.
-    [("gaussian", 0.001, 0.01), ("coarse", 0.5, 0.8), ("simplex", 0.6, 0.75)],
+    [
+        ("gaussian", 0.001, 0.01),
+        ("pyramid", 0.5, 0.8),
+        ("coarse_grid", 0.3, 0.4),
+        ("simplex", 0.6, 0.75),
+    ],
 )
 def test_share_of_low_frequencies(kind, low, high):
     rng = generator()

@@ -246,7 +246,7 @@ def test_it_yields_as_often_as_announced(trained, slices):
     )
     assert len(found) == method.calls(specification, Sampling(levels))
     assert all(r.image.shape == r.weight.shape == slices.shape for r in found)
-    assert all(0 <= r.weight.min() <= r.weight.max() <= 1 for r in found)
+    assert all(r.weight.min() >= 0 and r.weight.isfinite().all() for r in found)
 
 
 # --- codes drawn anew -----------------------------------------------------------------------
@@ -372,26 +372,37 @@ def test_what_healthy_latents_leave_is_in_the_checkpoint(latent_training, slices
         assert ((latents.std(dim=(0, 2, 3)) - 1).abs() < 0.3).all()
 
 
+def test_the_divergence_is_averaged_over_neighbors_in_the_brain():
+    clean = torch.full((1, 1, 20, 24), -1.0)
+    clean[..., :12, :] = 0.5  # three rows of latents of 4 x 4 pixels, and two of air
+    found = torch.zeros(1, 1, 5, 6)
+    found[0, 0, 2, 3] = 6.0
+    found[0, 0, 3, 0] = 1e6  # in air, where no divergence counts
+    smoothed, brain = latent_diffusion.smooth_in_brain(found, clean)
+    assert brain[0, 0, :3].all()
+    assert not brain[0, 0, 3:].any()
+    expected = torch.zeros(3, 6)
+    expected[1, 2:5] = 6 / 9
+    expected[2, 2:5] = 6 / 6  # of six places in the brain
+    torch.testing.assert_close(smoothed[0, 0, :3], expected)
+
+
 def test_where_latents_diverge_more_than_healthy_ones_they_are_painted(latent_training, slices):
     checkpoint = latent_training.checkpoint
     network = load_network(checkpoint)
-    # a threshold that every latent stays below, but for one place at which none does
-    network.healthy.fill_(1e6)
-    network.healthy[0, 3, 6] = 0
-    *_, last = latent_diffusion.LatentDiffusionMethod().reconstruct(
-        network, checkpoint.specification, slices, Sampling((500, 0)), noise_for(slices)
-    )
-    # 56 x 48 pixels have 14 x 12 latents: rows 12-15, columns 24-27, and half a latent around
-    place = torch.zeros(56, 48, dtype=torch.bool)
-    place[10:18, 22:30] = True
-    assert ((last.weight > 0).all(dim=(0, 1)) == place).all()
+    method, sampling = latent_diffusion.LatentDiffusionMethod(), Sampling((500, 0))
     unchanged = network.decode(network.encode(slices))
-    difference = (last.image - unchanged).abs()
-    assert difference[..., place].max() > 0.01
-    assert difference[..., 48:, :].max() == 0  # beyond what the decoder joins
-    network.healthy.fill_(1e6)
-    *_, last = latent_diffusion.LatentDiffusionMethod().reconstruct(
-        network, checkpoint.specification, slices, Sampling((500, 0)), noise_for(slices)
-    )
-    torch.testing.assert_close(last.image, unchanged)
-    assert last.weight.max() == 0
+
+    def reconstruct(healthy):
+        network.healthy.fill_(healthy)
+        noise = noise_for(slices)
+        *_, last = method.reconstruct(network, checkpoint.specification, slices, sampling, noise)
+        return last
+
+    none, all_ = reconstruct(1e6), reconstruct(1e-6)
+    torch.testing.assert_close(none.image, unchanged)
+    assert none.weight.max() < 1e-3
+    assert (all_.image - unchanged).abs().max() > 0.01
+    # the weight is the divergence in units of the healthy one
+    torch.testing.assert_close(all_.weight * 1e-12, none.weight, rtol=1e-3, atol=1e-9)
+    assert all_.weight[slices > -1].min() > 0
