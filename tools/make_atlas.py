@@ -26,8 +26,8 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from napari_addm.detection.atlas import find_regions
-from napari_addm.detection.registration import brain_image, deform, register, to_image
 from napari_addm.io.reading import read_labels, read_volume
+from napari_addm.io.registration import brain_image, deform, register, to_image
 from napari_addm.io.volume import Volume, volume_from_array
 
 TARGET = Path(__file__).resolve().parents[1] / "sample_data" / "brain_regions.npz"

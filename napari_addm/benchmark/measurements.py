@@ -14,7 +14,6 @@ from napari_addm.benchmark.systems import BenchmarkSettings
 from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.checkpoint.specification import (
     ModelSpecification,
-    ScoreKind,
     ScoreSpecification,
 )
 from napari_addm.detection.pipeline import run
@@ -29,12 +28,16 @@ from napari_addm.training.labelled_scans import LabelledScan
 SMOOTHING_MM = 6.0
 EROSION_MM = 4.0
 MINIMUM_ML = 0.5
-SCORES: dict[ScoreKind, ScoreSpecification] = {
-    kind: ScoreSpecification(
-        kind=kind, smoothing_mm=SMOOTHING_MM, erosion_mm=EROSION_MM, symmetry=symmetry
+DEFAULT_SCORE = "structure, symmetry"
+SCORES: dict[str, ScoreSpecification] = {
+    name: ScoreSpecification(
+        kind=name.removesuffix(", symmetry"),
+        smoothing_mm=SMOOTHING_MM,
+        erosion_mm=EROSION_MM,
+        symmetry=name.endswith(", symmetry"),
     )
-    # structure as the small presets score: most lesions lie on one side
-    for kind, symmetry in (("absolute", False), ("ssim", False), ("structure", True))
+    # with left compared with right as the small presets score: most lesions lie on one side
+    for name in ("absolute", "ssim", "structure", DEFAULT_SCORE)
 }
 """Scores that every system is measured with; the best one on validation is its row."""
 SCORES_KEY = {kind: score.model_dump() for kind, score in SCORES.items()}
@@ -113,7 +116,7 @@ def intensity_maps(case: LabelledScan) -> Maps:
     maps = intensity_baselines(
         case.volume, case.brain, smoothing_mm=SMOOTHING_MM, erosion_mm=EROSION_MM
     )
-    smoothed = {name: map_ for name, map_ in maps.items() if name.endswith(", smoothed")}
+    smoothed = {name: map_ for name, map_ in maps.items() if ", smoothed" in name}
     return Maps(
         {name: map_[case.brain] for name, map_ in smoothed.items()},
         {name: map_[case.shown_slice] for name, map_ in smoothed.items()},

@@ -16,9 +16,12 @@ key             holds
                 `iterations`, `seconds` (of training), `checkpoint`, `sha256`, `seed`, `score`,
                 `sampling`, `threshold`, `threshold_source`
 `summary`       `protocol`, `group`, `method` (a label), `score`, `metric`, `mean`, `low`, `high`
-                (95 % interval), `n` (subjects averaged), `undefined` (left out)
-`comparisons`   `protocol`, `group`, `metric`, `first`, `second` (labels), `score`, `difference`,
-                `low`, `high`, `p` (Wilcoxon, two-sided), `n`
+                (95 % interval), `least`, `most` (over the subjects), `n` (subjects averaged),
+                `undefined` (left out)
+`baseline`      label of the method that the others have to beat
+`comparisons`   `protocol`, `group`, `metric`, `first`, `second` (labels), `score` (of the first),
+                `difference`, `low`, `high`, `least`, `most`, `p` (Wilcoxon, two-sided), `p_holm`
+                (corrected over the `tests` of its group), `n`
 `cases`         `protocol`, `group`, `case`, `method`, `score`, `seed`; every other number is a
                 metric
 `healthy`       `group`, `method`, `score`, `case`, `seed`, `false_positive_ml`, `findings`: the
@@ -77,8 +80,8 @@ PROTOCOLS = {
 CASE_KEYS = ("protocol", "group", "case", "method", "score", "seed")
 TEXTS = ("protocol", "group", "case", "method", "score", "metric", "kind", "first", "second")
 NUMBERS = {
-    "summary": ("mean", "low", "high", "n", "undefined"),
-    "comparisons": ("difference", "low", "high", "p", "n"),
+    "summary": ("mean", "low", "high", "least", "most", "n", "undefined"),
+    "comparisons": ("difference", "low", "high", "least", "most", "p", "p_holm", "tests", "n"),
     "healthy": ("false_positive_ml", "findings"),
     "curves": ("x", "mean", "low", "high"),
 }
@@ -103,6 +106,7 @@ class Line:
     method: str
     score: str
     n: int | None
+    gains: tuple[Cell, ...]
     cells: tuple[Cell, ...]
     others: tuple[Cell, ...]
 
@@ -111,11 +115,13 @@ class Line:
 class Table:
     """The methods on one group of cases under one protocol.
 
-    `paper` and `beyond` are the columns, in this order; `chance` has a text for each.
+    `gains` (over the baseline), `paper` and `beyond` are the columns, in this order; `chance` has a
+    text for each of the last two.
     """
 
     protocol: str
     group: str
+    gains: tuple[Metric, ...]
     paper: tuple[Metric, ...]
     beyond: tuple[Metric, ...]
     others: tuple[Metric, ...]
@@ -291,6 +297,8 @@ def _table(
         rows = pd.concat([_alarms(healthy, rows), rows])
     rows = rows.drop_duplicates(["method", "score", "metric"], keep="last", ignore_index=True)
     keys = _in_order(results, set(zip(rows["method"], rows["score"], strict=True)))
+    gains = _gains(results, protocol, group)
+    gained = _metrics(dict.fromkeys(metric for _, metric in gains))
     present = set(rows.loc[rows["mean"].notna() | (rows["undefined"] > 0), "metric"])
     paper_keys = ["auroc_full" if (protocol, key) == ("anoddpm", "auroc") else key for key in PAPER]
     known = metrics_in_order()
@@ -302,6 +310,7 @@ def _table(
     return Table(
         protocol=protocol,
         group=group,
+        gains=gained,
         paper=paper,
         beyond=beyond,
         others=others,
@@ -309,6 +318,7 @@ def _table(
             Line(
                 *key,
                 int(counts[key]) if key in counts else None,
+                tuple(gains.get((key[0], metric.key), Cell()) for metric in gained),
                 tuple(cells.get((*key, metric.key), Cell()) for metric in paper + beyond),
                 tuple(cells.get((*key, metric.key), Cell()) for metric in others),
             )
@@ -316,6 +326,36 @@ def _table(
         ),
         chance=tuple(_chance(metric, rows) for metric in paper + beyond),
     )
+
+
+def _gains(results: Results, protocol: str, group: str) -> dict[Key, Cell]:
+    """What each method gains over the baseline, by method and metric."""
+    frame = _frame(results, "comparisons")
+    frame = frame[(frame["protocol"] == protocol) & (frame["group"] == group)]
+    gains = {}
+    for row in _records(frame[frame["second"] == results.get("baseline")]):
+        digits = _metrics([row["metric"]])[0].digits
+        note = "" if row["p_holm"] is None else f"p = {format_figure(row['p_holm'], 2)}"
+        gains[row["first"], row["metric"]] = Cell(
+            row["difference"], _signed(row["difference"], digits), _spread(row, digits), note
+        )
+    return gains
+
+
+def _signed(value: float | None, digits: int) -> str:
+    text = format_figure(value, digits)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+def _spread(row: Mapping[str, Any], digits: int) -> str:
+    """The interval in words, or the range where there are too few subjects for one."""
+    name, low, high = "", row["low"], row["high"]
+    if low is None or high is None:
+        name, low, high = "range ", row.get("least"), row.get("most")
+    if low is None or high is None or (name and low == high):
+        return ""
+    joint = "–" if min(low, high) >= 0 else " to "
+    return f"{name}{format_figure(low, digits)}{joint}{format_figure(high, digits)}"
 
 
 def _alarms(healthy: Sequence[dict[str, Any]], rows: pd.DataFrame) -> pd.DataFrame:
@@ -333,10 +373,10 @@ def _alarms(healthy: Sequence[dict[str, Any]], rows: pd.DataFrame) -> pd.DataFra
 
 def _cells(rows: pd.DataFrame, metrics: Iterable[Metric]) -> dict[tuple[str, str, str], Cell]:
     """The cells by method, score and metric; the best figures of each metric are marked."""
-    most = rows.groupby(["method", "score"])["n"].transform("max")
+    usual = rows.groupby(["method", "score"])["n"].transform("max")
     cells = {}
     for metric in metrics:
-        part = rows[rows["metric"] == metric.key].assign(most=most)
+        part = rows[rows["metric"] == metric.key].assign(usual_n=usual)
         # as shown: nobody is best by a difference that cannot be seen
         shown = part["mean"].map(lambda mean, digits=metric.digits: round(mean, digits))
         best = None
@@ -348,16 +388,13 @@ def _cells(rows: pd.DataFrame, metrics: Iterable[Metric]) -> dict[tuple[str, str
 
 
 def _cell(row: Mapping[str, Any], metric: Metric, best: bool) -> Cell:
-    mean, low, high, n = row["mean"], row["low"], row["high"], row["n"]
-    interval = note = ""
-    if low is not None and high is not None:
-        joint = "–" if min(low, high) >= 0 else " to "
-        interval = f"{format_figure(low, metric.digits)}{joint}{format_figure(high, metric.digits)}"
-    elif row.get("largest") is not None:
+    mean, n = row["mean"], row["n"]
+    interval, note = _spread(row, metric.digits), ""
+    if not interval and row.get("largest") is not None:
         interval = f"up to {format_figure(row['largest'], metric.digits)}"
     if row["undefined"]:
         note = f"{int(row['undefined'])} undefined"
-    elif mean is not None and n is not None and n != row["most"]:
+    elif mean is not None and n is not None and n != row["usual_n"]:
         note = f"n = {int(n)}"
     return Cell(mean, format_figure(mean, metric.digits), interval, note, best)
 
@@ -424,17 +461,24 @@ def _comparisons(protocol: str, group: str, rows: pd.DataFrame) -> dict[str, Any
                 "metric": _metrics([row["metric"]])[0],
                 "beyond_zero": bool((row["low"] or 0) > 0 or (row["high"] or 0) < 0)
                 and None not in (row["low"], row["high"]),
+                "spread": _spread(row, _metrics([row["metric"]])[0].digits),
                 "bar": [f"{place:.1f}" for place in bar],
-                "p_text": "< 0.0001" if (row["p"] or 1) < 0.0001 else format_figure(row["p"], 4),
+                "p_text": _p(row["p"]),
+                "p_holm_text": _p(row["p_holm"]),
             }
             for row, bar in zip(_records(rows), bars.to_numpy(), strict=True)
         ],
+        "tests": int(rows["tests"].max()) if rows["tests"].notna().any() else None,
         "limits": [
             (n, format_figure(2.0 ** (1 - n), 4).rstrip("0"))
             for n in counts
             if 1 <= n <= 5  # from six pairs on, p can fall below 0.05
         ],
     }
+
+
+def _p(p: float | None) -> str:
+    return "< 0.0001" if p is not None and p < 0.0001 else format_figure(p, 4)
 
 
 def _pictures(results: Results, folder: Path) -> list[dict[str, Any]]:

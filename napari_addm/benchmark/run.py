@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from napari_addm.benchmark.cache import Maps, cached_maps, cached_value
 from napari_addm.benchmark.measurements import (
+    DEFAULT_SCORE,
     EROSION_MM,
     MINIMUM_ML,
     SCORES_KEY,
@@ -38,7 +39,13 @@ from napari_addm.benchmark.measurements import (
 from napari_addm.benchmark.pictures import write_pictures
 from napari_addm.benchmark.report import write_csv, write_report
 from napari_addm.benchmark.summary import average_curve, best_score, compare, summarize
-from napari_addm.benchmark.systems import REFERENCE, BenchmarkSettings, System, known_systems
+from napari_addm.benchmark.systems import (
+    BASELINE,
+    REFERENCE,
+    BenchmarkSettings,
+    System,
+    known_systems,
+)
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, read_specification
 from napari_addm.errors import AddmError
 from napari_addm.io.hashing import sha256
@@ -113,15 +120,15 @@ class Benchmark:
             If there is no budget and something to train.
         """
         for system in self.systems:
-            if system.is_trained_here:
-                for seed in self.settings.seeds:
+            if system.is_made_here:
+                for seed in self.seeds(system):
                     if not self._is_trained(system, seed):
                         self._train(system, seed, lightning_options)
 
     def _is_trained(self, system: System, seed: int) -> bool:
         path = self.model_path(system, seed)
-        if not path.is_file():
-            return False
+        if not path.is_file() or not system.is_trained_here:
+            return path.is_file()
         record = read_specification(path).training
         minutes, iterations = self.settings.minutes, self.settings.iterations
         return (minutes is None or record["seconds"] >= 60 * minutes * 0.99) and (
@@ -132,7 +139,8 @@ class Benchmark:
         from napari_addm.training.train import train
 
         path = self.model_path(system, seed)
-        if self.settings.minutes is None and self.settings.iterations is None:
+        no_budget = self.settings.minutes is None and self.settings.iterations is None
+        if no_budget and system.is_trained_here:
             raise AddmError(
                 f"{path}: has to be trained, so a budget is needed; give --minutes or --iterations."
             )
@@ -145,7 +153,8 @@ class Benchmark:
             settings.replace(seed=seed, epochs=1_000_000),
             RunSettings(
                 split=self.split_file,
-                name=f"{system.title}, benchmark, seed {seed}",
+                name=f"{system.title}, benchmark"
+                + (f", seed {seed}" if system.is_trained_here else ""),
                 iterations=self.settings.iterations,
                 minutes=self.settings.minutes,
                 cache=self.output / "models" / "slices",
@@ -161,8 +170,6 @@ class Benchmark:
             raise AddmError(f"{path}: is not trained yet; give --minutes or --iterations.")
         return load_checkpoint(path)
 
-    # --- the strict protocol ----------------------------------------------------------------
-
     # --- measurements -----------------------------------------------------------------------
 
     def maps(
@@ -171,7 +178,7 @@ class Benchmark:
         """Compute a case's anomaly maps, or read them if they are there."""
         path = self.output / "maps" / f"{system.label}-seed{seed}" / case.group / f"{case.name}.npz"
         if checkpoint is None:
-            intensity_key = ("intensity 2", SMOOTHING_MM, EROSION_MM, case.digest)
+            intensity_key = ("intensity 3", SMOOTHING_MM, EROSION_MM, case.digest)
             return cached_maps(path, intensity_key, partial(intensity_maps, case))
         settings = strict_settings(self.settings, seed, checkpoint.specification)
         key = (checkpoint.sha256, settings.model_dump(), SCORES_KEY, case.digest)
@@ -266,7 +273,7 @@ class Benchmark:
                 rows = [row for seed in seeds for row in self.anoddpm(system, seed)]
                 cases += [{"protocol": "anoddpm", **row} for row in rows]
             if system.label in self.settings.curve_systems:
-                score = chosen.get(system.title, "structure")
+                score = chosen.get(system.title, DEFAULT_SCORE)
                 points = [p for seed in seeds for p in self.curves(system, seed, score)]
                 curves += average_curve(system.title, points)
         return {
@@ -287,7 +294,10 @@ class Benchmark:
             ],
             "chosen_scores": chosen,
             "summary": list(summarize(cases, healthy, chosen)),
-            "comparisons": list(compare(cases, chosen, known_systems()[REFERENCE].title)),
+            "baseline": known_systems()[BASELINE].title,
+            "comparisons": compare(
+                cases, chosen, *(known_systems()[label].title for label in (BASELINE, REFERENCE))
+            ),
             "cases": cases,
             "healthy": healthy,
             "curves": curves,

@@ -8,7 +8,12 @@ from typing import Any
 import pandas as pd
 
 from napari_addm.metrics.metric import metrics_in_order
-from napari_addm.metrics.statistics import MeanInterval, mean_interval, paired_difference
+from napari_addm.metrics.statistics import (
+    MeanInterval,
+    correct_by_holm,
+    mean_interval,
+    paired_difference,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -43,39 +48,59 @@ def summarize(cases: Rows, healthy: Rows, chosen: Mapping[str, str]) -> Iterator
         yield from _mean_rows(protocol, frame, ["false_positive_ml"])
 
 
-def compare(cases: Rows, chosen: Mapping[str, str], reference: str) -> Iterator[dict[str, Any]]:
-    """Compare a reference method with every other, on the same cases.
+def compare(
+    cases: Rows, chosen: Mapping[str, str], baseline: str, reference: str
+) -> list[dict[str, Any]]:
+    """Compare every method with a baseline, and a reference method with every other.
+
+    The p values are corrected over all tests on the same group of cases.
 
     Parameters
     ----------
     cases, chosen
         As for `summarize`.
-    reference : str
-        A method's title.
+    baseline, reference : str
+        Titles of methods.
     """
+    found: list[dict[str, Any]] = []
     for protocol, frame in _protocols(cases, chosen):
         for group, rows in frame.groupby("group", sort=False):
-            methods = dict(iter(rows.groupby("method", sort=False)))
-            if reference not in methods:
-                continue
-            first = methods.pop(reference)
-            for method, second in methods.items():
-                for metric in COMPARED[protocol]:
-                    found = paired_difference(_runs(first, metric), _runs(second, metric))
-                    interval = _interval(found.difference)
-                    del interval["undefined"]
-                    yield {
-                        "protocol": protocol,
-                        "group": group,
-                        "metric": metric,
-                        "first": reference,
-                        "second": method,
-                        "score": second["score"].iloc[0],
-                        "difference": interval.pop("mean"),
-                        "p": found.p,
-                        "smallest_p": found.smallest_p,
-                        **interval,
-                    }
+            methods = {str(name): part for name, part in rows.groupby("method", sort=False)}
+            pairs = [(name, baseline) for name in methods if name != baseline]
+            pairs += [(reference, name) for name in methods if name not in (baseline, reference)]
+            where = {"protocol": protocol, "group": group}
+            for first, second in pairs:
+                if first in methods and second in methods:
+                    found += [
+                        where | _difference(methods, first, second, metric)
+                        for metric in COMPARED[protocol]
+                    ]
+    for family in dict.fromkeys(row["group"] for row in found):
+        tested = [row for row in found if row["group"] == family]
+        corrected = correct_by_holm([row["p"] for row in tested])
+        tests = sum(p is not None for p in corrected)
+        for row, p in zip(tested, corrected, strict=True):
+            row.update(p_holm=p, tests=tests)
+    return found
+
+
+def _difference(
+    methods: Mapping[str, pd.DataFrame], first: str, second: str, metric: str
+) -> dict[str, Any]:
+    """One method minus another, in one metric."""
+    found = paired_difference(_runs(methods[first], metric), _runs(methods[second], metric))
+    interval = _interval(found.difference)
+    del interval["undefined"]
+    return {
+        "metric": metric,
+        "first": first,
+        "second": second,
+        "score": methods[first]["score"].iloc[0],
+        "difference": interval.pop("mean"),
+        "p": found.p,
+        "smallest_p": found.smallest_p,
+        **interval,
+    }
 
 
 def average_curve(method: str, points: Rows) -> Iterator[dict[str, Any]]:
@@ -132,6 +157,8 @@ def _interval(interval: MeanInterval) -> dict[str, Any]:
         "mean": interval.mean,
         "low": interval.low,
         "high": interval.high,
+        "least": interval.least,
+        "most": interval.most,
         "n": interval.subjects,
         "undefined": interval.excluded,
     }

@@ -9,8 +9,10 @@ from typing import Literal
 from napari_addm.registry import METHODS
 
 Protocol = Literal["strict", "anoddpm"]
+BASELINE = "template"
+"""The system that every other has to beat."""
 REFERENCE = "addm_1000"
-"""The system that the others are compared with."""
+"""The system that the others are compared with besides."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,23 @@ class System:
     checkpoint: Path | None = None
 
     @property
-    def is_trained_here(self) -> bool:
-        """Whether the benchmark trains it."""
+    def is_made_here(self) -> bool:
+        """Whether the benchmark makes its checkpoint."""
         return self.method is not None and self.checkpoint is None
+
+    @property
+    def is_trained_here(self) -> bool:
+        """Whether the benchmark trains it, with a budget and a seed."""
+        return self.is_made_here and bool(METHODS[self.method or ""].trained)
 
 
 def known_systems() -> dict[str, System]:
-    """Return the systems by label: the scan's intensities, and every installed method."""
+    """Return the systems by label: the scan's intensities, and every installed method.
+
+    What is not trained comes first.
+    """
     systems = [System("intensity", "Intensity, no model", None)]
-    for name, method in METHODS.usable().items():
+    for name, method in sorted(METHODS.usable().items(), key=lambda item: item[1].trained):
         several = len(method.compared_timesteps) > 1
         systems += [
             System(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_FILE_BYTES = 4 * 2**30
-DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1}
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 # First bytes of files that people mistake for checkpoints, so that the refusal names the kind.
 FOREIGN_BEGINNINGS = {

@@ -87,6 +87,7 @@ def preparation_bar() -> Iterator[Callable[[str, int, int], None]]:
                 stack.enter_context(bar)
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total)
+                bar.start()
             # Reports come before each scan: the last one makes room for the training's own bar.
             bar.update(tasks[stage], completed=done)
             if stage == "Slices" and done == total - 1:

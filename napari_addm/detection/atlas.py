@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_addm.detection.registration import (
+from napari_addm.errors import AddmError
+from napari_addm.io.arrays import Mask, bounding_box
+from napari_addm.io.demo import ATLAS
+from napari_addm.io.registration import (
     Registration,
     brain_image,
     compare_brains,
@@ -24,9 +27,6 @@ from napari_addm.detection.registration import (
     register,
     to_image,
 )
-from napari_addm.errors import AddmError
-from napari_addm.io.arrays import Mask, bounding_box
-from napari_addm.io.demo import ATLAS
 from napari_addm.io.remarks import caution, note
 from napari_addm.io.volume import Volume, volume_from_array
 
@@ -98,7 +98,7 @@ class ScanRegions:
     regions : tuple of Region
         By their numbers, from 1.
     similarity, overlap : float
-        How well the scan fits; see `napari_addm.detection.registration.Registration`. Both are 0
+        How well the scan fits; see `napari_addm.io.registration.Registration`. Both are 0
         where that could not be measured.
     """
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ from napari_addm.detection.devices import (
 )
 from napari_addm.errors import AddmError
 from napari_addm.io.remarks import note
+from napari_addm.io.volume import volume_from_array
 from napari_addm.registry import METHODS
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from napari_addm.detection.plan import Plan
     from napari_addm.diffusion.noise import SliceNoise
-    from napari_addm.methods.base import Reconstruction
+    from napari_addm.methods.base import Reconstruction, VolumeMethod
 
 Pair = tuple[int, int]
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32] | None]
@@ -75,6 +76,29 @@ class _Report:
     error: Exception | None = None
 
 
+class _WholeScan:
+    """The reconstruction of a whole scan, which is made once, for the batch that comes first."""
+
+    def __init__(self, method: VolumeMethod, plan: Plan) -> None:
+        self._method = method
+        self._plan = plan
+        self._lock = Lock()
+        self._images: NDArray[np.float32] | None = None
+
+    def images(self, network: nn.Module) -> NDArray[np.float32]:
+        """Return all model slices, -1..1, shape (N, H, W)."""
+        with self._lock:
+            if self._images is None:
+                scan = self._plan.scan
+                volume = volume_from_array(scan.scan, scan.slices.affine)
+                grid, warnings = self._method.reconstruct_volume(
+                    network, self._plan.checkpoint.specification, volume, scan.mask
+                )
+                self._plan.reconstructions.warnings += warnings
+                self._images = grid[scan.slices.slice_index]
+            return self._images
+
+
 class Reconstructor:
     """Reconstructs the slices of a plan, batch by batch.
 
@@ -104,10 +128,11 @@ class Reconstructor:
         seconds: dict[str, float],
     ) -> None:
         from napari_addm.diffusion.noise import SliceNoise
+        from napari_addm.methods.base import VolumeMethod
 
         specification = plan.checkpoint.specification
         diffusion = specification.diffusion
-        kind = diffusion.noise if diffusion else "gaussian"
+        noise = (diffusion.noise, diffusion.noise_sd) if diffusion else ("gaussian", 1.0)
         self.done = 0
         self.threads = threads or count_threads()
         self._seconds = seconds
@@ -115,10 +140,12 @@ class Reconstructor:
         self._slices = plan.scan.slices
         self._store = plan.reconstructions
         self._cancelled = cancelled
-        self._noise = SliceNoise(kind, plan.settings.seed)
+        self._noise = SliceNoise(noise[0], plan.settings.seed, noise[1])
         self._sampling = plan.sampling
-        self._method = METHODS[specification.method].load()
-        self._calls = self._method.calls(specification, self._sampling)
+        method = METHODS[specification.method].load()
+        whole = isinstance(method, VolumeMethod)
+        self._method = _WholeScan(method, plan) if whole else method
+        self._calls = 1 if whole else method.calls(specification, self._sampling)
         self._workers = 1
         self._running: list[_Batch] = []
 
@@ -221,8 +248,13 @@ class Reconstructor:
         """Begin the method's own steps; the last pair fills the batch up."""
         import torch
 
+        from napari_addm.methods.base import Reconstruction
+
         full = pairs + pairs[-1:] * (self._store.batch - len(pairs))
         positions = [position for position, _ in full]
+        if isinstance(self._method, _WholeScan):
+            images = torch.from_numpy(self._method.images(network)[positions])
+            return iter((Reconstruction(images[:, None]),))
         clean = torch.from_numpy(self._slices.images[positions])[:, None]
         clean = clean.to(tensor_device(self._store.device))
         named = [(int(self._slices.slice_index[position]), draw) for position, draw in full]

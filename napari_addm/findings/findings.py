@@ -74,7 +74,7 @@ class Finding:
         where the scan does not fit the atlas, None where no regions were looked for.
     region_fit : float or None
         How similar scan and atlas are there, up to 1; see
-        `napari_addm.detection.registration.Registration`.
+        `napari_addm.io.registration.Registration`.
     longest_mm, across_mm, product_mm2 : float or None
         The longest diameter in the axial slice where it is largest, the longest one perpendicular
         to it, and their product; see `napari_addm.findings.diameters.Diameters`. None in records

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from napari_addm.checkpoint.specification import ModelSpecification, SamplerKind
+from napari_addm.checkpoint.specification import (
+    DiffusionSpecification,
+    ModelSpecification,
+    NetworkSpecification,
+    SamplerKind,
+)
+from napari_addm.io.arrays import Grid, Mask
+from napari_addm.io.volume import Volume
 from napari_addm.methods.settings import TrainingSettings
+from napari_addm.registry import NOISES
 
 Shape = tuple[int, int, int]
+Report = Callable[[str, int, int], None]
+"""``report(stage, done, total)`` while something takes long, such as over many scans."""
 
 
 # --- detection ------------------------------------------------------------------------------
@@ -42,7 +55,7 @@ class DrawNoise(Protocol):
     """Noise of a batch of slices that depends on nothing but seed, slice, draw and step."""
 
     def __call__(self, step: int, shape: Shape | None = None) -> Tensor:
-        """Unit-variance noise (B, C, H, W) for a step; ``shape`` if not the image's (C, H, W)."""
+        """The chain's noise (B, C, H, W) for a step; ``shape`` if not the image's (C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +201,58 @@ class Method(ABC):
         """
 
 
+class VolumeMethod(ABC):
+    """A method that sees the whole scan at once, and is fitted to whole brains, not trained."""
+
+    @abstractmethod
+    def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
+        """Room for what is kept; see :meth:`Method.build`."""
+
+    @abstractmethod
+    def fit(
+        self,
+        settings: TrainingSettings,
+        volumes: Sequence[NDArray[np.uint8]],
+        cache: Path,
+        report: Report,
+    ) -> tuple[NetworkSpecification, nn.Module]:
+        """Make what is saved from healthy brains.
+
+        Parameters
+        ----------
+        volumes : sequence of ndarray of uint8, shape (D, H, W)
+            Training brains on the model grid: air 0, brain 1..255 for model values 0..1.
+        cache : Path
+            File for what other fits to the same brains can use.
+
+        Returns
+        -------
+        specification : NetworkSpecification
+            That of the settings, with what the brains decide.
+        network : nn.Module
+        """
+
+    @abstractmethod
+    def reconstruct_volume(
+        self, network: nn.Module, specification: ModelSpecification, scan: Volume, mask: Mask
+    ) -> tuple[Grid, tuple[str, ...]]:
+        """Reconstruct a scan as a healthy one.
+
+        Parameters
+        ----------
+        scan : Volume
+            On the model grid, model values 0..1.
+        mask : ndarray of bool, shape (D, H, W)
+            The brain.
+
+        Returns
+        -------
+        reconstruction : ndarray of float32, shape (D, H, W)
+            Model values, -1..1, air -1.
+        warnings : tuple of str
+        """
+
+
 class OnePass(Method):
     """A method with a network that maps a slice to its reconstruction, in one call."""
 
@@ -218,6 +283,17 @@ def at_precision(network: nn.Module) -> Callable[..., Tensor]:
 def random_timesteps(count: int, highest: int, generator: torch.Generator) -> Tensor:
     """Timesteps 1..highest, int64, shape (count,)."""
     return torch.randint(1, highest + 1, (count,), generator=generator)
+
+
+def chain_noise(diffusion: DiffusionSpecification) -> Callable[[Shape, torch.Generator], Tensor]:
+    """How the noise of a chain is drawn, as :func:`fresh_noise` takes it."""
+    draw = NOISES[diffusion.noise].draw
+
+    def scaled(shape: Shape, generator: torch.Generator) -> Tensor:
+        field: Tensor = draw(shape, generator)
+        return field * diffusion.noise_sd
+
+    return scaled
 
 
 def fresh_noise(

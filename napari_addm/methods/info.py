@@ -11,7 +11,7 @@ from napari_addm.checkpoint.specification import NetworkSpecification
 from napari_addm.methods.settings import TrainingOptions, TrainingSettings
 
 if TYPE_CHECKING:
-    from napari_addm.methods.base import Method
+    from napari_addm.methods.base import Method, VolumeMethod
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class MethodInfo:
         Settings to train with, by name, for a chain of T timesteps; ``"small"`` trains on a CPU.
         Methods without noise levels ignore T.
     implementation : str
-        ``"module:CLASS"`` of the :class:`~napari_addm.methods.base.Method`, which needs torch.
+        ``"module:CLASS"`` of the :class:`~napari_addm.methods.base.Method` or
+        :class:`~napari_addm.methods.base.VolumeMethod`, which needs torch.
     noise_levels : bool
         Whether the method noises a slice to a level and denoises it in steps. Other methods
         reconstruct in one pass.
@@ -40,6 +41,8 @@ class MethodInfo:
         Whether the network can run on OpenVINO.
     reduced_precision : bool
         Whether the network may run in bfloat16 or float16.
+    trained : bool
+        Whether it learns in iterations. What is fitted instead needs no budget.
     options : type or None
         The method's own training options.
     compared_timesteps : tuple of int
@@ -55,11 +58,12 @@ class MethodInfo:
     random: bool = False
     openvino: bool = False
     reduced_precision: bool = False
+    trained: bool = True
     options: type[TrainingOptions] | None = None
     compared_timesteps: tuple[int, ...] = (1000,)
 
-    def load(self) -> Method:
+    def load(self) -> Method | VolumeMethod:
         """Import the implementation."""
         module, _, name = self.implementation.partition(":")
-        method: Method = getattr(import_module(module), name)()
+        method: Method | VolumeMethod = getattr(import_module(module), name)()
         return method

@@ -73,6 +73,27 @@ class AutoencoderSpecification(NetworkSpecification):
         return int(2 ** len(self.channels))
 
 
+class BrainsSpecification(NetworkSpecification):
+    """Brains that are kept in place of a network.
+
+    Attributes
+    ----------
+    count, depth : int
+        Number of brains, and of their slices; known once they are registered.
+    deform : bool
+        Whether a brain is bent to fit a scan after an affine registration.
+    """
+
+    kind: Literal["brains"] = "brains"
+    count: Annotated[int, Field(ge=1, le=10_000)] = 1
+    depth: Annotated[int, Field(ge=1, le=1024)] = 1
+    deform: bool = False
+
+    @property
+    def divisor(self) -> int:
+        return 1
+
+
 class VqVaeSpecification(Part):
     """A vector-quantized autoencoder (MONAI's ``VQVAE``).
 

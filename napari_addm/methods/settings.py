@@ -103,6 +103,9 @@ class TrainingSettings(Part):
     augment: bool = Field(
         False, title="Augment", description="Random geometry, contrast, bias field and sharpness."
     )
+    vary_contrast: bool = Field(
+        True, title="Vary contrast", description="Whether to augment the contrast, too."
+    )
     seed: int = Field(0, ge=0, title="Seed", description="Seed of all random numbers.")
 
     @model_validator(mode="after")
@@ -134,6 +137,10 @@ class TrainingSettings(Part):
 
 ABSOLUTE_SCORE = ScoreSpecification(kind="absolute", smoothing_mm=6.0, erosion_mm=4.0)
 """The score of most small presets."""
+STRUCTURE_SCORE = ScoreSpecification(
+    kind="structure", smoothing_mm=6.0, erosion_mm=4.0, symmetry=True
+)
+"""The score of the small diffusion models."""
 
 
 def uncalibrated(

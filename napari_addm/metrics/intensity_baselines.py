@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from napari_addm.detection.erosion import erode
 from napari_addm.detection.smoothing import NormalizedConvolution
+from napari_addm.detection.symmetry import find_mirror_plane, subtract_mirror_score
 from napari_addm.io.volume import Volume
 
 
@@ -20,7 +21,7 @@ def intensity_baselines(
     brain_mask : ndarray of bool, shape (S, A, R)
     smoothing_mm, erosion_mm : float
         The learned map's values, for a fair comparison; each map is also returned
-        without smoothing.
+        without smoothing, and with left compared with right.
 
     Returns
     -------
@@ -28,7 +29,8 @@ def intensity_baselines(
         ``"dark"``: minus the intensity. ``"unusual"``: the distance from the brain's median.
         ``"even"``: minus the standard deviation within a Gaussian window of 4 mm, because a lesion
         often has less structure than the tissue that it displaces. Each again, smoothed, as
-        ``"dark, smoothed"``. 0 outside the eroded mask, positive inside.
+        ``"dark, smoothed"``, and with left compared with right, as ``"dark, smoothed, symmetry"``.
+        0 outside the eroded mask, never negative inside.
     """
     inner = erode(brain_mask, erosion_mm, volume.spacing)
     low, median, high = np.percentile(volume.data[brain_mask], (0.5, 50, 99.5))
@@ -37,6 +39,9 @@ def intensity_baselines(
     relative = np.asarray((volume.data - median) / scale, np.float32)
     variance = window(relative**2) - window(relative) ** 2
     smooth = NormalizedConvolution(inner, smoothing_mm, volume.spacing)
+    # values like those of a model, whose brain stands out from air
+    values = np.clip((volume.data - low) / scale, 0.0, 1.0).astype(np.float32)
+    plane = find_mirror_plane(values, brain_mask, volume.spacing)
     maps = {}
     for name, map_ in (
         ("dark", -relative),
@@ -45,5 +50,7 @@ def intensity_baselines(
     ):
         plain = np.where(inner, map_ - map_[inner].min(), 0).astype(np.float32)
         maps[name] = plain
-        maps[f"{name}, smoothed"] = smooth(plain)
+        smoothed = smooth(plain)
+        maps[f"{name}, smoothed"] = smoothed
+        maps[f"{name}, smoothed, symmetry"] = subtract_mirror_score(smoothed, inner, plane)
     return maps

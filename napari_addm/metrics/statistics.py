@@ -18,6 +18,9 @@ from scipy import stats
 Scores = Mapping[str, float | Sequence[float | None] | None]
 IntervalMethod = Literal["BCa", "percentile"]
 
+FEWEST_SUBJECTS = 5
+"""Fewer have a range and no interval: with three, 95 % intervals cover the truth in 74 %."""
+
 
 @dataclass(frozen=True)
 class MeanInterval:
@@ -28,7 +31,9 @@ class MeanInterval:
     mean : float or None
         None without subjects.
     low, high : float or None
-        Ends of the interval; None with fewer than two subjects.
+        Ends of the interval; None below `FEWEST_SUBJECTS`.
+    least, most : float or None
+        The range over the subjects; None without any.
     confidence : float
         Nominal coverage, such as 0.95.
     method : str
@@ -44,6 +49,8 @@ class MeanInterval:
     mean: float | None
     low: float | None
     high: float | None
+    least: float | None
+    most: float | None
     confidence: float
     method: IntervalMethod
     subjects: int
@@ -186,8 +193,8 @@ def paired_difference(
     -----
     The Wilcoxon signed-rank test ignores equal pairs and shares ranks among equal
     differences. Its p is exact, even with shared ranks. With n untied pairs it
-    cannot fall below ``2 ** (1 - n)``, so five subjects never reach 0.05. There is no
-    correction for several comparisons.
+    cannot fall below ``2 ** (1 - n)``, so five subjects never reach 0.05. For several
+    comparisons, see `correct_by_holm`.
     """
     if first.keys() != second.keys():
         odd = sorted(first.keys() ^ second.keys())
@@ -221,6 +228,25 @@ def paired_difference(
     )
 
 
+def correct_by_holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Correct the p values of a family of tests, so that at most one family in twenty errs at 0.05.
+
+    Holm's step-down method (Scandinavian Journal of Statistics 6:65, 1979).
+
+    Parameters
+    ----------
+    ps : sequence of float or None
+        None where there was no test; it stays None and does not count.
+    """
+    known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    highest = 0.0
+    for done, (p, place) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - done) * p))
+        corrected[place] = highest
+    return corrected
+
+
 def _interval(
     values: np.ndarray,
     *,
@@ -238,7 +264,7 @@ def _interval(
     mean = low = high = None
     if values.size:
         mean = math.fsum(values) / values.size
-    if mean is not None and values.size > 1:
+    if mean is not None and values.size >= FEWEST_SUBJECTS:
         if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
             low = high = mean  # BCa divides by the spread
         else:
@@ -255,6 +281,8 @@ def _interval(
         mean=mean,
         low=low,
         high=high,
+        least=float(values.min()) if values.size else None,
+        most=float(values.max()) if values.size else None,
         confidence=confidence,
         method=method,
         subjects=int(values.size),

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from napari_addm import __version__
-from napari_addm.detection.registration import Registration, load_simpleitk, register
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.findings import matching
@@ -28,6 +27,7 @@ from napari_addm.findings.matching import Change, Labelled, match_findings
 from napari_addm.io.arrays import Mask
 from napari_addm.io.files import take_names, write_atomic
 from napari_addm.io.hashing import file_sha256, voxels_sha256
+from napari_addm.io.registration import Registration, load_simpleitk, register
 from napari_addm.io.resampling import resample_like
 from napari_addm.io.text import printable
 from napari_addm.io.volume import Volume

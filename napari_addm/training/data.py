@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -27,13 +27,11 @@ from napari_addm.io.kinds import looks_like_labels
 from napari_addm.io.names import is_second_half, names_labels, readable_suffixes, readable_titles
 from napari_addm.io.reading import read_volume
 from napari_addm.io.volume import Volume
+from napari_addm.methods.base import Report
 from napari_addm.methods.settings import TrainingSettings
 
 PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 LANDMARK_ENDS = (0.05, 0.95)
-
-Report = Callable[[str, int, int], None]
-"""Called with a stage, the scans that are done, and their number."""
 
 
 def find_scans(folder: str | Path) -> list[Path]:
@@ -255,8 +253,9 @@ def unpack(batch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_model_values(values: Tensor, mask: Tensor) -> Tensor:
-    """Map 0..1 inside the mask to -1..1, with air at -1; shape (B, 1, H, W)."""
-    return torch.where(mask, 2.0 * values - 1.0, -1.0)
+    """Map 0..1 inside the mask to -1..1, with air alone at -1; shape (B, 1, H, W)."""
+    # half of what a step of uint8 is, so that the darkest brain is no air
+    return torch.where(mask, (2.0 * values - 1.0).clamp_min(-1.0 + 0.5 / 127.0), -1.0)
 
 
 # --- batches --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from napari_addm.errors import AddmError
-from napari_addm.methods.base import StepContext
+from napari_addm.methods.base import Method, StepContext
 from napari_addm.methods.settings import TrainingSettings
 from napari_addm.registry import METHODS
 from napari_addm.training.augmentation import augment
@@ -53,7 +53,9 @@ class TrainingModule(lightning.LightningModule):
         self.settings = settings
         self.budget = budget
         self.timer = timer
-        self.method = METHODS[settings.method].load()
+        method = METHODS[settings.method].load()
+        assert isinstance(method, Method)
+        self.method = method
         self.objective = self.method.objective(settings)
         # Lightning's EMAWeightAveraging averages counters too, keeps its decay constant, and ends
         # with the average as the state, from which a training could not go on exactly.
@@ -85,7 +87,9 @@ class TrainingModule(lightning.LightningModule):
         torch.manual_seed(seed)  # dropout has no generator of its own
         values, mask = unpack(batch)
         if self.settings.augment:
-            values, mask = augment(values, mask, generator)
+            values, mask = augment(
+                values, mask, generator, vary_contrast=self.settings.vary_contrast
+            )
         optimizers: Any = self.optimizers()
         self.average.eval()
         logged = self.objective.step(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -23,12 +24,14 @@ from lightning.pytorch.loggers import CSVLogger
 from pydantic_core import from_json
 from torch.utils.data import DataLoader
 
-from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, save_checkpoint
 from napari_addm.checkpoint.specification import ModelSpecification, PreparationSpecification
 from napari_addm.errors import AddmError, InputError
 from napari_addm.io.files import write_atomic
+from napari_addm.methods.base import Report, VolumeMethod
 from napari_addm.methods.loading import load_network
 from napari_addm.methods.settings import TrainingSettings
+from napari_addm.registry import METHODS
 from napari_addm.training.callbacks import (
     ExportCheckpoint,
     SavePictures,
@@ -62,7 +65,7 @@ def train(
     settings: TrainingSettings,
     run: RunSettings | None = None,
     *,
-    report: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    report: Report = lambda stage, done, total: None,
     callbacks: Sequence[Callback] = (),
     **lightning_options: Any,
 ) -> Path:
@@ -115,8 +118,9 @@ class TrainingRun:
         output: str | Path,
         settings: TrainingSettings,
         run: RunSettings,
-        report: Callable[[str, int, int], None],
+        report: Report,
     ) -> None:
+        self.report = report
         self.folder, self.output = Path(folder), Path(output)
         self.settings, self.run = settings, run
         if self.output.suffix != ".safetensors":
@@ -207,6 +211,9 @@ class TrainingRun:
 
     def fit(self, callbacks: Sequence[Callback], lightning_options: dict[str, Any]) -> Path:
         """Train until a limit is reached, and write the checkpoint."""
+        method = METHODS[self.settings.method].load()
+        if isinstance(method, VolumeMethod):
+            return self._fit_once(method)
         lightning.seed_everything(self.settings.seed, verbose=False)
         limit = None if self.run.minutes is None else timedelta(minutes=self.run.minutes)
         timer = Timer(limit, interval="epoch", verbose=False)
@@ -244,6 +251,21 @@ class TrainingRun:
         if trainer.is_global_zero:
             exporter.export(module)
         return self.output
+
+    def _fit_once(self, method: VolumeMethod) -> Path:
+        """Fit a method that is not trained in iterations, and write the checkpoint."""
+        started = time.perf_counter()
+        images, volumes = self.data.images, self.data.volumes
+        training = [images[volumes == n] for n in np.unique(volumes[~self.data.validation])]
+        cache = (self.run.cache or self.place) / f"brains-{self.data.digest[:16]}.npz"
+        specification, network = method.fit(self.settings, training, cache, self.report)
+        record = {
+            **self.specification.training,
+            "iterations": 0,
+            "seconds": round(time.perf_counter() - started),
+        }
+        found = self.specification.replace(network=specification, training=record)
+        return save_checkpoint(self.output, found, network.state_dict())
 
     def _module(self, timer: Timer) -> TrainingModule:
         budget = Budget(self.settings.epochs, self.run.iterations, self.run.minutes)

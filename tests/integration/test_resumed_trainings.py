@@ -27,7 +27,7 @@ def short_settings():
             head_channels=8,
             norm_groups=4,
         ),
-        diffusion=DiffusionSpecification(timesteps=1000, noise="coarse"),
+        diffusion=DiffusionSpecification(timesteps=1000, noise="pyramid"),
         slices_per_volume=6,
         batch_size=4,
         seed=5,
@@ -95,7 +95,7 @@ def test_a_training_starts_from_another_models_weights(train_quietly, tmp_path):
 
     other = settings.replace(
         network=settings.network.replace(channels=(16, 16)),
-        diffusion=DiffusionSpecification(timesteps=500, noise="coarse"),
+        diffusion=DiffusionSpecification(timesteps=500, noise="pyramid"),
     )
     with pytest.raises(AddmError, match=r"a\.safetensors: its network and diffusion differ"):
         train_quietly(tmp_path / "c.safetensors", other, start_from=first)

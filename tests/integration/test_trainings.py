@@ -50,6 +50,7 @@ NETWORKS = {
     ),
     "latent_diffusion": LatentUNetSpecification(vqvae=VQVAE, unet=UNET),
 }
+FITTED = {name for name in METHODS if not METHODS[name].trained}
 ITERATIONS = 40
 
 
@@ -59,7 +60,7 @@ def tiny_settings(method):
         spacing_mm=(9.0, 4.0, 4.0),
         size=(56, 48),
         network=NETWORKS[method],
-        diffusion=settings.diffusion and DiffusionSpecification(timesteps=1000, noise="coarse"),
+        diffusion=settings.diffusion and DiffusionSpecification(timesteps=1000, noise="pyramid"),
         slices_per_volume=8,
         batch_size=4,
         learning_rate=5e-3 if isinstance(settings.network, VqTransformerSpecification) else 2e-3,
@@ -89,8 +90,43 @@ def scans(tmp_path_factory, make_brain) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def brain_cache(tmp_path_factory) -> Path:
+    """Brains that are registered once for all methods that keep them."""
+    return tmp_path_factory.mktemp("brains")
+
+
 def test_every_built_in_method_is_tried():
-    assert set(NETWORKS) == set(METHODS)
+    assert set(NETWORKS) | FITTED == set(METHODS)
+
+
+@pytest.mark.parametrize("method", sorted(FITTED))
+def test_healthy_brains_are_kept_and_stand_for_a_network(
+    method, scans, make_brain, brain_cache, tmp_path
+):
+    pytest.importorskip("SimpleITK")
+    settings = preset_settings(method).replace(spacing_mm=(5.0, 4.0, 4.0), size=(56, 48))
+    path = training.train(
+        scans,
+        tmp_path / "brains.safetensors",
+        settings,
+        RunSettings(cache=brain_cache),
+    )
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.specification.network.count == (3 if method == "nearest_neighbour" else 1)
+    # the same head on another grid, a little wider, with a lesion
+    affine = np.diag([3.0, 3.0, 6.0, 1.0])
+    affine[:3, 3] = [-70, -90, -75]
+    turned = np.eye(4)
+    turned[:2, :2] = [[0.995, -0.1], [0.1, 0.995]]
+    scan = make_brain(turned @ affine @ np.diag([1.03, 1, 1, 1]), (54, 64, 24), ((25, 20, 10, 30),))
+    plain = make_brain(turned @ affine @ np.diag([1.03, 1, 1, 1]), (54, 64, 24))
+    lesion, brain = scan.data != plain.data, scan.data > 0
+    found = run(scan, checkpoint, DetectionSettings(device="cpu", regions=False))
+    assert not [warning for warning in found.warnings if "healthy brain does not fit" in warning]
+    redrawn = np.abs(found.reconstruction.data - plain.data)
+    spread = plain.data[brain].std()
+    assert redrawn[brain & ~lesion].mean() < 0.5 * spread
 
 
 @pytest.mark.filterwarnings("ignore")

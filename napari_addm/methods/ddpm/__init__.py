@@ -7,7 +7,7 @@ from typing import Any
 from napari_addm.checkpoint.specification import DiffusionSpecification, ScoreSpecification
 from napari_addm.methods.info import MethodInfo
 from napari_addm.methods.network_specifications import UNetSpecification
-from napari_addm.methods.settings import SMALL, TrainingSettings, uncalibrated
+from napari_addm.methods.settings import SMALL, STRUCTURE_SCORE, TrainingSettings, uncalibrated
 
 SMALL_UNET = UNetSpecification(
     unshuffle=2,
@@ -29,16 +29,16 @@ PAPER_UNET = UNetSpecification(
 
 
 def small_diffusion(
-    method: str, timesteps: int, noise: str = "coarse", **settings: Any
+    method: str, timesteps: int, noise: str = "pyramid", **settings: Any
 ) -> TrainingSettings:
-    """A preset that trains on a CPU: packed slices, coarse noise, augmentation."""
+    """A preset that trains on a CPU: packed slices, pyramid noise, augmentation."""
     return TrainingSettings(
         method=method,
         **SMALL,
         network=SMALL_UNET,
         diffusion=DiffusionSpecification(timesteps=timesteps, noise=noise),
         detection=uncalibrated(
-            ScoreSpecification(kind="structure", smoothing_mm=6.0, erosion_mm=4.0, symmetry=True),
+            STRUCTURE_SCORE,
             round(0.15 * timesteps),
             draws=4,
         ),

@@ -18,13 +18,14 @@ from napari_addm.methods.base import (
     Sampling,
     StepContext,
     at_precision,
+    chain_noise,
     fresh_noise,
     random_timesteps,
 )
 from napari_addm.methods.network_specifications import UNetSpecification
 from napari_addm.methods.networks import build_network
 from napari_addm.methods.settings import TrainingSettings
-from napari_addm.registry import NOISES, SAMPLERS
+from napari_addm.registry import SAMPLERS
 
 VALIDATION_FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -38,7 +39,7 @@ class DdpmObjective(Objective):
         assert settings.max_timestep is not None
         assert isinstance(settings.network, UNetSpecification)
         self.max_timestep = settings.max_timestep
-        self.noise = settings.diffusion.noise
+        self.draw_noise = chain_noise(settings.diffusion)
         self.schedule = LinearSchedule(settings.diffusion.timesteps)
         self.network = build_network(settings.network)
 
@@ -63,7 +64,7 @@ class DdpmObjective(Objective):
     def _error(
         self, network: nn.Module, clean: Tensor, levels: Tensor, generator: torch.Generator
     ) -> Tensor:
-        noise = fresh_noise(NOISES[self.noise].draw, clean, generator)
+        noise = fresh_noise(self.draw_noise, clean, generator)
         predicted = network(self.schedule.add_noise(clean, noise, levels), levels)
         return (predicted.float() - noise).square().mean()
 
@@ -92,7 +93,8 @@ class DdpmMethod(Method):
         levels = sampling.levels
         noisy = schedule.add_noise(clean, noise(0), levels[0])
         sampler = SAMPLERS[sampling.sampler]
+        clip = (-1.0, 1.0) if sampler.clips else None
         for image in sampler.sample(
-            denoiser, noisy, levels, schedule, eta=sampling.eta, noise=noise
+            denoiser, noisy, levels, schedule, eta=sampling.eta, noise=noise, clip=clip
         ):
             yield Reconstruction(image)

@@ -140,7 +140,7 @@ def results(tmp_path: Path) -> dict[str, Any]:
         "comparisons": [
             WHERE
             | {"metric": "dice", "first": ADDM, "second": "AnoDDPM", "difference": -0.0202}
-            | {"low": -0.1, "high": -0.01, "p": 0.0625, "n": 5}
+            | {"low": -0.1, "high": -0.01, "p": 0.0625, "p_holm": 0.25, "tests": 4, "n": 5}
         ],
         "cases": [
             WHERE
@@ -277,13 +277,44 @@ def test_comparison_and_the_smallest_p(results: dict[str, Any], tmp_path: Path) 
     page = page_of(results, tmp_path)
     (row,) = page.table("Measure", "First", "Second")
     assert row[:4] == ["Dice", f"{ADDM} ssim", "AnoDDPM", "−0.020"]
-    assert row[4:] == ["−0.100 to −0.010", "", "0.0625", "5"]
+    assert row[4:] == ["−0.100 to −0.010", "", "0.0625", "0.2500", "5"]
+    assert "Holm’s correction counts 4 tests on these cases" in page.source
     assert "With n = 5 the smallest possible two-sided Wilcoxon p is 0.0625" in page.source
     dot = next(attrs for tag, attrs in page.tags if tag == "circle")
     assert float(dot["cx"] or "") == pytest.approx(50 - 46 * 0.0202 / 0.1, abs=0.1)
 
     results["comparisons"][0]["n"] = 12
     assert "smallest possible" not in page_of(results, tmp_path).source
+
+
+def test_the_gain_over_the_baseline_leads_the_table(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    results["baseline"] = "AnoDDPM"
+    page = page_of(results, tmp_path)
+    baseline, other, chance = page.table("Method", "n", "Δ Dice")
+    assert baseline[2] == "–"
+    assert other[2] == "−0.020 −0.100 to −0.010 p = 0.25"
+    assert chance[2] == ""
+    assert "gain over AnoDDPM" in page.source
+
+
+def test_few_subjects_have_a_range_and_no_interval(tmp_path: Path) -> None:
+    few = {"low": None, "high": None, "n": 3}
+    results = {
+        "baseline": "AnoDDPM",
+        "summary": [entry(ADDM, "dice", 0.4, **few, least=0.1, most=0.7)],
+        "comparisons": [
+            WHERE
+            | {"metric": "dice", "first": ADDM, "second": "AnoDDPM", "difference": 0.2}
+            | {**few, "least": -0.1, "most": 0.5, "p": 0.5, "p_holm": 1.0, "tests": 2}
+        ],
+    }
+    page = page_of(results, tmp_path)
+    (row,) = page.table("Method", "n", "Δ Dice")
+    assert row[2:] == ["+0.200 range −0.100 to 0.500 p = 1.00", "0.400 range 0.100–0.700"]
+    (row,) = page.table("Measure", "First", "Second")
+    assert row[4] == "range −0.100 to 0.500"
 
 
 def test_cases_healthy_and_models(results: dict[str, Any], tmp_path: Path) -> None:
@@ -472,7 +503,7 @@ def test_every_number_may_be_absent(
     results["methods"][0]["seconds"] = results["methods"][0]["parameters"] = absent
     page = page_of(results, tmp_path)
     (row,) = page.table("Measure", "First", "Second")
-    assert row[3:] == ["–", "–", "", "–", "–"]
+    assert row[3:] == ["–", "–", "", "–", "–", "–"]
     assert not re.search(r">\s*(None|nan|inf)\s*<", page.source)
     assert 'data-value="None"' not in page.source
 

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from napari_addm.metrics.statistics import mean_interval, paired_difference, subject_means
+from napari_addm.metrics.statistics import (
+    correct_by_holm,
+    mean_interval,
+    paired_difference,
+    subject_means,
+)
 
 
 def named(values) -> dict:
@@ -50,10 +55,10 @@ def test_interval_is_that_of_scipy(method):
     assert (got.confidence, got.method) == (0.9, method)
 
 
-def test_percentile_interval_equals_every_resample_of_four():
-    """All 256 resamples of four subjects, in place of 9,999 random ones."""
-    values = [0.0, 0.2, 0.5, 0.9]
-    means = [np.mean(sample) for sample in itertools.product(values, repeat=4)]
+def test_percentile_interval_equals_every_resample_of_five():
+    """All 3,125 resamples of five subjects, in place of 9,999 random ones."""
+    values = [0.0, 0.2, 0.5, 0.9, 0.6]
+    means = [np.mean(sample) for sample in itertools.product(values, repeat=5)]
     got = mean_interval(named(values), method="percentile")
     low, high = np.quantile(means, (0.025, 0.975))
     assert (got.low, got.high) == pytest.approx((low, high), abs=0.03)
@@ -86,7 +91,11 @@ def test_degenerate_means():
     assert mean_interval({}).mean is None
     one = mean_interval({"a": 0.4})
     assert (one.mean, one.low, one.high, one.subjects) == (0.4, None, None, 1)
-    same = mean_interval(named([0.1 + 0.2, 0.3, 0.3]))
+    assert (one.least, one.most) == (0.4, 0.4)
+    few = mean_interval(named([0.1, 0.2, 0.3, 0.9]))
+    assert (few.low, few.high) == (None, None)
+    assert (few.least, few.most) == (0.1, 0.9)
+    same = mean_interval(named([0.1 + 0.2, 0.3, 0.3, 0.3, 0.3]))
     assert same.low == same.high == same.mean == pytest.approx(0.3)
 
 
@@ -99,7 +108,7 @@ def test_refuses_what_is_no_score():
         mean_interval(named([0.1, 0.2]), resamples=9)
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.sampled_from(["BCa", "percentile"]))
+@given(st.lists(st.floats(0, 1), min_size=5, max_size=8), st.sampled_from(["BCa", "percentile"]))
 def test_interval_lies_within_the_scores(values, method):
     got = mean_interval(named(values), method=method, resamples=199)
     assert min(values) - 1e-12 <= got.low <= got.high <= max(values) + 1e-12
@@ -172,12 +181,20 @@ def test_p_is_uniform_when_the_methods_are_alike():
     assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.035)
 
 
+def test_holms_correction_is_that_of_his_paper():
+    # the smallest of four times 4, the next times 3, and never less than the one before
+    corrected = correct_by_holm([0.01, 0.04, None, 0.03, 0.005])
+    assert corrected == [pytest.approx(0.03), pytest.approx(0.06), None, 0.06, 0.02]
+    assert correct_by_holm([0.7, 0.6]) == [1.0, 1.0]
+    assert correct_by_holm([]) == []
+
+
 def test_methods_that_agree():
     scores = named([[0.1, 0.2, 0.3], 0.5, 0.7])
     turned = named([[0.3, 0.1, 0.2], 0.5, 0.7])
     got = paired_difference(scores, turned)
     assert (got.p, got.untied, got.smallest_p) == (1.0, 0, 1.0)
-    assert (got.difference.mean, got.difference.low, got.difference.high) == (0, 0, 0)
+    assert (got.difference.mean, got.difference.least, got.difference.most) == (0, 0, 0)
 
 
 def test_a_subject_that_one_method_leaves_undefined_is_excluded():

@@ -11,7 +11,7 @@ from napari_addm.errors import AddmError
 
 pytest.importorskip("SimpleITK", reason="needs the extra regions")
 
-from napari_addm.detection.registration import register
+from napari_addm.io.registration import register
 
 HALF_A_VOXEL = 2.0  # mm
 ORIENTATIONS = ("RAS", "LPI", "AIL", "PSR", "SLA", "IRP")  # tests of io try all 48
