@@ -43,9 +43,7 @@ LEAST_SHARE = 0.5
 LEAST_OVERLAP = 0.9
 """Dice of the two brain masks below which a registration is doubtful. 48 training brains have 0.93
 and more, three brains with tumors 0.94."""
-DOUBTFUL = (
-    "The healthy brain does not fit this scan: check the brain mask, and that this is a whole brain."
-)
+DOUBTFUL = "The healthy brain does not fit this scan: check that brain and brain mask are whole."
 
 Packed = NDArray[np.uint8]
 """Brains as training slices are kept: air 0, brain 1..255 for model values 0..1."""
