@@ -40,7 +40,7 @@ class Remarks(QWidget):
     ----------
     shown : tuple of Remark
     alarm : QLabel
-        Hidden while there is none.
+        Hidden while there is none. The panel has it where it does not scroll away.
     cautions : list of QLabel
         One for each; the figures behind it are its tooltip.
     notes : Section
@@ -60,7 +60,6 @@ class Remarks(QWidget):
         self.note_words = message(QUIET)
         self.notes = Section(texts.NOTES, self.note_words, expanded=False, quiet=True)
         body = column(self)
-        body.addWidget(self.alarm)
         body.addLayout(self._lines)
         body.addWidget(self.notes)
         self.hide()
@@ -93,7 +92,7 @@ class Remarks(QWidget):
         self.notes.name(f"{len(notes)} note{'' if len(notes) == 1 else 's'}")
         self.notes.expand(False)
         self.notes.setVisible(bool(notes))
-        self.setVisible(bool(remarks))
+        self.setVisible(len(remarks) > len(alarms))
 
 
 def _details(remarks: Sequence[Remark]) -> str:

@@ -160,6 +160,7 @@ class DetectWidget(Panel):
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
         whole.setSpacing(2)
+        whole.addWidget(self.remarks.alarm)  # which does not scroll away
         whole.addWidget(self.scroll_area)
         whole.addLayout(self._footer())
 
