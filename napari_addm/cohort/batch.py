@@ -18,6 +18,7 @@ from napari_addm.cohort.case import CUT_OFF, NO_SCAN, UNCHECKED, CaseResult, Coh
 from napari_addm.cohort.files import check_answers, hash_scan
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.guard import OtherScanError, check_free, check_same_scan, unreadable
+from napari_addm.cohort.review import finish_saving
 from napari_addm.cohort.state import CaseState, LaterRun
 from napari_addm.detection.pipeline import Detection, Progress
 from napari_addm.detection.preparation import ModelSlices, prepare
@@ -140,16 +141,14 @@ class Batch:
             if case.problem:
                 raise InputError(case.problem)
             state = states.read(case)
+            if state is not None and state.deciding:
+                state = finish_saving(self.folder.path, case, state)
             for path in case.inputs.values():
                 check_answers(path, self.stopped)
             check_same_scan(self.folder, case, state)
             key, origin = self._key(case)
-            old = None if state is None else state.result
-            if old and (old.status, old.key) == ("done", key) and states.is_whole(old):
-                now = replace(old, input=case.input, reason="", origin=origin)
-                if state and (state.later is not None or now != old):
-                    states.write(now, state.parameters)
-                return now
+            if (done := self._find_done(case, state, key, origin)) is not None:
+                return done
             check_free(self.folder, case, state)
             inputs = self._read_inputs(case)
             if case.searched and (kind := why_no_scan(inputs.scan.data, case.scan)):
@@ -159,6 +158,26 @@ class Batch:
             return ReadCase(case, key, origin, inputs, slices, time.perf_counter() - started)
         except Exception as error:  # any error concerns this case alone
             return self.keep_failure(case, error, time.perf_counter() - started, key)
+
+    def _find_done(
+        self, case: CohortCase, state: CaseState | None, key: str, origin: dict[str, str]
+    ) -> CaseResult | None:
+        """The result of a case that is done already, and whole."""
+        states = self.folder.states
+        if state is None or (state.result.status, state.result.key) != ("done", key):
+            return None
+        if not states.is_whole(state.result):
+            # A person may have saved decisions since the state was read.
+            state = states.read(case)
+            if state is None or state.result.key != key or not states.is_whole(state.result):
+                return None
+        old, later = state.result, state.later
+        now = replace(old, input=case.input, reason="", origin=origin)
+        if later is not None or now != old:
+            state = states.read(case) or state
+            now = replace(state.result, input=case.input, reason="", origin=origin)
+            states.write(now, state.parameters)
+        return now
 
     def _read_inputs(self, case: CohortCase) -> CaseInputs:
         resample = self.settings.resample
@@ -308,7 +327,9 @@ class Batch:
             done = done and (bool(changed) or states.verify_files(old))
         if not done:
             origin = old.origin if files else case.origin
-            states.write(replace(result, files=files, origin=origin), self.parameters_hash)
+            kept = {name: getattr(old, name) for name in ("accepted", "rejected", "noted")}
+            failed = replace(result, files=files, origin=origin, **kept)
+            states.write(failed, self.parameters_hash)
             return result
         row = self._row_of_earlier(case, state, result, key)
         later = LaterRun(

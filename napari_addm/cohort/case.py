@@ -57,6 +57,8 @@ class CohortCase:
         Why it cannot be run and counts as failed.
     searched : bool
         Whether a search found it and nobody chose it, so that it may be no scan at all.
+    truth_found : bool
+        Whether its ground truth is a mask that lies beside it, and nobody chose it.
     """
 
     name: str
@@ -69,6 +71,7 @@ class CohortCase:
     file_stem: str = ""
     problem: str = ""
     searched: bool = False
+    truth_found: bool = False
 
     @property
     def prefix(self) -> str:
@@ -148,6 +151,8 @@ class CaseResult:
         Hash of input, model and parameters.
     origin : dict of str to str
         `CohortCase.origin`, and as ``content`` the SHA-256 of the scan.
+    accepted, rejected, noted : int
+        How many findings a person has accepted, rejected, and written a note on.
     """
 
     case: str
@@ -163,6 +168,14 @@ class CaseResult:
     files: Mapping[str, str] = field(default_factory=dict)
     key: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
+    accepted: int = 0
+    rejected: int = 0
+    noted: int = 0
+
+    @property
+    def holds_decisions(self) -> bool:
+        """Whether a person has decided on its findings, or written a note on one."""
+        return bool(self.accepted or self.rejected or self.noted)
 
     @property
     def unchecked(self) -> bool:

@@ -44,6 +44,7 @@ def check_free(folder: CohortFolder, case: CohortCase, state: CaseState | None) 
         return
     if state is not None:
         _check_unchanged(folder, state)
+        _check_undecided(folder, case, state)
     ours = {} if state is None else state.result.files
     for name in case.file_names().values():
         if name not in ours and os.path.lexists(folder.path / name):
@@ -51,6 +52,16 @@ def check_free(folder: CohortFolder, case: CohortCase, state: CaseState | None) 
                 f"{folder.path / name} exists already and is of no run of this batch: "
                 "move it, or choose another output folder."
             )
+
+
+def _check_undecided(folder: CohortFolder, case: CohortCase, state: CaseState) -> None:
+    """Make sure that a run would not replace a person's decisions."""
+    decided = state.result.holds_decisions or state.deciding
+    if decided and os.path.lexists(folder.path / case.file_names()["record"]):
+        raise AddmError(
+            "it holds a person's decisions on findings, which a run would replace: move its files "
+            "away to have it done anew, or choose another output folder"
+        )
 
 
 def _check_unchanged(folder: CohortFolder, state: CaseState) -> None:

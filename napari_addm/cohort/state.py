@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -28,6 +29,7 @@ from napari_addm.io.hashing import scan_sha256, sha256
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}\z")]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class LaterRun(BaseModel):
@@ -68,21 +70,26 @@ class _StateFile(BaseModel):
     files: dict[str, Hash]
     key: str
     origin: dict[str, Hash] = {}
+    accepted: Count = 0
+    rejected: Count = 0
+    noted: Count = 0
     parameters: str
     later: LaterRun | None = None
     replacing: dict[str, Hash] | None = None
+    deciding: dict[str, Hash] | None = None
 
     def state(self) -> CaseState:
         """The state that it describes."""
         values = {each.name: getattr(self, each.name) for each in fields(CaseResult)}
         result = CaseResult(**{**values, "qc": tuple(self.qc)})
-        replacing = self.replacing or {}
+        replacing = self.replacing or self.deciding or {}
         known = {
             name: frozenset(each[name] for each in (self.files, replacing) if name in each)
             for name in self.files.keys() | replacing.keys()
         }
         all_ours = self.status == "skipped" and self.replacing is None
-        return CaseState(result, self.parameters, self.later, known, all_ours)
+        deciding = self.deciding is not None
+        return CaseState(result, self.parameters, self.later, known, all_ours, deciding=deciding)
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,8 @@ class CaseState:
         versions did not record which files they were about to write.
     other : bool
         Whether the result and its files are those of another scan than the case's.
+    deciding : bool
+        Whether a person's decisions are being saved, or an end of the program came amid it.
     """
 
     result: CaseResult
@@ -113,6 +122,7 @@ class CaseState:
     known: Mapping[str, frozenset[str]] = field(default_factory=dict)
     all_ours: bool = False
     other: bool = False
+    deciding: bool = False
 
     @property
     def done(self) -> bool:
@@ -167,12 +177,24 @@ class CaseStates:
             if other is None:
                 return None
             state = replace(state, other=other)
+        if file.deciding:
+            # Earlier and later decisions may lie side by side; the record's are those that count.
+            state = replace(state, result=self._as_found(state, file.deciding))
         if file.replacing and not (state.done and self.is_whole(state.result)):
             # The run ended while it renamed: the files are a mixture of old and new ones.
             files, origin = {**file.files, **file.replacing}, file.origin
             cut = CaseResult(name, file.input, "skipped", CUT_OFF, files=files, origin=origin)
             return replace(state, result=cut, later=None)
         return state
+
+    def _as_found(self, state: CaseState, names: Iterable[str]) -> CaseResult:
+        """The result of a state with the present hashes of some files, where they are known."""
+        files = dict(state.result.files)
+        for name in names:
+            with suppress(OSError):  # then nobody knows
+                if (found := self._hash(name)) in state.known[name]:
+                    files[name] = str(found)
+        return replace(state.result, files=files)
 
     def _read_file(self, path: Path) -> _StateFile | None:
         try:
@@ -221,6 +243,7 @@ class CaseStates:
         parameters: str,
         later: LaterRun | None = None,
         replacing: Mapping[str, str] | None = None,
+        deciding: Mapping[str, str] | None = None,
     ) -> None:
         """Write the state of a case.
 
@@ -230,6 +253,8 @@ class CaseStates:
             Hash of the parameters that `result` was made with.
         replacing : mapping of str to str, optional
             The files that are about to be renamed into place, with their hashes.
+        deciding : mapping of str to str, optional
+            The same for files that differ in nothing but a person's decisions.
         """
         path = self.path(result.case)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,6 +263,8 @@ class CaseStates:
             content["later"] = later.model_dump()
         if replacing is not None:
             content["replacing"] = dict(replacing)
+        if deciding is not None:
+            content["deciding"] = dict(deciding)
         write_json(path, content)
 
     def failed(self, cases: Iterable[CohortCase]) -> set[str]:

@@ -144,6 +144,16 @@ class Sides:
     right_share: np.ndarray
     source: MidlineSource
 
+    @classmethod
+    def of(cls, entries: Sequence[Finding]) -> Sides | None:
+        """Make the sides of findings that were measured earlier; None without a midline."""
+        source = entries[0].midline_source if entries else None
+        if source is None:
+            return None
+        away = [each.from_midline_mm or 0.0 for each in entries]
+        share = np.array([SIDES.index(each.side or "midline") / 2 for each in entries])
+        return cls(np.where(share < 0.5, -1.0, 1.0) * np.array(away), share, source)
+
     def side(self, index: int) -> Side:
         """Return the side of a finding."""
         right = float(self.right_share[index])
@@ -168,6 +178,8 @@ class Findings(Sequence[Finding]):
     regions : RegionCounts or None
         None where no regions were looked for.
     diameters : FindingDiameters
+    entries : sequence of Finding or None
+        The findings themselves, where they were measured at an earlier time.
     """
 
     id: np.ndarray
@@ -182,6 +194,7 @@ class Findings(Sequence[Finding]):
     diameters: FindingDiameters
     sides: Sides | None = None
     regions: RegionCounts | None = None
+    entries: Sequence[Finding] | None = None
 
     @property
     def total_ml(self) -> float:
@@ -198,6 +211,8 @@ class Findings(Sequence[Finding]):
     def __getitem__(self, index: int | Slice) -> Finding | list[Finding]:
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
+        if self.entries is not None:
+            return self.entries[index]
         x, y, z = self.centroid_mm[index].tolist()
         sides, regions, diameters = self.sides, self.regions, self.diameters[index]
         volume_ml = float(self.volume_ml[index])
@@ -266,6 +281,46 @@ def measure_findings(
     for array in (labels, anomaly, uncertainty):
         if array is not None and array.shape != volume.shape:
             raise ValueError(f"shape {array.shape} is not the grid's {volume.shape}")
+    ids, runs, where = _runs_of(labels)
+    scores = anomaly.ravel()[where]
+    spread = None if uncertainty is None else uncertainty.ravel()[where]
+    at_peak = first_peaks(scores, runs, ids.size)
+    return measure_runs(ids, runs, scores, at_peak, spread, volume, midline, regions)
+
+
+def recorded_findings(entries: Sequence[Finding], labels: np.ndarray, volume: Volume) -> Findings:
+    """Make the arrays of findings that were measured earlier, such as those of a record.
+
+    Parameters
+    ----------
+    entries : sequence of Finding
+        All of `labels`.
+    labels : ndarray of int, (S, A, R)
+        As they were then.
+    volume : Volume
+        As for `measure_findings`.
+    """
+    entries = sorted(entries, key=lambda each: each.id)
+    ids, runs, _ = _runs_of(labels)
+    spread = np.array([each.uncertainty for each in entries], float)
+    return Findings(
+        id=np.array([each.id for each in entries], np.int64),
+        volume_ml=np.array([each.volume_ml for each in entries], float),
+        centroid_mm=np.array([each.centroid_mm for each in entries], float).reshape(-1, 3),
+        peak=np.array([each.peak for each in entries], float),
+        mean=np.array([each.mean for each in entries], float),
+        uncertainty=None if np.isnan(spread).any() or not entries else spread,
+        slice=np.array([each.slice for each in entries], np.int64),
+        voxels=np.array([each.voxels for each in entries], np.int64),
+        sides_known=volume.sides_known,
+        diameters=FindingDiameters(runs, np.argsort(ids), volume),
+        sides=Sides.of(entries),
+        entries=entries,
+    )
+
+
+def _runs_of(labels: np.ndarray) -> tuple[np.ndarray, Runs, np.ndarray]:
+    """The ids of labels, their runs of voxels, and the flat indices of all voxels."""
     where = np.flatnonzero(labels)
     label = labels.ravel()[where]
     row = where // labels.shape[2]
@@ -273,10 +328,7 @@ def measure_findings(
     offset = np.flatnonzero(np.concatenate((where[:1] >= 0, breaks)))
     ids, member = np.unique(label[offset], return_inverse=True)
     runs = Runs(where[offset], np.diff(offset, append=where.size), member)
-    scores = anomaly.ravel()[where]
-    spread = None if uncertainty is None else uncertainty.ravel()[where]
-    at_peak = first_peaks(scores, runs, ids.size)
-    return measure_runs(ids, runs, scores, at_peak, spread, volume, midline, regions)
+    return ids, runs, where
 
 
 def measure_runs(

@@ -76,10 +76,16 @@ class _Step:
 
 
 class DecisionHistory:
-    """All decisions on the findings of one scan, with undo and redo."""
+    """All decisions on the findings of one scan, with undo and redo.
 
-    def __init__(self) -> None:
-        self._steps = [_Step(())]
+    Parameters
+    ----------
+    decided : tuple of Decided
+        Those of an earlier time, which undo does not take back.
+    """
+
+    def __init__(self, decided: tuple[Decided, ...] = ()) -> None:
+        self._steps = [_Step(decided)]
         self._at = 0
 
     @property
