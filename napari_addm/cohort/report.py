@@ -36,6 +36,7 @@ PICTURE_WIDTH = 900
 BARS = 24
 
 RESULT_COLUMNS = ("case", "input", "status", "reason", "seconds", "anomaly_ml", "findings")
+REVIEW_COLUMNS = ("accepted", "rejected", "open", "kept_ml")
 LARGEST_COLUMNS = ("volume_ml", "side", "from_midline_mm", "midline_source", "region")
 
 
@@ -73,6 +74,7 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
         summary=summary,
         intervals=[(rated_metrics()[name], interval) for name, interval in intervals.items()],
         flagged=[entry for entry in cohort.entries if entry.result.qc],
+        decided=[entry for entry in cohort.entries if entry.decided],
         flag_labels=FLAG_TITLES,
         alarms=ALARMS,
         flag_counts=Counter(key for entry in cohort.entries for key in entry.result.qc),
@@ -162,6 +164,11 @@ def _summary(cohort: Cohort, intervals: Mapping[str, MeanInterval]) -> dict[str,
         "cases": [
             {
                 **{key: getattr(e.result, key) for key in RESULT_COLUMNS},
+                **{key: getattr(e, key) for key in REVIEW_COLUMNS},
+                "decisions": [
+                    {"id": each.id, "decision": each.decision, "note": each.note}
+                    for each in e.decided
+                ],
                 "largest": e.largest and {key: getattr(e.largest, key) for key in LARGEST_COLUMNS},
                 "qc": [asdict(flag) for flag in e.flags] or [{"key": key} for key in e.result.qc],
                 "figures": e.figures,
@@ -193,6 +200,7 @@ def _table(cohort: Cohort) -> str:
     writer.writerow(_header(rows))
     for entry, row in zip(cohort.entries, rows, strict=True):
         cells = [getattr(entry.result, key) for key in RESULT_COLUMNS]
+        cells += [getattr(entry, key) for key in REVIEW_COLUMNS]
         cells += [" ".join(entry.result.qc)]
         cells += [getattr(entry.largest, key, None) for key in LARGEST_COLUMNS]
         for part in row:
@@ -206,7 +214,8 @@ def _header(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     measured = [
         key for part in ("figures", "metrics") for key in _columns(r.get(part) for r in rows)
     ]
-    return [*RESULT_COLUMNS, "qc", *(f"largest_{key}" for key in LARGEST_COLUMNS), *measured]
+    largest = (f"largest_{key}" for key in LARGEST_COLUMNS)
+    return [*RESULT_COLUMNS, *REVIEW_COLUMNS, "qc", *largest, *measured]
 
 
 def _columns(tables: Iterable[Any]) -> list[str]:

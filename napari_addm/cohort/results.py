@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -74,6 +75,37 @@ class Entry:
     def largest(self) -> FindingEntry | None:
         """The largest finding; None without one."""
         return max(self.findings, key=lambda found: found.volume_ml, default=None)
+
+    @property
+    def accepted(self) -> int | None:
+        """How many findings a person has accepted; None without a record."""
+        return self._count("accepted")
+
+    @property
+    def rejected(self) -> int | None:
+        """How many findings a person has rejected; None without a record."""
+        return self._count("rejected")
+
+    @property
+    def open(self) -> int | None:
+        """How many findings are neither accepted nor rejected; None without a record."""
+        return self._count(None)
+
+    def _count(self, decision: str | None) -> int | None:
+        if self.record is None:
+            return None
+        return sum(found.decision == decision for found in self.findings)
+
+    @property
+    def kept_ml(self) -> float | None:
+        """Volume of the findings that are not rejected, mL; None without a record."""
+        kept = (found.volume_ml for found in self.findings if found.decision != "rejected")
+        return None if self.record is None else math.fsum(kept)
+
+    @property
+    def decided(self) -> tuple[FindingEntry, ...]:
+        """The findings that a person has decided on, or has written a note on."""
+        return tuple(found for found in self.findings if found.decision or found.note)
 
     @property
     def figures(self) -> dict[str, float]:

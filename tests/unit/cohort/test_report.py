@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,20 @@ def folder(tmp_path: Path) -> CohortFolder:
     cases.append(CohortCase("t2", "t2.nii", Path("t2"), skip="not a T1w image (T2w)"))
     folder.write_plan(Shard(), PARAMETERS, cases)
     return folder
+
+
+def decide(folder: CohortFolder, case: str, *decisions: tuple[str | None, str]) -> None:
+    """Write decisions and notes into the record of a case."""
+    state = folder.states.read(case)
+    assert state is not None
+    path = folder.path / case / "x_record.json"
+    record = json.loads(path.read_text())
+    for found, (decision, note) in zip(record["findings"], decisions, strict=True):
+        found |= {"decision": decision, "note": note}
+    path.write_text(json.dumps(record))
+    name = f"{case}/x_record.json"
+    files = {**state.result.files, name: scan_sha256(path)}
+    folder.states.write(replace(state.result, files=files), state.parameters)
 
 
 class Page(HTMLParser):
@@ -275,3 +290,38 @@ def test_the_command_makes_the_page_or_says_why_not(
     assert "holds no case and no batch" in failed.stderr
     with pytest.raises(InputError, match="holds no batch"):
         read_cohort(tmp_path)
+
+
+def test_decisions_are_told_with_the_volume_that_is_left(folder: CohortFolder) -> None:
+    written = write_cohort_report(folder.path)
+    assert 'id="decisions"' not in written["page"].read_text()  # nobody has decided on anything
+    decide(folder, "sub-1_ses-1", ("rejected", f"=1+1 {MARKUP}{UNSEEN}"), ("accepted", ""))
+    decide(folder, "sub-2", (None, "look again"), ("rejected", ""))
+    written = write_cohort_report(folder.path)
+    text = written["page"].read_text()
+    assert MARKUP not in text
+    assert "<b>1</b>reviewed to the end" in text
+    rows = Page(text).rows
+    told = [row.split() for row in rows if row.split()[:2] == ["sub-1_ses-1", "1"]]
+    assert (
+        told[0][2:]
+        == (
+            "1.0 right, 12 mm from the midline rejected =1+1 <script>alert(1)</script>"
+            f"{UNSEEN.encode('unicode_escape').decode()}"
+        ).split()
+    )
+    assert any("open look again" in row for row in rows)
+    assert "1 of the outlined findings rejected" in text
+
+    with written["table"].open(newline="", encoding="utf-8") as file:
+        table = {row["case"]: row for row in csv.DictReader(file)}
+    columns = ("accepted", "rejected", "open", "kept_ml")
+    assert [table["sub-1_ses-1"][name] for name in columns] == ["1", "1", "0", "9.0"]
+    assert [table["sub-2"][name] for name in columns] == ["0", "1", "1", "30.0"]
+    assert [table["sub-3"][name] for name in columns] == ["0", "0", "0", "0.0"]
+    assert [table["bad"][name] for name in columns] == [""] * 4
+    cases = {case["case"]: case for case in json.loads(written["figures"].read_text())["cases"]}
+    assert cases["sub-2"]["decisions"] == [
+        {"id": 1, "decision": None, "note": "look again"},
+        {"id": 2, "decision": "rejected", "note": ""},
+    ]
