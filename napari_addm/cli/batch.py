@@ -113,6 +113,9 @@ def batch(
     chosen = [case for case in part.select(cases) if only is None or case.name in only]
     if dry_run:
         return _list_cases(chosen, output, cohort, as_json)
+    if found := sum(case.truth_found for case in chosen):
+        scans = "1 scan" if found == 1 else f"{found} scans"
+        print_line(f"The ground truth of {scans} is a mask that lies beside it.")
     started = time.perf_counter()
     progress = _follow(_start(cases, output, checkpoint, options, cohort, part, only))
     summary = {

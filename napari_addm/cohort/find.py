@@ -20,6 +20,7 @@ from napari_addm.cohort.case import OUTPUT_ENDINGS, CohortCase
 from napari_addm.cohort.files import HIDDEN
 from napari_addm.cohort.folder import CohortFolder, PlannedCase
 from napari_addm.cohort.names import with_own_names, with_own_rows, with_suffix
+from napari_addm.cohort.pairs import pair_masks
 from napari_addm.cohort.table import read_table
 from napari_addm.cohort.walk import Entry, match, walk
 from napari_addm.errors import InputError
@@ -43,7 +44,9 @@ CLEAR_WORDS = (
 
 
 def find_cohort(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> list[CohortCase]:
-    """Find the cases of an input; none of the scans is opened.
+    """Find the cases of an input; no voxels of the scans are read.
+
+    A mask beside a scan of a folder is its ground truth; see `napari_addm.cohort.pairs`.
 
     Parameters
     ----------
@@ -93,6 +96,7 @@ def search_cohort(
         if time.monotonic() - reported > REPORT_SECONDS:
             yield len(cases)
             reported = time.monotonic()
+    cases = yield from pair_masks(cases)
     if all(case.skip for case in cases):
         raise InputError(_no_scan(source, cases))
     if _is_table(Path(source)):
