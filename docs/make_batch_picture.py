@@ -65,7 +65,7 @@ def main() -> None:
     place = panel.table.model.place_of(first)
     assert place is not None
     panel.table.view.selectRow(place)
-    panel.open_case(first)
+    panel.worklist.open(first)
     wait(lambda: panel.controller.opening is None)
     pause(0.5)
     report["longest_block_opening_a_case_ms"] = heart.take_ms()

@@ -449,9 +449,9 @@ OPTIONS_SECTION = Text(
 )
 COHORT_INPUT = Text(
     "Scans",
-    "A folder (searched with the folders in it), a BIDS dataset (its T1w images), a pattern such "
-    "as study/*/t1.nii.gz, or a CSV with the column scan and optional columns case, truth and "
-    "mask. Return searches again.",
+    "A folder (searched with the folders in it; a mask beside a scan is its ground truth), a BIDS "
+    "dataset (its T1w images), a pattern such as study/*/t1.nii.gz, or a CSV with the column scan "
+    "and optional columns case, truth and mask. Return searches again.",
 )
 COHORT_OUTPUT = Text(
     "Results",
@@ -473,10 +473,11 @@ COHORT_FILTER = Text("Filter by name", "Show only cases with these letters in th
 COHORT_COLUMNS = {
     "case": Text("Case", "Its folder in the results. Double-click, or Return, opens it."),
     "status": Text("Status", "The state of the case, in this run or an earlier one."),
+    "reviewed": Text("Reviewed", "How many findings a person has accepted or rejected."),
     "ml": Text("mL", "Volume of all findings."),
     "dice": Text("Dice", "Overlap of findings and ground truth, 0 to 1."),
-    "seconds": Text("s", "Computing time in seconds."),
     "qc": Text("Flags", "Differences from the scans that the model knows. A run may add some."),
+    "seconds": Text("s", "Computing time in seconds."),
     "truth": Text("T", "Whether it has a ground truth."),
     "mask": Text("M", "Whether it has a brain mask of its own."),
     "size": Text("Voxels", "Number of voxels, in the file's order."),
@@ -511,6 +512,33 @@ RETRY_FAILED = Text(
     "Retry failed",
     "Run only the cases that failed or could not be checked.",
 )
+PREVIOUS_CASE = Text("Previous case", "Open the finished case above this one. Ctrl+Left.")
+NEXT_CASE = Text("Next case", "Open the finished case below this one. Ctrl+Right.")
+NEXT_TO_REVIEW = Text(
+    "Next to review",
+    "Open the next case with a finding that is neither accepted nor rejected. Ctrl+Return.",
+)
+CASE_KEYS = ("Ctrl+Left", "Ctrl+Right", "Ctrl+Return")
+NO_MORE_CASES = {
+    1: "This is the last finished case in the table.",
+    -1: "This is the first finished case in the table.",
+    0: "All findings of the cases in the table are accepted or rejected.",
+}
+SAVED = "saved"
+SAVING = "saving ..."
+NOT_SAVED = "not saved"
+DECISIONS_NOT_SAVED = "The decisions on {} are not saved: {}"
+DECISIONS_LOST = (
+    "Somebody else has changed the results of {} meanwhile. They are shown, and what you decided "
+    "since you opened the case is not saved."
+)
+NOT_IN_VIEW = "{} is not in view: double-click its row to go on."
+OTHER_OUTLINES = (
+    "The outlines on the screen are not the saved ones. You decide on the saved findings; what was "
+    "painted or computed since is not saved with them."
+)
+CASE_FAILED = "{} has nothing to open: {}"
+REPORT_WRITTEN = "The report is {}"
 OPEN_REPORT = Text(
     "Open report", "Writes the report of the cohort and opens it in the web browser."
 )
@@ -536,7 +564,7 @@ CLOSED_SCAN = (
 )
 RESULTS_SHOWN = (
     "The maps on screen are of an earlier run on this scan: Run brings its findings back, with "
-    "your decisions."
+    "your decisions. Findings of a cohort are decided on in its own panel."
 )
 SCAN_NAMED = "Scan: {}"
 FINDINGS_NAMED = "Findings in {}"

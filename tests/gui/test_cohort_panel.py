@@ -30,9 +30,11 @@ from napari_addm.cohort.case import Shard
 from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.inspect import InspectedCase
+from napari_addm.cohort.review import save_decisions
 from napari_addm.cohort.run import run_batch
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
+from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import volume_from_native
 from napari_addm.io.writing import write_volume
@@ -112,6 +114,7 @@ class Cohort:
         self.panel.options.pictures.setChecked(False)
         self.controller = self.panel.controller
         self.buttons, self.table = self.panel.buttons, self.panel.table
+        self.section = self.panel.worklist.section
 
     def wait(self, condition: Callable[[], object]) -> None:
         self.qtbot.waitUntil(lambda: bool(condition()), timeout=2 * MINUTE)
@@ -138,6 +141,9 @@ class Cohort:
         place = self.table.model.place_of(case)
         self.table.view.doubleClicked.emit(self.table.model.index(place, 0))
         self.wait(lambda: self.controller.opening is None)
+
+    def wait_saved(self) -> None:
+        self.wait(lambda: self.section.state.text().endswith(", saved"))
 
     def cells(self, case: str) -> dict[str, str]:
         model = self.table.model
@@ -231,11 +237,18 @@ def test_cases_are_listed_before_anything_runs(cohort: Cohort, scans: Path, tmp_
     assert table.view.currentIndex().row() == 3
 
 
-def test_the_filter_of_the_table(cohort: Cohort, scans: Path, tmp_path: Path) -> None:
-    cohort.look(scans, tmp_path / "out")
+def test_masks_beside_scans_and_the_filter_of_the_table(
+    cohort: Cohort, own_scans: Path, tmp_path: Path
+) -> None:
+    shutil.copy(own_scans / "first_lesion.nii.gz", own_scans / "first_aseg.nii.gz")
+    cohort.look(own_scans, tmp_path / "out")
+    assert cohort.status.endswith("1 skipped, 1 with a mask beside it as ground truth")
     table = cohort.table
     table.words.setText("FIRST")
-    assert [table.model.row_at(n).name for n in range(2)] == ["first", "first_lesion"]
+    assert table.model.names == ["first", "first_aseg"]
+    assert cohort.cells("first")["truth"] == "✓"
+    table.view.selectRow(0)
+    assert "Ground truth, found beside the scan: first_lesion.nii.gz" in table.details.text()
     table.kind.setCurrentIndex(table.kind.findData("Skipped"))
     assert table.count.text() == "1 of 5"
     assert table.kind.currentText() == "Skipped (1)"
@@ -548,6 +561,7 @@ def test_the_report_and_the_folder_are_opened(
     cohort.buttons.report.click()
     assert not cohort.buttons.report.isEnabled()
     cohort.wait(lambda: shown)
+    assert cohort.status == f"The report is {done / 'report.html'}{texts.NO_BROWSER}"
     cohort.buttons.folder.click()
     assert shown == [str(done / "report.html"), str(done)]
 
@@ -596,3 +610,148 @@ def test_settings_of_a_run(cohort: Cohort) -> None:
     options.frame.setValue(0)
     assert cohort.panel.settings.frame == 0
     assert "threshold 0.5" in cohort.panel.settings_line.text()
+
+
+# --- a worklist ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reading(
+    qtbot: Any, make_napari_viewer_proxy: Any, tiny_checkpoint: Path, scans: Path, done: Path
+) -> Cohort:
+    """The finished cohort in a viewer with a window."""
+    viewer = make_napari_viewer_proxy()
+    cohort = Cohort(qtbot, viewer, tiny_checkpoint)
+    viewer.window.add_dock_widget(cohort.panel)
+    cohort.look(scans / "cases.csv", done)
+    return cohort
+
+
+def test_three_cases_are_read_as_a_worklist(
+    reading: Cohort, qtbot: Any, tiny_checkpoint: Path, scans: Path, done: Path
+) -> None:
+    cohort, section = reading, reading.section
+    assert section.table.isHidden()
+    cohort.open("first")
+    assert section.title.text() == "Findings in first"
+    assert section.table.review.selected == 1  # the largest one
+    QTest.keyClick(section.table.view, Qt.Key.Key_R)
+    QTest.keyClick(section.table.view, Qt.Key.Key_T)
+    QTest.keyClicks(section.table.note, "skull =1 <b>")
+    colors = cohort.layers["first anomalies"].colormap.colors
+    assert colors[1, 3] < 1  # dimmed
+    cohort.wait_saved()
+    total = len(section.table.review.marked.findings)
+    assert section.state.text() == f"1 of {total} decided, saved"
+    assert cohort.cells("first")["reviewed"] == ("done" if total == 1 else f"1 of {total}")
+
+    section.next_button.click()
+    cohort.wait(lambda: cohort.controller.opening is None)
+    assert section.title.text() == "Findings in group/second"
+    cohort.wait(lambda: "first" not in cohort.layers)
+    assert cohort.table.selected == "group/second"
+    for id in section.table.review.marked.findings.id.tolist():
+        section.table.pick(id)
+        section.table.accept_button.click()
+    section.next_button.click()  # at once: nothing is lost
+    cohort.wait(lambda: cohort.controller.opening is None)
+    assert section.title.text() == "Findings in third"
+    cohort.wait(lambda: cohort.cells("group/second")["reviewed"] == "done")
+    section.next_button.click()
+    assert cohort.status == texts.NO_MORE_CASES[1]
+    section.table.accept_button.click()
+    cohort.panel.deleteLater()  # before it is saved
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+
+    again = Cohort(qtbot, ViewerModel(), tiny_checkpoint)
+    qtbot.addWidget(again.panel)
+    again.look(scans / "cases.csv", done)
+    assert again.cells("group/second")["reviewed"] == "done"
+    again.table.kind.setCurrentIndex(again.table.kind.findData("Reviewed"))
+    assert "group/second" in again.table.model.names
+    again.table.kind.setCurrentIndex(0)
+    again.open("first")
+    assert again.section.table.review.decision_on(1) == Decision("rejected", "skull =1 <b>")
+    assert not again.section.table.undo_button.isEnabled()  # what is saved is not undone by chance
+    assert again.section.table.note.text() == "skull =1 <b>"
+    again.open("third")
+    assert again.section.table.review.decision_on(1) == Decision("accepted")
+    again.run()
+    assert [again.states[name] for name in ("first", "group/second", "third")] == ["unchanged"] * 3
+
+
+def test_the_next_case_to_review(cohort: Cohort, scans: Path, done: Path) -> None:
+    cohort.look(scans / "cases.csv", done)
+    section = cohort.section
+    for name in ("first", "third"):
+        cohort.open(name)
+        for id in section.table.review.marked.findings.id.tolist():
+            section.table.decide(id, Decision("accepted"))
+        cohort.wait_saved()
+    section.open_button.click()
+    cohort.wait(lambda: cohort.controller.opening is None)
+    assert section.title.text() == "Findings in group/second"
+    section.open_button.click()
+    assert cohort.status == texts.NO_MORE_CASES[0]
+    section.previous_button.click()
+    cohort.wait(lambda: cohort.controller.opening is None)
+    assert section.title.text() == "Findings in first"
+    section.previous_button.click()
+    assert cohort.status == texts.NO_MORE_CASES[-1]
+
+
+def test_a_failed_case_leaves_the_open_one_in_view(cohort: Cohort, scans: Path, done: Path) -> None:
+    cohort.look(scans / "cases.csv", done)
+    cohort.open("third")
+    shown = cohort.shown
+    cohort.open("bad")
+    assert cohort.error.startswith("bad has nothing to open: bad.nii.gz is a web page")
+    assert cohort.shown == shown
+    assert cohort.section.title.text() == "Findings in third"
+    assert cohort.section.table.isEnabled()
+
+
+def test_what_cannot_be_saved_is_kept_and_said(cohort: Cohort, scans: Path, done: Path) -> None:
+    cohort.look(scans / "cases.csv", done)
+    cohort.open("first")
+    table = done / "first" / "first_findings.csv"
+    kept = table.read_bytes()
+    table.write_text("mine")
+    cohort.section.table.accept()
+    cohort.wait(lambda: cohort.error)
+    assert "first_findings.csv was changed or removed after it was saved" in cohort.error
+    assert cohort.section.state.text().endswith("decided, not saved")
+    table.write_bytes(kept)
+    cohort.open("third")
+    cohort.wait(lambda: cohort.cells("first")["reviewed"])
+    cohort.open("first")
+    assert cohort.section.table.review.decision_on(1) == Decision("accepted")
+
+    other = next(case for case in find_cohort(scans / "cases.csv", done) if case.name == "first")
+    state = CohortFolder(done).states.read_own(other)
+    assert state is not None
+    save_decisions(done, other, {1: Decision("rejected", "theirs")}, state.result)
+    cohort.section.table.decide(1, Decision("accepted", "mine"))
+    cohort.wait(lambda: "first was decided on or run by somebody else" in cohort.error)
+    cohort.open("third")
+    cohort.open("first")
+    assert cohort.section.table.review.decision_on(1) == Decision("rejected", "theirs")
+
+
+def test_decisions_are_made_on_what_is_seen(cohort: Cohort, scans: Path, done: Path) -> None:
+    cohort.look(scans / "cases.csv", done)
+    cohort.open("first")
+    section = cohort.section
+    assert section.warning.text() == ""
+    cohort.layers["first"].visible = False
+    cohort.wait(lambda: section.warning.text() == texts.NOT_IN_VIEW.format("first"))
+    assert not section.table.isEnabled()
+    cohort.open("first")
+    assert section.warning.text() == ""
+    assert section.table.isEnabled()
+    cohort.layers["first anomalies"].paint((0, 0, 0), 1)
+    section.table.accept()
+    assert section.warning.text() == texts.OTHER_OUTLINES
+    section.next_button.click()
+    cohort.wait(lambda: cohort.controller.opening is None)
+    assert "first anomalies" in cohort.layers  # painted labels are a person's own

@@ -127,6 +127,30 @@ class CaseRow:
         return self.planned and self.result is None and not self.case.skip
 
     @property
+    def finished(self) -> bool:
+        """Whether it has a result with files."""
+        return self.result is not None and self.result.status == "done"
+
+    @property
+    def decided(self) -> tuple[int, int] | None:
+        """How many of how many findings are accepted or rejected; None while it is not done."""
+        if self.result is None or not self.finished:
+            return None
+        return self.result.accepted + self.result.rejected, self.result.findings or 0
+
+    @property
+    def to_review(self) -> bool:
+        """Whether it has a finding that nobody has accepted or rejected."""
+        return self.decided is not None and self.decided[0] < self.decided[1]
+
+    @property
+    def reviewed(self) -> str:
+        """How far its review is; empty while nobody has decided on anything."""
+        if self.decided is None or not self.decided[0]:
+            return ""
+        return "{} of {}".format(*self.decided) if self.to_review else "done"
+
+    @property
     def status(self) -> str:
         """The state with its mark, in words."""
         percent = f" {self.percent} %" if self.state == "running" else ""
@@ -178,19 +202,25 @@ def _voxels(row: CaseRow) -> int | None:
     return None if shape is None else shape[0] * shape[1] * shape[2]
 
 
+def _share(decided: tuple[int, int] | None) -> float | None:
+    """What reviews are sorted by: the open ones first; cases without findings come last."""
+    return decided[0] / decided[1] if decided and decided[1] else None
+
+
 COLUMNS: dict[str, CaseColumn] = {
     "case": CaseColumn("sub-001_ses-01_run-1", lambda row: row.name, lambda row: row.name),
     "status": CaseColumn(
         "▸ running 100 %", lambda row: STATES.index(row.state), lambda row: row.status
     ),
+    "reviewed": CaseColumn("Reviewed↑", lambda row: _share(row.decided), lambda row: row.reviewed),
     "ml": _number("anomaly_ml", 1, "999.9"),
-    "dice": _number("dice", 3, "0.999"),
-    "seconds": _number("seconds", 1, "999.9"),
+    "dice": _number("dice", 3, "0.9999"),
     "qc": CaseColumn(
         "left/right unknown",
         lambda row: len(row.flags) or None,
         lambda row: ", ".join(row.flags),
     ),
+    "seconds": _number("seconds", 1, "999.9"),
     "truth": _tick("truth"),
     "mask": _tick("mask"),
     "size": CaseColumn(
@@ -207,6 +237,8 @@ FILTERS: dict[str, Callable[[CaseRow], bool]] = {
     "All": lambda row: True,
     "Open": lambda row: row.state in ("waiting", "will fail", "running", "writing"),
     "Done": lambda row: row.state in DONE,
+    "To review": lambda row: row.to_review,
+    "Reviewed": lambda row: row.reviewed == "done",
     "Failed": lambda row: row.state in (*TRY_AGAIN, "will fail"),
     "Flagged": lambda row: bool(row.flags),
     "Skipped": lambda row: row.state == "skipped",
@@ -249,11 +281,14 @@ class Arrangement:
 
 def summarize(rows: Iterable[CaseRow]) -> str:
     """Say how many cases there are, and how they stand."""
+    rows = list(rows)
     states = [row.state for row in rows]
     parts = [f"{len(states)} cases" if len(states) != 1 else "1 case"]
     for words, kinds in SUMMARY.items():
         if count := sum(state in kinds for state in states):
             parts.append(f"{count} {words}")
+    if count := sum(row.case.truth_found for row in rows):
+        parts.append(f"{count} with a mask beside it as ground truth")
     return ", ".join(parts)
 
 
@@ -262,8 +297,11 @@ def describe_case(row: CaseRow) -> list[str]:
     lines = [f"{row.name}: {row.status}"]
     if words := row.reason or texts.COHORT_STATES.get(row.state, ""):
         lines.append(words)
+    if row.decided and row.decided[0]:
+        lines.append("{} of {} findings decided on".format(*row.decided))
     lines.append(f"Scan: {row.case.input}")
-    given = {"Ground truth": row.case.truth, "Brain mask": row.case.mask}
+    truth = "Ground truth, found beside the scan" if row.case.truth_found else "Ground truth"
+    given = {truth: row.case.truth, "Brain mask": row.case.mask}
     lines += [f"{what}: {path.name}" for what, path in given.items() if path is not None]
     if row.alarmed:
         lines.append(DO_NOT_TRUST)

@@ -89,6 +89,11 @@ class CasesModel(QAbstractTableModel):
             last = self.index(max(places), len(NAMES) - 1)
             self.dataChanged.emit(self.index(min(places), 0), last)
 
+    @property
+    def names(self) -> list[str]:
+        """The cases that are shown, in their order."""
+        return self._shown
+
     def row_at(self, place: int) -> CaseRow:
         """Return the case in a line of the table."""
         return self.rows[self._shown[place]]

@@ -12,7 +12,7 @@ from psygnal import Signal
 
 from napari_addm.checkpoint.specification import ModelSpecification
 from napari_addm.cohort.batch import BatchSettings
-from napari_addm.cohort.case import CohortCase
+from napari_addm.cohort.case import CaseResult, CohortCase
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.inspect import InspectedCase
 from napari_addm.cohort.run import BatchProgress
@@ -331,32 +331,37 @@ class CohortController:
     def start_opening(self, name: str) -> tuple[CohortCase, Path, int | None] | None:
         """Open a case instead of any other.
 
-        Returns
-        -------
-        tuple or None
-            The case, the folder of its results and the frame to read. None if it is being opened.
+        Gives the case, the folder of its results and the frame; None if it is being opened.
         """
         if name == self.opening:
             return None
         assert self.search is not None
         self.opening = name
-        self._say_unless_running(f"Opening {name} ...")
+        self.say(f"Opening {name} ...")
         return self.rows[name].case, Path(self.search.output), self.search.frame
 
     def finish_opening(self, name: str, notes: Sequence[str] = ()) -> None:
         """Take the end of opening a case, with notes on missing files."""
         self.opening = None
-        self._say_unless_running(" ".join((f"{name} is open.", *notes)))
+        self.say(" ".join((f"{name} is open.", *notes)))
         if self.running and notes:
             self.failed.emit(AddmError(" ".join(notes)))
 
     def fail_opening(self, error: Exception) -> None:
         """Take the error of a case that cannot be shown."""
         self.opening = None
-        self._say_unless_running("")
+        self.say("")
         self.failed.emit(error)
 
-    def _say_unless_running(self, words: str) -> None:
+    def take_decisions(self, result: CaseResult) -> None:
+        """Take the result of a case whose decisions were saved."""
+        row = self.rows.get(result.case)
+        if row is not None and row.finished:
+            self.rows[result.case] = replace(row, result=result)
+            self.rows_changed.emit([result.case])
+
+    def say(self, words: str) -> None:
+        """Say something in the status line, unless a run says there how far it is."""
         if not self.running:
             self.status_changed.emit(words)
 

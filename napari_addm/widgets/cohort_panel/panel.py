@@ -15,13 +15,12 @@ from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 from napari_addm.cohort.batch import BatchSettings
 from napari_addm.cohort.run import BatchProgress
 from napari_addm.widgets import preferences, texts
-from napari_addm.widgets.cohort_panel.case_layers import bring_up, show_case
 from napari_addm.widgets.cohort_panel.controller import CohortController, describe_settings
 from napari_addm.widgets.cohort_panel.fields import CohortButtons, CohortOptions, CohortPlaces
-from napari_addm.widgets.cohort_panel.saved_case import CaseVersion, SavedCase
-from napari_addm.widgets.cohort_panel.state import CaseNotOpened, Running
+from napari_addm.widgets.cohort_panel.state import Running
 from napari_addm.widgets.cohort_panel.table import CasesTable
-from napari_addm.widgets.cohort_panel.work import open_case, run_cases, search_cases, write_report
+from napari_addm.widgets.cohort_panel.work import run_cases, search_cases, write_report
+from napari_addm.widgets.cohort_panel.worklist import Worklist
 from napari_addm.widgets.forms import (
     Column,
     Panel,
@@ -63,6 +62,7 @@ class BatchWidget(Panel):
     model : ModelSettings
     options : CohortOptions
     table : CasesTable
+    worklist : Worklist
     settings_line : QLabel
     buttons : CohortButtons
     notices : Notices
@@ -75,7 +75,6 @@ class BatchWidget(Panel):
         self._jobs = Jobs()
         self._search_job: Job | None = None
         self._run_job: Job | None = None
-        self._open_job: Job | None = None
         self._rested = single_shot(self, TYPED_MS, self.search)
         self._build()
         self._bind()
@@ -91,8 +90,9 @@ class BatchWidget(Panel):
         content = QWidget()
         body = column(content)
         body.setContentsMargins(8, 6, 8, 2)
+        self._places_section = Section(texts.COHORT_SECTION, self.places)
         for part in (
-            Section(texts.COHORT_SECTION, self.places),
+            self._places_section,
             self.model.preset_row,
             model_section(self.model),
             Section(texts.OPTIONS_SECTION, self.options, expanded=False),
@@ -104,10 +104,14 @@ class BatchWidget(Panel):
             self.run, self.cancel, self.retry_failed, self.open_report, self.open_folder
         )
         self.notices = Notices(details_height=100)
+        self.worklist = Worklist(
+            self._viewer, self.controller, self.table, self.notices, self._jobs.start, self
+        )
         lower = QVBoxLayout()
         lower.setContentsMargins(8, 2, 8, 4)
         lower.setSpacing(4)
         lower.addWidget(self.table, 1)
+        lower.addWidget(self.worklist.section)
         lower.addWidget(self.settings_line)
         lower.addWidget(self.buttons)
         lower.addWidget(self.notices)
@@ -126,7 +130,7 @@ class BatchWidget(Panel):
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
         self.model.changed.connect(self._show_settings)
-        self.table.opened.connect(self.open_case)
+        self.worklist.opened.connect(self._on_opened)
         controller = self.controller
         controller.rows_replaced.connect(self.table.reset)
         controller.rows_changed.connect(self.table.show_changes)
@@ -305,46 +309,23 @@ class BatchWidget(Panel):
             )
 
     def _on_report(self, page: Path) -> None:
-        QDesktopServices.openUrl(QUrl.fromLocalFile(str(page)))
+        opened = QDesktopServices.openUrl(QUrl.fromLocalFile(str(page)))
+        words = texts.REPORT_WRITTEN.format(page)
+        self.controller.say(words if opened else words + texts.NO_BROWSER)
 
     def _on_report_finished(self) -> None:
         self.controller.finish_report()
+
+    def _on_opened(self, name: str) -> None:
+        """Make room for the findings of the first case that is opened."""
+        self.worklist.opened.disconnect(self._on_opened)
+        self._places_section.expand(False)
 
     def open_folder(self) -> None:
         """Show the files of all cases."""
         search = self.controller.search
         if search is not None and Path(search.output).is_dir():
             QDesktopServices.openUrl(QUrl.fromLocalFile(search.output))
-
-    def open_case(self, name: str) -> None:
-        """Show a case with its results, read in the background."""
-        wanted = self.controller.start_opening(name)
-        if wanted is None:
-            return
-        if self._open_job is not None:
-            self._open_job.quit()
-        self.notices.forget_error()
-        self._open_job = self._jobs.start(
-            f"Open {name}",
-            open_case,
-            *wanted,
-            yielded=self._on_case,
-            errored=self.notices.show_error,
-        )
-
-    def _on_case(self, item: CaseVersion | SavedCase | CaseNotOpened) -> None:
-        name = item.version.case if isinstance(item, SavedCase) else item.case
-        if name != self.controller.opening:
-            return  # a person has chosen another case
-        if isinstance(item, CaseNotOpened):
-            self.controller.fail_opening(item.error)
-        elif isinstance(item, SavedCase):
-            show_case(self._viewer, item)
-            self.controller.finish_opening(name, item.notes)
-        elif bring_up(self._viewer, item):
-            assert self._open_job is not None
-            self._open_job.quit()
-            self.controller.finish_opening(name)
 
 
 class _Sections(Column):
@@ -364,16 +345,19 @@ class _Sections(Column):
 
 
 class _Farewell:
-    """Stops the jobs of a panel that is gone, and frees the network's memory."""
+    """Stops the jobs of a panel that is gone, saves decisions, and frees the network's memory."""
 
     def __init__(self, panel: BatchWidget) -> None:
         self._panel = weakref.ref(panel)
-        self._jobs = panel._jobs  # the panel's Python side may be gone before Qt's
+        # The panel's Python side may be gone before Qt's.
+        self._jobs, self._reviews = panel._jobs, panel.worklist.section.reviews
 
     def __call__(self) -> None:
         self._jobs.quit()
+        self._reviews.close()
         panel = self._panel()
         if panel is not None:
+            panel.worklist.close()
             panel._unwatch()
         free_memory()
 

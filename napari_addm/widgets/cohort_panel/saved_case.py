@@ -10,11 +10,14 @@ import numpy as np
 
 from napari_addm.cohort.case import CaseResult, CohortCase
 from napari_addm.cohort.folder import CohortFolder
-from napari_addm.errors import AddmError
+from napari_addm.cohort.review import finish_saving
+from napari_addm.errors import AddmError, InputError
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.resampling import resample_labels
 from napari_addm.io.volume import Volume
 from napari_addm.outputs.record import read_record
+from napari_addm.widgets import texts
+from napari_addm.widgets.cohort_panel.review import CaseReview, read_review
 from napari_addm.widgets.run_layers import voxel_type
 
 MAPS = {"recon": "reconstruction", "anomaly": "anomaly", "uncertainty": "uncertainty"}
@@ -59,6 +62,8 @@ class SavedCase:
         A voxel (s, a, r) in the middle of the largest finding, or of the scan.
     notes : tuple of str
         What is missing, or cannot be shown.
+    review : CaseReview or None
+        None where there are no findings to decide on.
     """
 
     version: CaseVersion
@@ -69,18 +74,21 @@ class SavedCase:
     threshold: float
     place: tuple[int, ...]
     notes: tuple[str, ...]
+    review: CaseReview | None = None
 
 
 def read_case(
     case: CohortCase, output: Path, frame: int | None
-) -> Iterator[CaseVersion | SavedCase]:
+) -> Iterator[CaseVersion | CaseReview | SavedCase]:
     """Read a case; a generator for `napari_addm.widgets.jobs.Job`.
 
     Yields
     ------
     CaseVersion
-        First, so that a case that is open need not be read; then after each file, so that
-        reading can stop.
+        First, so that the layers of a case that is open need not be read; then after each file,
+        so that reading can stop.
+    CaseReview
+        Before the maps, which a case that is open has already.
     SavedCase
 
     Raises
@@ -89,31 +97,42 @@ def read_case(
         When the scan cannot be read. The notes name results that cannot.
     """
     state = CohortFolder(output).states.read_own(case)
+    if state is not None and state.deciding:
+        state = finish_saving(output, case, state)
+    if state is not None and state.result.status == "failed":
+        raise InputError(texts.CASE_FAILED.format(case.name, state.result.reason))
     result = state.result if state is not None and state.done else None
     version = CaseVersion(str(output), case.name, "" if result is None else result.key)
     yield version
     scan = read_volume(case.scan, frame=frame)
     notes: list[str] = []
     maps: dict[str, np.ndarray] = {}
-    labels, threshold = None, 0.0
+    labels, threshold, review = None, 0.0, None
     if result is None:
         notes.append("It has no results yet.")
     else:
         paths = case.paths(output)
+        found = _read_beside(paths["labels"], "anomalies", scan, notes)
+        if found is not None:
+            # The layer gets an array of its own, which a person may paint in.
+            labels = np.array(found.data, voxel_type("labels"), order="C")
+            try:
+                review = read_review(case, output, result, scan, found.data)
+            except AddmError as error:
+                notes.append(f"Its findings cannot be decided on: {error}")
+            else:
+                yield review
         for key in _written_maps(paths, output, result):
             found = _read_beside(paths[key], WORDS[key], scan, notes)
             if found is not None:
                 role = MAPS[key]
                 maps[role] = np.ascontiguousarray(found.data, voxel_type(role))
             yield version
-        found = _read_beside(paths["labels"], "anomalies", scan, notes)
-        if found is not None:
-            labels = np.ascontiguousarray(found.data, voxel_type("labels"))
         threshold = _read_threshold(paths["record"])
     truth = _read_truth(case, scan, notes)
     yield version
     place = _place_to_look(labels, scan.shape)
-    yield SavedCase(version, scan, maps, labels, truth, threshold, place, tuple(notes))
+    yield SavedCase(version, scan, maps, labels, truth, threshold, place, tuple(notes), review)
 
 
 def _written_maps(paths: dict[str, Path], output: Path, result: CaseResult) -> list[str]:

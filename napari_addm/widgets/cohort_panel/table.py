@@ -58,7 +58,7 @@ class _View(QTableView):
         for place, each in enumerate(COLUMNS.values()):
             headings.resizeSection(place, metrics.horizontalAdvance(each.widest) + 10)
         # Flags are always seen. The columns from the headers may be scrolled to.
-        self.setMinimumWidth(headings.sectionPosition(NAMES.index("truth")) + 4)
+        self.setMinimumWidth(headings.sectionPosition(NAMES.index("seconds")) + 4)
         headings.setSortIndicator(0, Qt.SortOrder.AscendingOrder)
         self.setSortingEnabled(True)
         # Qt would draw its arrow over the words; the model has its own.
@@ -102,6 +102,8 @@ class CasesTable(QWidget):
     model : CasesModel
     selected : str or None
         Name of the case that is selected; it stays while a filter hides it.
+    opened_case : str or None
+        Name of the case whose findings are shown elsewhere.
     """
 
     opened = Signal(str)
@@ -109,6 +111,7 @@ class CasesTable(QWidget):
     def __init__(self, rows: Mapping[str, CaseRow]) -> None:
         super().__init__()
         self.selected: str | None = None
+        self.opened_case: str | None = None
         self._rows = rows
         self._resetting = False
         self._scrolled = 0
@@ -148,7 +151,7 @@ class CasesTable(QWidget):
 
     def reset(self) -> None:
         """Show the rows of other cases."""
-        self.selected = None
+        self.selected = self.opened_case = None
         self.model.reset()
         self._show_counts()
 
@@ -169,6 +172,14 @@ class CasesTable(QWidget):
         # Hundreds of thousands of cases take a while: settle less often.
         spent_ms = round(1000 * (time.perf_counter() - started))
         self._settling.setInterval(max(SETTLE_MS, 20 * spent_ms))
+
+    def show_opened(self, name: str) -> None:
+        """Select the row of a case that was opened; its findings take the place of its details."""
+        self.opened_case = name
+        self._show_details()
+        place = self.model.place_of(name)
+        if place is not None:
+            self.view.selectRow(place)
 
     def _show_counts(self) -> None:
         rows = self._rows.values()
@@ -200,8 +211,8 @@ class CasesTable(QWidget):
             self._show_details()
 
     def _show_details(self) -> None:
-        row = None if self.selected is None else self._rows[self.selected]
-        say(self.details, "" if row is None else "\n".join(describe_case(row)))
+        name = None if self.selected == self.opened_case else self.selected
+        say(self.details, "" if name is None else "\n".join(describe_case(self._rows[name])))
 
     def _open(self, index: QModelIndex | None = None) -> None:
         index = index or self.view.currentIndex()

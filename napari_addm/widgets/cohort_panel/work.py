@@ -15,6 +15,7 @@ from napari_addm.cohort.find import search_cohort
 from napari_addm.cohort.inspect import InspectedCase, inspect_cohort
 from napari_addm.cohort.run import BatchProgress, run_batch
 from napari_addm.errors import AddmError
+from napari_addm.widgets.cohort_panel.review import CaseReview
 from napari_addm.widgets.cohort_panel.saved_case import CaseVersion, SavedCase, read_case
 from napari_addm.widgets.cohort_panel.state import (
     CaseNotOpened,
@@ -91,7 +92,7 @@ def write_report(output: Path) -> Iterator[Path]:
 
 def open_case(
     case: CohortCase, output: Path, frame: int | None
-) -> Iterator[CaseVersion | SavedCase | CaseNotOpened]:
+) -> Iterator[CaseVersion | CaseReview | SavedCase | CaseNotOpened]:
     """Read the files of a case; see `napari_addm.widgets.cohort_panel.saved_case.read_case`."""
     try:
         yield from read_case(case, output, frame)

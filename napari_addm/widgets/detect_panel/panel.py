@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_addm.widgets import preferences, texts
+from napari_addm.widgets.detect_panel.controller import DetectController
 from napari_addm.widgets.detect_panel.earlier import EarlierScan
 from napari_addm.widgets.detect_panel.finding_clicks import bind_mouse
 from napari_addm.widgets.detect_panel.findings import FindingsSection
+from napari_addm.widgets.detect_panel.findings_table import FindingsTable
 from napari_addm.widgets.detect_panel.folds import Folds
 from napari_addm.widgets.detect_panel.lead import LeadToResult
 from napari_addm.widgets.detect_panel.messages import Remarks
@@ -207,6 +210,7 @@ class DetectWidget(Panel):
         self.findings.table.selected.connect(self._color_findings)
         self.findings.table.picked.connect(self._on_picked)
         self.views.on_keys |= self.findings.table.on_keys
+        self.views.may_act = partial(_may_act, self.controller, self.findings.table)
         self.views.on_keys |= {"note": self._write_note, "help": self.welcome.open_help}
         self.findings.table.decided.connect(self.earlier.follow)
         self.earlier.finding_picked.connect(self._on_change_picked)
@@ -358,6 +362,11 @@ class DetectWidget(Panel):
         """The dock is closed: show again what hits and misses have covered."""
         self.agreement.compare(None)
         super().leave()
+
+
+def _may_act(controller: DetectController, table: FindingsTable, action: str) -> bool:
+    """Leave the keys of findings to the panel of a cohort while there are none here."""
+    return action not in table.on_keys or controller.findings_shown
 
 
 class _Farewell:

@@ -69,6 +69,8 @@ class Views(QWidget):
     figure : FigureExport
     on_keys : dict of str to callable
         What the keys do, by the actions of `texts.SHORTCUTS`; the panel adds those of its findings.
+    may_act : callable
+        Whether an action has something to act on; the panel sets it.
     toggle_maps : callable
         Hides maps and outlines, or shows them again.
     """
@@ -93,7 +95,8 @@ class Views(QWidget):
         self.comparison.beside_wanted.connect(self._on_beside)
         self._build()
         self.on_keys: dict[str, Action] = self._on_keys()
-        self._keys = Shortcuts(viewer, self, self.on_keys)
+        self.may_act: Callable[[str], bool] = lambda action: True
+        self._keys = Shortcuts(viewer, self, self.on_keys, lambda action: self.may_act(action))
         self.canvases = FurtherCanvases(viewer, self.mouse.attach)
         self.three_planes.setEnabled(self._window)
         self.layout_kept = Layout(viewer, self.three_planes, self.bar_check, self._is_free, self)

@@ -52,15 +52,23 @@ class Shortcuts(QObject):
         A part of our panel. The keys end with it.
     actions : mapping
         By the actions of the shortcuts. A key without an action is left alone.
+    may : callable
+        Whether an action has something to act on; else its key is left alone, so that another
+        panel of ours gets it.
     """
 
     def __init__(
-        self, viewer: napari.viewer.Viewer, section: QWidget, actions: Mapping[str, Action]
+        self,
+        viewer: napari.viewer.Viewer,
+        section: QWidget,
+        actions: Mapping[str, Action],
+        may: Callable[[str], bool] = lambda action: True,
     ) -> None:
         super().__init__(section)
         self._viewer = unwrapped(viewer)
         self._section = section
         self._actions = actions
+        self._may = may
         self._shortcuts = {_pressed(each.key): each for each in texts.SHORTCUTS}
         self._held = 0  # the key that is down
         self._release: Callable[[], object] | None = None
@@ -87,6 +95,8 @@ class Shortcuts(QObject):
         shortcut = self._shortcuts.get((int(event.key()), event.modifiers()))
         action = None if shortcut is None else self._actions.get(shortcut.action)
         if shortcut is None or action is None or not self._may_act(watched, event):
+            return False
+        if not self._may(shortcut.action):
             return False
         ours = _panel_of(self._section).isAncestorOf(watched)
         if event.type() == QEvent.Type.ShortcutOverride:

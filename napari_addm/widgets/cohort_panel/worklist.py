@@ -1,0 +1,215 @@
+"""The cases of a cohort in the viewer, one at a time, with their findings to decide on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+
+from napari_addm.widgets import texts
+from napari_addm.widgets.cohort_panel.case_layers import CaseView, bring_up, show_case
+from napari_addm.widgets.cohort_panel.controller import CohortController
+from napari_addm.widgets.cohort_panel.review import CaseReview, next_to_review, step_case
+from napari_addm.widgets.cohort_panel.review_section import ReviewSection
+from napari_addm.widgets.cohort_panel.saved_case import CaseVersion, SavedCase
+from napari_addm.widgets.cohort_panel.state import CaseNotOpened
+from napari_addm.widgets.cohort_panel.table import CasesTable
+from napari_addm.widgets.cohort_panel.work import open_case
+from napari_addm.widgets.forms import in_turns, single_shot
+from napari_addm.widgets.jobs import Job
+from napari_addm.widgets.status_bar import Notices
+from napari_addm.widgets.viewing.connections import Connections
+from napari_addm.widgets.viewing.shortcuts import Shortcuts
+
+if TYPE_CHECKING:
+    import napari
+
+
+class Worklist(QObject):
+    """Opens cases, and shows which finding of the open one is decided on.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    controller : CohortController
+    table : CasesTable
+    notices : Notices
+    start : callable
+        Starts a job as `napari_addm.widgets.jobs.start_job` does.
+    parent : QObject
+
+    Attributes
+    ----------
+    section : ReviewSection
+    opened : Signal(str)
+        The case of this name is in view, with findings to decide on.
+    """
+
+    opened = Signal(str)
+
+    def __init__(
+        self,
+        viewer: napari.viewer.Viewer,
+        controller: CohortController,
+        table: CasesTable,
+        notices: Notices,
+        start: Callable[..., Job],
+        parent: QObject,
+    ) -> None:
+        super().__init__(parent)
+        self._viewer, self._controller = viewer, controller
+        self._table, self._notices = table, notices
+        self._start = start
+        self._job: Job | None = None
+        self._version: CaseVersion | None = None  # of the case that was brought up
+        self._view: CaseView | None = None
+        self._left: CaseView | None = None  # closed once the next case is there
+        self._connections = Connections()
+        self._changed = single_shot(self, 0, self._show_view)
+        self.section = ReviewSection(start, self.step)
+        self._keys = Shortcuts(viewer, self.section, self.section.table.on_keys, self._may_act)
+        self.section.picked.connect(self._on_picked)
+        self.section.table.selected.connect(self._show_view)
+        self.section.decided.connect(self._show_view)
+        self.section.saved.connect(self._on_saved)
+        self.section.failed.connect(notices.show_error)
+        controller.changed.connect(self._show_ways)
+        table.opened.connect(self.open)
+        self._show_ways()
+
+    def close(self) -> None:
+        """Let go of the viewer."""
+        self._connections.close()
+
+    # --- from case to case -----------------------------------------------------------------------
+
+    def open(self, name: str) -> None:
+        """Show a case with its results and its decisions, read in the background."""
+        self._left = None
+        self._open(name)
+
+    def step(self, by: int) -> None:
+        """Go to the next (1) or the previous (-1) finished case, or to the next to review (0).
+
+        The layers of the case that is left are closed, so that a long list needs no more memory
+        than a short one.
+        """
+        rows, shown = self._controller.rows, self._table.model.names
+        name = step_case(shown, rows, self._current, by)
+        if not by:
+            name = next_to_review(shown, rows, self._current)
+        if name is None:
+            self._controller.say(texts.NO_MORE_CASES[by])
+        else:
+            self._left = self._view
+            self._open(name)
+
+    @property
+    def _current(self) -> str | None:
+        """The case to go on from: the one that is being opened, is open, or is selected."""
+        opened = None if self._view is None else self._view.version.case
+        return self._controller.opening or opened or self._table.selected
+
+    def _open(self, name: str) -> None:
+        wanted = self._controller.start_opening(name)
+        if wanted is None:
+            return
+        if self._job is not None:
+            self._job.quit()
+        self._version = None
+        self._notices.forget_error()
+        self._job = self._start(
+            f"Open {name}",
+            open_case,
+            *wanted,
+            yielded=self._on_case,
+            errored=self._notices.show_error,
+        )
+
+    def _on_case(self, item: CaseVersion | CaseReview | SavedCase | CaseNotOpened) -> None:
+        if _name_of(item) != self._controller.opening:
+            return  # a person has chosen another case
+        match item:
+            case CaseNotOpened():
+                self._controller.fail_opening(item.error)
+            case CaseVersion():
+                if self._version is None and bring_up(self._viewer, item):
+                    self._version = item
+            case CaseReview():
+                if self._version is not None:
+                    assert self._job is not None
+                    self._job.quit()
+                    self._finish(self._version, item)
+            case SavedCase():
+                show_case(self._viewer, item)
+                self._finish(item.version, item.review, item.notes)
+
+    def _finish(
+        self, version: CaseVersion, review: CaseReview | None, notes: tuple[str, ...] = ()
+    ) -> None:
+        """Show the findings of a case whose layers are there."""
+        left, self._left = self._left, None
+        self._connections.close()
+        self.section.show_review(review)
+        review = self.section.reviews.current
+        self._view = None if review is None else CaseView(self._viewer, version, review)
+        if left is not None and left.version != version:
+            in_turns(self, left.close())
+        self._controller.finish_opening(version.case, notes)
+        if self._view is None:
+            return
+        self._table.show_opened(version.case)
+        events = self._viewer.layers.events
+        for event in (events.inserted, events.removed, self._viewer.layers.selection.events.active):
+            self._connections.add(event, self._on_layers)
+        if (scan := self._view.scan_layer) is not None:
+            self._connections.add(scan.events.visible, self._on_layers)
+        self._show_view()
+        self.opened.emit(version.case)
+        self.section.table.view.setFocus()
+
+    # --- the case that is open -------------------------------------------------------------------
+
+    def _on_picked(self, id: int) -> None:
+        if self._view is not None:
+            self._view.go_to(id)
+            self._show_view()
+
+    def _may_act(self, action: str) -> bool:
+        """Whether keys are about the findings here."""
+        return self._view is not None and self.section.table.isEnabled()
+
+    def _on_layers(self, event: Any = None) -> None:
+        self._changed.start()
+
+    def _show_view(self) -> None:
+        """Color the findings as they are decided, and say when they are not what is on screen."""
+        view = self._view
+        if view is None:
+            return
+        words = texts.OTHER_OUTLINES if view.has_other_outlines else ""
+        if not view.is_in_view:
+            words = texts.NOT_IN_VIEW.format(view.version.case)
+        self.section.warn(words)
+        self.section.table.setEnabled(view.is_in_view)
+        view.color_findings()
+
+    def _on_saved(self, review: CaseReview) -> None:
+        search = self._controller.search
+        if search is not None and Path(search.output) == review.output:
+            self._controller.take_decisions(review.opened)
+
+    def _show_ways(self) -> None:
+        self.section.allow(any(row.finished for row in self._controller.rows.values()))
+
+
+def _name_of(item: CaseVersion | CaseReview | SavedCase | CaseNotOpened) -> str:
+    match item:
+        case SavedCase():
+            return item.version.case
+        case CaseReview():
+            return item.case.name
+        case _:
+            return item.case
