@@ -20,12 +20,24 @@ from napari_addm.widgets.layers import (
     volume_from_layer_data,
     volume_to_layer,
 )
+from napari_addm.widgets.several_layers import (
+    FullLayer,
+    is_ours,
+    is_volume,
+    with_suffix,
+    write_beside,
+    write_into,
+)
 from napari_addm.widgets.texts import as_written
 from napari_addm.widgets.titles import name_of_scan
 
 if TYPE_CHECKING:
     from napari_addm.io.dicom import Series
 
+STACK = (
+    "Each scan is opened as a layer of its own, on its own grid: for a stack, merge them with "
+    "'Merge to Stack' of the layer list."
+)
 PathOrPaths = str | Sequence[str]
 
 
@@ -74,10 +86,15 @@ def read_layers(path: PathOrPaths) -> list[LayerTuple]:
 
     A file becomes a labels layer if its voxels look like labels (see
     `napari_addm.io.kinds.looks_like_labels`). A file of several frames becomes one layer, which
-    reads each frame when it is shown.
+    reads each frame when it is shown. Files do not become a stack.
     """
+    from napari.utils.notifications import show_warning
+
     layers: list[LayerTuple] = []
-    for file in _paths(path):
+    paths = _paths(path)
+    if len(paths) > 1:  # napari gives several paths for a stack only
+        show_warning(STACK)
+    for file in paths:
         layer, warnings = read_layer(file)
         layers.append(layer)
         warn_of(layer, warnings)
@@ -107,7 +124,7 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     ----------
     path : str
         napari asks before it replaces a file. The file that the layer was read from is never
-        replaced.
+        replaced. A name without a suffix gets ``.nii.gz``.
     data : array-like, shape (S, A, R)
         Voxels of the layer.
     meta : dict
@@ -118,12 +135,56 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     list of str
         The written file.
     """
-    return [str(write_volume(path, volume_from_layer_data(data, meta), overwrite=True))]
+    file = with_suffix(Path(path))
+    asked = file == Path(path)
+    return [str(write_volume(file, volume_from_layer_data(data, meta), overwrite=asked))]
 
 
 def write_labels(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Save the present voxels of a labels layer; see `write_image`."""
     return write_image(path, data, meta)
+
+
+def write_several(path: str, layers: list[FullLayer]) -> list[str]:
+    """Save several layers as NIfTI beside each other, each on its own grid.
+
+    Parameters
+    ----------
+    path : str
+        Its folder gets the files; each has the name of its layer, behind that of the path.
+    layers : list of (data, meta, kind)
+        Those without voxels, or with other axes than three, are named in a warning.
+
+    Returns
+    -------
+    list of str
+        The files.
+    """
+    from napari.utils.notifications import show_info, show_warning
+
+    files, others = write_beside(Path(path), layers)
+    if others:
+        show_warning(as_written(f"Not saved: {' '.join(others)}"))
+    if not files:
+        raise InputError(f"None of these layers can be saved as NIfTI. {' '.join(others)}")
+    show_info(as_written(f"Saved {', '.join(file.name for file in files)} in {files[0].parent}"))
+    return [str(file) for file in files]
+
+
+def write_folder(path: str, layers: list[FullLayer]) -> list[str]:
+    """Save several layers into a folder: scans, labels and results as NIfTI on their grids.
+
+    All else, and all layers where none is ours, is saved as napari itself does.
+    """
+    from npe2 import PluginManager
+
+    volumes = [each for each in layers if is_volume(each)] if any(map(is_ours, layers)) else []
+    others = [each for each in layers if not any(each is volume for volume in volumes)]
+    files = [str(file) for file in write_into(Path(path), volumes)]
+    if others:
+        run = PluginManager.instance().commands.execute
+        files += run("napari.write_directory", (path, others))
+    return files
 
 
 def demo_case() -> list[LayerTuple]:

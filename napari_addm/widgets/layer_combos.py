@@ -247,6 +247,10 @@ class LabelsChoice(QWidget):
     def _add(self, made: LayerTuple, scan_id: Hashable | None) -> Labels:
         """Add labels for a scan; they are hidden if another scan is chosen by now."""
         data, arguments, _ = made
+        scan = self._scan
+        if scan is not None and scan_id == self._scan_id and set(map(str, scan.units)) == {"pixel"}:
+            # We take its pixels for mm; with two units, napari warns at each change of a layer.
+            arguments["units"] = scan.units[-3:]
         layer = Labels(data, **arguments)
         layer.contour = 1  # an outline hides nothing below
         if scan_id is not None:

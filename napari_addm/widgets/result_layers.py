@@ -7,7 +7,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Layer
+from napari.experimental import unlink_layers
+from napari.layers import Image, Layer
 from napari.utils.colormaps import CyclicLabelColormap
 
 from napari_addm.detection.pipeline import Detection
@@ -187,6 +188,9 @@ class ResultLayers(RunLayers):
             return
         shown = layer.colormap
         if not isinstance(shown, CyclicLabelColormap) or not np.array_equal(shown.colors, colors):
+            for other in self._viewer.layers:
+                if isinstance(other, Image):  # napari fails where an image is linked with labels
+                    unlink_layers([unwrapped(layer), unwrapped(other)], ("colormap",))
             layer.colormap = CyclicLabelColormap(colors=colors)
 
     def labels(self) -> np.ndarray | None:

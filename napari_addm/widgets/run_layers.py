@@ -179,7 +179,7 @@ class RunLayers:
         layer = self._own(role)
         if layer is None or np.shape(layer.data) != self.volume.to_layer(array).shape:
             return
-        if not _is_alone_with_its_voxels(layer, self._viewer):
+        if not (_is_alone_with_its_voxels(layer, self._viewer) and layer.data.flags.writeable):
             give(layer, np.array(layer.data, voxel_type(role)))
         shown = self.volume.from_layer(layer.data)  # a view
         for box in boxes or (EVERYWHERE,):
@@ -193,8 +193,7 @@ class RunLayers:
             return False
         forget_strokes(layer)
         data, arguments, kind = layer.as_layer_data_tuple()
-        title = CORRECTED.format(TITLES[result.role])
-        arguments |= {"name": f"{self._scan.name} {title}", "visible": False}
+        arguments |= {"name": CORRECTED.format(layer.name), "visible": False}
         copy = Layer.create(np.array(data), arguments, kind)
         remember_correction(copy, self._scan.id)
         belongs_to(copy, self._scan.id)

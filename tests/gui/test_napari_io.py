@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import napari_builtins
 import nibabel as nib
 import npe2
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Labels, Layer
+from napari.layers import Image, Labels, Layer, Points
 from napari.utils.notifications import notification_manager
 from npe2 import DynamicPlugin, PluginManager, PluginManifest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -581,6 +582,109 @@ def test_saving_again_replaces_the_result_but_never_the_scan(tmp_path: Path) -> 
     assert read_volume(tmp_path / "out.nii.gz").data[0, 0, 0] == 77
     with pytest.raises(AddmError, match="not overwritten"):
         contributions.write_image(str(path), *arguments)
+
+
+@pytest.fixture
+def builtins(npe2pm: PluginManager) -> PluginManager:
+    """Our manifest behind napari's own, as in an application."""
+    own = Path(napari_builtins.__file__).parent / "builtins.yaml"
+    for manifest in (own, MANIFEST):
+        npe2pm.register(PluginManifest.from_file(manifest))
+    return npe2pm
+
+
+def scan_and_more(viewer: ViewerModel, folder: Path) -> dict[str, Layer]:
+    """A scan, labels on another grid, a copy in micrometers, and layers that are no volumes."""
+    scan = open_layers(save(folder / "scan.nii.gz", make_data(), AFFINES["oblique"]))[0]
+    labels = open_layers(save(folder / "mask.nii", make_labels(), AFFINES["PIR"]))[0]
+    plain = Image(make_data()[::2], name="a/b: c", scale=(2000, 1000, 3000), units=("um",) * 3)
+    layers = [
+        scan,
+        labels,
+        plain,
+        Image(make_data()[0], name="photo"),
+        Points(ndim=3, name="marks"),
+    ]
+    for layer in layers:
+        viewer.add_layer(layer)
+    return {layer.name: layer for layer in layers}
+
+
+def test_several_layers_are_saved_each_on_its_grid_under_its_name(
+    builtins: PluginManager, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    layers = scan_and_more(viewer, tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    before = len(notification_manager.records)
+    written = viewer.layers.save(str(out / "case.nii.gz"))
+    names = {"scan": "case_scan", "mask": "case_mask", "a/b: c": "case_a_b_ c"}
+    assert sorted(written) == sorted(str(out / f"{name}.nii.gz") for name in names.values())
+    for name, file in names.items():
+        saved = read_volume(out / f"{file}.nii.gz", constant=True)
+        assert saved.same_grid(layer_to_volume(layers[name]), atol=1e-3)
+        assert_array_equal(saved.to_native().sum(), layers[name].data.sum())
+    (words, told) = [str(one.message) for one in notification_manager.records[before:]]
+    assert words.startswith("Not saved: layer 'photo' is a single 2D image")
+    assert "'marks' holds no voxels" in words
+    assert "case_scan.nii.gz" in told
+
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*.nii*")}
+    with pytest.raises(AddmError, match="exists already"):
+        viewer.layers.save(str(out / "case.nii.gz"))
+    with pytest.raises(AddmError, match="exists already"):
+        viewer.layers.save(str(tmp_path / "scan.nii.gz"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.nii*")} == kept
+    another = viewer.add_image(make_data()[0])
+    viewer.layers.selection = {layers["photo"], layers["marks"], another}
+    with pytest.raises(AddmError, match="None of these layers"):
+        viewer.layers.save(str(out / "other.nii"), selected=True)
+
+
+def test_layers_saved_into_a_folder_keep_their_grid(
+    builtins: PluginManager, viewer: ViewerModel, tmp_path: Path
+) -> None:
+    layers = scan_and_more(viewer, tmp_path)
+    viewer.layers.remove(layers["marks"])  # with points, napari's own writer comes first
+    written = {Path(path).name for path in viewer.layers.save(str(tmp_path / "all"))}
+    assert written == {"scan.nii.gz", "mask.nii.gz", "a_b_ c.nii.gz", "photo.tif"}
+    assert written == {path.name for path in (tmp_path / "all").iterdir()}
+    saved = read_volume(tmp_path / "all" / "scan.nii.gz")
+    assert saved.same_grid(layer_to_volume(layers["scan"]), atol=1e-3)
+    # where nothing is ours, napari saves as it does without us
+    for name in ("scan", "mask", "photo"):
+        viewer.layers.remove(layers[name])
+    layers["a/b: c"].name = "plain"
+    viewer.add_image(make_data(), name="another")
+    viewer.layers.save(str(tmp_path / "others"))
+    assert {path.name for path in (tmp_path / "others").iterdir()} == {"plain.tif", "another.tif"}
+
+
+def test_one_layer_has_one_writer_of_ours(builtins: PluginManager) -> None:
+    for kinds, count in ((["image"], 1), (["labels"], 1), (["image", "labels"], 2)):
+        writers = builtins.iter_compatible_writers(kinds)
+        assert sum(writer.plugin_name == "napari-addm" for writer in writers) == count
+
+
+def test_files_opened_as_a_stack_are_layers_with_words(
+    plugins: PluginManager, tmp_path: Path
+) -> None:
+    files = [str(save(tmp_path / f"{n}.nii.gz", make_data() + n)) for n in range(2)]
+    before = len(notification_manager.records)
+    layers = npe2.read(files, stack=True, plugin_name="napari-addm")
+    assert len(layers) == 2
+    assert "a layer of its own" in str(notification_manager.records[before].message)
+    npe2.read(files[:1], stack=False, plugin_name="napari-addm")
+    assert len(notification_manager.records) == before + 1
+
+
+def test_a_name_without_a_suffix_becomes_a_nifti(tmp_path: Path) -> None:
+    (layer,) = open_layers(save(tmp_path / "scan.nii.gz", make_data()))
+    arguments = layer.as_layer_data_tuple()[:2]
+    (written,) = contributions.write_image(str(tmp_path / "sub-1.T1"), *arguments)
+    assert written == str(tmp_path / "sub-1.T1.nii.gz")
+    with pytest.raises(AddmError, match="exists already"):  # napari asked about another name
+        contributions.write_image(str(tmp_path / "sub-1.T1"), *arguments)
 
 
 def test_demo_case_comes_through_the_manifest(plugins: PluginManager) -> None:

@@ -10,6 +10,7 @@ import dask.array
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.experimental import link_layers
 from napari.layers import Image, Labels, Layer
 from napari.layers.utils.stack_utils import images_to_stack, stack_to_images
 from numpy.testing import assert_allclose, assert_array_equal
@@ -292,6 +293,42 @@ def test_a_saved_layer_opens_where_it_lay(results: Results, tmp_path: Any) -> No
     assert_allclose(again.scale, scan.scale, rtol=1e-6)
     assert_allclose(again.translate, scan.translate, atol=1e-4)
     assert_array_equal(again.data, labels.data)
+
+
+def test_results_are_called_as_their_scan_is(results: Results) -> None:
+    results["anomalies"].paint(CORNER, 5)
+    results.mark(HIGH)
+    results["uncertainty"].name = "spread"
+    results.scan.name = "patient 7"
+    names = {"patient 7", "patient 7 reconstruction", "patient 7 anomaly map", "spread"}
+    names |= {"patient 7 anomalies", "patient 7 anomalies, corrected"}
+    assert {layer.name for layer in results.viewer.layers} == names
+    results.viewer.layers.remove(results["anomaly map"])
+    findings = results["anomalies"]
+    findings.name = "lesions"
+    findings.paint(CORNER, 5)
+    results.run(seed=5)
+    names |= {"lesions", "lesions, corrected"}
+    assert {layer.name for layer in results.viewer.layers} == names - {"patient 7 anomalies"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda viewer, labels: link_layers([labels, viewer.layers[0]]),
+        lambda viewer, labels: labels.data.setflags(write=False),
+    ],
+    ids=["linked with the scan", "read-only"],
+)
+def test_findings_go_on_when_a_person_has_changed_their_layer(
+    results: Results, viewer: ViewerModel, change: Callable[..., Any]
+) -> None:
+    before = viewer.layers[0].colormap
+    change(viewer, results["anomalies"])
+    results.mark(HIGH)
+    results.layers.color_labels(finding_colors(1, (), 3))
+    assert_array_equal(results["anomalies"].data, results.marked.labels)
+    assert viewer.layers[0].colormap == before
 
 
 # --- whose they are ------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class Outcome:
     name : str
         Of the scan's layer, without its folder: for files and figures.
     title : str
-        Of the scan's layer when the run began: for the screen.
+        Of the scan's layer: for the screen.
     scan_id : hashable
         `unique_id` of the scan's layer.
     asked_for : hashable
@@ -214,8 +214,9 @@ class Outcome:
 
     @property
     def stem(self) -> str:
-        """How saved files are named: as the scan's file, or else as its layer."""
-        if self.scan.source.path is not None or self.scan.source.series:
+        """How saved files are named: as the scan's file, or as its layer if that is renamed."""
+        source = self.scan.source
+        if source.series or (source.path is not None and self.name.startswith(self.scan.name)):
             return self.scan.name
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.name)
         return name.strip(".") or self.scan.name

@@ -365,6 +365,14 @@ def test_the_review_of_a_closed_scan_leaves_the_memory(panel: Panel) -> None:
     assert panel.control.outcome is None
 
 
+def test_files_are_called_as_the_scan_that_a_person_renames(panel: Panel) -> None:
+    outcome = panel.run("A")
+    title = Title("patient 7 (study)", "'patient 7' (study)", "patient 7 (study)", "patient 7")
+    panel.control.see(replace(panel.control.opened, titles={"A": title}))
+    assert (outcome.title, outcome.name) == ("patient 7 (study)", "patient 7")
+    assert outcome.stem == "patient_7"
+
+
 def test_decisions_outlive_the_panel(
     panel: Panel, checkpoint: Any, scan: Volume, detection: Detection
 ) -> None:
