@@ -19,8 +19,8 @@ import types
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from napari_addm.detection.session import PreparedScan
 from napari_addm.detection.smoothing import smooth_and_average
 from napari_addm.detection.symmetry import subtract_mirror_score
 from napari_addm.diffusion.noise import SliceNoise
-from napari_addm.diffusion.samplers.ddpm import SAMPLER, ddpm
+from napari_addm.diffusion.samplers.anoddpm import SAMPLER
 from napari_addm.diffusion.sampling import sampling_levels
 from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.base import Sampling, at_precision
@@ -265,11 +265,10 @@ def ours_as_anoddpm(checkpoint: Checkpoint, level: int, schedule: LinearSchedule
     """Follow AnoDDPM's mathematics with our sampler: every level, its variance, its clipping."""
     network = at_precision(load_network(checkpoint))
     levels = sampling_levels(level, level)
-    sampler = replace(SAMPLER, updates=partial(ddpm, variance="beta"))
 
     def loop(clean: Tensor, noise: Noise) -> Tensor:
         noisy = schedule.add_noise(clean, noise(0), level)
-        chain = sampler.sample(network, noisy, levels, schedule, noise=noise, clip=(-1.0, 1.0))
+        chain = SAMPLER.sample(network, noisy, levels, schedule, noise=noise, clip=(-1.0, 1.0))
         return deque(chain, maxlen=1)[0]
 
     return loop

@@ -79,12 +79,12 @@ def strict_settings(
 def anoddpm_settings(
     settings: BenchmarkSettings, seed: int, specification: ModelSpecification
 ) -> DetectionSettings:
-    """Return the settings of AnoDDPM's protocol: ancestral steps from a quarter of T."""
+    """Return the settings of AnoDDPM's protocol: its own steps from a quarter of T."""
     sampling: dict[str, Any] = {}
     if specification.diffusion is not None:
         level = specification.diffusion.timesteps // 4
         steps = min(level, settings.anoddpm_steps)
-        sampling = {"level": level, "steps": steps, "sampler": "ddpm"}
+        sampling = {"level": level, "steps": steps, "sampler": "anoddpm"}
     return detection_settings(settings, seed, draws=1, **sampling)
 
 

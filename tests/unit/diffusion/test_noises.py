@@ -150,3 +150,9 @@ def test_the_global_generator_is_left_alone(kind):
     before = torch.get_rng_state()
     SliceNoise(kind, 3).sample([0], (1, 8, 8), 0, 0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_has_the_deviation_that_it_is_given():
+    one, less = (SliceNoise("simplex", 4, deviation) for deviation in (1.0, 0.48))
+    fields = [noise.sample([3, 5], (1, 32, 32), 0, 0) for noise in (one, less)]
+    torch.testing.assert_close(fields[1], 0.48 * fields[0])

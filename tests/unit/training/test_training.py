@@ -22,6 +22,15 @@ def test_the_papers_preset_is_what_the_paper_states():
         assert preset.detection.level == length // 4
 
 
+def test_anoddpm_is_what_its_public_code_does():
+    small, paper = (preset_settings("anoddpm", preset) for preset in ("small", "paper"))
+    for settings in (small, paper):
+        assert (settings.diffusion.noise, settings.diffusion.noise_sd) == ("simplex", 0.48)
+        assert settings.detection.level == 250
+        assert settings.decay == 1
+    assert (paper.detection.sampler, paper.detection.steps) == ("anoddpm", 250)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_preset_fits_its_method(name):
     method = METHODS[name]
