@@ -25,9 +25,8 @@ from napari_addm.io.remarks import Kind, Remark, caution
 from napari_addm.io.volume import Volume
 from napari_addm.metrics.metric import Metric, case_metrics
 from napari_addm.outputs.captions import describe_slice
-from napari_addm.outputs.colors import map_limits
+from napari_addm.outputs.colors import BEHIND_BAR, map_limits
 from napari_addm.outputs.drawing import (
-    BEHIND_BAR,
     CUTS,
     Canvas,
     Overlay,

@@ -19,6 +19,9 @@ first for all."""
 EARLIER_COLOR = "#b6ff3c"
 """Outlines of an earlier scan's findings."""
 
+BEHIND_BAR = 0.5
+"""The gray of a brain behind a color bar, which so has the colors that are seen over one."""
+
 # Okabe and Ito's colors, which people with red-green blindness can tell apart.
 TRUTH_COLOR = "#009e73"
 HIT_COLOR, FALSE_ALARM_COLOR, MISSED_COLOR = "#009e73", "#d55e00", "#56b4e9"

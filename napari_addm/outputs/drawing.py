@@ -20,7 +20,7 @@ from skimage.transform import resize
 from napari_addm.findings.decisions import UNDECIDED, Decisions
 from napari_addm.io.files import write_atomic
 from napari_addm.io.volume import Volume
-from napari_addm.outputs.colors import FINDING_COLORS, GLOW, map_limits
+from napari_addm.outputs.colors import BEHIND_BAR, FINDING_COLORS, GLOW, map_limits
 from napari_addm.outputs.colors import TRUTH_COLOR as TRUTH
 
 Plane = Literal["Axial", "Coronal", "Sagittal"]
@@ -49,7 +49,7 @@ MARGIN_MM = 6.0
 FINDING_COLOR: Color = _rgb(FINDING_COLORS[0])
 TRUTH_COLOR: Color = _rgb(TRUTH)
 DARKER = 0.3
-BEHIND_BAR = 0.5  # the gray of a brain, so that the bar has the colors that are seen over one
+DASH = 4  # half a dash, and the gap after it, in pixels
 TEXT_INK = (225, 225, 225)
 FONT, SMALL_FONT, NUMBER_FONT = (ImageFont.load_default(size) for size in (14, 12, 17))
 
@@ -101,9 +101,11 @@ class SliceView:
         region: NDArray[np.generic],
         index: int,
         color: Color,
-        inside: bool = False,
+        dashed: bool = False,
     ) -> Place | None:
         """Draw the edge of a region (nonzero) onto a panel, in place, with a dark line beside it.
+
+        A dashed one lies inside the edge, beside an outline of the same region that is not.
 
         Returns
         -------
@@ -114,8 +116,9 @@ class SliceView:
         shown = self._panel(part) > 0.5 if part.any() else part
         if not shown.any():
             return None
-        if inside:  # beside an outline of the same region that lies outside
-            line = shown & ~ndimage.binary_erosion(shown, iterations=2)
+        if dashed:
+            edge = shown & ~ndimage.binary_erosion(shown, iterations=2)
+            line = edge & (np.add(*np.indices(edge.shape)) // DASH % 3 < 2)
             shade = shown & ~line & ~ndimage.binary_erosion(shown, iterations=3)
         else:
             line = ndimage.binary_dilation(shown, iterations=2) & ~shown
@@ -204,7 +207,7 @@ class Overlay:
     decisions : mapping of int to Decision
         By the findings' numbers; an accepted one has a check mark.
     truth : ndarray, optional
-        Ground truth, nonzero = anomalous; outlined in green.
+        Ground truth, nonzero = anomalous; outlined in dashes of green.
     limits : tuple of float, optional
         Scores of the clear and of the brightest color; by default those of a new layer.
     """
@@ -270,7 +273,7 @@ class Canvas:
             if id
         }
         if overlay.truth is not None:
-            view.outline(picture, overlay.truth, index, TRUTH_COLOR, inside=True)
+            view.outline(picture, overlay.truth, index, TRUTH_COLOR, dashed=True)
         self.paste(picture, place)
         for id, end in ends.items():
             if end is not None:
@@ -310,10 +313,12 @@ class Canvas:
         """Fill a rectangle in white."""
         self._draw.rectangle((start, end), (255, 255, 255))
 
-    def legend(self, place: Place, color: Color, word: str) -> float:
+    def legend(self, place: Place, color: Color, word: str, dashed: bool = False) -> float:
         """Draw a short line and what its color means; returns the length of all."""
         x, y = place
-        self.line(place, (x + 22, y), color)
+        ends = [(start, start + 2 * DASH - 1) for start in (0, 12)] if dashed else [(0, 22)]
+        for start, end in ends:
+            self.line((x + start, y), (x + end, y), color)
         self.text((x + 28, y), word)
         return 28 + self._draw.textlength(word, FONT)
 

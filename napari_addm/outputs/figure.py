@@ -179,4 +179,4 @@ def _draw_scale_bar(canvas: Canvas, layout: _Layout, overlay: Overlay) -> None:
     canvas.text((end + 8, y), f"{length} mm")
     shift = canvas.legend((end + 84, y), FINDING_COLOR, "finding")
     if overlay.truth is not None:
-        canvas.legend((end + 100 + shift, y), TRUTH_COLOR, "ground truth")
+        canvas.legend((end + 100 + shift, y), TRUTH_COLOR, "ground truth", dashed=True)

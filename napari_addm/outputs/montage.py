@@ -119,7 +119,7 @@ def _draw_foot(canvas: Canvas, end: Place, volume: Volume, has_truth: bool) -> N
     length = canvas.legend((LABEL_WIDTH, end[1]), FINDING_COLOR, "finding")
     if has_truth:
         x = LABEL_WIDTH + 16 + round(length)
-        canvas.legend((x, end[1]), TRUTH_COLOR, "ground truth")
+        canvas.legend((x, end[1]), TRUTH_COLOR, "ground truth", dashed=True)
     side = "radiological: patient's right on the left"
     if not volume.sides_known:
         side = "left/right unknown"

@@ -9,6 +9,7 @@ import numpy as np
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import uses_calibrated_settings
 from napari_addm.findings.computed import find_in, measured_findings
+from napari_addm.findings.diameters import Diameters
 from napari_addm.findings.findings import Findings
 from napari_addm.findings.labelling import FindingLabeller
 from napari_addm.io.arrays import Box
@@ -49,11 +50,19 @@ class LabelledFindings:
         return np.flatnonzero(self.labels == id)
 
     def middle(self, id: int) -> tuple[int, int, int]:
-        """The voxel (s, a, r) of a finding that is nearest to its center, whatever its shape."""
+        """The voxel (s, a, r) of a finding nearest to its center, where its diameters are."""
         places = np.stack(np.unravel_index(self.voxels(id), self.labels.shape), axis=-1)
+        diameters = self.diameters(id)
+        if diameters is not None:
+            places = places[places[:, 0] == diameters.slice]
         apart = np.linalg.norm(places - places.mean(axis=0), axis=1)
         s, a, r = places[np.argmin(apart)].tolist()
         return s, a, r
+
+    def diameters(self, id: int | None) -> Diameters | None:
+        """The diameters of a finding; None without such a finding."""
+        rows = np.flatnonzero(self.findings.id == id)
+        return self.findings.diameters[int(rows[0])] if rows.size else None
 
 
 class CachedLabeller:

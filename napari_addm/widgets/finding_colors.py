@@ -24,6 +24,7 @@ MAP_COLORS = Colormap(GLOW, name="anomaly", display_name="anomaly")
 AGREEMENT_COLORS = {HIT: HIT_COLOR, FALSE_ALARM: FALSE_ALARM_COLOR, MISSED: MISSED_COLOR}
 SELECTED_COLOR = "#ffffff"
 DIMMED = 0.25
+TRUTH_CONTOUR = 2
 # napari's texture of colors holds no more.
 MOST_COLORS = 2**16 - 1
 
@@ -66,8 +67,11 @@ def finding_colors(selected: int | None, rejected: Collection[int], highest: int
 
 
 def outline_truth(layer: Labels) -> None:
-    """Give a ground truth one color and an outline, unless a person gave it colors."""
+    """Give a ground truth one color and a thick outline, unless a person gave it colors.
+
+    Findings have a thin one: who cannot tell red from green can tell them apart.
+    """
     if isinstance(layer.colormap, CyclicLabelColormap):
         layer.colormap = DirectLabelColormap(color_dict={None: TRUTH_COLOR, 0: "transparent"})
-        layer.contour = layer.contour or 1  # an outline hides nothing below
+        layer.contour = layer.contour or TRUTH_CONTOUR  # an outline hides nothing below
         layer.opacity = 1.0

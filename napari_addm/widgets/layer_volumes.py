@@ -102,9 +102,9 @@ class LayerVolume:
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
         return array.transpose(axes)[steps]
 
-    def index_in_layer(self, index: tuple[int, int, int]) -> tuple[int, ...]:
-        """Give the layer's index of a voxel (s, a, r) of the volume."""
-        there = [0, 0, 0]
+    def index_in_layer(self, index: tuple[float, float, float]) -> tuple[float, ...]:
+        """Give the layer's index of a voxel (s, a, r) of the volume, or of a place between."""
+        there = [0.0, 0.0, 0.0]
         axes, flips = self.order
         for axis, flip, n, count in zip(axes, flips, index, self.volume.shape, strict=True):
             there[axis] = count - 1 - n if flip else n

@@ -12,6 +12,7 @@ from napari.layers import Image, Layer
 from napari.utils.colormaps import CyclicLabelColormap
 
 from napari_addm.detection.pipeline import Detection
+from napari_addm.findings.diameters import Diameters
 from napari_addm.io.arrays import Box, bounding_box
 from napari_addm.widgets.layer_registry import move_to, scan_of
 from napari_addm.widgets.layer_volumes import LayerData, LayerVolume
@@ -23,6 +24,7 @@ from napari_addm.widgets.run_layers import (
     voxel_type,
 )
 from napari_addm.widgets.viewing.connections import unwrapped
+from napari_addm.widgets.viewing.measuring import MeasuredLine, diameter_lines
 from napari_addm.widgets.viewing.position import go_to_voxel, viewer_index
 
 if TYPE_CHECKING:
@@ -315,6 +317,13 @@ class ResultLayers(RunLayers):
         layer = self._in_place
         if layer is not None:
             go_to_voxel(self._viewer, layer, self.volume.index_in_layer(index))
+
+    def lines_of(self, diameters: Diameters) -> tuple[MeasuredLine, ...]:
+        """The diameters of a finding as lines in the viewer's world."""
+        layer = self._in_place
+        if layer is None or self._viewer.dims.ndim < layer.ndim:
+            return ()
+        return tuple(diameter_lines(self._viewer, layer, self.volume.index_in_layer, diameters))
 
 
 def _maps(detection: Detection) -> dict[str, np.ndarray]:

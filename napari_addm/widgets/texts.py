@@ -327,6 +327,17 @@ WINDOW_PRESETS = {
 }
 WINDOW_RESET = Text("Reset", "The contrast as it was at first. Key: Shift+W")
 COLOR_BAR = Text("Color bar", "Shows the score of each color of the anomaly map.")
+RULER = Text(
+    "Ruler",
+    "Drag on a slice to measure a distance in mm. A click without a drag erases the lines; so does "
+    "turning the ruler off. They are not saved. Key: Shift+D",
+)
+POINTER = Text(
+    "Pointer: {}",
+    "Where the mouse is in the scanner: right or left, anterior or posterior, superior or inferior "
+    "of the scanner's origin, in mm. napari's own numbers, on the left, are S, A, R of the layer, "
+    "which stands upright; the slider counts slices.",
+)
 COLOR_BAR_LABEL = "anomaly score"
 FIGURE_SCOPES = {"This slice": 1, "6 axial slices": 6, "12 axial slices": 12, "24 axial slices": 24}
 FIGURE = Text(
@@ -370,6 +381,7 @@ SHORTCUTS = (
     Shortcut("T", "T", "note", "note on the finding"),
     Shortcut("Ctrl-Z", "Ctrl Z", "undo", "undo a decision or note"),
     Shortcut("Ctrl-Shift-Z", "Ctrl Shift Z", "redo", "redo"),
+    Shortcut("Shift-D", "Shift D", "ruler", "ruler on and off"),
     Shortcut("J", "J", "maps", "hide and show maps and outlines"),
     Shortcut("H", "H (hold)", "hold", "other image while held"),
     Shortcut("K", "K", "blink", "blink"),

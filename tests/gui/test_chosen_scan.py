@@ -624,7 +624,7 @@ def test_the_demo_opens_beside_a_scan_with_its_own_truth(desk: Desk) -> None:
     assert isinstance(theirs, Labels)
     assert theirs.contour == 0
     shown = desk.viewer.layers["demo_lesion"]
-    assert shown.contour == 1
+    assert shown.contour == 2
     np.testing.assert_allclose(shown.colormap.map(np.array([4]))[0, :3], TRUTH_COLOR, atol=0.01)
     assert shown.colormap.map(np.array([0]))[0, 3] == 0
 

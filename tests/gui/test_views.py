@@ -120,6 +120,8 @@ def state(viewer) -> tuple[object, ...]:
         dict(viewer.keymap),
         list(viewer.mouse_drag_callbacks),
         viewer.canvas.overlay_tiling.top_right,
+        viewer.canvas.background_color_override,
+        viewer.canvas.overlays["scale_bar"].visible,
         set(viewer.window.dock_widgets),
     )
 

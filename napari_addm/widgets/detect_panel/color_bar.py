@@ -14,6 +14,7 @@ from napari_addm.widgets.forms import single_shot
 from napari_addm.widgets.layer_registry import is_output, role_of, scan_of
 from napari_addm.widgets.result_layers import ResultLayers
 from napari_addm.widgets.viewing.connections import Connections
+from napari_addm.widgets.viewing.overlays import give_color_bar
 from napari_addm.widgets.viewing.visibility import is_put_away
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class ColorBar:
         labelled = label is not None and label.text == text
         for layer in self._maps:
             if layer.colorbar.visible != (layer in shown) and (labelled or layer not in shown):
+                give_color_bar(layer)
                 layer.colorbar.update(BAR_LOOK)
                 layer.colorbar.visible = layer in shown
         if not shown:

@@ -26,8 +26,10 @@ from napari_addm.widgets.viewing.chosen_scan import (
 from napari_addm.widgets.viewing.connections import Connections
 from napari_addm.widgets.viewing.curtain import Curtain
 from napari_addm.widgets.viewing.linked_canvas import LinkedCanvas
+from napari_addm.widgets.viewing.marks import Marks
 from napari_addm.widgets.viewing.overlays import white_words
 from napari_addm.widgets.viewing.planes import other_plane, stand_upright
+from napari_addm.widgets.viewing.scanner import CrosshairPlace
 
 if TYPE_CHECKING:
     import napari
@@ -47,6 +49,8 @@ class FurtherCanvases:
         With a window.
     attach : callable
         Lets the mouse work on a model's canvas; what it returns ends that.
+    marks : Marks
+        The canvases get them, too.
 
     Attributes
     ----------
@@ -58,8 +62,9 @@ class FurtherCanvases:
         self,
         viewer: napari.viewer.Viewer,
         attach: Callable[[ViewerModel], Callable[[], None]],
+        marks: Marks,
     ) -> None:
-        self._viewer, self._attach = viewer, attach
+        self._viewer, self._attach, self._marks = viewer, attach, marks
         self.dock: CanvasDock | None = None
         self._undo: list[Callable[[], object]] = []
 
@@ -71,6 +76,7 @@ class FurtherCanvases:
         models = [viewer, *(canvas.model for canvas in canvases)]
         for tool in (Crosshair, ClickToGo):
             self._undo += [tool(viewer, model).close for model in models]
+        self._undo.append(CrosshairPlace(viewer, self._marks.space).close)
         return self._open(canvases, texts.THREE_PLANES.label, "bottom", beside)
 
     def show_beside(
@@ -112,6 +118,7 @@ class FurtherCanvases:
         fit: Callable[[], object] | None = None,
     ) -> CanvasDock:
         self._undo += [self._attach(canvas.model) for canvas in canvases]
+        self._undo += [self._marks.attach(canvas.model) for canvas in canvases]
         self.dock = CanvasDock(self._viewer, canvases, name, area, beside, fit)
         return self.dock
 

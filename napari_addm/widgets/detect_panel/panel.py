@@ -321,6 +321,7 @@ class DetectWidget(Panel):
             self.views.outcome = outcome
         marked = None if outcome is None else outcome.marked
         self.views.color_bar.set_threshold(None if marked is None else marked.threshold)
+        self.views.show_diameters()
 
     def _on_marked(self, outcome: Outcome) -> None:
         marked, findings = outcome.marked, outcome.findings
@@ -341,6 +342,7 @@ class DetectWidget(Panel):
     def _on_picked(self, id: int) -> None:
         if self.outcome is not None and self.outcome.marked is not None:
             self._color_findings()
+            self.views.show_diameters()
             self.outcome.layers.go_to(self.outcome.marked.middle(id))
 
     def _write_note(self) -> None:

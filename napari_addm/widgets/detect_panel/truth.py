@@ -104,6 +104,7 @@ class TruthAgreement(QWidget):
         if outcome is not self.outcome or detection is not self._detection:
             self._forget()
             self.outcome, self._detection = outcome, detection
+            self._raise()
             self._begin()
 
     def show_marked(self, outcome: Outcome) -> None:
@@ -134,6 +135,7 @@ class TruthAgreement(QWidget):
         layer = self.truth.layer
         if layer is not None:
             outline_truth(layer)
+            self._raise()
             for name in ("paint", "labels_update", "data", *GEOMETRY):
                 self._connections.add(getattr(layer.events, name), self._on_drawn)
             # napari tells of an undone stroke by nothing else
@@ -142,6 +144,15 @@ class TruthAgreement(QWidget):
         self._forget()
         self._begin()
         self.truth_changed.emit()
+
+    def _raise(self) -> None:
+        """Lay the truth over the anomaly map, whose colors would hide its outline."""
+        truth, layers = self.truth.layer, self._viewer.layers
+        anomaly = None if self.outcome is None else self.outcome.layers.layer("anomaly")
+        if truth in layers and anomaly is not None:
+            below, above = layers.index(truth), layers.index(anomaly)
+            if below < above:
+                layers.move(below, above + 1)
 
     def _shown_slices(self) -> tuple[Any, ...]:
         dims = self._viewer.dims

@@ -35,6 +35,8 @@ from napari_addm.widgets.viewing.canvas_mouse import CanvasMouse
 from napari_addm.widgets.viewing.canvas_tools import EdgeLetters
 from napari_addm.widgets.viewing.connections import Connections
 from napari_addm.widgets.viewing.glass import GlassBrain
+from napari_addm.widgets.viewing.look import CanvasLook, SmoothPictures
+from napari_addm.widgets.viewing.marks import Marks
 from napari_addm.widgets.viewing.planes import PLANES
 from napari_addm.widgets.viewing.shortcuts import Action, Shortcuts
 
@@ -91,13 +93,16 @@ class Views(QWidget):
         self.alarm = AlarmBanner(viewer)
         self._letters = EdgeLetters(viewer)
         self.mouse = CanvasMouse(viewer)
+        self._look = CanvasLook(viewer)
+        self._smooth = SmoothPictures(viewer)
+        self.marks = Marks(viewer, self)
         self.comparison = Comparison(viewer, self.planes.leave_3d)
         self.comparison.beside_wanted.connect(self._on_beside)
         self._build()
         self.on_keys: dict[str, Action] = self._on_keys()
         self.may_act: Callable[[str], bool] = lambda action: True
         self._keys = Shortcuts(viewer, self, self.on_keys, lambda action: self.may_act(action))
-        self.canvases = FurtherCanvases(viewer, self.mouse.attach)
+        self.canvases = FurtherCanvases(viewer, self.mouse.attach, self.marks)
         self.three_planes.setEnabled(self._window)
         self.layout_kept = Layout(viewer, self.three_planes, self.bar_check, self._is_free, self)
         self._connections = Connections()
@@ -121,6 +126,14 @@ class Views(QWidget):
         self.color_bar.result = None if outcome is None else outcome.layers
         self.color_bar.update_soon()
 
+    def show_diameters(self) -> None:
+        """Draw the diameters of the selected finding."""
+        outcome = self.outcome
+        marked = None if outcome is None else outcome.marked
+        diameters = marked.diameters(outcome.findings.selected) if outcome and marked else None
+        lines = outcome.layers.lines_of(diameters) if outcome and diameters else ()
+        self.marks.diameters.show(*lines)
+
     # --- layout ----------------------------------------------------------------------------------
 
     def _build(self) -> None:
@@ -134,9 +147,10 @@ class Views(QWidget):
         self.bar_check.setToolTip(texts.COLOR_BAR.tip)
         self.bar_check.setChecked(True)
         self.bar_check.toggled.connect(self.color_bar.show)
+        self.ruler = toggle(texts.RULER, self.marks.ruler.turn)
         rows: tuple[list[QWidget], ...] = (
             list(self.plane_buttons.values()),
-            [self.three_planes, self.bar_check],
+            [self.three_planes, self.ruler, self.bar_check],
         )
         for fields in rows:
             line = QHBoxLayout()
@@ -160,6 +174,7 @@ class Views(QWidget):
             "hold": self.comparison.hold,
             "blink": self.comparison.blink.toggle,
             "swipe": self.comparison.swipe.toggle,
+            "ruler": self.ruler.toggle,
             "maps": self.toggle_maps,
             "reset window": self.mouse.window.reset,
         }
@@ -253,6 +268,9 @@ class _Farewell:
             views.canvases.close,
             views._letters.close,
             views.mouse.close,
+            views.marks.close,
+            views._smooth.close,
+            views._look.close,
             views.color_bar.close,
             views.alarm.close,
         )

@@ -127,6 +127,7 @@ class ClickToGo:
     def _on_press(self, model: Any, event: Any) -> Iterator[None]:
         active = model.layers.selection.active
         pans = active is None or str(active.mode) == "pan_zoom"
+        pans &= model.scene.camera.mouse_pan  # else the ruler is on
         if event.button != 1 or event.modifiers or model.dims.ndisplay != 2 or not pans:
             return
         start = np.asarray(event.pos)

@@ -218,6 +218,7 @@ class LinkedCanvas(QWidget):
         self._plane = plane
         self.model = ViewerModel(title=title)
         self.model.theme = viewer.theme
+        self.model.canvas.background_color_override = viewer.canvas.background_color_override
         self.qt_viewer: QtViewer | None = None
         self._released = False
         self.setMinimumSize(120, 120)

@@ -1,29 +1,39 @@
-"""Words on a canvas, a crosshair and a glass brain, which napari does not have.
+"""Words and lines on a canvas, a crosshair and a glass brain, which napari does not have.
 
 Only this module uses private parts of napari.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from napari._vispy.overlays.base import ViewerOverlayMixin, VispySceneOverlay
+from napari._vispy.overlays.colorbar import VispyColorBarOverlay
 from napari._vispy.utils.visual import overlay_to_visual
 from napari._vispy.visuals.markers import Markers
 from napari._vispy.visuals.text import Text
-from napari.components.overlays import SceneOverlay, TextOverlay
+from napari.components.overlays import ColorBarOverlay, SceneOverlay, TextOverlay
+from napari.layers import Image
 from napari.layers.base._base_constants import Blending
+from napari.utils.colormaps import Colormap
+from napari.utils.colormaps.colormap_utils import _napari_cmap_to_vispy
 from napari.viewer import Viewer
 from vispy.gloo import set_depth_mask
 from vispy.scene import Node
-from vispy.scene.visuals import Line, Mesh
+from vispy.scene.visuals import Compound, Line, Mesh
 from vispy.visuals.filters import Filter
+
+from napari_addm.outputs.colors import BEHIND_BAR
 
 COLOR = (0.35, 0.75, 1.0, 0.55)
 SHELL_COLOR = (0.75, 0.83, 0.95, 0.75)
 # Longer than any scan, in mm; clipped at the canvas.
 REACH = 1e4
+# Enough for the eye.
+BAR_COLORS = 128
+# Where dark copies of words and lines lie, in pixels: their rim.
+RIM = ((-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0))
 
 
 class CrosshairOverlay(SceneOverlay):
@@ -223,6 +233,128 @@ class RimFilter(Filter):
         )
 
 
+class Word(NamedTuple):
+    """A word on a canvas: RGBA, and where its lower left end is, in the world of the viewer."""
+
+    text: str
+    place: tuple[float, ...]
+    color: tuple[float, ...]
+
+
+class Stroke(NamedTuple):
+    """A straight line on a canvas, between two places in the world of the viewer."""
+
+    start: tuple[float, ...]
+    end: tuple[float, ...]
+    color: tuple[float, ...]
+
+
+class MarksOverlay(SceneOverlay):
+    """Words and lines at places of the picture, each with a dark rim; in 2D only.
+
+    Attributes
+    ----------
+    words : tuple of Word
+    strokes : tuple of Stroke
+    font_size : float
+        In points.
+    """
+
+    words: tuple[Word, ...] = ()
+    strokes: tuple[Stroke, ...] = ()
+    font_size: float = 11
+    blending: Blending = Blending.TRANSLUCENT_NO_DEPTH
+
+
+class VispyMarksOverlay(ViewerOverlayMixin, VispySceneOverlay):
+    """Draws a `MarksOverlay`."""
+
+    def __init__(self, *, font_info: Any, **kwargs: Any) -> None:
+        self._lines = Line(connect="segments", method="gl", width=1, antialias=True)
+        self._text = Text(anchor_x="left", anchor_y="bottom", font_info=font_info)
+        node = Compound([self._lines, self._text])  # the last is drawn on top
+        super().__init__(node=node, font_info=font_info, **kwargs)
+        self._events = (
+            self.overlay.events.words,
+            self.overlay.events.strokes,
+            self.viewer.dims.events.order,
+            self.viewer.dims.events.ndisplay,
+            self.viewer.scene.camera.events.zoom,
+        )
+        for event in self._events:
+            event.connect(self._draw)
+        self.reset()
+        self._draw()
+
+    def _should_be_visible(self) -> bool:
+        filled = self.overlay.words or self.overlay.strokes
+        flat = self.viewer.dims.ndisplay == 2
+        return bool(super()._should_be_visible() and flat and filled)
+
+    def _draw(self, event: Any = None) -> None:
+        self._on_visible_change()
+        if not self.node.visible:
+            return
+        words, strokes = self.overlay.words, self.overlay.strokes
+        self._lines.visible, self._text.visible = bool(strokes), bool(words)
+        if strokes:
+            ends = [place for stroke in strokes for place in stroke[:2]]
+            colors = np.repeat([stroke.color for stroke in strokes], 2, axis=0)
+            pos, color = self._with_rim(ends, colors)
+            self._lines.set_data(pos=pos, color=color)
+        if words:
+            pos, color = self._with_rim([w.place for w in words], [w.color for w in words])
+            self._text.font_size = self.overlay.font_size
+            self._text.text = [word.text for word in words] * (len(pos) // len(words))
+            self._text.pos, self._text.color = pos, color
+        self.node.update()
+
+    def _with_rim(self, places: Any, colors: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Places on the screen, and colors: black ones around, and below, the real ones."""
+        shown = np.asarray(places, np.float32)[:, list(self.viewer.dims.displayed)[::-1]]
+        pixel = 1 / max(self.viewer.scene.camera.zoom, 1e-9)
+        around = [shown + np.multiply(step, pixel, dtype=np.float32) for step in RIM]
+        ink = np.asarray(colors, np.float32)
+        black = ink * (0, 0, 0, 1)
+        return (
+            np.concatenate([*around, shown]),
+            np.concatenate([*len(RIM) * [black], ink]).astype(np.float32),
+        )
+
+    def close(self) -> None:
+        """Stop following the viewer."""
+        for event in self._events:
+            event.disconnect(self._draw)
+        super().close()
+
+
+class SeenColorBar(ColorBarOverlay):
+    """The color bar of a map, in the colors that are seen where it lies on a brain."""
+
+
+class VispySeenColorBar(VispyColorBarOverlay):
+    """Draws a `SeenColorBar`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer.events.opacity.connect(self._on_colormap_change)
+
+    def _on_colormap_change(self) -> None:
+        colors = self.layer.colormap.map(np.linspace(0, 1, BAR_COLORS))
+        opaque = colors[:, 3:] * self.layer.opacity
+        seen = np.concatenate(
+            [BEHIND_BAR + opaque * (colors[:, :3] - BEHIND_BAR), np.ones_like(opaque)], axis=1
+        )
+        self.node.set_cmap(_napari_cmap_to_vispy(Colormap(seen, name="seen")))
+
+
+def give_color_bar(layer: Image) -> None:
+    """Let the color bar of a layer show the colors that are seen on a brain."""
+    if not isinstance(layer.colorbar, SeenColorBar):
+        del layer._overlays["colorbar"]  # one that is equal would stay
+        layer._overlays["colorbar"] = SeenColorBar()
+
+
 def white_words(**look: Any) -> TextOverlay:
     """Make words that can be read on any picture: white, on a dim box."""
     return TextOverlay(color="white", box_color=(0.0, 0.0, 0.0, 0.45), **look)
@@ -235,3 +367,5 @@ def open_viewers() -> list[Viewer]:
 
 overlay_to_visual[CrosshairOverlay] = VispyCrosshairOverlay
 overlay_to_visual[GlassOverlay] = VispyGlassOverlay
+overlay_to_visual[MarksOverlay] = VispyMarksOverlay
+overlay_to_visual[SeenColorBar] = VispySeenColorBar

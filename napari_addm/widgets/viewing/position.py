@@ -18,7 +18,7 @@ def viewer_index(viewer: napari.viewer.Viewer, layer: Layer) -> tuple[float, ...
     return tuple(float(n) for n in layer.world_to_data(viewer.dims.point[-layer.ndim :]))
 
 
-def go_to_voxel(viewer: napari.viewer.Viewer, layer: Layer, index: tuple[int, ...]) -> None:
+def go_to_voxel(viewer: napari.viewer.Viewer, layer: Layer, index: tuple[float, ...]) -> None:
     """Move all slices of the viewer to a voxel of a layer, and have it in sight in 2D."""
     point = [float(n) for n in layer.data_to_world(index)]
     dims, first = viewer.dims, viewer.dims.ndim - len(point)
