@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QDialog, QTextBrowser, QWidget
 
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import column
+from napari_addm.widgets.tones import SMALL, LinkWords
 
 HERE = Path(__file__).parent
 # A wheel carries the page beside this module; in a checkout it lies in docs/.
@@ -70,6 +71,15 @@ def open_help(parent: QWidget | None = None) -> QDialog:
     shown.raise_()
     shown.activateWindow()
     return shown
+
+
+def help_link() -> LinkWords:
+    """Make a link that opens the guide."""
+    link = LinkWords(texts.HELP.label)
+    link.setStyleSheet(SMALL)
+    link.setToolTip(texts.HELP.tip)
+    link.linkActivated.connect(lambda _: open_help(link.window()))
+    return link
 
 
 def as_html(page: str) -> str:

@@ -7,12 +7,13 @@ import time
 import traceback
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QPlainTextEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPlainTextEdit, QVBoxLayout, QWidget
 
 from napari_addm.errors import AddmError
 from napari_addm.io.text import RESEARCH_USE_ONLY
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import ProgressLine, message, say
+from napari_addm.widgets.guide import help_link
 from napari_addm.widgets.tones import ERROR, SMALL
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ TELL_SECONDS = 0.25
 
 
 class Notices(QWidget):
-    """Progress, status, errors, the traceback of a bug, and the caution.
+    """Progress, status, errors, the traceback of a bug, the caution, and the way to the guide.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ class Notices(QWidget):
     Attributes
     ----------
     progress : ProgressLine
-    status, error : QLabel
+    status, error, help_link : QLabel
     details : QPlainTextEdit
     """
 
@@ -49,11 +50,16 @@ class Notices(QWidget):
         caution = QLabel(RESEARCH_USE_ONLY)
         caution.setStyleSheet(SMALL)
         caution.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.help_link = help_link()
+        last = QHBoxLayout()
+        last.addWidget(caution, 1)
+        last.addWidget(self.help_link)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        for part in (self.progress, self.status, self.error, self.details, caution):
+        for part in (self.progress, self.status, self.error, self.details):
             layout.addWidget(part)
+        layout.addLayout(last)
 
     def begin(self) -> None:
         """Show an empty bar; a busy one would be drawn all the time."""

@@ -112,7 +112,7 @@ def test_empty_panel_offers_the_demo_and_nothing_else(model, panel, add, scan):
     assert shown == set()
     assert not panel.welcome.isHidden()
     assert not panel.run_button.isEnabled()
-    assert "Help" in panel.welcome.help_link.text()
+    assert "Help" in panel.notices.help_link.text()
     layer = add(model, scan)
     shown = {title for title, section in panel.sections.items() if not section.isHidden()}
     assert {"Scan", "Model", "Ground truth", "View"} <= shown

@@ -74,7 +74,7 @@ def test_one_click_from_an_open_scan_to_its_first_finding(person: Person) -> Non
     found = panel.outcome.marked.findings
     status = panel.notices.status
     assert status.text().startswith(f"{len(found)} finding")
-    assert " mL" in status.text()
+    assert status.text().endswith("\N{NO-BREAK SPACE}mL")
     assert "cpu" not in status.text()
     assert status.toolTip().endswith("on cpu, in float32.")
     assert panel.findings.table.accept_button.isEnabled()

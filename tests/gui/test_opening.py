@@ -126,8 +126,8 @@ def test_the_demo_opens_at_its_lesion_which_no_key_can_change(
 
 
 def test_the_guide_opens_without_a_network(window: Any, panel: DetectWidget, qtbot: Any) -> None:
-    panel.welcome.help_link.linkActivated.emit("help")
-    panel.welcome.help_link.linkActivated.emit("help")
+    panel.notices.help_link.linkActivated.emit("help")
+    panel.notices.help_link.linkActivated.emit("help")
     dialogs = panel.window().findChildren(QDialog)
     shown = [each for each in dialogs if each.isVisible() and each.findChild(QTextBrowser)]
     assert len(shown) == 1

@@ -40,6 +40,7 @@ from napari_addm.widgets.forms import (
     say,
     when_gone,
 )
+from napari_addm.widgets.guide import open_help
 from napari_addm.widgets.jobs import Jobs
 from napari_addm.widgets.loading import free_memory
 from napari_addm.widgets.model_settings import ModelSettings, model_section
@@ -211,7 +212,7 @@ class DetectWidget(Panel):
         self.findings.table.picked.connect(self._on_picked)
         self.views.on_keys |= self.findings.table.on_keys
         self.views.may_act = partial(_may_act, self.controller, self.findings.table)
-        self.views.on_keys |= {"note": self._write_note, "help": self.welcome.open_help}
+        self.views.on_keys |= {"note": self._write_note, "help": self._open_help}
         self.findings.table.decided.connect(self.earlier.follow)
         self.earlier.finding_picked.connect(self._on_change_picked)
         self.earlier.page_asked.connect(self.saving.save_comparison)
@@ -355,6 +356,9 @@ class DetectWidget(Panel):
             lay_out_now(self.findings)
             self.scroll_area.ensureWidgetVisible(self.findings.table.note)
             self.findings.table.write_note()
+
+    def _open_help(self) -> None:
+        open_help(self.window())
 
     def _on_change_picked(self, id: int) -> None:
         self.findings.table.pick(id)

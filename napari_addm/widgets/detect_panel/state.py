@@ -251,7 +251,7 @@ def describe_result(outcome: Outcome) -> str:
     findings = marked.findings
     largest = findings[int(findings.volume_ml.argmax())]
     # Smaller parts of the region stand in the table.
-    region = largest.region_in_words.partition(";")[0]
+    region = largest.region_in_words.partition(";")[0].removeprefix("about the ")
     where = region if region and largest.region != UNKNOWN else largest.side
     place = f"{where}, " if where else ""
     if len(findings) == 1:
@@ -261,7 +261,7 @@ def describe_result(outcome: Outcome) -> str:
 
 
 def _volume(ml: float) -> str:
-    return f"{ml:.0f} mL" if ml >= 10 else f"{ml:.1f} mL"
+    return f"{ml:.{0 if ml >= 10 else 1}f}\N{NO-BREAK SPACE}mL"
 
 
 @dataclass(eq=False)

@@ -18,10 +18,8 @@ from napari_addm.widgets.contributions import read_layer, read_series_layer, war
 from napari_addm.widgets.detect_panel.demo import show_demo
 from napari_addm.widgets.detect_panel.series_dialog import SeriesDialog
 from napari_addm.widgets.forms import PRIMARY, button, column
-from napari_addm.widgets.guide import open_help
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.layers import LayerTuple
-from napari_addm.widgets.tones import LinkWords
 
 if TYPE_CHECKING:
     import napari
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Welcome(QWidget):
-    """Ways to open a scan, the demo case, and the guide.
+    """Ways to open a scan, or the demo case.
 
     Parameters
     ----------
@@ -48,7 +46,6 @@ class Welcome(QWidget):
     failed : Signal(object)
         An exception, for the panel to show.
     scan_button, folder_button, demo_button : QPushButton
-    help_link : QLabel
     series : SeriesDialog or None
         The last one, in which a person chooses among several series.
     """
@@ -69,23 +66,16 @@ class Welcome(QWidget):
         self.scan_button.setStyleSheet(PRIMARY)
         self.folder_button = button(texts.OPEN_DICOM, self._on_folder)
         self.demo_button = button(texts.OPEN_DEMO, self.open_demo)
-        self.help_link = LinkWords(texts.HELP.label)
-        self.help_link.setToolTip(texts.HELP.tip)
-        self.help_link.linkActivated.connect(lambda link: self.open_help())
         self._buttons = (self.scan_button, self.folder_button, self.demo_button)
         body = column(self)
         body.setSpacing(8)
-        for widget in (words, *self._buttons, self.help_link):
+        for widget in (words, *self._buttons):
             body.addWidget(widget)
 
     def open_demo(self) -> None:
         """Open the demo case at its lesion."""
         show_demo(self._viewer)
         self.demo_opened.emit()
-
-    def open_help(self) -> None:
-        """Open the guide."""
-        open_help(self.window())
 
     def open_files(self, paths: list[Path]) -> None:
         """Read scans in the background, and open them as layers."""

@@ -195,7 +195,7 @@ def test_a_run_from_start_to_end(panel: Panel) -> None:
     assert isinstance(control.run, Done)
     assert control.outcome is control.comparable is control.run.outcome
     assert (control.why_not_run, control.why_not_save) == ("", "")
-    found = "2 findings, 56 mL; largest: right, 48 mL"
+    found = "2 findings, 56\xa0mL; largest: right, 48\xa0mL"
     assert panel.said[-2:] == ["Reading the scan ...", found]
     assert panel.efforts == ["3.0 s on cpu, in float32"]
 
