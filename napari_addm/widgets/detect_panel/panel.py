@@ -6,8 +6,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_addm.widgets import preferences, texts
 from napari_addm.widgets.detect_panel.controller import DetectController
@@ -18,6 +17,7 @@ from napari_addm.widgets.detect_panel.findings_table import FindingsTable
 from napari_addm.widgets.detect_panel.folds import Folds
 from napari_addm.widgets.detect_panel.lead import LeadToResult
 from napari_addm.widgets.detect_panel.messages import Remarks
+from napari_addm.widgets.detect_panel.run_buttons import RunButtons
 from napari_addm.widgets.detect_panel.runner import Runner
 from napari_addm.widgets.detect_panel.save import Saving
 from napari_addm.widgets.detect_panel.scan import ScanInputs
@@ -28,12 +28,9 @@ from napari_addm.widgets.detect_panel.viewer_layers import ViewerLayers
 from napari_addm.widgets.detect_panel.welcome import Welcome
 from napari_addm.widgets.finding_colors import finding_colors
 from napari_addm.widgets.forms import (
-    PRIMARY,
     Column,
-    ElidedButton,
     Panel,
     Section,
-    button,
     column,
     lay_out_now,
     message,
@@ -170,21 +167,13 @@ class DetectWidget(Panel):
 
     def _footer(self) -> QVBoxLayout:
         """What is below the sections does not scroll, so it is always in reach."""
-        self.run_button = ElidedButton(texts.RUN.label)
-        self.run_button.setStyleSheet(PRIMARY)
-        self.run_button.clicked.connect(lambda _=False: self.run())
-        self.cancel_button = button(texts.CANCEL, self.controller.cancel)
-        for each in (self.run_button, self.cancel_button):
-            # Qt hands the focus on when a button is disabled, to one that hides the panel.
-            each.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.run_button, 2)
-        buttons.addWidget(self.cancel_button, 1)
+        self._buttons = RunButtons(self.controller, self.run)
+        self.run_button, self.cancel_button = self._buttons.run, self._buttons.cancel
         footer = QVBoxLayout()
         footer.setContentsMargins(8, 2, 8, 4)
         footer.setSpacing(4)
         footer.addWidget(self.follow)
-        footer.addLayout(buttons)
+        footer.addLayout(self._buttons)
         footer.addWidget(self.notices)
         return footer
 
@@ -303,10 +292,7 @@ class DetectWidget(Panel):
         self.sections[texts.SCAN_SECTION.label].name(headings.scan)
         self.sections[texts.FINDINGS_SECTION.label].name(headings.findings)
         self.sections[texts.SAVE_SECTION.label].name(headings.save)
-        self.run_button.say(headings.run)
-        self.run_button.setToolTip(texts.as_written(controller.why_not_run or headings.run_tip))
-        self.run_button.setEnabled(not controller.why_not_run)
-        self.cancel_button.setEnabled(controller.may_cancel)
+        self._buttons.show(controller)
         opened = bool(controller.opened.titles)
         self.welcome.setVisible(not opened)
         self.follow.setVisible(opened)
