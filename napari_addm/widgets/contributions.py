@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_addm.errors import InputError
-from napari_addm.io.demo import SAMPLE_DATA
+from napari_addm.io.demo import DEMO_SCAN, DEMO_TRUTH
 from napari_addm.io.kinds import looks_like_labels
 from napari_addm.io.names import names_labels, readable_suffixes, stem
 from napari_addm.io.reading import Frames, read_labels, read_volume
@@ -189,7 +189,7 @@ def write_folder(path: str, layers: list[FullLayer]) -> list[str]:
 
 def demo_case() -> list[LayerTuple]:
     """Read the bundled case: a T1 of a healthy brain with a simulated lesion, and its mask."""
-    return read_layers([str(SAMPLE_DATA / f"demo_{what}.nii.gz") for what in ("T1w", "lesion")])
+    return [read_layer(path)[0] for path in (DEMO_SCAN, DEMO_TRUTH)]
 
 
 def _paths(path: PathOrPaths) -> list[Path]:

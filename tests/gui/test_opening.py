@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.layers import Labels
+from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt, QUrl
 from qtpy.QtWidgets import QDialog, QFileDialog, QTextBrowser
 
@@ -106,7 +107,9 @@ def test_the_only_series_of_a_folder_and_an_image_of_it_are_opened_at_once(
 def test_the_demo_opens_at_its_lesion_which_no_key_can_change(
     window: Any, panel: DetectWidget, click: Callable[..., None], qtbot: Any
 ) -> None:
+    told = len(notification_manager.records)
     click(panel.welcome.demo_button)
+    assert len(notification_manager.records) == told
     scan, truth = window.layers
     assert window.layers.selection.active == scan
     assert isinstance(truth, Labels)
