@@ -306,9 +306,7 @@ class DetectWidget(Panel):
         outcome = self.controller.outcome
         if outcome is not self.views.outcome:
             self.views.outcome = outcome
-        marked = None if outcome is None else outcome.marked
-        self.views.color_bar.set_threshold(None if marked is None else marked.threshold)
-        self.views.show_diameters()
+        self.views.show_marked()
 
     def _on_marked(self, outcome: Outcome) -> None:
         marked, findings = outcome.marked, outcome.findings

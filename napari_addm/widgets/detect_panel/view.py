@@ -126,6 +126,12 @@ class Views(QWidget):
         self.color_bar.result = None if outcome is None else outcome.layers
         self.color_bar.update_soon()
 
+    def show_marked(self) -> None:
+        """Show the threshold, and the diameters of the selected finding."""
+        marked = None if self.outcome is None else self.outcome.marked
+        self.color_bar.set_threshold(None if marked is None else marked.threshold)
+        self.show_diameters()
+
     def show_diameters(self) -> None:
         """Draw the diameters of the selected finding."""
         outcome = self.outcome
