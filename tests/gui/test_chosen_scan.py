@@ -379,6 +379,23 @@ def test_a_comparison_ends_before_another_scan_comes(desk: Desk, how: str) -> No
     assert desk.visible == shown
 
 
+def test_a_scan_is_compared_with_another_one(desk: Desk) -> None:
+    """Which comes into view without being chosen, and is put away again."""
+    desk.open("P_one")
+    desk.run()
+    other = desk.open("P_two")
+    desk.select(ONE)
+    shown, comparison = desk.visible, desk.panel.views.comparison
+    comparison.other.choose(other)
+    for mode in (comparison.blink, comparison.swipe):
+        mode.setChecked(True)
+        assert mode.isChecked()
+        assert desk.panel.inputs.scan.name == ONE
+        assert f"{ONE} anomaly map" not in desk.visible
+        mode.setChecked(False)
+        assert desk.visible == shown
+
+
 def test_a_panel_that_is_closed_shows_again_what_hits_and_misses_covered(
     cases: Path, show_result: Any, finish: Any, qtbot: Any
 ) -> None:

@@ -36,6 +36,7 @@ from napari_addm.widgets.jobs import Job, Jobs, Status
 from napari_addm.widgets.loading import free_memory
 from napari_addm.widgets.model_settings import ModelSettings, model_section
 from napari_addm.widgets.status_bar import Notices
+from napari_addm.widgets.viewing.tabs import share_side
 
 if TYPE_CHECKING:
     import napari
@@ -70,8 +71,7 @@ class BatchWidget(Panel):
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         super().__init__()
-        self._viewer = viewer
-        self.controller = CohortController()
+        self._viewer, self.controller = viewer, CohortController()
         self._jobs = Jobs()
         self._search_job: Job | None = None
         self._run_job: Job | None = None
@@ -80,6 +80,7 @@ class BatchWidget(Panel):
         self._bind()
         self._unwatch = preferences.watch(self._on_preferences)
         self._restore()
+        share_side(self, viewer)
         when_gone(self, _Farewell(self))
 
     # --- layout ----------------------------------------------------------------------------------

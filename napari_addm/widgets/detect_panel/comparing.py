@@ -68,7 +68,9 @@ class FurtherCanvases:
         self.dock: CanvasDock | None = None
         self._undo: list[Callable[[], object]] = []
 
-    def show_three_planes(self, beside: QDockWidget | None = None) -> CanvasDock:
+    def show_three_planes(
+        self, beside: QDockWidget | None = None, fit: Callable[[], object] | None = None
+    ) -> CanvasDock:
         """Show the two planes that the viewer does not show, with a crosshair through all three."""
         viewer = self._viewer
         stand_upright(viewer)
@@ -77,7 +79,7 @@ class FurtherCanvases:
         for tool in (Crosshair, ClickToGo):
             self._undo += [tool(viewer, model).close for model in models]
         self._undo.append(CrosshairPlace(viewer, self._marks.space).close)
-        return self._open(canvases, texts.THREE_PLANES.label, "bottom", beside)
+        return self._open(canvases, texts.THREE_PLANES.label, "bottom", beside, fit)
 
     def show_beside(
         self, pair: tuple[Image, Image], beside: QDockWidget | None = None
@@ -107,7 +109,7 @@ class FurtherCanvases:
         self._undo.append(lambda: overlays.pop(SIDE_TITLE, None))
         area = "right" if is_wide(viewer, scan) else "bottom"
         fit = partial(fit_brain, viewer, scan)
-        return self._open([canvas], texts.BESIDE.label, area, beside, fit)
+        return self._open([canvas], texts.BESIDE.label, area, beside, fit, half=True)
 
     def _open(
         self,
@@ -115,11 +117,12 @@ class FurtherCanvases:
         name: str,
         area: str,
         beside: QDockWidget | None,
-        fit: Callable[[], object] | None = None,
+        fit: Callable[[], object] | None,
+        half: bool = False,
     ) -> CanvasDock:
         self._undo += [self._attach(canvas.model) for canvas in canvases]
         self._undo += [self._marks.attach(canvas.model) for canvas in canvases]
-        self.dock = CanvasDock(self._viewer, canvases, name, area, beside, fit)
+        self.dock = CanvasDock(self._viewer, canvases, name, area, beside, fit, half)
         return self.dock
 
     def close(self) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QCheckBox, QPushButton
+
+from napari_addm.widgets import preferences
 
 if TYPE_CHECKING:
     import napari
 
-    from napari_addm.widgets.preferences import Preferences
+    from napari_addm.widgets.detect_panel.controller import DetectController
+    from napari_addm.widgets.detect_panel.state import Outcome
 
 # A canvas of this height and width (px) has room for three planes.
 ROOM = (600, 900)
 
 
 class Layout(QObject):
-    """Opens three planes by itself where that is wanted, and tells what a person chooses.
+    """Opens three planes by itself where that is wanted, and remembers what a person chooses.
 
     Parameters
     ----------
@@ -29,14 +32,7 @@ class Layout(QObject):
     free : callable
         Whether the canvas shows slices, and nothing beside them.
     parent : QObject
-
-    Attributes
-    ----------
-    chosen : Signal(str, object)
-        Name and value of a preference that a person has chosen.
     """
-
-    chosen = Signal(str, object)
 
     def __init__(
         self,
@@ -52,9 +48,22 @@ class Layout(QObject):
         self._planes = "automatic"
         self._asked = False  # remembered planes are opened once, with the first scan
         three_planes.clicked.connect(lambda on=False: self.choose("three" if on else "one"))
-        color_bar.clicked.connect(lambda on=False: self.chosen.emit("color_bar", on))
+        color_bar.clicked.connect(lambda on=False: preferences.remember("color_bar", on))
 
-    def restore(self, kept: Preferences) -> None:
+    def follow(self, scan_changed: Any, controller: DetectController) -> None:
+        """Open three planes with the first scan or after a run, as they are wanted.
+
+        Parameters
+        ----------
+        scan_changed : Signal()
+            Another scan is in view.
+        controller : DetectController
+        """
+        scan_changed.connect(self._on_scan)
+        self._controller = controller
+        controller.done.connect(self._on_done)
+
+    def restore(self, kept: preferences.Preferences) -> None:
         """Start as the preferences say."""
         self._planes = kept.planes
         self._color_bar.setChecked(kept.color_bar)
@@ -62,18 +71,22 @@ class Layout(QObject):
     def choose(self, planes: str) -> None:
         """A person wants ``"one"`` plane or ``"three"`` from now on."""
         self._planes, self._asked = planes, True
-        self.chosen.emit("planes", planes)
+        preferences.remember("planes", planes)
 
-    def show_scan(self) -> None:
-        """A scan has come into view."""
+    def _on_scan(self) -> None:
         if self._planes == "three" and not self._asked and self._viewer.dims.ndim >= 3:
             self._asked = True
             self._open()
 
-    def show_result(self) -> None:
-        """A run has ended, and its result is in view."""
+    def _on_done(self, outcome: Outcome, took: str) -> None:
+        whole = outcome.detection is not None and outcome.detection.settings.slices is None
         height, width = self._viewer.canvas.size
-        if self._planes == "automatic" and height >= ROOM[0] and width >= ROOM[1]:
+        if (
+            self._planes == "automatic"
+            and whole
+            and outcome is self._controller.outcome
+            and (height >= ROOM[0] and width >= ROOM[1])
+        ):
             self._open()
 
     def _open(self) -> None:

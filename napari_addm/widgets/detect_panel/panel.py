@@ -6,6 +6,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_addm.widgets import preferences, texts
@@ -44,6 +45,7 @@ from napari_addm.widgets.model_settings import ModelSettings, model_section
 from napari_addm.widgets.status_bar import Notices
 from napari_addm.widgets.tones import WARNING
 from napari_addm.widgets.viewing.canvas_dock import dock_of
+from napari_addm.widgets.viewing.tabs import share_side
 
 if TYPE_CHECKING:
     import napari
@@ -119,6 +121,7 @@ class DetectWidget(Panel):
         self.unwatch = preferences.watch(self._on_preferences)
         self._restore()
         self.layers.start()
+        share_side(self, viewer)
         when_gone(self, _Farewell(self))
 
     # --- layout ----------------------------------------------------------------------------------
@@ -190,9 +193,7 @@ class DetectWidget(Panel):
         layers.scan_changing.connect(notices.forget_error)  # it was about another scan
         layers.scan_changing.connect(self.views.stop_comparing)
         layers.scan_changed.connect(self._on_scan)
-        layers.scan_changed.connect(self.views.layout_kept.show_scan)
-        self.runner.whole_shown.connect(self.views.layout_kept.show_result)
-        self.views.layout_kept.chosen.connect(preferences.remember)
+        self.views.layout_kept.follow(layers.scan_changed, controller)
         self.model.checkpoint_changed.connect(self._on_checkpoint)
         self.model.chosen.connect(preferences.remember)
         self.model.reset_asked.connect(self._on_reset)
@@ -309,19 +310,16 @@ class DetectWidget(Panel):
         self.views.show_marked()
 
     def _on_marked(self, outcome: Outcome) -> None:
-        marked, findings = outcome.marked, outcome.findings
+        marked = outcome.marked
         assert marked is not None
-        colors = finding_colors(findings.selected, findings.rejected, findings.highest)
-        outcome.layers.show_labels(marked.labels, colors, marked.box)
+        outcome.layers.show_labels(marked.labels, _colors(outcome), marked.box)
         self.agreement.show_marked(outcome)
         self._show_in_views()
         self.views.show_findings()
 
     def _color_findings(self) -> None:
         if self.outcome is not None:
-            findings = self.outcome.findings
-            colors = finding_colors(findings.selected, findings.rejected, findings.highest)
-            self.outcome.layers.color_labels(colors)
+            self.outcome.layers.color_labels(_colors(self.outcome))
             self.views.show_findings()
 
     def _on_picked(self, id: int) -> None:
@@ -357,6 +355,11 @@ class DetectWidget(Panel):
 def _may_act(controller: DetectController, table: FindingsTable, action: str) -> bool:
     """Leave the keys of findings to the panel of a cohort while there are none here."""
     return action not in table.on_keys or controller.findings_shown
+
+
+def _colors(outcome: Outcome) -> np.ndarray:
+    findings = outcome.findings
+    return finding_colors(findings.selected, findings.rejected, findings.highest)
 
 
 class _Farewell:

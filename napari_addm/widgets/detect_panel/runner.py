@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QObject
 
 from napari_addm.detection.pipeline import Progress
 from napari_addm.detection.session import Session
@@ -44,15 +44,11 @@ class Runner(QObject):
 
     Attributes
     ----------
-    whole_shown : Signal()
-        A run over the whole volume has ended, and its result is the one that is shown.
     controller : DetectController
     follow : FollowSlice
     session : Session
         What runs and previews have reconstructed.
     """
-
-    whole_shown = Signal()
 
     def __init__(
         self,
@@ -238,8 +234,6 @@ class Runner(QObject):
         if isinstance(run, Done) and run.whole_volume:
             # Previews must not replace the result when a setting is touched.
             self.follow.box.setChecked(False)
-            if run.outcome is self.controller.outcome:
-                self.whole_shown.emit()
 
     # --- previews --------------------------------------------------------------------------------
 

@@ -83,7 +83,9 @@ class Views(QWidget):
         super().__init__()
         self._viewer = viewer
         self._window = hasattr(viewer, "window")
-        self._planes_again = False  # three planes come back after Beside
+        # Three planes come back after Beside and after 3D, where the camera is as before.
+        self._planes_again = self._planes_after_3d = False
+        self._fit_planes: Callable[[], object] | None = None
         self.glass = GlassBrain(viewer, start, self)
         self.planes = PlaneView(viewer, self.glass)
         self.figure = FigureExport(viewer, start)
@@ -109,7 +111,7 @@ class Views(QWidget):
         dims = viewer.dims.events
         self._connections.add(dims.ndisplay, self._on_ndisplay)
         self._connections.add(dims.order, self._show_state)
-        self._returned = single_shot(self, 0, self.planes.come_back)
+        self._returned = single_shot(self, 0, self._on_returned)
         self._show_state()
         when_gone(self, _Farewell(self))
 
@@ -206,9 +208,23 @@ class Views(QWidget):
         if self.planes.in_3d:
             self.comparison.swipe.setChecked(False)
             self.comparison.beside.setChecked(False)
+            if self.glass.shown:  # their layers are hidden
+                self._planes_after_3d = self.three_planes.isChecked()
+                self.three_planes.setChecked(False)
         else:
             self._returned.start()  # napari's own button: once napari has done its part
         self._show_state()
+
+    def _on_returned(self) -> None:
+        """The viewer has left 3D."""
+        self.planes.come_back()
+        again, self._planes_after_3d = self._planes_after_3d, False
+        if again and not self.planes.in_3d:
+            camera = self._viewer.scene.camera
+            self._fit_planes = partial(
+                camera.update, {"center": camera.center, "zoom": camera.zoom}
+            )
+            self.three_planes.setChecked(True)
 
     def _on_three_planes(self, on: bool) -> None:
         if not on:
@@ -220,7 +236,8 @@ class Views(QWidget):
         self.comparison.beside.setChecked(False)
         if self.planes.plane is None:
             self.show_plane("Axial")
-        dock = self.canvases.show_three_planes(dock_of(self))
+        fit, self._fit_planes = self._fit_planes, None
+        dock = self.canvases.show_three_planes(dock_of(self), fit)
         dock.left.connect(partial(self.layout_kept.choose, "one"))
         self._close_with(self.three_planes, dock)
 

@@ -210,9 +210,11 @@ class Swipe:
         owner = image if role_of(image) is None else scan  # it follows the one on its voxels
         remember_output(self.layer, owner.unique_id, "swipe", owner)
         above = self._viewer.layers.index(scan) + 1  # and below outlines
-        active = unwrapped(self._viewer.layers.selection.active)
-        self._viewer.layers.insert(above, self.layer)
-        self._viewer.layers.selection.active = active
+        selection = self._viewer.layers.selection
+        active = unwrapped(selection.active)
+        with selection.events.blocker_all():  # the panel would bring its scan into view
+            self._viewer.layers.insert(above, self.layer)
+            selection.active = active
         link_layers([image, self.layer], ("colormap", "contrast_limits", "gamma"))
         words = "  |  ".join(names_of(pair))
         self._viewer.canvas.overlays[TITLE] = white_words(

@@ -41,8 +41,9 @@ class CanvasDock(Panel):
     beside : QDockWidget, optional
         On the right, the dock that keeps its place at the window's edge.
     fit : callable, optional
-        Fits the picture once the dock has its size; by default the viewer's own `reset_view`. The
-        dock is then a half of the picture: it is as large as the other, and has no title bar.
+        Fits the picture once the dock has its size; by default the viewer's own `reset_view`.
+    half : bool
+        Whether it is a half of the picture: as large as the other, and without a title bar.
 
     Attributes
     ----------
@@ -67,6 +68,7 @@ class CanvasDock(Panel):
         area: str,
         beside: QDockWidget | None = None,
         fit: Callable[[], object] | None = None,
+        half: bool = False,
     ) -> None:
         super().__init__()
         self._viewer = viewer
@@ -84,7 +86,7 @@ class CanvasDock(Panel):
         height, width = viewer.canvas.size
         # Qt gives a new dock its minimum size, and lets it keep that when it may be smaller.
         if area == "bottom":
-            self.setFixedHeight(int(0.45 * height) if fit is None else (height + SLIDER) // 2)
+            self.setFixedHeight((height + SLIDER) // 2 if half else int(0.45 * height))
         else:
             self.setFixedWidth(width // 2)
         viewer.window.add_dock_widget(self, name=name, area=area, add_vertical_stretch=False)
@@ -93,7 +95,7 @@ class CanvasDock(Panel):
         dock, window = self.parentWidget(), self.window()
         assert isinstance(dock, QDockWidget)
         assert isinstance(window, QMainWindow)
-        if fit is not None:
+        if half:
             dock.setTitleBarWidget(QWidget())  # napari's would move one half out of line
         # Weak: PyQt6 deletes what is left at Python's end in any order. A child that keeps its
         # window alive would then use a window that is gone.
@@ -107,7 +109,11 @@ class CanvasDock(Panel):
         ):
             self._beside, self._width_before = beside, beside.width()
             beside.setMinimumWidth(self._width_before)
+            tabs = window.tabifiedDockWidgets(beside)
             window.splitDockWidget(dock, beside, Qt.Orientation.Horizontal)
+            for tab in tabs:  # Qt has moved one of them only
+                window.tabifyDockWidget(beside, tab)
+            beside.raise_()
         QTimer.singleShot(SETTLE_MS, self._settle)
         in_turns(self, self._fill())
 
@@ -159,8 +165,7 @@ class CanvasDock(Panel):
         if self._beside is not None:
             # else it would take the room that becomes free
             self._beside.setMinimumWidth(0)
-            self._beside.setMaximumWidth(self._width_before)
-            QTimer.singleShot(SETTLE_MS, partial(_widen_again, self._beside))
+            make_narrow(self._beside, self._width_before)
 
     def _give_back_camera(self) -> None:
         ndisplay, order, center, zoom = self._before
@@ -177,6 +182,12 @@ class CanvasDock(Panel):
         if not self._released:
             self.left.emit()
         self.release()
+
+
+def make_narrow(dock: QDockWidget, width: int) -> None:
+    """Give a dock a width at most, px, which a person may change from then on."""
+    dock.setMaximumWidth(max(width, dock.minimumSizeHint().width()))
+    QTimer.singleShot(SETTLE_MS, partial(_widen_again, dock))
 
 
 def _widen_again(dock: QDockWidget) -> None:
