@@ -38,6 +38,7 @@ from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.volume import volume_from_native
 from napari_addm.io.writing import write_volume
+from napari_addm.outputs.case_page import CaseSources, write_case_page
 from napari_addm.widgets import texts
 from napari_addm.widgets.cohort_panel.cases import CaseRow
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
@@ -631,6 +632,8 @@ def test_three_cases_are_read_as_a_worklist(
     reading: Cohort, qtbot: Any, tiny_checkpoint: Path, scans: Path, done: Path
 ) -> None:
     cohort, section = reading, reading.section
+    sources = CaseSources(scans / "first.nii.gz", scans / "first_lesion.nii.gz")
+    page = write_case_page(done / "first" / "first_record.json", sources)
     assert section.table.isHidden()
     cohort.open("first")
     assert section.title.text() == "Findings in first"
@@ -649,6 +652,7 @@ def test_three_cases_are_read_as_a_worklist(
     cohort.wait(lambda: cohort.controller.opening is None)
     assert section.title.text() == "Findings in group/second"
     cohort.wait(lambda: "first" not in cohort.layers)
+    cohort.wait(lambda: "skull =1 &lt;b&gt;" in page.read_text())  # it is made again
     assert cohort.table.selected == "group/second"
     for id in section.table.review.marked.findings.id.tolist():
         section.table.pick(id)
