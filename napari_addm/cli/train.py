@@ -159,9 +159,8 @@ def train(
                 enable_progress_bar=watched,
             )
     record = read_specification(output).training
-    done = f"{record['iterations']} iterations"
-    if not METHODS[method].trained:
-        done = f"{record['train_volumes']} brains"
+    trained = METHODS[method].trained
+    done = f"{record['iterations']} iterations" if trained else f"{record['train_volumes']} brains"
     print_result(f"{done} in {format_duration(record['seconds'])}")
     for path in (output, folder / "log", folder / "pictures"):
         if path.exists():  # the first pictures come with the first validation

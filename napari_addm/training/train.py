@@ -55,6 +55,15 @@ LOG_EVERY = 50
 VALIDATION_SLICES = 64
 PICTURED_SLICES = 8
 RECORDED_PACKAGES = ("napari-addm", "torch", "monai", "lightning", "numpy")
+FITTED = (
+    "preset",
+    "train_volumes",
+    "validation_volumes",
+    "data_sha256",
+    "versions",
+    "hardware",
+)
+"""Parts of the training record that a method without iterations has."""
 ELSEWHERE = ("method", "network", "diffusion", "spacing_mm", "size")
 """Parts of the settings that a checkpoint's header has outside the training record."""
 
@@ -259,11 +268,8 @@ class TrainingRun:
         training = [images[volumes == n] for n in np.unique(volumes[~self.data.validation])]
         cache = (self.run.cache or self.place) / f"brains-{self.data.digest[:16]}.npz"
         specification, network = method.fit(self.settings, training, cache, self.report)
-        record = {
-            **self.specification.training,
-            "iterations": 0,
-            "seconds": round(time.perf_counter() - started),
-        }
+        record = {key: self.specification.training[key] for key in FITTED}
+        record["seconds"] = round(time.perf_counter() - started)
         found = self.specification.replace(network=specification, training=record)
         return save_checkpoint(self.output, found, network.state_dict())
 

@@ -18,7 +18,8 @@ from napari_addm.training.calibration import calibrate
 from napari_addm.training.labelled_scans import find_cases, read_split
 
 pytestmark = pytest.mark.skipif(
-    not all(map(find_spec, ("lightning", "matplotlib"))), reason="needs the extra benchmark"
+    not all(map(find_spec, ("lightning", "matplotlib", "SimpleITK"))),
+    reason="needs the extra benchmark",
 )
 
 AFFINE = np.diag([4.0, 4.0, 5.0, 1.0])
@@ -142,7 +143,11 @@ def test_test_cases_are_not_looked_at(data, calibrated, tiny_checkpoint):
 # --- the benchmark --------------------------------------------------------------------------
 
 SETTINGS = BenchmarkSettings(
-    systems=("intensity", "spatial_ae"), iterations=2, draws=1, anoddpm_steps=2, device="cpu"
+    systems=("intensity", "template", "spatial_ae"),
+    iterations=2,
+    draws=1,
+    anoddpm_steps=2,
+    device="cpu",
 )
 QUIET = {"accelerator": "cpu", "precision": "32", "enable_progress_bar": False}
 
@@ -166,7 +171,7 @@ def finished(data, tiny_checkpoint, tmp_path_factory):
 @pytest.mark.filterwarnings("ignore")
 def test_every_system_is_measured_on_every_case(finished):
     output, _, results, paths = finished
-    titles = {"Intensity, no model", "AE (spatial)", "tiny"}
+    titles = {"Intensity, no model", "Template (affine)", "AE (spatial)", "tiny"}
     assert {m["title"] for m in results["methods"]} == titles
     strict = [r for r in results["cases"] if r["protocol"] == "strict"]
     per_case = Counter((r["method"], r["case"]) for r in strict)
@@ -187,6 +192,26 @@ def test_every_system_is_measured_on_every_case(finished):
     page = paths[0].read_text()
     assert all(title in page for title in titles)
     assert json.loads(paths[2].read_text())["data"]["groups"]["tumour/test"] == 1
+
+
+def test_every_system_is_compared_with_the_template(finished):
+    _, _, results, paths = finished
+    template = results["baseline"]
+    assert template == "Template (affine)"
+    strict = [
+        row
+        for row in results["comparisons"]
+        if (row["protocol"], row["metric"]) == ("strict", "auprc")
+    ]
+    others = {method["title"] for method in results["methods"]} - {template}
+    assert {row["first"] for row in strict if row["second"] == template} == others
+    # two subjects have a range, and tests of the same cases are one family
+    for row in strict:
+        if row["group"] == "tumour/validation":
+            assert (row["low"], row["n"]) == (None, 2)
+            assert row["least"] <= row["difference"] <= row["most"]
+        assert row["p_holm"] >= row["p"]
+    assert f"gain over {template}" in paths[0].read_text()
 
 
 def test_the_threshold_comes_from_validation_alone(finished):
@@ -246,7 +271,8 @@ def test_another_seed_is_another_training_and_the_same_seed_the_same(data, finis
 def test_what_is_missing_is_said_in_words(data, tmp_path):
     with pytest.raises(AddmError, match="no system gan"):
         Benchmark(data, tmp_path, replace(SETTINGS, systems=("gan",)))
-    run = Benchmark(data, tmp_path, replace(SETTINGS, iterations=None))
+    settings = replace(SETTINGS, systems=("intensity", "spatial_ae"), iterations=None)
+    run = Benchmark(data, tmp_path, settings)
     with pytest.raises(AddmError, match="--minutes or --iterations"):
         run.train_missing()
     with pytest.raises(AddmError, match="not trained yet"):
