@@ -25,7 +25,25 @@ class CheckpointError(AddmError):
 
 
 class MissingExtraError(AddmError):
-    """An optional package is needed and is not installed."""
+    """An optional package is needed and is not installed.
+
+    Parameters
+    ----------
+    subject : str
+        What needs it.
+    package : str
+        Its name.
+    extra : str
+        The extra of this package that installs it.
+    instead : str
+        What else the user may do, as a clause.
+    """
+
+    def __init__(self, subject: str, package: str, extra: str, instead: str = "") -> None:
+        super().__init__(
+            f"{subject} needs the package {package}, which is not installed: run "
+            f'pip install "napari-addm[{extra}]"{instead and f", or {instead}"}.'
+        )
 
 
 def describe_problem(problem: ErrorDetails) -> str:

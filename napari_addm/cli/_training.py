@@ -34,10 +34,7 @@ def import_training() -> ModuleType:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "lightning":
             raise
-        raise MissingExtraError(
-            "Training needs the package lightning, which is not installed: run "
-            'pip install "napari-addm[train]".'
-        ) from error
+        raise MissingExtraError("Training", "lightning", "train") from error
     # Lightning sets these levels when it is imported.
     for logger in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities"):
         logging.getLogger(logger).setLevel(logging.ERROR)

@@ -150,10 +150,7 @@ def benchmark(
         package = (error.name or "").partition(".")[0]
         if package not in ("lightning", "matplotlib", "jinja2", "pandas"):
             raise
-        raise MissingExtraError(
-            f"The benchmark needs the package {package}, which is not installed: run "
-            'pip install "napari-addm[benchmark]".'
-        ) from error
+        raise MissingExtraError("The benchmark", package, "benchmark") from error
 
 
 def _train(run: Benchmark, any_method: bool, systems: SystemOptions, device: str) -> None:

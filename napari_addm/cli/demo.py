@@ -65,8 +65,7 @@ def _open_viewer() -> None:
         viewer = napari.Viewer(title="napari-addm demo")
     except ImportError as error:
         raise MissingExtraError(
-            "napari or its Qt binding is not installed: run pip install "
-            '"napari-addm[all]", or use --headless.'
+            "The viewer", "napari with a Qt binding", "all", "use --headless"
         ) from error
     PluginManager.instance().commands.execute("napari-addm.open_demo", args=(viewer,))
     napari.run()

@@ -206,9 +206,7 @@ def connect(address: str) -> Iterator[Client]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise MissingExtraError(
-            "A batch on a cluster needs distributed: pip install 'napari-addm[cluster]'."
-        ) from error
+        raise MissingExtraError("A batch on a cluster", "distributed", "cluster") from error
     local = re.fullmatch(r"local(?::(\d{1,4}))?", address.strip())
     if local:
         cores = os.cpu_count() or 1

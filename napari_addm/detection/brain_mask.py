@@ -142,9 +142,10 @@ def strip_skull(volume: Volume) -> NDArray[np.bool_]:
         from deepbet.bet import BrainExtraction
     except ImportError as error:
         raise MissingExtraError(
-            f"{volume.name}: this scan shows the whole head, and skull stripping needs the "
-            'package deepbet; install it with pip install "napari-addm[strip]", or give a '
-            "brain mask."
+            f"{volume.name} shows the whole head: skull stripping",
+            "deepbet",
+            "strip",
+            "give a brain mask",
         ) from error
     # deepbet reorients to R, A, S, which this order is already
     image = nib.Nifti1Image(np.transpose(volume.data, (2, 1, 0)), volume.affine[:, [2, 1, 0, 3]])

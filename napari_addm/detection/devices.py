@@ -59,10 +59,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return usable[0]
     if name == "openvino" and name not in usable:
-        raise MissingExtraError(
-            "OpenVINO is not installed: run `pip install napari-addm[openvino]`, or choose another "
-            "device."
-        )
+        raise MissingExtraError("This device", "openvino", "openvino", "choose another device")
     if name not in usable:
         raise AddmError(f"This machine has no device {name}; usable here: {', '.join(usable)}.")
     return name

@@ -201,7 +201,4 @@ def import_extra(package: str) -> ModuleType:
     try:
         return import_module(package)
     except ImportError as error:
-        raise MissingExtraError(
-            f"DICOM needs the package {package}, which is not installed: run "
-            'pip install "napari-addm[dicom]".'
-        ) from error
+        raise MissingExtraError("DICOM", package, "dicom") from error

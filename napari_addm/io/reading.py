@@ -308,10 +308,11 @@ def _read_header(file: ScanFile) -> ScanHeader:
     try:
         return found.read_header(file)
     except ImportError as error:
-        install = f'pip install "napari-addm[{found.extra}]"'
         raise MissingExtraError(
-            f"{file.path} has the format {found.title}: run `{install}` to read it, or convert it "
-            "to NIfTI."
+            f"{file.path} has the format {found.title}, which",
+            error.name or found.extra,
+            found.extra,
+            "convert it to NIfTI",
         ) from error
 
 

@@ -243,7 +243,5 @@ def load_simpleitk() -> ModuleType:
     try:
         import SimpleITK
     except ImportError as error:
-        raise MissingExtraError(
-            'SimpleITK is not installed: run pip install "napari-addm[regions]".'
-        ) from error
+        raise MissingExtraError("Registration", "SimpleITK", "regions") from error
     return SimpleITK

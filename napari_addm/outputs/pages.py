@@ -73,7 +73,4 @@ def finite_number(value: object) -> float | None:
 
 
 def missing_extra(package: str) -> MissingExtraError:
-    return MissingExtraError(
-        f"The page needs the package {package}, which is not installed: run "
-        'pip install "napari-addm[benchmark]".'
-    )
+    return MissingExtraError("The page", package, "benchmark")

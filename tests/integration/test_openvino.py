@@ -174,7 +174,7 @@ def test_what_it_cannot_do_is_said(
     with pytest.raises(AddmError, match="does not run on OpenVINO; choose another device"):
         resolve(FLOAT32, other)
     monkeypatch.setattr(devices, "has_openvino", lambda: False)
-    with pytest.raises(MissingExtraError, match=r"pip install napari-addm\[openvino\]"):
+    with pytest.raises(MissingExtraError, match=r'pip install "napari-addm\[openvino\]"'):
         run(scan, checkpoint, FLOAT32)
     assert "openvino" not in devices.usable_devices()
 
