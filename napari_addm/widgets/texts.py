@@ -536,13 +536,14 @@ NO_MORE_CASES = {
     -1: "This is the first finished case in the table.",
     0: "All findings of the cases in the table are accepted or rejected.",
 }
+NOTHING_TO_DECIDE = "Nothing was found in this case, so there is nothing to decide on."
 SAVED = "saved"
 SAVING = "saving ..."
 NOT_SAVED = "not saved"
 DECISIONS_NOT_SAVED = "The decisions on {} are not saved: {}"
 DECISIONS_LOST = (
-    "Somebody else has changed the results of {} meanwhile. They are shown, and what you decided "
-    "since you opened the case is not saved."
+    "Somebody else has changed the results of {} meanwhile. They are shown. Not saved, so decide "
+    "again: {}"
 )
 NOT_IN_VIEW = "{} is not in view: double-click its row to go on."
 OTHER_OUTLINES = (

@@ -19,14 +19,14 @@ from napari.components import ViewerModel
 from napari.layers import Image, Layer
 from napari.settings import get_plugin_settings
 from numpy.testing import assert_allclose, assert_array_equal
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.cohort.batch import BatchSettings
-from napari_addm.cohort.case import Shard
+from napari_addm.cohort.case import CaseResult, Shard
 from napari_addm.cohort.find import find_cohort
 from napari_addm.cohort.folder import CohortFolder
 from napari_addm.cohort.inspect import InspectedCase
@@ -40,8 +40,9 @@ from napari_addm.io.volume import volume_from_native
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.case_page import CaseSources, write_case_page
 from napari_addm.widgets import texts
-from napari_addm.widgets.cohort_panel.cases import CaseRow
+from napari_addm.widgets.cohort_panel.cases import CaseRow, describe_case
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
+from napari_addm.widgets.cohort_panel.review import CaseReview, Reviews, read_review
 from napari_addm.widgets.cohort_panel.table import CasesTable
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layer_registry import is_output
@@ -702,6 +703,105 @@ def test_the_next_case_to_review(cohort: Cohort, scans: Path, done: Path) -> Non
     assert section.title.text() == "Findings in first"
     section.previous_button.click()
     assert cohort.status == texts.NO_MORE_CASES[-1]
+
+
+@pytest.mark.parametrize("kind", ["All", "To review"])
+def test_a_case_that_moves_in_the_table_is_still_followed_by_the_next_one(
+    cohort: Cohort, scans: Path, done: Path, kind: str
+) -> None:
+    cohort.look(scans / "cases.csv", done)
+    section, table = cohort.section, cohort.table
+    column = list(texts.COHORT_COLUMNS).index("reviewed")
+    table.view.sortByColumn(column, Qt.SortOrder.AscendingOrder)
+    table.kind.setCurrentIndex(table.kind.findData(kind))
+    names = [name for name in table.model.names if name != "bad"]
+    cohort.open(names[1])
+    for id in section.table.review.marked.findings.id.tolist():
+        section.table.decide(id, Decision("accepted"))
+    cohort.wait(lambda: table.model.place_of(names[1]) != 1)
+    section.next_button.click()
+    cohort.wait(lambda: cohort.controller.opening is None)
+    assert section.title.text() == f"Findings in {names[2]}"
+
+
+def test_cases_of_another_folder_end_the_review(
+    cohort: Cohort, scans: Path, done: Path, tmp_path: Path
+) -> None:
+    cohort.look(scans / "cases.csv", done)
+    cohort.open("first")
+    cohort.section.table.accept()
+    copy = Path(shutil.copytree(done, tmp_path / "copy"))
+    cohort.look(scans / "cases.csv", copy)
+    assert cohort.section.table.isHidden()
+    assert cohort.section.title.text() == ""
+    cohort.open("first")  # the same name, and nothing is decided there
+    assert cohort.section.table.review.decision_on(1) == Decision()
+    cohort.look(scans / "cases.csv", done)
+    assert cohort.cells("first")["reviewed"]
+
+
+def test_a_click_on_an_outline_selects_its_row(reading: Cohort, qtbot: Any) -> None:
+    viewer, section = reading.viewer, reading.section
+    reading.open("first")
+    section.table.review.selected = None
+    viewer.window.resize(1200, 800)
+    qtbot.wait(50)
+    root = reading.panel.window().centralWidget()
+    canvas = next(
+        each for each in root.findChildren(QWidget) if "CanvasBackend" in type(each).__name__
+    )
+    labels, camera = reading.layers["first anomalies"], viewer.camera
+    at = np.round(labels.world_to_data(viewer.dims.point)).astype(int)
+    shown = list(viewer.dims.displayed)
+    marked = np.argwhere(labels.data == 1)
+    cut = next(axis for axis in range(3) if axis not in shown)
+    marked = marked[marked[:, cut] == at[cut]]
+    voxel = marked[np.argmin(np.linalg.norm(marked - marked.mean(axis=0), axis=1))]
+    apart = (np.array(labels.data_to_world(voxel)) - camera.center)[shown] * camera.zoom
+    signs = [-1 if str(side) in ("up", "left") else 1 for side in camera.orientation[-2:]]
+    down, right = apart * signs
+    place = QPoint(round(canvas.width() / 2 + right), round(canvas.height() / 2 + down))
+    QTest.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=place)
+    reading.wait(lambda: section.table.review.selected == 1)
+    before = len(viewer.mouse_drag_callbacks)
+    viewer.window.remove_dock_widget(reading.panel)
+    reading.wait(lambda: len(viewer.mouse_drag_callbacks) < before)
+
+
+def test_what_was_saved_from_here_is_not_taken_for_anothers(scans: Path, done: Path) -> None:
+    case = next(case for case in find_cohort(scans / "cases.csv", done) if case.name == "first")
+    state = CohortFolder(done).states.read_own(case)
+    assert state is not None
+
+    def read() -> CaseReview:
+        scan, labels = read_volume(case.scan), read_labels(case.paths(done)["labels"])
+        return read_review(case, done, state.result, scan, labels.data)
+
+    reviews, live, read_meanwhile = Reviews(), read(), read()
+    reviews.show(live)
+    live.findings.decide(1, Decision("rejected", "mine"))
+    assert live.save()
+    assert reviews.show(read_meanwhile) == ""  # the files were read before they were replaced
+    current = reviews.current
+    assert current is not None
+    assert current.findings.decision_on(1) == Decision("rejected", "mine")
+    assert not current.unsaved
+    current.findings.decide(1, Decision("accepted", "after all"))
+    assert current.save()
+
+    table = case.paths(done)["findings"]
+    table.write_text("theirs")
+    current.findings.decide(1, Decision("rejected", "unsaved"))
+    (words,) = reviews.close()
+    assert "finding 1: rejected (unsaved)" in words
+
+
+def test_a_case_without_findings_says_so(scans: Path, tmp_path: Path) -> None:
+    case = find_cohort(scans / "cases.csv", tmp_path)[0]
+    row = CaseRow(InspectedCase(case), "done", result=CaseResult(case.name, "", "done", findings=0))
+    assert row.reviewed == "no findings"
+    assert not row.to_review
+    assert texts.NOTHING_TO_DECIDE in describe_case(row)
 
 
 def test_a_failed_case_leaves_the_open_one_in_view(cohort: Cohort, scans: Path, done: Path) -> None:

@@ -83,22 +83,34 @@ def bring_up(viewer: napari.viewer.Viewer, version: CaseVersion) -> bool:
     return True
 
 
-def show_case(viewer: napari.viewer.Viewer, saved: SavedCase) -> None:
-    """Add the layers of a case, and go to its largest finding."""
+def show_case(viewer: napari.viewer.Viewer, saved: SavedCase) -> Iterator[None]:
+    """Add the layers of a case, one per step, at its largest finding."""
     if bring_up(viewer, saved.version):
         return
     stand_upright(viewer)
-    layers = _add_layers(viewer, saved)
-    for layer in layers:
+    parts = saved.maps if saved.labels is None else {**saved.maps, "labels": saved.labels}
+    count = 1 + len(parts) + (saved.truth is not None)
+    scan = None
+    for layer in _add_layers(viewer, saved, parts):
         is_truth = isinstance(layer, Labels) and not is_output(layer)
         truth = saved.truth.data.copy() if is_truth and saved.truth is not None else None
-        _cases[unwrapped(layer)] = _CaseLayer(saved.version, len(layers), truth)
-    # Only now, so that the canvas is never empty between the two.
-    _put_others_away(viewer, saved.version)
-    scan = layers[0]
-    viewer.layers.selection.active = scan
-    point = scan.data_to_world(saved.place)
-    viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), point)
+        _cases[unwrapped(layer)] = _CaseLayer(saved.version, count, truth)
+        if scan is None:
+            scan = layer
+            # Only now, so that the canvas is never empty between the two.
+            _put_others_away(viewer, saved.version)
+            point = scan.data_to_world(saved.place)
+            viewer.dims.set_point(range(viewer.dims.ndim - 3, viewer.dims.ndim), point)
+        yield
+    if scan in viewer.layers:
+        viewer.layers.selection.active = scan
+
+
+def close_case(viewer: napari.viewer.Viewer, version: CaseVersion) -> None:
+    """Close the layers of a case."""
+    for layer in list(viewer.layers):
+        if _version(layer) == version:
+            _close(viewer, layer)
 
 
 def _put_others_away(viewer: napari.viewer.Viewer, version: CaseVersion) -> None:
@@ -155,6 +167,11 @@ class CaseView:
         )
 
     @property
+    def findings_layer(self) -> Layer | None:
+        """The layer of the findings, if it is still there."""
+        return self._results.layer("labels")
+
+    @property
     def scan_layer(self) -> Layer | None:
         """The layer of the scan, if it is still there."""
         return self._results.scan_layer
@@ -193,28 +210,31 @@ def _is_painted(layer: Layer) -> bool:
     return truth is not None and not np.array_equal(np.asarray(layer.data), truth)
 
 
-def _add_layers(viewer: napari.viewer.Viewer, saved: SavedCase) -> list[Layer]:
-    """Add the layers of a case, and return them, the scan first."""
+def _add_layers(
+    viewer: napari.viewer.Viewer, saved: SavedCase, parts: dict[str, np.ndarray]
+) -> Iterator[Layer]:
+    """Add the layers of a case, and give each, the scan first."""
     data, arguments, _ = volume_to_layer(saved.scan, name=saved.version.case)
     scan = viewer.add_layer(Image(data, **arguments))
     fit(viewer, scan)
-    layers = [scan]
+    yield scan
     volume = LayerVolume(saved.scan, in_layer_order=True)
     results = ResultLayers(viewer, LayerData.of(scan), scan.unique_id, volume)
-    parts = saved.maps if saved.labels is None else {**saved.maps, "labels": saved.labels}
     for role, part in parts.items():
         results.make(role, saved.threshold, part)
         if role == "labels":
             results.color_labels(finding_colors(None, (), int(part.max())))
-        layers.append(results.layer(role))
+        layer = results.layer(role)
+        if layer is None:  # the scan was closed meanwhile
+            return
+        yield layer
     if saved.truth is not None:
         name = f"{saved.version.case} ground truth"
         data, arguments, _ = volume_to_layer(saved.truth, "labels", name=name)
         truth = Labels(data, **arguments)
         outline_truth(truth)
         belongs_to(truth, scan.unique_id)
-        layers.append(viewer.add_layer(truth))
-    return layers
+        yield viewer.add_layer(truth)
 
 
 def _version(layer: Layer) -> CaseVersion | None:

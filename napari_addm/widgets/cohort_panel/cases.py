@@ -133,10 +133,10 @@ class CaseRow:
 
     @property
     def decided(self) -> tuple[int, int] | None:
-        """How many of how many findings are accepted or rejected; None while it is not done."""
-        if self.result is None or not self.finished:
+        """How many of how many findings are accepted or rejected; None if that is not known."""
+        if self.result is None or not self.finished or self.result.findings is None:
             return None
-        return self.result.accepted + self.result.rejected, self.result.findings or 0
+        return self.result.accepted + self.result.rejected, self.result.findings
 
     @property
     def to_review(self) -> bool:
@@ -146,6 +146,8 @@ class CaseRow:
     @property
     def reviewed(self) -> str:
         """How far its review is; empty while nobody has decided on anything."""
+        if self.decided is not None and not self.decided[1]:
+            return "no findings"
         if self.decided is None or not self.decided[0]:
             return ""
         return "{} of {}".format(*self.decided) if self.to_review else "done"
@@ -212,7 +214,9 @@ COLUMNS: dict[str, CaseColumn] = {
     "status": CaseColumn(
         "▸ running 100 %", lambda row: STATES.index(row.state), lambda row: row.status
     ),
-    "reviewed": CaseColumn("Reviewed↑", lambda row: _share(row.decided), lambda row: row.reviewed),
+    "reviewed": CaseColumn(
+        "no findings", lambda row: _share(row.decided), lambda row: row.reviewed
+    ),
     "ml": _number("anomaly_ml", 1, "999.9"),
     "dice": _number("dice", 3, "0.9999"),
     "qc": CaseColumn(
@@ -299,6 +303,8 @@ def describe_case(row: CaseRow) -> list[str]:
         lines.append(words)
     if row.decided and row.decided[0]:
         lines.append("{} of {} findings decided on".format(*row.decided))
+    elif row.reviewed:
+        lines.append(texts.NOTHING_TO_DECIDE)
     lines.append(f"Scan: {row.case.input}")
     truth = "Ground truth, found beside the scan" if row.case.truth_found else "Ground truth"
     given = {truth: row.case.truth, "Brain mask": row.case.mask}

@@ -171,6 +171,7 @@ class CohortController:
         complete = bool(self.search.source and self.search.output)
         self.inspecting = Inspecting(self.search) if complete else None
         self.run = Idle()
+        self.opening = None
         self.rows.clear()
         self.rows_replaced.emit()
         self.status_changed.emit("Looking for cases ..." if complete else texts.COHORT_EMPTY)

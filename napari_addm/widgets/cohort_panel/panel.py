@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari.utils.notifications import show_error
 from qtpy.QtCore import QSize, QUrl
 from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
@@ -355,7 +356,8 @@ class _Farewell:
 
     def __call__(self) -> None:
         self._jobs.quit()
-        self._reviews.close()
+        for words in self._reviews.close():
+            show_error(words)
         panel = self._panel()
         if panel is not None:
             panel.worklist.close()

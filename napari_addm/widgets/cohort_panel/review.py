@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 
 from napari_addm.cohort.case import CaseResult, CohortCase
 from napari_addm.cohort.review import read_decided, refresh_page, save_decisions
 from napari_addm.errors import AddmError, InputError
-from napari_addm.findings.decisions import Decision
+from napari_addm.findings.decisions import UNDECIDED, Decision, Decisions
 from napari_addm.findings.findings import recorded_findings
 from napari_addm.io.hashing import voxels_sha256
 from napari_addm.io.volume import Volume
@@ -25,6 +25,27 @@ from napari_addm.widgets.cohort_panel.cases import CaseRow
 
 SAVING_SECONDS = 30.0
 """How long a panel that closes waits for a thread that saves."""
+
+_passing = Lock()  # held while what was saved passes from one thread to the other
+
+
+@dataclass(eq=False)
+class Trail:
+    """What this program has saved on a case, so that its own files are not taken for another's.
+
+    Attributes
+    ----------
+    outdated : list of dict
+        The files that were replaced from here, by their hashes.
+    latest : CaseResult or None
+        With the files that were saved last.
+    decisions : dict of int to Decision
+        What they hold.
+    """
+
+    outdated: list[Mapping[str, str]] = field(default_factory=list)
+    latest: CaseResult | None = None
+    decisions: dict[int, Decision] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -44,6 +65,7 @@ class CaseReview:
         What the case's files hold.
     error : str
         Why the last try to save failed; empty if it did not.
+    trail : Trail
     """
 
     case: CohortCase
@@ -53,6 +75,12 @@ class CaseReview:
     findings: ReviewedFindings
     saved: dict[int, Decision] = field(default_factory=dict)
     error: str = ""
+    trail: Trail = field(default_factory=Trail)
+
+    @property
+    def key(self) -> tuple[Path, str]:
+        """The case, among those of all folders."""
+        return self.output, self.case.name
 
     @property
     def unsaved(self) -> bool:
@@ -65,7 +93,7 @@ class CaseReview:
         marked = self.findings.marked
         total = 0 if marked is None else len(marked.findings)
         decided = sum(made.verdict is not None for made in self.findings.decisions.values())
-        return f"{decided} of {total} decided" if total else "no findings"
+        return f"{decided} of {total} decided" if total else "no findings, nothing to decide"
 
     def refresh_page(self) -> None:
         """Make the page of the case again, if it has one that is out of date."""
@@ -82,11 +110,35 @@ class CaseReview:
         decisions = dict(self.findings.decisions)
         try:
             result = save_decisions(self.output, self.case, decisions, self.opened)
-        except AddmError as error:
+        except (AddmError, OSError) as error:
             self.error = str(error)
             return None
-        self.saved, self.opened, self.error = decisions, result, ""
+        with _passing:
+            trail = self.trail
+            trail.latest, trail.decisions = result, decisions
+            trail.outdated.append(self.opened.files)
+            self.saved, self.opened, self.error = decisions, result, ""
         return result
+
+    def follow(self, trail: Trail) -> None:
+        """Take what was saved from here while the files were being read."""
+        self.trail = trail
+        marked = self.findings.marked
+        if trail.latest is not None and marked is not None and self.opened.files in trail.outdated:
+            self.opened, self.saved = trail.latest, dict(trail.decisions)
+            self.findings = _reviewed(marked, self.saved)
+
+    def describe_unsaved(self) -> str:
+        """Say which decisions the files do not hold."""
+        made = self.findings.decisions
+        ids = sorted(id for id, each in made.items() if each != self.saved.get(id))
+        ids += sorted(self.saved.keys() - made.keys())
+        words = []
+        for id in ids:
+            each = made.get(id, UNDECIDED)
+            note = f" ({each.note})" if each.note else ""
+            words.append(f"finding {id}: {each.verdict or 'open'}{note}")
+        return "; ".join(words)
 
 
 class Reviews:
@@ -102,7 +154,8 @@ class Reviews:
     def __init__(self) -> None:
         self.current: CaseReview | None = None
         self.saving: Event | None = None
-        self._left: dict[str, CaseReview] = {}
+        self._left: dict[tuple[Path, str], CaseReview] = {}
+        self._trails: dict[tuple[Path, str], Trail] = {}
 
     def show(self, review: CaseReview | None) -> str:
         """Go to another case, or to none.
@@ -115,33 +168,51 @@ class Reviews:
         str
             What is lost, in words; empty for nothing.
         """
+        with _passing:
+            return self._show(review)
+
+    def _show(self, review: CaseReview | None) -> str:
         before = self.current
         if before is not None and before.unsaved:
             before.error = ""  # one more try
-            self._left[before.case.name] = before
+            self._left[before.key] = before
         self.current, lost = review, ""
-        if review is not None and (kept := self._left.pop(review.case.name, None)) is not None:
-            if not kept.unsaved or kept.opened.files == review.opened.files:
-                self.current = kept if kept.unsaved else review
+        if review is None:
+            return lost
+        review.follow(self._trails.get(review.key, review.trail))
+        self._trails[review.key] = review.trail
+        kept = self._left.pop(review.key, None)
+        if kept is not None and kept.unsaved:
+            if kept.opened.files == review.opened.files:
+                self.current = kept
             else:
-                lost = texts.DECISIONS_LOST.format(review.case.name)
+                lost = texts.DECISIONS_LOST.format(review.case.name, kept.describe_unsaved())
         return lost
 
     def next_to_save(self) -> CaseReview | None:
         """Find a review with decisions that are not saved, and did not fail to be."""
-        self._left = {name: each for name, each in self._left.items() if each.unsaved}
+        self._left = {key: each for key, each in self._left.items() if each.unsaved}
         return next((each for each in self._all() if each.unsaved and not each.error), None)
 
-    def close(self) -> None:
-        """Save all at once, as nobody will later."""
+    def close(self) -> list[str]:
+        """Save all at once, as nobody will later.
+
+        Returns
+        -------
+        list of str
+            What could not be saved, in words.
+        """
+        lost = []
         if self.saving is not None:
             self.saving.wait(SAVING_SECONDS)
         for review in self._all():
-            if review.unsaved:
-                review.save()
+            if review.unsaved and review.save() is None:
+                words = texts.DECISIONS_NOT_SAVED.format(review.case.name, review.error)
+                lost.append(f"{words} They were: {review.describe_unsaved()}")
             with suppress(AddmError):
                 review.refresh_page()
         self.current, self._left = None, {}
+        return lost
 
     def _all(self) -> list[CaseReview]:
         return [*self._left.values(), *([] if self.current is None else [self.current])]
@@ -173,12 +244,19 @@ def read_review(
         raise InputError(f"{case.scan.name} was changed since the run: run the batch again.")
     findings = recorded_findings(record.findings, labels, scan)
     marked = LabelledFindings(labels, findings, record.threshold, record.minimum_ml)
-    decided = tuple(Decided(marked.voxels(id), made) for id, made in record.decisions.items())
+    reviewed = _reviewed(marked, record.decisions)
+    return CaseReview(case, output, result, scan, reviewed, dict(reviewed.decisions))
+
+
+def _reviewed(marked: LabelledFindings, decisions: Decisions) -> ReviewedFindings:
+    """Findings with saved decisions, the largest one selected."""
+    decided = tuple(Decided(marked.voxels(id), made) for id, made in decisions.items())
     reviewed = ReviewedFindings(DecisionHistory(decided))
     reviewed.show(marked)
+    findings = marked.findings
     if len(findings):
         reviewed.selected = int(findings.id[np.argmax(findings.volume_ml)])
-    return CaseReview(case, output, result, scan, reviewed, dict(reviewed.decisions))
+    return reviewed
 
 
 def save_in_job(review: CaseReview) -> Iterator[tuple[CaseReview, CaseResult | None]]:
@@ -198,12 +276,12 @@ def refresh_page_in_job(review: CaseReview) -> Iterator[None]:
 def step_case(
     shown: Sequence[str], rows: Mapping[str, CaseRow], current: str | None, by: int
 ) -> str | None:
-    """Find the next (1) or the previous (-1) finished case of a table; None at its end.
+    """Find the next (1) or the previous (-1) finished case of a list; None at its end.
 
     Parameters
     ----------
     shown : sequence of str
-        Names of the cases in the order of the table.
+        Names of the cases in their order.
     current : str or None
         The case to go on from.
     """

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari.layers import Layer
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
 from napari_addm.widgets import texts
-from napari_addm.widgets.cohort_panel.case_layers import CaseView, bring_up, show_case
+from napari_addm.widgets.cohort_panel.case_layers import CaseView, bring_up, close_case, show_case
+from napari_addm.widgets.cohort_panel.cases import Arrangement
 from napari_addm.widgets.cohort_panel.controller import CohortController
 from napari_addm.widgets.cohort_panel.review import CaseReview, next_to_review, step_case
 from napari_addm.widgets.cohort_panel.review_section import ReviewSection
@@ -20,6 +22,7 @@ from napari_addm.widgets.cohort_panel.work import open_case
 from napari_addm.widgets.forms import in_turns, single_shot
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.status_bar import Notices
+from napari_addm.widgets.viewing.canvas_mouse import on_clicks
 from napari_addm.widgets.viewing.connections import Connections
 from napari_addm.widgets.viewing.shortcuts import Shortcuts
 
@@ -66,28 +69,33 @@ class Worklist(QObject):
         self._version: CaseVersion | None = None  # of the case that was brought up
         self._view: CaseView | None = None
         self._left: CaseView | None = None  # closed once the next case is there
+        self._order: tuple[Arrangement, list[str]] = (table.model.arrangement, [])
         self._connections = Connections()
         self._changed = single_shot(self, 0, self._show_view)
         self.section = ReviewSection(start, self.step)
         self._keys = Shortcuts(viewer, self.section, self.section.table.on_keys, self._may_act)
+        self._forget_clicks = on_clicks(viewer, self._findings_layer, self._on_click)
         self.section.picked.connect(self._on_picked)
         self.section.table.selected.connect(self._show_view)
         self.section.decided.connect(self._show_view)
         self.section.saved.connect(self._on_saved)
         self.section.failed.connect(notices.show_error)
         controller.changed.connect(self._show_ways)
+        controller.rows_replaced.connect(self._on_rows_replaced)
         table.opened.connect(self.open)
         self._show_ways()
 
     def close(self) -> None:
         """Let go of the viewer."""
         self._connections.close()
+        self._forget_clicks()
 
     # --- from case to case -----------------------------------------------------------------------
 
     def open(self, name: str) -> None:
         """Show a case with its results and its decisions, read in the background."""
         self._left = None
+        self._note_order()
         self._open(name)
 
     def step(self, by: int) -> None:
@@ -96,7 +104,7 @@ class Worklist(QObject):
         The layers of the case that is left are closed, so that a long list needs no more memory
         than a short one.
         """
-        rows, shown = self._controller.rows, self._table.model.names
+        rows, shown = self._controller.rows, self._names
         name = step_case(shown, rows, self._current, by)
         if not by:
             name = next_to_review(shown, rows, self._current)
@@ -104,7 +112,26 @@ class Worklist(QObject):
             self._controller.say(texts.NO_MORE_CASES[by])
         else:
             self._left = self._view
+            if self._order[0] != self._table.model.arrangement:
+                self._note_order()
             self._open(name)
+
+    @property
+    def _names(self) -> list[str]:
+        """The cases that are shown, in the order that they had when the open one was opened.
+
+        A decision may move the open case to the end of the table, or out of it.
+        """
+        model, current = self._table.model, self._current
+        arrangement, names = self._order
+        if arrangement != model.arrangement or current not in names:
+            return model.names
+        shown = dict.fromkeys(model.names)
+        kept = [name for name in names if name in shown or name == current]
+        return list(dict.fromkeys((*kept, *shown)))  # a run may have finished others since
+
+    def _note_order(self) -> None:
+        self._order = self._table.model.arrangement, list(self._table.model.names)
 
     @property
     def _current(self) -> str | None:
@@ -143,8 +170,20 @@ class Worklist(QObject):
                     self._job.quit()
                     self._finish(self._version, item)
             case SavedCase():
-                show_case(self._viewer, item)
-                self._finish(item.version, item.review, item.notes)
+                in_turns(self, self._show(item))
+
+    def _show(self, saved: SavedCase) -> Iterator[None]:
+        """Add the layers of a case, one per step, unless a person chooses another meanwhile."""
+        job, name = self._job, saved.version.case
+        # They cover what is decided on.
+        self._connections.close()
+        self.section.table.setEnabled(False)
+        for _ in show_case(self._viewer, saved):
+            yield
+            if self._job is not job or self._controller.opening != name:
+                close_case(self._viewer, saved.version)
+                return
+        self._finish(saved.version, saved.review, saved.notes)
 
     def _finish(
         self, version: CaseVersion, review: CaseReview | None, notes: tuple[str, ...] = ()
@@ -177,6 +216,15 @@ class Worklist(QObject):
             self._view.go_to(id)
             self._show_view()
 
+    def _findings_layer(self) -> Layer | None:
+        """The outlines that a click may be meant for."""
+        view = self._view
+        may = view is not None and self.section.table.isEnabled() and not view.has_other_outlines
+        return view.findings_layer if view is not None and may else None
+
+    def _on_click(self, id: int) -> None:
+        self.section.table.select(id)
+
     def _may_act(self, action: str) -> bool:
         """Whether keys are about the findings here."""
         return self._view is not None and self.section.table.isEnabled()
@@ -200,6 +248,15 @@ class Worklist(QObject):
         search = self._controller.search
         if search is not None and Path(search.output) == review.output:
             self._controller.take_decisions(review.opened)
+
+    def _on_rows_replaced(self) -> None:
+        """End the review when cases of another folder are listed, which may have the same names."""
+        self._note_order()
+        search, review = self._controller.search, self.section.reviews.current
+        if review is not None and (search is None or Path(search.output) != review.output):
+            self._connections.close()
+            self._view = self._left = None
+            self.section.show_review(None)
 
     def _show_ways(self) -> None:
         self.section.allow(any(row.finished for row in self._controller.rows.values()))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Labels
+from napari.layers import Labels, Layer
 from qtpy.QtCore import QPoint
 
 from napari_addm.widgets.viewing.overlays import white_words
@@ -71,9 +71,7 @@ class CanvasMouse:
         self.window.close()
 
     def _on_press(self, model: Any, event: Any) -> Iterator[None]:
-        active = model.layers.selection.active
-        rests = active is None or str(active.mode) == "pan_zoom"
-        if event.modifiers or not rests or not model.scene.camera.mouse_pan:
+        if not _is_free(model, event):
             return
         if event.button == LEFT:
             yield from self._left(event)
@@ -81,13 +79,7 @@ class CanvasMouse:
             yield from self._right(model, event)
 
     def _left(self, event: Any) -> Iterator[None]:
-        start = np.array(event.pos)
-        yield
-        while event.type == "mouse_move":
-            yield
-        number = self._finding_at(event) if _is_click(start, event) else 0
-        if number:
-            self.chosen(number)
+        return _choose(event, self.findings, lambda number: self.chosen(number))
 
     def _right(self, model: Any, event: Any) -> Iterator[None]:
         start, image, dragged = np.array(event.pos), self.window.image_on(model), False
@@ -106,34 +98,86 @@ class CanvasMouse:
         finally:
             model.scene.camera.mouse_pan = True
             model.canvas.overlays.pop(WORDS, None)
-        number = 0 if dragged else self._finding_at(event)
+        number = 0 if dragged else _finding_at(self.findings(), event)
         if number:
             self.chosen(number)
             self.asked(number, event.native.globalPosition().toPoint())
 
-    def _finding_at(self, event: Any) -> int:
-        """Number of the finding that a click is meant for; 0 without one."""
-        layer = self.findings()
-        if layer is None or not layer.visible:
-            return 0
-        if len(event.dims_displayed) == 3:
-            there = layer.get_value(
-                event.position,
-                view_direction=event.view_direction,
-                dims_displayed=event.dims_displayed,
-                world=True,
-            )
-            return int(there or 0)
-        for distance in NEAR_PIXELS:
-            for rows, columns in itertools.product((-distance, 0, distance), repeat=2):
-                place = np.array(event.position)
-                place[list(event.dims_displayed)] += np.array([rows, columns]) / event.camera_zoom
-                if number := _label_at(layer, place):
-                    return number
+
+def on_clicks(
+    viewer: napari.viewer.Viewer,
+    findings: Callable[[], Layer | None],
+    chosen: Callable[[int], object],
+) -> Callable[[], None]:
+    """Call a function with the number of each finding that is clicked on.
+
+    Parameters
+    ----------
+    viewer : napari.viewer.Viewer
+    findings : callable
+        Gives the layer of the findings.
+    chosen : callable
+
+    Returns
+    -------
+    callable
+        Ends it.
+    """
+
+    def on_press(model: Any, event: Any) -> Iterator[None]:
+        if event.button == LEFT and _is_free(model, event):
+            yield from _choose(event, findings, chosen)
+
+    viewer.mouse_drag_callbacks.append(on_press)
+
+    def detach() -> None:
+        with contextlib.suppress(ValueError):
+            viewer.mouse_drag_callbacks.remove(on_press)
+
+    return detach
+
+
+def _is_free(model: Any, event: Any) -> bool:
+    """Whether the mouse is not in use by the tool of a layer, or with a key."""
+    active = model.layers.selection.active
+    rests = active is None or str(active.mode) == "pan_zoom"
+    return rests and not event.modifiers and bool(model.scene.camera.mouse_pan)
+
+
+def _choose(
+    event: Any, findings: Callable[[], Layer | None], chosen: Callable[[int], object]
+) -> Iterator[None]:
+    start = np.array(event.pos)
+    yield
+    while event.type == "mouse_move":
+        yield
+    number = _finding_at(findings(), event) if _is_click(start, event) else 0
+    if number:
+        chosen(number)
+
+
+def _finding_at(layer: Layer | None, event: Any) -> int:
+    """Number of the finding that a click is meant for; 0 without one."""
+    if layer is None or not layer.visible:
         return 0
+    if len(event.dims_displayed) == 3:
+        there = layer.get_value(
+            event.position,
+            view_direction=event.view_direction,
+            dims_displayed=event.dims_displayed,
+            world=True,
+        )
+        return int(there or 0)
+    for distance in NEAR_PIXELS:
+        for rows, columns in itertools.product((-distance, 0, distance), repeat=2):
+            place = np.array(event.position)
+            place[list(event.dims_displayed)] += np.array([rows, columns]) / event.camera_zoom
+            if number := _label_at(layer, place):
+                return number
+    return 0
 
 
-def _label_at(layer: Labels, place: np.ndarray) -> int:
+def _label_at(layer: Layer, place: np.ndarray) -> int:
     """The label at a place of the world; 0 outside of the layer."""
     index = tuple(np.round(layer.world_to_data(place)).astype(int).tolist())
     inside = all(0 <= at < size for at, size in zip(index, layer.data.shape, strict=True))
