@@ -54,6 +54,7 @@ from napari_addm.errors import InputError
 from napari_addm.io.files import write_atomic
 from napari_addm.io.text import csv_cell
 from napari_addm.metrics.metric import Metric, metrics_in_order
+from napari_addm.metrics.statistics import FEWEST_SUBJECTS
 from napari_addm.outputs.pages import finite_number, format_figure, page_environment
 
 Results = Mapping[str, Any]
@@ -136,7 +137,7 @@ class Table:
     @property
     def has_few(self) -> bool:
         """Whether there are so few subjects that the intervals are too short."""
-        return any(line.n is not None and line.n < FEW_SUBJECTS for line in self.lines)
+        return any(FEWEST_SUBJECTS <= (line.n or 0) < FEW_SUBJECTS for line in self.lines)
 
 
 def write_report(results: Results, output: Path, folder: Path) -> Path:
@@ -298,7 +299,7 @@ def _table(
     rows = rows.drop_duplicates(["method", "score", "metric"], keep="last", ignore_index=True)
     keys = _in_order(results, set(zip(rows["method"], rows["score"], strict=True)))
     gains = _gains(results, protocol, group)
-    gained = _metrics(dict.fromkeys(metric for _, metric in gains))
+    gained = tuple(_metrics([key])[0] for key in dict.fromkeys(key for _, key in gains))
     present = set(rows.loc[rows["mean"].notna() | (rows["undefined"] > 0), "metric"])
     paper_keys = ["auroc_full" if (protocol, key) == ("anoddpm", "auroc") else key for key in PAPER]
     known = metrics_in_order()
