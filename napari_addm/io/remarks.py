@@ -89,6 +89,12 @@ def about(what: str, text: str) -> Remark:
     return Remark(f"The {what}: {remark}", remark.kind, remark.detail)
 
 
+def in_alarm(texts: Iterable[str]) -> str:
+    """Say that a map is not to be trusted, and why; empty without an alarm."""
+    alarms = of_kind(Kind.ALARM, texts)
+    return " ".join([DO_NOT_TRUST, *alarms]) if alarms else ""
+
+
 def by_weight(texts: Iterable[str]) -> tuple[Remark, ...]:
     """Return remarks without repetitions, the heaviest first, else in their order."""
     order = list(Kind)

@@ -12,6 +12,7 @@ from napari_addm.errors import AddmError
 from napari_addm.findings.table import findings_csv
 from napari_addm.io.files import take_names, write_atomic
 from napari_addm.io.hashing import file_sha256, voxels_sha256
+from napari_addm.io.remarks import in_alarm
 from napari_addm.io.volume import Volume
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.contents import CaseOutputs
@@ -123,7 +124,7 @@ def _stage(
     if options.dicom_seg:
         try:
             if _write_dicom_seg(place["seg"], outputs, edited=record.labels.edited_voxels > 0):
-                write_sr(place["sr"], place["seg"], outputs.findings)
+                write_sr(place["sr"], place["seg"], outputs.findings, in_alarm(outputs.remarks))
                 others += ["seg", "sr"]
         except AddmError as error:
             failure = error
@@ -154,6 +155,7 @@ def _write_dicom_seg(path: Path, outputs: CaseOutputs, edited: bool) -> bool:
         locations={finding.id: finding.location for finding in outputs.findings},
         accepted={id for id, verdict in decided.items() if verdict == "accepted"},
         rejected={id for id, verdict in decided.items() if verdict == "rejected"},
+        alarm=in_alarm(outputs.remarks),
     )
     return written is not None
 
@@ -172,6 +174,7 @@ def _write_montage(path: Path, outputs: CaseOutputs) -> None:
             outputs.threshold,
             outputs.decisions,
             None if truth is None else truth.voxels,
+            alarm=in_alarm(outputs.remarks),
         ),
         detection.reconstruction.data,
         caption=caption_lines(

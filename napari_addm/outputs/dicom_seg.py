@@ -17,6 +17,7 @@ import numpy as np
 from napari_addm import __version__
 from napari_addm.errors import AddmError
 from napari_addm.io.dicom_header import import_extra
+from napari_addm.io.remarks import DO_NOT_TRUST
 from napari_addm.io.volume import Volume
 from napari_addm.outputs.dicom_source import read_source
 
@@ -37,6 +38,7 @@ def write_seg(
     locations: Mapping[int, str] = MappingProxyType({}),
     accepted: Collection[int] = (),
     rejected: Collection[int] = (),
+    alarm: str = "",
 ) -> Path | None:
     """Write findings as a DICOM segmentation of the series that the scan came from.
 
@@ -58,6 +60,9 @@ def write_seg(
     accepted, rejected : collection of int
         Numbers of the findings that a person accepted, which their segments say, and of those
         that are left out, because an archive shows no decisions.
+    alarm : str
+        Why the findings are not to be trusted, if they are not: the names of content and series
+        say so, and the structured report says why.
 
     Returns
     -------
@@ -83,7 +88,9 @@ def write_seg(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of highdicom quote the patient's name
-            _segmentation(labels.with_data(segments), files, descriptions).save_as(path)
+            _segmentation(
+                labels.with_data(segments), files, descriptions, trusted=not alarm
+            ).save_as(path)
     except AddmError:
         raise
     except Exception as error:  # pydicom and highdicom raise many kinds for odd images
@@ -118,11 +125,15 @@ def check_comes_from_dicom(scan: Volume) -> None:
         )
 
 
-def _segmentation(segments: Volume, files: Iterable[Path], descriptions: list[Any]) -> Dataset:
+def _segmentation(
+    segments: Volume, files: Iterable[Path], descriptions: list[Any], trusted: bool
+) -> Dataset:
     """A segmentation of a series, of the numbers of the descriptions' segments."""
     hd = import_extra("highdicom")
     series = read_source(files)
     pixels = _to_pixels(segments.data, segments.affine, series.affine, series.shape)
+    # 64 letters at most
+    what, doubt = ("Anomalies;", "") if trusted else (f"{DO_NOT_TRUST} Only", "DO NOT TRUST, ")
     seg: Dataset = hd.seg.Segmentation(
         source_images=series.images,
         pixel_array=pixels[series.order],
@@ -136,9 +147,9 @@ def _segmentation(segments: Volume, files: Iterable[Path], descriptions: list[An
         manufacturer_model_name="napari-addm",
         software_versions=__version__,
         device_serial_number="0",
-        content_description="Anomalies; for research, not for diagnosis",
+        content_description=f"{what} for research, not for diagnosis",
         content_label="FINDINGS",
-        series_description="napari-addm findings, research only",
+        series_description=f"napari-addm findings, {doubt}research only",
     )
     for element in seg.iterall():
         if element.keyword == "ReferencedSOPClassUID":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-def write_sr(path: Path, seg: Path, findings: Iterable[Finding]) -> Path:
+def write_sr(path: Path, seg: Path, findings: Iterable[Finding], alarm: str = "") -> Path:
     """Write the volumes and sides of the findings that a segmentation shows.
 
     A side is given where the brain's midline was found by symmetry, and not where it is estimated
@@ -34,6 +34,9 @@ def write_sr(path: Path, seg: Path, findings: Iterable[Finding]) -> Path:
         The segmentation.
     findings : iterable of Finding
         At least those of the segments.
+    alarm : str
+        Why the findings are not to be trusted; the report says so in a comment and in the name of
+        its series. Empty if they are.
 
     Raises
     ------
@@ -44,7 +47,7 @@ def write_sr(path: Path, seg: Path, findings: Iterable[Finding]) -> Path:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of highdicom quote the patient's name
-            _report(import_extra("highdicom").seg.segread(seg), by_label).save_as(path)
+            _report(import_extra("highdicom").seg.segread(seg), by_label, alarm).save_as(path)
     except AddmError:
         raise
     except Exception as error:  # pydicom and highdicom raise many kinds for odd images
@@ -55,7 +58,7 @@ def write_sr(path: Path, seg: Path, findings: Iterable[Finding]) -> Path:
     return path
 
 
-def _report(seg: Any, findings: dict[str, Finding]) -> Dataset:
+def _report(seg: Any, findings: dict[str, Finding], alarm: str) -> Dataset:
     from pydicom.sr.codedict import codes
 
     hd = import_extra("highdicom")
@@ -69,6 +72,12 @@ def _report(seg: Any, findings: dict[str, Finding]) -> Dataset:
         imaging_measurements=_groups(seg, findings),
         title=codes.DCM.ImagingMeasurementReport,
     )
+    if alarm:
+        comment = hd.sr.TextContentItem(
+            codes.DCM.Comment, alarm, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS
+        )
+        report[0].ContentSequence.append(comment)
+    doubt = "DO NOT TRUST, " if alarm else ""
     written: Dataset = hd.sr.Comprehensive3DSR(
         evidence=[seg],
         content=report,
@@ -77,7 +86,7 @@ def _report(seg: Any, findings: dict[str, Finding]) -> Dataset:
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer="napari-addm",
-        series_description="napari-addm measurements, research only",
+        series_description=f"napari-addm measurements, {doubt}research only",
     )
     return written
 

@@ -51,6 +51,7 @@ TRUTH_COLOR: Color = _rgb(TRUTH)
 DARKER = 0.3
 DASH = 4  # half a dash, and the gap after it, in pixels
 TEXT_INK = (225, 225, 225)
+ALARM_INK = (168, 15, 30)
 FONT, SMALL_FONT, NUMBER_FONT = (ImageFont.load_default(size) for size in (14, 12, 17))
 
 
@@ -210,6 +211,8 @@ class Overlay:
         Ground truth, nonzero = anomalous; outlined in dashes of green.
     limits : tuple of float, optional
         Scores of the clear and of the brightest color; by default those of a new layer.
+    alarm : str
+        Why the map is not to be trusted; stands above the picture. Empty if it is.
     """
 
     anomaly: NDArray[np.float32]
@@ -218,6 +221,7 @@ class Overlay:
     decisions: Decisions = field(default_factory=dict)
     truth: NDArray[np.generic] | None = None
     limits: tuple[float, float] | None = None
+    alarm: str = ""
 
     @property
     def color_limits(self) -> tuple[float, float]:
@@ -333,6 +337,20 @@ class Canvas:
             (right, (x + width - 4, y + height / 2), "rm"),
         ):
             self.text(at, letter, anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def under_alarm(picture: Image.Image, words: str) -> Image.Image:
+    """Return a picture below a red strip with an alarm; without one, the picture itself."""
+    if not words:
+        return picture
+    lines = wrap_caption((words,), picture.width - 2 * LINE_HEIGHT)
+    height = LINE_HEIGHT * (len(lines) + 1)
+    canvas = Canvas(picture.width, height + picture.height)
+    canvas.image.paste(ALARM_INK, (0, 0, picture.width, height))
+    canvas.image.paste(picture, (0, height))
+    for row, line in enumerate(lines):
+        canvas.text((LINE_HEIGHT, LINE_HEIGHT * (row + 1)), line, fill=(255, 255, 255))
+    return canvas.image
 
 
 def as_ink(color: Color) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from napari_addm.outputs.drawing import (
     brain_region,
     crop_box,
     gray_window,
+    under_alarm,
     wrap_caption,
 )
 
@@ -126,7 +127,7 @@ def figure(
     _draw_scale_bar(canvas, layout, overlay)
     for row, words in enumerate((*lines, RESEARCH_USE_ONLY)):
         canvas.text((BORDER, foot + LINE_HEIGHT * row), words, "la", font=SMALL_FONT)
-    return canvas.image
+    return under_alarm(canvas.image, overlay.alarm)
 
 
 def _lay_out(volume: Volume, overlay: Overlay, count: int, cut: int) -> _Layout:

@@ -27,6 +27,7 @@ from napari_addm.outputs.drawing import (
     gray_window,
     largest,
     printable,
+    under_alarm,
     wrap_caption,
 )
 
@@ -89,7 +90,7 @@ def montage(
     for row, line in enumerate(lines):
         y = bottom + HEADING - 3 + LINE_HEIGHT * (row + 0.5)
         canvas.text((8, y), line, font=SMALL_FONT)
-    return canvas.image
+    return under_alarm(canvas.image, overlay.alarm)
 
 
 def _panel_width(box: Box, volume: Volume) -> int:

@@ -187,15 +187,15 @@ FINDING_COLUMNS = (
     Text("mL", "Volume."),
     Text(
         "Side",
-        "The patient's side, and the distance of the center from the midline of the brain. "
-        "'midline': both halves hold at least a quarter of the finding. ≈: estimated from the "
+        "The patient's side (L, R), and the mm from the center to the midline of the brain. "
+        "'mid': both halves hold at least a quarter of the finding. ≈: estimated from the "
         "middle of the brain mask, because left and right differ too much for a plane of "
         "symmetry. Sorted from left to right.",
     ),
     Text(
         "Region",
-        "The lobe that holds most of the finding, and what else holds a tenth of it or more. "
-        "'about': the finding is large, and pushes its surroundings away. Sorted by name.",
+        "The lobe that holds most of the finding; point at the row for what else holds a tenth of "
+        "it or more. ≈: the finding is large, and pushes its surroundings away. Sorted by name.",
     ),
     Text(
         "⌀ mm",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import QEvent
+from qtpy.QtCore import QEvent, QSize
 from qtpy.QtGui import QPalette
 from qtpy.QtWidgets import QLabel, QWidget
 
 SMALL = "font-size: 11px;"
+LONGEST_WORD = 200  # px
 ERROR, WARNING, LINK, QUIET, ALARM = "error", "warning", "link", "quiet", "alarm"
 # On a dark background, on a light one: 4.5:1 or more on either, as WCAG asks of small words.
 TONES = {
@@ -44,6 +45,11 @@ class Words(QLabel):
         """Show the words in another tone."""
         self._tone = tone
         self._tint()
+
+    def minimumSizeHint(self) -> QSize:
+        """Qt's size, but a long name makes nothing wider: its end is cut where there is no room."""
+        hint = super().minimumSizeHint()
+        return QSize(min(hint.width(), LONGEST_WORD), hint.height()) if self.wordWrap() else hint
 
     def changeEvent(self, event: QEvent | None) -> None:
         """Follow the theme, and the panel that the words come into."""

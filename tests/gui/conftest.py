@@ -10,8 +10,11 @@ from typing import Any
 import napari
 import numpy as np
 import pytest
+from app_model import Application
+from napari._qt._qapp_model.qactions import init_qactions
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
+from napari.plugins import _initialize_plugins
 
 from napari_addm.checkpoint.file import load_checkpoint
 from napari_addm.detection.pipeline import Detection, Progress
@@ -45,6 +48,11 @@ def scan(scan_file: Path) -> Volume:
 @pytest.fixture(scope="module")
 def window(qapp: Any) -> Iterator[napari.Viewer]:
     """One viewer with a window for all tests of a file; each leaves it as it was."""
+    if not init_qactions.cache_info().currsize:
+        # `make_napari_viewer` makes napari forget that its actions are registered already.
+        _initialize_plugins.cache_clear()
+        if Application.get_app("napari") is not None:
+            Application.destroy("napari")
     made = napari.Viewer()
     made.window.resize(1200, 780)
     yield made

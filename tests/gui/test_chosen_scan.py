@@ -656,6 +656,9 @@ def test_a_long_name_makes_the_panel_no_wider(desk: Desk, qtbot: Any) -> None:
     width = desk.panel.minimumSizeHint().width()
     name = "a" * 60 + " begins & ends " + "b" * 60
     desk.viewer.add_layer(Image(data, **{**arguments, "name": name}))
+    assert name in desk.panel.notices.status.text()
+    qtbot.wait(100)
+    assert desk.panel.minimumSizeHint().width() <= width
     desk.run()
     qtbot.wait(100)
     assert desk.panel.minimumSizeHint().width() <= width

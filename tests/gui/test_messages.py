@@ -98,3 +98,8 @@ def test_an_alarm_is_in_the_panel_and_on_the_canvas(new_panel, run, add, scan) -
     viewer.canvas.size = (600, 400)  # in little room the panel alone has the reason
     assert " ".join(banner.text.split()) == DO_NOT_TRUST
     assert max(map(len, banner.text.splitlines())) < 24
+    further = ViewerModel()
+    end = panel.views.alarm.attach(further)
+    assert " ".join(further.canvas.overlays[BANNER].text.split()) == DO_NOT_TRUST
+    end()
+    assert BANNER not in further.canvas.overlays

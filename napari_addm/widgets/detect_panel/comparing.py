@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,10 @@ class FurtherCanvases:
     ----------
     viewer : napari.viewer.Viewer
         With a window.
-    attach : callable
-        Lets the mouse work on a model's canvas; what it returns ends that.
+    attach : sequence of callable
+        Let mouse, marks and alarms work on a model's canvas; what each returns ends that.
     marks : Marks
-        The canvases get them, too.
+        Their space is that of the crosshair's place.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class FurtherCanvases:
     def __init__(
         self,
         viewer: napari.viewer.Viewer,
-        attach: Callable[[ViewerModel], Callable[[], None]],
+        attach: Sequence[Callable[[ViewerModel], Callable[[], object]]],
         marks: Marks,
     ) -> None:
         self._viewer, self._attach, self._marks = viewer, attach, marks
@@ -120,8 +120,7 @@ class FurtherCanvases:
         fit: Callable[[], object] | None,
         half: bool = False,
     ) -> CanvasDock:
-        self._undo += [self._attach(canvas.model) for canvas in canvases]
-        self._undo += [self._marks.attach(canvas.model) for canvas in canvases]
+        self._undo += [attach(canvas.model) for canvas in canvases for attach in self._attach]
         self.dock = CanvasDock(self._viewer, canvases, name, area, beside, fit, half)
         return self.dock
 

@@ -28,7 +28,7 @@ from napari_addm.widgets.detect_panel.state import (
     Preparing,
     Running,
     ScanReview,
-    describe_result,
+    describe_number,
     ended,
 )
 
@@ -343,7 +343,7 @@ def describe_end(state: Done | Failed | Cancelled) -> str:
         by_person = isinstance(state, Cancelled) and state.by_person
         return texts.CANCELLED_EARLY if by_person else texts.STOPPED_EARLY
     if isinstance(state, Done):
-        words = describe_result(outcome)
+        words = describe_number(outcome)
         return words if state.whole_volume else texts.IN_THIS_SLICE.format(words)
     detection = outcome.detection
     took = describe_effort(state.seconds, detection)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFileDialog, QHBoxLayout, QWidget
 
+from napari_addm.io.remarks import in_alarm
 from napari_addm.io.volume import GRID_OF_LAYER
 from napari_addm.outputs.captions import caption_lines
 from napari_addm.outputs.drawing import CUTS, Overlay, Plane, slices_through, write_png
@@ -127,6 +128,7 @@ class FigureExport(QWidget):
                 dict(outcome.decisions),
                 None if outcome.agreement is None else outcome.agreement.truth,
                 None if shown_map is None else tuple(shown_map.contrast_limits),
+                in_alarm(outcome.remarks),
             ),
             plane,
             index,

@@ -22,7 +22,7 @@ from napari_addm.widgets.forms import heading
 
 # Columns, and the widest text that each has to show.
 STATE, ID, ML, SIDE, REGION, DIAMETERS, PEAK, SPREAD = range(8)
-WIDEST = ("✓✎", "999", "9999.9", "≈ right, 99 mm", "", "199 × 199", "0.999", "0.999")
+WIDEST = ("✓✎", "999", "999.9", "≈ R 99", "≈ right temporal", "199×199", "0.999", "0.999")
 IN_WORDS = (SIDE, REGION, DIAMETERS)
 # Of more findings, diameters would take too long to sort.
 MOST_DIAMETERS = 1000
@@ -165,15 +165,25 @@ def _cell(finding: Finding, decision: Decision, column: int) -> str:
     if column == ID:
         return str(finding.id)
     if column == ML:
-        return f"{finding.volume_ml:.1f}" if finding.volume_ml >= 0.1 else "<0.1"
+        ml = finding.volume_ml
+        return f"{ml:.{0 if ml >= 1000 else 1}f}" if ml >= 0.1 else "<0.1"
     if column == SIDE:
-        return finding.location_in_brief
-    if column == REGION:
-        return finding.region_in_words
+        return _side(finding)
+    if column == REGION:  # the tooltip has it in full
+        region = finding.region_in_words.partition(";")[0].removesuffix(" lobe")
+        return region.replace("about the ", "≈ ")
     if column == DIAMETERS:
-        return finding.diameters_in_words.removesuffix(" mm")
+        return finding.diameters_in_words.removesuffix(" mm").replace(" ", "")
     value = {PEAK: finding.peak, SPREAD: finding.uncertainty}[column]
     return "" if value is None else f"{value:.3f}"
+
+
+def _side(finding: Finding) -> str:
+    """The side as the letter on the canvas, and the mm from the midline."""
+    words = finding.location_in_brief.removesuffix(" mm")
+    for long, short in (("left,", "L"), ("right,", "R"), ("midline", "mid"), ("unknown", "?")):
+        words = words.replace(long, short)
+    return words
 
 
 def _tooltip(finding: Finding, decision: Decision) -> str:
@@ -185,7 +195,8 @@ def _tooltip(finding: Finding, decision: Decision) -> str:
         f"Center in scanner coordinates (RAS+): {x:.1f}, {y:.1f}, {z:.1f} mm",
         f"Longest diameters in axial slice {finding.widest_slice}: {finding.longest_mm:.1f} × "
         f"{finding.across_mm:.1f} mm ({finding.product_mm2:.0f} mm²)",
-        f"Peak {finding.peak:.3f}, mean {finding.mean:.3f}",
+        f"Peak {finding.peak:.3f}, mean {finding.mean:.3f}"
+        + ("" if finding.uncertainty is None else f", ± {finding.uncertainty:.3f}"),
     ]
     if not finding.sides_known:
         lines.append(texts.SIDES_UNKNOWN)

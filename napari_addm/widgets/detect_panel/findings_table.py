@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qtpy.QtCore import QEvent, QModelIndex, Qt, Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QFontMetrics, QKeyEvent
+from qtpy.QtGui import QFontMetrics, QKeyEvent, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
@@ -55,6 +55,7 @@ class FindingsView(QTableView):
         rows.hide()
         rows.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         rows.setDefaultSectionSize(metrics.height() + 5)
+        self._has_spread = False
         self._lay_out_columns(model)
         self.setFixedHeight(metrics.height() + 8 + ROWS * rows.defaultSectionSize() + 2)
 
@@ -66,13 +67,31 @@ class FindingsView(QTableView):
         heads.setMinimumSectionSize(8)
         heads.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         heads.setSectionResizeMode(REGION, QHeaderView.ResizeMode.Stretch)
+        self._widths = []
         for place, widest in enumerate(WIDEST):
             font = model.small_font if place in IN_WORDS else model.font
-            heads.resizeSection(place, QFontMetrics(font).horizontalAdvance(widest) + 7)
+            self._widths.append(QFontMetrics(font).horizontalAdvance(widest) + 7)
+            heads.resizeSection(place, self._widths[place])
         heads.setSortIndicator(ML, Qt.SortOrder.DescendingOrder)
         self.setSortingEnabled(True)
         heads.setStyleSheet(NO_ARROW)
         heads.setFixedHeight(QFontMetrics(model.font).height() + 8)
+
+    def show_spread(self, there: bool) -> None:
+        """Show the uncertainty, where there is one and room for it; a row's tooltip has it, too."""
+        self._has_spread = there
+        self._fit_columns()
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:
+        """Leave room for the regions."""
+        super().resizeEvent(event)
+        self._fit_columns()
+
+    def _fit_columns(self) -> None:
+        viewport = self.viewport()
+        assert viewport is not None
+        room = viewport.width() >= sum(self._widths)
+        self.setColumnHidden(SPREAD, not (self._has_spread and room))
 
 
 class NoteField(QLineEdit):
@@ -161,7 +180,7 @@ class FindingsTable(QWidget):
         self.review = review
         self.model.show_review(review)
         marked = review.marked
-        self.view.setColumnHidden(SPREAD, marked is None or marked.findings.uncertainty is None)
+        self.view.show_spread(marked is not None and marked.findings.uncertainty is not None)
         row = self.model.row_of(review.selected)
         if row is not None:
             self.view.selectRow(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from napari.components.overlays import TextOverlay
@@ -19,6 +19,7 @@ from napari_addm.widgets.viewing.connections import Connections, unwrapped
 
 if TYPE_CHECKING:
     import napari
+    from napari.components import ViewerModel
 
 BANNER = "addm_alarm"
 BANNER_LOOK: dict[str, Any] = {
@@ -30,6 +31,7 @@ BANNER_LOOK: dict[str, Any] = {
 }
 LETTER_PX = 8  # widest of the banner's font
 BESIDE_PX = 140  # left and right of the banner, where titles and the color bar are
+FURTHER_BESIDE_PX = 24
 MOST_COLUMNS, FEW_COLUMNS, LEAST_COLUMNS = 56, 24, 8
 
 
@@ -102,7 +104,7 @@ def _details(remarks: Sequence[Remark]) -> str:
 
 
 class AlarmBanner:
-    """An alarm on the canvas, so that it is in view and in every screenshot.
+    """An alarm on each canvas, so that it is in view and in every screenshot.
 
     Parameters
     ----------
@@ -110,43 +112,74 @@ class AlarmBanner:
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        self._viewer = viewer
-        self._overlay: TextOverlay | None = None
-        self._reason = ""
-        self._connections = Connections()
-        self._connections.add(viewer.canvas.events.size, self._fit)
+        self._main = _Banner(viewer)
+        self._banners = [self._main]
+        self._alarm = ""
 
     def show(self, remarks: Sequence[Remark]) -> None:
         """Show the first alarm; take the banner away where there is none."""
-        alarms = of_kind(Kind.ALARM, remarks)
-        if not alarms:
+        self._alarm = next((str(each) for each in of_kind(Kind.ALARM, remarks)), "")
+        for banner in self._banners:
+            self._tell(banner)
+
+    def _tell(self, banner: _Banner) -> None:
+        reason = self._alarm if banner is self._main else ""
+        banner.show(f"{DO_NOT_TRUST} {reason}".strip() if self._alarm else "")
+
+    def attach(self, model: ViewerModel) -> Callable[[], None]:
+        """Show it on a further canvas, too, without the reason; the result ends that."""
+        banner = _Banner(model, FURTHER_BESIDE_PX)
+        self._banners.append(banner)
+        self._tell(banner)
+
+        def close() -> None:
+            self._banners.remove(banner)
+            banner.close()
+
+        return close
+
+    def close(self) -> None:
+        """Give the viewer back."""
+        for banner in self._banners:
+            banner.close()
+
+
+class _Banner:
+    """An alarm on one canvas, in lines that leave room for what is at its corners."""
+
+    def __init__(self, model: Any, beside_px: int = BESIDE_PX) -> None:
+        self._model, self._beside_px = model, beside_px
+        self._overlay: TextOverlay | None = None
+        self._words = ""
+        self._connections = Connections()
+        self._connections.add(model.canvas.events.size, self._fit)
+
+    def show(self, words: str) -> None:
+        self._words = words
+        if not words:
             self._remove()
-            return
-        self._reason = str(alarms[0])
-        if self._overlay is None:
-            self._overlay = TextOverlay(text=self._words(), visible=True, **BANNER_LOOK)
-            self._viewer.canvas.overlays[BANNER] = self._overlay
+        elif self._overlay is None:
+            self._overlay = TextOverlay(text=self._lines(), visible=True, **BANNER_LOOK)
+            self._model.canvas.overlays[BANNER] = self._overlay
         self._fit()
 
-    def _words(self) -> str:
-        """The words in lines that leave room for what is at the corners of the canvas."""
-        room = (self._viewer.canvas.size[1] - 2 * BESIDE_PX) // LETTER_PX
+    def _lines(self) -> str:
+        room = (self._model.canvas.size[1] - 2 * self._beside_px) // LETTER_PX
         columns = min(max(room, LEAST_COLUMNS), MOST_COLUMNS)
-        reason = self._reason if columns >= FEW_COLUMNS else ""  # the panel has it in full
-        return textwrap.fill(f"{DO_NOT_TRUST} {reason}".strip(), columns)
+        # The panel has the reason in full.
+        return textwrap.fill(self._words if columns >= FEW_COLUMNS else DO_NOT_TRUST, columns)
 
     def _fit(self, event: Any = None) -> None:
         if self._overlay is not None:
-            self._overlay.text = self._words()
+            self._overlay.text = self._lines()
 
     def _remove(self) -> None:
-        there = self._viewer.canvas.overlays
+        there = self._model.canvas.overlays
         if self._overlay is not None and unwrapped(there.get(BANNER)) is self._overlay:
             del there[BANNER]
         self._overlay = None
 
     def close(self) -> None:
-        """Give the viewer back."""
         self._connections.close()
         with contextlib.suppress(RuntimeError):
             self._remove()

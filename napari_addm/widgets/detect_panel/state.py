@@ -223,41 +223,38 @@ class Outcome:
 
 
 def describe_count(outcome: Outcome) -> str:
-    """Say how many findings there are, their volume, and what is left without the rejected."""
+    """Say how many findings there are, their volume, and where the largest is.
+
+    Once findings are rejected, it says what is left without them.
+    """
     marked, detection = outcome.marked, outcome.detection
     if marked is None or detection is None:
         return ""
     findings = marked.findings
-    total = len(findings)
-    if not total and detection.done.sum() == 1:
-        area = 1000 * marked.minimum_ml / detection.anomaly.spacing[0]
-        words = f"In one slice {marked.minimum_ml:.2f} mL are {area:.0f} mm²."
-        return f"{describe_none(marked.minimum_ml)} {words}"
-    if not total:
-        return describe_none(marked.minimum_ml)
-    words = f"{total} finding{'' if total == 1 else 's'}, {findings.total_ml:.1f} mL together"
+    if not len(findings):
+        words = describe_none(marked.minimum_ml)
+        if detection.done.sum() == 1:
+            area = 1000 * marked.minimum_ml / detection.anomaly.spacing[0]
+            words += f" In one slice {marked.minimum_ml:.2f} mL are {area:.0f} mm²."
+        return words
+    words = f"{describe_number(outcome)}, {_volume(findings.total_ml)}"
     rejected = list(outcome.findings.rejected)
     if rejected:
         left = findings.total_ml - findings.volume_ml[np.isin(findings.id, rejected)].sum()
-        words += f"; {max(left, 0.0):.1f} mL without the {len(rejected)} rejected"
-    return words
-
-
-def describe_result(outcome: Outcome) -> str:
-    """Say in one line how many findings there are, and where the largest is."""
-    marked = outcome.marked
-    if marked is None or not len(marked.findings):
-        return describe_count(outcome)
-    findings = marked.findings
+        return f"{words}; {_volume(max(left, 0.0))} without the {len(rejected)} rejected"
     largest = findings[int(findings.volume_ml.argmax())]
     # Smaller parts of the region stand in the table.
     region = largest.region_in_words.partition(";")[0].removeprefix("about the ")
     where = region if region and largest.region != UNKNOWN else largest.side
-    place = f"{where}, " if where else ""
     if len(findings) == 1:
-        return f"1 finding: {place}{_volume(largest.volume_ml)}"
-    total = f"{len(findings)} findings, {_volume(findings.total_ml)}"
-    return f"{total}; largest: {place}{_volume(largest.volume_ml)}"
+        return f"{words}: {where}" if where else words
+    return f"{words}; largest: {f'{where}, ' if where else ''}{_volume(largest.volume_ml)}"
+
+
+def describe_number(outcome: Outcome) -> str:
+    """Say how many findings there are."""
+    total = 0 if outcome.marked is None else len(outcome.marked.findings)
+    return f"{total or 'No'} finding{'' if total == 1 else 's'}"
 
 
 def _volume(ml: float) -> str:

@@ -104,7 +104,9 @@ class Views(QWidget):
         self.on_keys: dict[str, Action] = self._on_keys()
         self.may_act: Callable[[str], bool] = lambda action: True
         self._keys = Shortcuts(viewer, self, self.on_keys, lambda action: self.may_act(action))
-        self.canvases = FurtherCanvases(viewer, self.mouse.attach, self.marks)
+        self.canvases = FurtherCanvases(
+            viewer, (self.mouse.attach, self.marks.attach, self.alarm.attach), self.marks
+        )
         self.three_planes.setEnabled(self._window)
         self.layout_kept = Layout(viewer, self.three_planes, self.bar_check, self._is_free, self)
         self._connections = Connections()

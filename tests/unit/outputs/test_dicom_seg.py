@@ -32,6 +32,7 @@ from napari_addm.findings.findings import measure_findings
 from napari_addm.io.dicom import pick_series
 from napari_addm.io.dicom_volume import read_series
 from napari_addm.io.hashing import file_sha256
+from napari_addm.io.remarks import DO_NOT_TRUST
 from napari_addm.io.volume import Volume, volume_from_native
 from napari_addm.outputs.case import WriteOptions, write_case
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs
@@ -59,6 +60,7 @@ def assert_report(path: Path, seg: Path, labels: Volume) -> None:
     assert group.get_measurements()[0].value == pytest.approx(1000 * findings.total_ml, abs=0.01)
     assert group.finding_sites[0].laterality is None
     assert str(report.PatientName) == str(source.PatientName)
+    assert "NOT" not in report.SeriesDescription
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -95,6 +97,22 @@ def test_segmentation_lies_on_the_patient(tmp_path: Path, plane: str) -> None:
         number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
         found[tuple(nearest)] = (0, 1, 4)[number]
     np.testing.assert_array_equal(found, planted)
+
+
+def test_an_alarm_stands_in_segmentation_and_report(tmp_path: Path) -> None:
+    volume = written_volume(tmp_path / "in", PLANES[0])
+    labels = volume.with_data(np.zeros(volume.shape, np.int32))
+    labels.data[2:4, 3:6, 4:9] = 1
+    findings = measure_findings(labels.data, labels.data.astype(float), labels)
+    alarm = f"{DO_NOT_TRUST} The scan does not look like a T1-weighted brain."
+    seg = write_seg(tmp_path / "seg.dcm", labels, volume.source.series, alarm=alarm)
+    assert seg is not None
+    assert hd.seg.segread(seg).ContentDescription.startswith(DO_NOT_TRUST)
+    report = hd.sr.srread(write_sr(tmp_path / "sr.dcm", seg, findings, alarm))
+    assert report.ContentSequence[-1].TextValue == alarm
+    assert len(report.content.get_volumetric_roi_measurement_groups()) == 1
+    for written in (hd.seg.segread(seg), report):
+        assert "DO NOT TRUST" in written.SeriesDescription
 
 
 # What anonymizers and scanners leave behind; None = the tag is missing.

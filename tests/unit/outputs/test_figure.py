@@ -1,6 +1,7 @@
 """The figure of a case: drawn without a display, measured in its pixels."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from napari_addm.outputs.drawing import (
     slices_through,
 )
 from napari_addm.outputs.figure import BAR_WIDTH, BORDER, figure
+from napari_addm.outputs.montage import montage
 
 SHAPE = (60, 90, 80)
 SPACING = (2.0, 1.0, 1.25)
@@ -165,6 +167,18 @@ def test_slices_that_are_not_there(scan) -> None:
     for slices in ([], [60], [-1]):
         with pytest.raises(ValueError, match="slices"):
             figure(scan, Overlay(scan.data, np.zeros(SHAPE, np.int32)), slices)
+
+
+def test_an_alarm_stands_above_the_picture(scan) -> None:
+    overlay = Overlay(scan.data, np.zeros(SHAPE, np.int32))
+    alarmed = replace(overlay, alarm="Do not trust this map. " * 9)
+    for draw in (partial(figure, slices=[30]), montage):
+        plain, picture = np.asarray(draw(scan, overlay)), np.asarray(draw(scan, alarmed))
+        strip = len(picture) - len(plain)
+        assert strip > 20
+        np.testing.assert_array_equal(picture[strip:], plain)
+        assert (picture[:strip, 0] == (168, 15, 30)).all()
+        assert not (picture[:strip] == (168, 15, 30)).all()
 
 
 def test_a_long_caption_is_wrapped(scan) -> None:

@@ -195,8 +195,7 @@ def test_a_run_from_start_to_end(panel: Panel) -> None:
     assert isinstance(control.run, Done)
     assert control.outcome is control.comparable is control.run.outcome
     assert (control.why_not_run, control.why_not_save) == ("", "")
-    found = "2 findings, 56\xa0mL; largest: right, 48\xa0mL"
-    assert panel.said[-2:] == ["Reading the scan ...", found]
+    assert panel.said[-2:] == ["Reading the scan ...", "2 findings"]
     assert panel.efforts == ["3.0 s on cpu, in float32"]
 
 
@@ -314,7 +313,7 @@ def test_a_run_goes_on_for_its_own_scan(panel: Panel) -> None:
     panel.control.set_marking(panel.control.marking.at(0.25))  # of the other scan
     panel.control.take_result(panel.result())
     panel.control.end()
-    assert panel.said[-1].startswith("A: 2 findings")
+    assert panel.said[-1] == "A: 2 findings"
     panel.choose("A")
     assert len(panel.control.outcome.marked.findings) == 2
 
@@ -503,13 +502,15 @@ def test_corrections_that_were_kept_are_said_once(panel: Panel) -> None:
 
 def test_the_findings_in_words(panel: Panel) -> None:
     outcome = panel.run("A")
-    assert describe_count(outcome) == "2 findings, 56.0 mL together"
+    words = "2 findings, 56\N{NO-BREAK SPACE}mL; largest: right, 48\N{NO-BREAK SPACE}mL"
+    assert describe_count(outcome) == words
     outcome.findings.decide(1, REJECTED)
-    words = "2 findings, 56.0 mL together; 8.0 mL without the 1 rejected"
+    words = "2 findings, 56\N{NO-BREAK SPACE}mL; 8.0\N{NO-BREAK SPACE}mL without the 1 rejected"
     assert describe_count(outcome) == words
     panel.control.set_marking(panel.control.marking.at(0.25))
     panel.control.mark()
-    assert describe_count(outcome) == "1 finding, 48.0 mL together; 0.0 mL without the 1 rejected"
+    words = "1 finding, 48\N{NO-BREAK SPACE}mL; 0.0\N{NO-BREAK SPACE}mL without the 1 rejected"
+    assert describe_count(outcome) == words
     panel.control.set_marking(panel.control.marking.at(0.9))
     panel.control.mark()
     assert describe_count(outcome) == describe_none(0.5)
