@@ -190,7 +190,7 @@ FINDING_COLUMNS = (
         "The patient's side (L, R), and the mm from the center to the midline of the brain. "
         "'mid': both halves hold at least a quarter of the finding. ≈: estimated from the "
         "middle of the brain mask, because left and right differ too much for a plane of "
-        "symmetry. Sorted from left to right.",
+        "symmetry. ?: not known. Sorted from left to right.",
     ),
     Text(
         "Region",

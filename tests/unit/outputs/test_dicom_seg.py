@@ -100,7 +100,7 @@ def test_segmentation_lies_on_the_patient(tmp_path: Path, plane: str) -> None:
 
 
 def test_an_alarm_stands_in_segmentation_and_report(tmp_path: Path) -> None:
-    volume = written_volume(tmp_path / "in", PLANES[0])
+    volume = written_volume(tmp_path / "in", "axial")
     labels = volume.with_data(np.zeros(volume.shape, np.int32))
     labels.data[2:4, 3:6, 4:9] = 1
     findings = measure_findings(labels.data, labels.data.astype(float), labels)
