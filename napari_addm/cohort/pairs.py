@@ -13,10 +13,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from napari_addm.cohort.case import CohortCase
 from napari_addm.errors import AddmError
 from napari_addm.io.names import LABEL_WORDS, SCAN_WORDS, names_labels, stem
 from napari_addm.io.reading import read_grid, read_labels
+from napari_addm.outputs.naming import ENDINGS
 
 # Words of labels that are no lesions, and what a name has that says so.
 OTHER_LABELS = {"annotation", "aparc", "aseg", "atlas", "brainmask", "parc", "ribbon", "wmparc"}
@@ -25,13 +28,17 @@ TRUTH_WORDS = LABEL_WORDS - OTHER_LABELS
 LARGEST_ML = 400.0
 LARGEST_SHARE = 0.2
 TOO_LARGE = "named as labels, and of {:.0f} mL: too large for the ground truth of a scan"
+# More different values are those of a map, such as a probability, of which any part would count.
+MOST_LABELS = 100
+TOO_MANY = "named as labels, and of {} different values: a map, and no ground truth of a scan"
+OWN_LABELS = "a result of napari-addm"
 
 
 def pair_masks(cases: Sequence[CohortCase]) -> Generator[int, None, list[CohortCase]]:
     """Give scans that a search has found the masks beside them as ground truth.
 
-    A mask has to be the only one for its scan, to lie on the scan's voxels, and to be too small
-    for a brain mask.
+    A mask has to be the only one for its scan, to lie on the scan's voxels, to hold labels of a
+    person, and to be too small for a brain mask.
 
     Yields
     ------
@@ -46,14 +53,18 @@ def pair_masks(cases: Sequence[CohortCase]) -> Generator[int, None, list[CohortC
     scans: dict[tuple[str, tuple[str, ...]], list[CohortCase]] = {}
     folders: dict[str, list[CohortCase]] = {}
     masks: list[CohortCase] = []
+    own: dict[str, CohortCase] = {}
     for case in cases:
         if case.searched and not case.problem and _may_be_truth(case.scan):
-            masks.append(case)
+            if _is_own_result(case.scan):
+                own[case.name] = replace(case, skip=OWN_LABELS)
+            else:
+                masks.append(case)
         elif case.searched and case.runs:
             folders.setdefault(_folder(case), []).append(case)
             scans.setdefault((_folder(case), _person(case.scan)), []).append(case)
     wanted: dict[str, list[CohortCase]] = {}
-    changed: dict[str, CohortCase] = {}
+    changed = own
     for mask in masks:
         yield len(cases)
         folder, person = _folder(mask), _person(mask.scan)
@@ -90,6 +101,13 @@ def _may_be_truth(path: Path) -> bool:
     return named and not any("brain" in word or word in OTHER_LABELS for word in words)
 
 
+def _is_own_result(path: Path) -> bool:
+    """Whether these are findings of a run, which has left its record beside them."""
+    name = path.name
+    base = name.removesuffix(ENDINGS["labels"])
+    return base != name and os.path.lexists(path.with_name(base + ENDINGS["record"]))
+
+
 def _person(path: Path) -> tuple[str, ...]:
     """What a name says without the words of labels and scans at its end."""
     words = _words(path)
@@ -108,6 +126,9 @@ def _fitting(mask: Path, scans: Sequence[CohortCase]) -> tuple[list[CohortCase],
     ml = float(marked.sum()) * labels.voxel_ml
     if ml > LARGEST_ML or marked.mean() > LARGEST_SHARE:
         return [], TOO_LARGE.format(ml)
+    count = len(np.unique(labels.data[marked]))
+    if count > MOST_LABELS:
+        return [], TOO_MANY.format(count)
     fitting = []
     for scan in scans:
         try:

@@ -27,7 +27,9 @@ class Decision:
 
     def __post_init__(self) -> None:
         # A line break would split the table's row and the CSV's line.
-        object.__setattr__(self, "note", " ".join(self.note.split()))
+        words = " ".join(self.note.split())
+        # Half of a character, which a paste may leave, cannot be written to any file.
+        object.__setattr__(self, "note", words.encode(errors="replace").decode())
 
     def __bool__(self) -> bool:
         return self.verdict is not None or bool(self.note)

@@ -73,6 +73,24 @@ def test_a_mask_that_may_be_a_brains_is_no_truth(tmp_path: Path) -> None:
     assert "of 800 mL: too large for the ground truth" in cases["large/mask"].skip
 
 
+def test_own_findings_and_soft_maps_are_no_truth(tmp_path: Path) -> None:
+    home = tmp_path / "in"
+    for name in ("own", "soft"):
+        write(home / name / "t1.nii.gz")
+    write(home / "own" / "t1_labels.nii.gz", 0.01)
+    (home / "own" / "t1_record.json").write_text("{}")
+    soft = np.zeros((SIDE, SIDE, SIDE), np.uint8)
+    soft[0, :10, :20] = np.arange(1, 201).reshape(10, 20)
+    grid = np.diag([MM, MM, MM, 1.0])
+    write_volume(home / "soft" / "t1_lesion.nii.gz", volume_from_native(soft, grid))
+    cases = found(home)
+    assert (cases["own/t1"].truth, cases["soft/t1"].truth) == (None, None)
+    assert cases["own/t1_labels"].skip == "a result of napari-addm"
+    assert "of 200 different values: a map" in cases["soft/t1_lesion"].skip
+    (home / "own" / "t1_record.json").unlink()  # then somebody else's
+    assert found(home)["own/t1"].truth is not None
+
+
 def test_what_is_not_clear_is_left_alone(tmp_path: Path) -> None:
     home = tmp_path / "in"
     write(home / "two" / "t1.nii.gz")

@@ -110,6 +110,11 @@ def test_what_somebody_else_saved_is_not_replaced(folder: Trial) -> None:
         decisions_of(folder)
 
 
+def test_half_a_character_in_a_note_does_not_keep_it_from_being_saved(folder: Trial) -> None:
+    save(folder, {1: Decision("rejected", "skull \ud83d")})
+    assert decisions_of(folder) == {1: Decision("rejected", "skull ?")}
+
+
 def test_two_programs_do_not_save_at_once(folder: Trial) -> None:
     before = folder.files
     with (
