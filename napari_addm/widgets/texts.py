@@ -335,8 +335,9 @@ RULER = Text(
 POINTER = Text(
     "Pointer: {}",
     "Where the mouse is in the scanner: right or left, anterior or posterior, superior or inferior "
-    "of the scanner's origin, in mm. napari's own numbers, on the left, are S, A, R of the layer, "
-    "which stands upright; the slider counts slices.",
+    "of the scanner's origin, in mm. Where that origin is far from the middle of the head, it says "
+    "x, y, z, which grow to the right, to the front and up. napari's own numbers, on the left, are "
+    "S, A, R of the layer, which stands upright; the slider counts slices.",
 )
 COLOR_BAR_LABEL = "anomaly score"
 FIGURE_SCOPES = {"This slice": 1, "6 axial slices": 6, "12 axial slices": 12, "24 axial slices": 24}

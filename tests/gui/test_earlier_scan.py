@@ -135,11 +135,17 @@ def test_changes_are_listed_and_shown(panel: DetectWidget, earlier: Path, compar
         assert_allclose(scan.world_to_data(viewer.dims.point), center, atol=1)
     assert panel.findings.table.review.selected is not None  # the grown one is selected there, too
 
+    anomaly = panel.controller.outcome.layers.layer("anomaly")
     panel.earlier.show_button.click()
-    assert (scan.visible, moved.visible) == (False, True)
+    assert (scan.visible, moved.visible, anomaly.visible) == (False, True, False)
     assert viewer.canvas.overlays["addm_compared"].text == "earlier scan"
     panel.earlier.show_button.click()
-    assert (scan.visible, moved.visible) == (True, False)
+    assert (scan.visible, moved.visible, anomaly.visible) == (True, False, True)
+    panel.earlier.show_button.click()
+    panel.views.comparison.swipe.click()  # one at a time
+    assert not panel.earlier.show_button.isChecked()
+    panel.views.comparison.swipe.click()
+    assert (scan.visible, moved.visible, anomaly.visible) == (True, False, True)
     panel.earlier.blink_button.click()
     viewer.layers.remove(moved)
     assert scan.visible
@@ -156,7 +162,7 @@ def test_the_comparison_follows_decisions_and_threshold(
     qtbot.waitUntil(lambda: "new" not in rows(panel), timeout=60_000)
     finish(panel)
     assert panel.earlier.table.isEnabled()
-    assert "Rejected findings are left out (1 after)" in panel.earlier.cautions.text()
+    assert "Rejected findings are left out (1 after)" in "".join(panel.earlier.cautions.shown)
     panel.findings.threshold.setValue(0.2)
     qtbot.waitUntil(lambda: set(rows(panel)) == {"gone"}, timeout=60_000)
     assert panel.earlier.table.rowCount() == 2
@@ -214,7 +220,7 @@ def test_another_person_is_not_compared(
     noise = np.random.default_rng(0).uniform(50, 150, scan.shape).astype(np.float32)
     other = scan.with_data(np.where(scan.data > 0, noise, 0))
     compare(panel, save_earlier(other, tmp_path / "other.nii.gz"))
-    assert "The registration is doubtful" in panel.earlier.cautions.text()
+    assert "The registration is doubtful" in "".join(panel.earlier.cautions.shown)
     assert panel.earlier.table.isHidden()
     assert layer(panel, "earlier") is layer(panel, "earlier findings") is None
 

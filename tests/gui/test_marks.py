@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import napari
@@ -33,7 +34,7 @@ LEFT = Qt.MouseButton.LeftButton
 def oblique(spacing: tuple[float, float, float] = (1.5, 1.0, 2.0)) -> Volume:
     """A grid of unequal voxels, turned in the scanner."""
     turn = nib.eulerangles.euler2mat(0.2, -0.15, 0.25)
-    affine = nib.affines.from_matvec(turn @ np.diag(spacing), (-31.0, 12.0, -40.0))
+    affine = nib.affines.from_matvec(turn @ np.diag(spacing), (-20.0, 12.0, -40.0))
     data = np.random.default_rng(0).random(SHAPE).astype(np.float32) + 1
     return volume_from_native(data, affine)
 
@@ -251,6 +252,16 @@ def test_places_are_those_of_the_scanner(views: Views, viewer: Any, add: Any, qt
     viewer.add_image(np.zeros(scan.data.shape))  # nobody knows how this one lies
     viewer.cursor.position = tuple(scan.data_to_world((1, 2, 3)))
     assert label.text() == ""
+
+
+def test_no_side_is_named_far_from_the_head(views: Views, viewer: Any, add: Any) -> None:
+    volume = oblique()
+    affine = volume.affine.copy()
+    affine[0, 3] -= 200  # the origin is beyond the head: all of it would be "left"
+    scan = add(viewer, replace(volume, affine=affine), name="scan")
+    viewer.cursor.position = tuple(scan.data_to_world((10.5, 11.25, 12)))
+    x, y, z = nib.affines.apply_affine(affine, (10.5, 11.25, 12)).tolist()
+    assert views.marks.pointer.label.text() == f"Pointer: x {x:.1f}  y {y:.1f}  z {z:.1f} mm"
 
 
 # --- how all looks --------------------------------------------------------------------------------

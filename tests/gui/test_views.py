@@ -294,7 +294,8 @@ def test_findings_stand_in_the_glass_brain(new_panel, show_result, make_brain, q
 
 def test_slices_are_compared_in_2d_only(viewer, views, qtbot) -> None:
     add_results(viewer, add(viewer, brain()))
-    for field in (views.comparison.beside, views.comparison.swipe, views.three_planes):
+    looks, comparison = shown(viewer), views.comparison
+    for field in (comparison.beside, comparison.swipe, comparison.blink, views.three_planes):
         views.planes.show_3d()
         field.setChecked(True)
         assert viewer.dims.ndisplay == 2
@@ -302,7 +303,36 @@ def test_slices_are_compared_in_2d_only(viewer, views, qtbot) -> None:
         viewer.dims.ndisplay = 3  # as napari's own button does
         assert field.isChecked() == (field is views.three_planes)
         field.setChecked(False)
+        views.planes.leave_3d()
+        views.three_planes.setChecked(False)
+        assert shown(viewer) == looks  # no layer stays hidden
     assert views.canvases.dock is None
+
+
+def test_beside_takes_the_room_of_three_planes(viewer, views, qtbot) -> None:
+    """Both halves have one zoom from the start, and three planes come back with theirs."""
+    add_results(viewer, add(viewer, brain()))
+    views.three_planes.setChecked(True)
+    qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=60_000)
+    qtbot.wait(200)
+    camera = viewer.scene.camera
+    camera.zoom = before = 1.2 * camera.zoom
+    for begin in (lambda: None, views.planes.show_3d):
+        begin()
+        views.comparison.beside.setChecked(True)
+        dock = views.canvases.dock
+        (canvas,) = dock.canvases
+        qtbot.waitUntil(lambda canvas=canvas: len(canvas.model.layers) > 1, timeout=60_000)
+        assert canvas.model.scene.camera.zoom == pytest.approx(camera.zoom)
+        qtbot.waitUntil(lambda dock=dock: dock.filled, timeout=60_000)
+        qtbot.wait(200)
+        assert canvas.model.scene.camera.zoom == pytest.approx(camera.zoom)
+        assert views.comparison.beside.isChecked()
+        views.comparison.beside.setChecked(False)
+        assert views.three_planes.isChecked()
+        qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=60_000)
+        qtbot.wait(200)
+        assert camera.zoom == pytest.approx(before)
 
 
 # --- three planes ---------------------------------------------------------------------------------
@@ -647,6 +677,12 @@ def test_keys_do_what_the_list_says(viewer, views, qtbot) -> None:
     for seen in (False, True):
         press("maps")
         assert results() == (True, False, seen, seen)
+    press("maps")
+    press("swipe")
+    press("maps")  # the map would hide what is compared, and comes back after it
+    assert results() == (True, False, False, True)
+    press("swipe")
+    assert results() == (True, False, True, True)
     press("next finding")  # without a panel nothing happens
     press("three planes")
     assert views.three_planes.isChecked()

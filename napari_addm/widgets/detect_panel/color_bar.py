@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -14,6 +15,7 @@ from napari_addm.widgets.forms import single_shot
 from napari_addm.widgets.layer_registry import is_output, role_of, scan_of
 from napari_addm.widgets.result_layers import ResultLayers
 from napari_addm.widgets.viewing.connections import Connections
+from napari_addm.widgets.viewing.curtain import Curtain
 from napari_addm.widgets.viewing.overlays import give_color_bar
 from napari_addm.widgets.viewing.visibility import is_put_away
 
@@ -147,10 +149,12 @@ class MapToggle:
     Parameters
     ----------
     viewer : napari.viewer.Viewer
+    curtains : sequence of Curtain
+        At most one of them is drawn; what it hides stays hidden until it is gone.
     """
 
-    def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        self._viewer = viewer
+    def __init__(self, viewer: napari.viewer.Viewer, curtains: Sequence[Curtain]) -> None:
+        self._viewer, self._curtains = viewer, curtains
         self._hidden: list[Layer] = []
 
     def __call__(self) -> None:
@@ -160,11 +164,12 @@ class MapToggle:
             for layer in self._viewer.layers
             if role_of(layer) in MAP_ROLES and not of_hidden_scan(self._viewer, layer)
         ]
-        shown = [layer for layer in maps if layer.visible]
+        curtain = next((each for each in self._curtains if each.drawn), self._curtains[0])
+        shown = [layer for layer in maps if curtain.shows(layer)]
         if shown:
             self._hidden = shown
         again = [layer for layer in self._hidden if layer in maps] or [
             layer for layer in maps if role_of(layer) != "uncertainty"
         ]
         for layer in shown or again:
-            layer.visible = not shown
+            curtain.show(layer, not shown)

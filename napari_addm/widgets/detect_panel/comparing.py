@@ -40,6 +40,11 @@ FILLED_ROLES = ("anomaly", "uncertainty", "agreement")
 SIDE_TITLE = "addm_side_title"
 
 
+def map_curtain(viewer: napari.viewer.Viewer) -> Curtain:
+    """Make a curtain that hides maps, and leaves outlines."""
+    return Curtain(viewer, lambda layer: role_of(layer) in FILLED_ROLES)
+
+
 class FurtherCanvases:
     """Docks further canvases beside the viewer's own; one dock at a time.
 
@@ -148,8 +153,12 @@ class Comparison(QWidget):
 
     Attributes
     ----------
+    begun : Signal()
+        A comparison is about to begin.
     beside_wanted : Signal(bool)
         The button *Beside* was switched.
+    curtain : Curtain
+        Hides maps meanwhile.
     other : LayerChooser
         What the scan is compared with; hidden while there is only the reconstruction.
     beside, blink, swipe : QPushButton
@@ -158,6 +167,7 @@ class Comparison(QWidget):
         Percent of the scan's width that *Swipe* leaves to the scan.
     """
 
+    begun = Signal()
     beside_wanted = Signal(bool)
 
     def __init__(self, viewer: napari.viewer.Viewer, leave_3d: Callable[[], object]) -> None:
@@ -165,7 +175,7 @@ class Comparison(QWidget):
         self._viewer, self._leave_3d = viewer, leave_3d
         self._window = hasattr(viewer, "window")
         self._blink, self._swipe = Blink(viewer, lambda _: self.pair), Swipe(viewer)
-        self._curtain = Curtain(viewer, lambda layer: role_of(layer) in FILLED_ROLES)
+        self.curtain = map_curtain(viewer)
         self._looked = single_shot(self, 0, self.look)
         self._build()
         self._connections = Connections()
@@ -249,7 +259,7 @@ class Comparison(QWidget):
         self._connections.close()
         self._blink.stop()
         self._swipe.stop()
-        self._curtain.draw(False)
+        self.curtain.draw(False)
 
     @property
     def going(self) -> bool:
@@ -258,9 +268,10 @@ class Comparison(QWidget):
 
     def _show_maps(self) -> None:
         """Hide maps while something is compared."""
-        self._curtain.draw(self.going)
+        self.curtain.draw(self.going)
 
     def _start(self, mode: QPushButton) -> None:
+        self.begun.emit()
         for made in self._modes:
             if made is not mode:
                 made.setChecked(False)
@@ -277,13 +288,17 @@ class Comparison(QWidget):
             self._blink.stop()
         else:
             self._start(self.blink)
+            self._leave_3d()
             if not self._blink.start():
                 self.blink.setChecked(False)
         self._show_maps()
 
     def hold(self) -> Callable[[], object] | None:
         """Show the other image instead of the scan until the key is released."""
-        if self._blink.running or not self._blink.hold():
+        if self._blink.running or self._viewer.dims.ndisplay != 2:
+            return None
+        self.begun.emit()
+        if not self._blink.hold():
             return None
         self._show_maps()
         return self._let_go

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -14,9 +15,12 @@ from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QPushButton, QWidget
 
 from napari_addm.errors import InputError
+from napari_addm.io.remarks import Remark
 from napari_addm.widgets import texts
 from napari_addm.widgets.detect_panel.changes_table import ChangesTable
+from napari_addm.widgets.detect_panel.comparing import map_curtain
 from napari_addm.widgets.detect_panel.controller import DetectController
+from napari_addm.widgets.detect_panel.messages import Remarks
 from napari_addm.widgets.detect_panel.state import Outcome
 from napari_addm.widgets.detect_panel.two_dates import (
     STEPS,
@@ -37,7 +41,6 @@ from napari_addm.widgets.forms import (
     when_gone,
 )
 from napari_addm.widgets.jobs import Job
-from napari_addm.widgets.tones import WARNING
 from napari_addm.widgets.viewing.blink import Blink
 from napari_addm.widgets.viewing.connections import unwrapped
 
@@ -79,7 +82,10 @@ class EarlierScan(QWidget):
     record_button, folder_button, scan_button, cancel_button, show_button, blink_button
         QPushButton.
     page_button : QPushButton
-    chosen, cautions : QLabel
+    chosen : QLabel
+    cautions : Remarks
+    curtain : Curtain
+        Hides maps while the earlier scan is shown.
     """
 
     begun = Signal()
@@ -103,10 +109,12 @@ class EarlierScan(QWidget):
         self._job: Job | None = None
         self._again = single_shot(self, REST_MS, self._match_again)
         self._blink = Blink(viewer, lambda _: find_earlier(controller), WORDS)
+        self.curtain = map_curtain(viewer)
         self._build()
         controller.changed.connect(self.follow)
         controller.review_changed.connect(self.follow)
         when_gone(self, self._blink.stop)
+        when_gone(self, partial(self.curtain.draw, False))
         self.follow()
 
     def _build(self) -> None:
@@ -117,7 +125,7 @@ class EarlierScan(QWidget):
         self.show_button = toggle(texts.EARLIER_SHOW, self._on_show)
         self.blink_button = toggle(texts.EARLIER_BLINK, self._on_blink)
         self.page_button = button(texts.EARLIER_PAGE, self._on_page)
-        self.chosen, self.cautions = message(), message(WARNING)
+        self.chosen, self.cautions = message(), Remarks()
         self.progress = ProgressLine()
         policy = self.progress.sizePolicy()
         policy.setRetainSizeWhenHidden(False)
@@ -274,7 +282,7 @@ class EarlierScan(QWidget):
             made.setVisible(matched)
         self.page_button.setEnabled(not why_not)
         say(self.chosen, texts.EARLIER_HINT if found is None else describe_comparison(found))
-        say(self.cautions, "" if found is None else "\n".join(found.cautions))
+        self.cautions.show_remarks([] if found is None else list(map(Remark, found.cautions)))
         if find_earlier(self._controller) is None:
             self.stop_viewing()
         if compared is not None:
@@ -295,12 +303,14 @@ class EarlierScan(QWidget):
         """Show the earlier scan in place of this one, or stop."""
         if not on:
             self._blink.stop()
+            self.curtain.draw(False)
             return
         other.setChecked(False)
         self.viewing.emit()
         if not start():
             pressed.setChecked(False)
             self.said.emit(texts.EARLIER_CLOSED)
+        self.curtain.draw(self._blink.shows)
 
     def stop_viewing(self) -> None:
         """Show this scan again."""

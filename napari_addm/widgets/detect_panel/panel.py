@@ -208,6 +208,8 @@ class DetectWidget(Panel):
         self.earlier.page_asked.connect(self.saving.save_comparison)
         self.earlier.said.connect(self._say)
         self.earlier.viewing.connect(self.views.stop_comparing)
+        self.views.comparison.begun.connect(self.earlier.stop_viewing)
+        self.views.curtains.append(self.earlier.curtain)
         layers.scan_changing.connect(self.earlier.stop_viewing)
         self.views.mouse.window.scan = lambda: self.inputs.scan
         bind_mouse(self.views.mouse, self.findings.table, lambda: self.outcome, self._write_note)

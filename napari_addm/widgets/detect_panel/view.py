@@ -73,6 +73,8 @@ class Views(QWidget):
         What the keys do, by the actions of `texts.SHORTCUTS`; the panel adds those of its findings.
     may_act : callable
         Whether an action has something to act on; the panel sets it.
+    curtains : list of Curtain
+        What hides layers for a while; the panel adds that of its earlier scan.
     toggle_maps : callable
         Hides maps and outlines, or shows them again.
     """
@@ -83,14 +85,14 @@ class Views(QWidget):
         super().__init__()
         self._viewer = viewer
         self._window = hasattr(viewer, "window")
-        # Three planes come back after Beside and after 3D, where the camera is as before.
-        self._planes_again = self._planes_after_3d = False
+        # Three planes come back after Beside and after 3D, with the camera as it was.
+        self._planes_again: Callable[[], object] | None = None
+        self._planes_after_3d = False
         self._fit_planes: Callable[[], object] | None = None
         self.glass = GlassBrain(viewer, start, self)
         self.planes = PlaneView(viewer, self.glass)
         self.figure = FigureExport(viewer, start)
         self.figure.failed.connect(self.failed)
-        self.toggle_maps = MapToggle(viewer)
         self.color_bar = ColorBar(viewer, self)
         self.alarm = AlarmBanner(viewer)
         self._letters = EdgeLetters(viewer)
@@ -100,6 +102,8 @@ class Views(QWidget):
         self.marks = Marks(viewer, self)
         self.comparison = Comparison(viewer, self.planes.leave_3d)
         self.comparison.beside_wanted.connect(self._on_beside)
+        self.curtains = [self.comparison.curtain, self.glass.curtain]
+        self.toggle_maps = MapToggle(viewer, self.curtains)
         self._build()
         self.on_keys: dict[str, Action] = self._on_keys()
         self.may_act: Callable[[str], bool] = lambda action: True
@@ -208,8 +212,7 @@ class Views(QWidget):
 
     def _on_ndisplay(self, event: Any = None) -> None:
         if self.planes.in_3d:
-            self.comparison.swipe.setChecked(False)
-            self.comparison.beside.setChecked(False)
+            self.comparison.stop()
             if self.glass.shown:  # their layers are hidden
                 self._planes_after_3d = self.three_planes.isChecked()
                 self.three_planes.setChecked(False)
@@ -222,11 +225,13 @@ class Views(QWidget):
         self.planes.come_back()
         again, self._planes_after_3d = self._planes_after_3d, False
         if again and not self.planes.in_3d:
-            camera = self._viewer.scene.camera
-            self._fit_planes = partial(
-                camera.update, {"center": camera.center, "zoom": camera.zoom}
-            )
+            self._fit_planes = self._same_camera()
             self.three_planes.setChecked(True)
+
+    def _same_camera(self) -> Callable[[], object]:
+        """Remember what the canvas shows; calling it shows that again."""
+        camera = self._viewer.scene.camera
+        return partial(camera.update, {"center": camera.center, "zoom": camera.zoom})
 
     def _on_three_planes(self, on: bool) -> None:
         if not on:
@@ -262,11 +267,13 @@ class Views(QWidget):
     def _on_beside(self, on: bool) -> None:
         if not on:
             self.canvases.close()
-            again, self._planes_again = self._planes_again, False
-            if again and not self.planes.in_3d:
+            again, self._planes_again = self._planes_again, None
+            if again is not None and not self.planes.in_3d:
+                self._fit_planes = again
                 self.three_planes.setChecked(True)
             return
-        self._planes_again = self.three_planes.isChecked()
+        had = self.three_planes.isChecked() or self._planes_after_3d
+        self._planes_again, self._planes_after_3d = self._same_camera() if had else None, False
         self.three_planes.setChecked(False)
         pair, beside = self.comparison.pair, self.comparison.beside
         if pair is None or not self._window:

@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QWidget
 
 from napari_addm.widgets.forms import Panel, in_turns
+from napari_addm.widgets.viewing.connections import Connections
 from napari_addm.widgets.viewing.linked_canvas import LinkedCanvas
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class CanvasDock(Panel):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
         for canvas in canvases:
-            layout.addWidget(canvas)
+            layout.addWidget(canvas, 1)  # of the same width while one is not filled yet
         height, width = viewer.canvas.size
         # Qt gives a new dock its minimum size, and lets it keep that when it may be smaller.
         if area == "bottom":
@@ -114,7 +115,10 @@ class CanvasDock(Panel):
             for tab in tabs:  # Qt has moved one of them only
                 window.tabifyDockWidget(beside, tab)
             beside.raise_()
-        QTimer.singleShot(SETTLE_MS, self._settle)
+        # The canvas gets its size some turns later, on a busy machine after a second.
+        self._resized = Connections()
+        self._resized.add(viewer.canvas.events.size, self._refit)
+        QTimer.singleShot(SETTLE_MS, self._refit)
         in_turns(self, self._fill())
 
     def _fill(self) -> Iterator[None]:
@@ -123,6 +127,12 @@ class CanvasDock(Panel):
             if self._released:
                 return
         self.filled = True
+        # A canvas wants more room than it is to have: only now may the size be another one.
+        QTimer.singleShot(SETTLE_MS, self._settle)
+
+    def _refit(self, event: object = None) -> None:
+        if not self._released:
+            self._fit()
 
     def _keep_side_docks_high(self, window: QMainWindow) -> None:
         """Let the docks on the left and on the right keep their height."""
@@ -137,15 +147,16 @@ class CanvasDock(Panel):
         """Let the size be changed from now on."""
         if self._released:
             return
+        self._resized.close()
         self.setMinimumSize(0, 0)
         self.setMaximumSize(QWIDGETSIZE_MAX, QWIDGETSIZE_MAX)
-        self._fit()
 
     def release(self) -> None:
         """Close the canvases and the dock."""
         if self._released:
             return
         self._released = True
+        self._resized.close()
         for canvas in self.canvases:
             canvas.release()
         # Qt's side may be gone already, with the window
@@ -166,6 +177,9 @@ class CanvasDock(Panel):
             # else it would take the room that becomes free
             self._beside.setMinimumWidth(0)
             make_narrow(self._beside, self._width_before)
+        layout = None if window is None else window.layout()
+        if layout is not None:
+            layout.activate()  # what follows fits its picture to the canvas as it is then
 
     def _give_back_camera(self) -> None:
         ndisplay, order, center, zoom = self._before

@@ -48,6 +48,20 @@ class Curtain:
             layer.visible = True
         self._hidden.clear()
 
+    def shows(self, layer: Layer) -> bool:
+        """Whether a layer is visible, or will be once the curtain is gone."""
+        return layer.visible or unwrapped(layer) in self._hidden
+
+    def show(self, layer: Layer, visible: bool) -> None:
+        """Show or hide a layer; what the curtain hides is shown once it is gone."""
+        layer = unwrapped(layer)
+        watch = self._hidden.pop(layer, None)
+        if watch is not None:
+            watch.close()
+        layer.visible = visible
+        if self.drawn:
+            self._hide(layer)
+
     def _hide(self, layer: Layer) -> None:
         layer = unwrapped(layer)
         if layer.visible and self._hides(layer):

@@ -53,6 +53,8 @@ class GlassBrain(QObject):
     ----------
     outcome : Outcome or None
         Result whose findings are shown.
+    curtain : Curtain
+        Hides the layers.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class GlassBrain(QObject):
         super().__init__(parent)
         self._viewer, self._start = viewer, start
         self.outcome: Outcome | None = None
-        self._curtain = Curtain(viewer, lambda layer: isinstance(layer, (Image, Labels)))
+        self.curtain = Curtain(viewer, lambda layer: isinstance(layer, (Image, Labels)))
         self._overlay: GlassOverlay | None = None
         self._background: object = None
         self._brain: Surface | None = None
@@ -80,7 +82,7 @@ class GlassBrain(QObject):
         scan = scan_in_view(self._viewer)
         if self.shown or scan is None or scan.ndim != 3 or self._viewer.dims.ndim != 3:
             return self.shown
-        self._curtain.draw()
+        self.curtain.draw()
         canvas = self._viewer.canvas
         self._background = canvas.background_color_override
         canvas.background_color_override = "black"
@@ -105,7 +107,7 @@ class GlassBrain(QObject):
             self._brain, self._findings = None, []
             self._viewer.scene.overlays.pop(GLASS, None)
             self._viewer.canvas.background_color_override = self._background
-        self._curtain.draw(False)
+        self.curtain.draw(False)
 
     def follow(self) -> None:
         """The findings may be others, or have other decisions."""

@@ -296,7 +296,10 @@ class LinkedCanvas(QWidget):
         order = self._plane(dims.order)
         if self.model.dims.order != order:
             self.model.dims.order = order
-        self.model.scene.camera.orientation = self._viewer.scene.camera.orientation
+        camera = self._viewer.scene.camera
+        self.model.scene.camera.orientation = camera.orientation
+        if self._follow_camera:  # at once: two pictures of unlike size would be misread
+            self.model.scene.camera.update({"center": camera.center, "zoom": camera.zoom})
         self._take_position()
 
     def _take_position(self, event: Any = None) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 POINTER = "addm_crosshair_place"
 LETTERS = ("RL", "AP", "SI")
+# Right and left of the origin are those of the head if the middle of the scan is as near to it,
+# as a share of the scan's width. In files whose origin is a corner, all would be "left".
+NEAR_MIDDLE = 0.25
 
 
 class ScannerSpace:
@@ -36,7 +39,7 @@ class ScannerSpace:
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         self._viewer = viewer
-        self._of_layer: dict[Any, np.ndarray | None] = {}
+        self._of_layer: dict[Any, tuple[np.ndarray, bool] | None] = {}
         self._watch = LayerWatch(viewer, self._forget)
         self._connections = Connections()
         for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
@@ -47,16 +50,22 @@ class ScannerSpace:
 
     def place(self, world: tuple[float, ...]) -> np.ndarray | None:
         """The place (x, y, z) in the scanner; None where no layer tells."""
+        found = self._find(world)
+        return None if found is None else found[0]
+
+    def _find(self, world: tuple[float, ...]) -> tuple[np.ndarray, bool] | None:
+        """The place, and whether the scanner's right and left are those of the head."""
         for layer in self._viewer.layers:
             if not layer.visible or not isinstance(layer, (Image, Labels)) or layer.ndim < 3:
                 continue
             key = layer.unique_id
             if key not in self._of_layer:
                 self._of_layer[key] = _to_scanner(layer)
-            matrix = self._of_layer[key]
-            if matrix is not None and len(world) >= layer.ndim:
+            space = self._of_layer[key]
+            if space is not None and len(world) >= layer.ndim:
+                matrix, sided = space
                 index = np.asarray(layer.world_to_data(world[-layer.ndim :]))[-3:]
-                return np.asarray(matrix[:3, :3] @ index + matrix[:3, 3])
+                return np.asarray(matrix[:3, :3] @ index + matrix[:3, 3]), sided
         return None
 
     def distance(self, one: tuple[float, ...], other: tuple[float, ...]) -> float | None:
@@ -67,16 +76,21 @@ class ScannerSpace:
         )
 
     def in_words(self, world: tuple[float, ...]) -> str:
-        """The place with its sides, such as ``"R 32.1  A 12.0  S 40.5 mm"``; empty if unknown."""
-        if not sides_known(self._viewer.layers):
+        """The place in words; empty if unknown.
+
+        With its sides, such as ``"R 32.1  A 12.0  S 40.5 mm"``. Where the origin is far from the
+        middle of the head, these would be wrong: ``"x 132.1  y 12.0  z 40.5 mm"``.
+        """
+        found = self._find(world) if sides_known(self._viewer.layers) else None
+        if found is None:
             return ""
-        place = self.place(world)
-        if place is None:
-            return ""
-        parts = (
-            f"{letters[mm < 0]} {abs(mm):.1f}"
-            for letters, mm in zip(LETTERS, np.round(place, 1).tolist(), strict=True)
-        )
+        numbers = np.round(found[0], 1).tolist()
+        if found[1]:
+            names = [letters[mm < 0] for letters, mm in zip(LETTERS, numbers, strict=True)]
+            numbers = np.abs(numbers).tolist()
+        else:
+            names = ["x", "y", "z"]
+        parts = (f"{name} {mm:.1f}" for name, mm in zip(names, numbers, strict=True))
         return "  ".join(parts) + " mm"
 
     def close(self) -> None:
@@ -85,8 +99,8 @@ class ScannerSpace:
         self._watch.close()
 
 
-def _to_scanner(layer: Image | Labels) -> np.ndarray | None:
-    """The matrix (4, 4) from the last three axes of a layer to the scanner."""
+def _to_scanner(layer: Image | Labels) -> tuple[np.ndarray, bool] | None:
+    """The matrix (4, 4) from the last three axes of a layer to the scanner, and `NEAR_MIDDLE`."""
     data = LayerData.of(layer)
     shape = np.shape(data.data)[-3:]
     try:
@@ -94,7 +108,10 @@ def _to_scanner(layer: Image | Labels) -> np.ndarray | None:
     except AddmError:
         return None
     volume = grid.volume
-    return volume.affine if grid.in_layer_order else volume.source.affine
+    matrix = volume.affine if grid.in_layer_order else volume.source.affine
+    across = matrix[0, :3] * np.array(shape)
+    middle = matrix[0, 3] + across.sum() / 2
+    return matrix, bool(abs(middle) <= NEAR_MIDDLE * np.abs(across).max())
 
 
 class PointerPlace:
