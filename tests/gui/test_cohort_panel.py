@@ -190,10 +190,13 @@ def manifest(output: Path) -> dict[str, dict[str, str]]:
 
 def test_opens_from_the_plugins_menu(make_napari_viewer_proxy: Any) -> None:
     viewer = make_napari_viewer_proxy()
-    _, widget = viewer.window.add_plugin_dock_widget("napari-addm", "Detect in a cohort")
+    for name in ("Detect anomalies", "Detect in a cohort"):
+        _, widget = viewer.window.add_plugin_dock_widget("napari-addm", name)
     assert isinstance(widget, BatchWidget)
     assert widget.notices.status.text() == texts.COHORT_EMPTY
     assert not widget.buttons.run.isEnabled()
+    layout = widget.layout()
+    assert not any(layout.itemAt(n).spacerItem() for n in range(layout.count()))  # the table grows
 
 
 def test_listing_cases_imports_no_torch(scans: Path, tmp_path: Path) -> None:
@@ -639,6 +642,9 @@ def test_three_cases_are_read_as_a_worklist(
     cohort.open("first")
     assert section.title.text() == "Findings in first"
     assert section.table.review.selected == 1  # the largest one
+    model = cohort.table.model
+    bold = [model.data(model.index(n, 0), Qt.ItemDataRole.FontRole).bold() for n in range(4)]
+    assert bold == [name == "first" for name in model.names]
     QTest.keyClick(section.table.view, Qt.Key.Key_R)
     QTest.keyClick(section.table.view, Qt.Key.Key_T)
     QTest.keyClicks(section.table.note, "skull =1 <b>")
@@ -730,6 +736,9 @@ def test_cases_of_another_folder_end_the_review(
     cohort.look(scans / "cases.csv", done)
     cohort.open("first")
     cohort.section.table.accept()
+    cohort.look(scans / "cases.csv", done)  # the same once more
+    assert cohort.section.title.text() == "Findings in first"
+    assert cohort.table.model.opened == "first"
     copy = Path(shutil.copytree(done, tmp_path / "copy"))
     cohort.look(scans / "cases.csv", copy)
     assert cohort.section.table.isHidden()

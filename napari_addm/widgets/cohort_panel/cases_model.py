@@ -45,6 +45,8 @@ class CasesModel(QAbstractTableModel):
     arrangement : Arrangement
         Filter and order; `arrange` sets it.
     font : QFont
+    opened : str or None
+        Name of the case whose findings are decided on; its line is bold.
     """
 
     def __init__(self, rows: Mapping[str, CaseRow], parent: QWidget) -> None:
@@ -53,6 +55,9 @@ class CasesModel(QAbstractTableModel):
         self.arrangement = Arrangement()
         self.font = QFont()
         self.font.setPixelSize(FONT_PX)
+        self._bold = QFont(self.font)
+        self._bold.setBold(True)
+        self.opened: str | None = None
         self._parent = parent
         self._show(self.arrangement.apply(rows))
 
@@ -134,7 +139,7 @@ class CasesModel(QAbstractTableModel):
             case Qt.ItemDataRole.TextAlignmentRole:
                 return _alignment(name)
             case Qt.ItemDataRole.FontRole:
-                return self.font
+                return self._bold if row.name == self.opened else self.font
             case Qt.ItemDataRole.ForegroundRole:
                 return self._color(row, name)
             case Qt.ItemDataRole.ToolTipRole:

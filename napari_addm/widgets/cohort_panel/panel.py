@@ -77,6 +77,8 @@ class BatchWidget(Panel):
         self._search_job: Job | None = None
         self._run_job: Job | None = None
         self._rested = single_shot(self, TYPED_MS, self.search)
+        # Else napari puts a stretch below, a larger one for each panel that was opened before.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self._build()
         self._bind()
         self._unwatch = preferences.watch(self._on_preferences)

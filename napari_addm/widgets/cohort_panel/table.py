@@ -151,7 +151,7 @@ class CasesTable(QWidget):
 
     def reset(self) -> None:
         """Show the rows of other cases."""
-        self.selected = self.opened_case = None
+        self.selected = self.opened_case = self.model.opened = None
         self.model.reset()
         self._show_counts()
 
@@ -175,7 +175,9 @@ class CasesTable(QWidget):
 
     def show_opened(self, name: str) -> None:
         """Select the row of a case that was opened; its findings take the place of its details."""
-        self.opened_case = name
+        before, self.opened_case = self.opened_case, name
+        self.model.opened = name
+        self.model.show_changes([name] if before is None else [before, name])
         self._show_details()
         place = self.model.place_of(name)
         if place is not None:

@@ -82,6 +82,7 @@ class Worklist(QObject):
         self.section.failed.connect(notices.show_error)
         controller.changed.connect(self._show_ways)
         controller.rows_replaced.connect(self._on_rows_replaced)
+        controller.rows_settled.connect(self._on_rows_settled)
         table.opened.connect(self.open)
         self._show_ways()
 
@@ -257,6 +258,12 @@ class Worklist(QObject):
             self._connections.close()
             self._view = self._left = None
             self.section.show_review(None)
+
+    def _on_rows_settled(self) -> None:
+        """Mark the open case again when the same cases were listed anew."""
+        name = None if self._view is None else self._view.version.case
+        if name in self._controller.rows and self._table.opened_case is None:
+            self._table.show_opened(name)
 
     def _show_ways(self) -> None:
         self.section.allow(any(row.finished for row in self._controller.rows.values()))
