@@ -170,8 +170,7 @@ class CohortController:
         self.search = CaseSearch(source.strip(), output.strip(), frame, resample)
         complete = bool(self.search.source and self.search.output)
         self.inspecting = Inspecting(self.search) if complete else None
-        self.run = Idle()
-        self.opening = None
+        self.run, self.opening = Idle(), None
         self.rows.clear()
         self.rows_replaced.emit()
         self.status_changed.emit("Looking for cases ..." if complete else texts.COHORT_EMPTY)
