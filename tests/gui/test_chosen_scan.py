@@ -379,6 +379,17 @@ def test_a_comparison_ends_before_another_scan_comes(desk: Desk, how: str) -> No
     assert desk.visible == shown
 
 
+def test_a_scan_that_comes_in_3d_is_seen(desk: Desk) -> None:
+    desk.open("P_one")
+    desk.panel.views.planes.show_3d()
+    assert not desk.visible
+    desk.open("P_two")
+    assert desk.visible == {TWO}
+    assert desk.viewer.dims.ndisplay == 2
+    desk.select(ONE)
+    assert desk.visible == {ONE}
+
+
 def test_a_scan_is_compared_with_another_one(desk: Desk) -> None:
     """Which comes into view without being chosen, and is put away again."""
     desk.open("P_one")

@@ -296,7 +296,7 @@ class _Farewell:
         self._undo = (
             views._connections.close,
             views.comparison.end,
-            views.glass.hide,
+            partial(_leave_glass, views.planes, views.glass),
             views.canvases.close,
             views._letters.close,
             views.mouse.close,
@@ -312,6 +312,13 @@ class _Farewell:
             # the viewer may be closing, too; psygnal wraps what a listener raises
             with contextlib.suppress(RuntimeError, EmitLoopError):
                 undo()
+
+
+def _leave_glass(planes: PlaneView, glass: GlassBrain) -> None:
+    """Show the slices again; in 3D, nothing would be left but napari's cloud of voxels."""
+    if glass.shown:
+        planes.leave_3d()
+    glass.hide()
 
 
 def _list_keys() -> QWidget:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,8 @@ class Blink:
 
     def stop(self) -> None:
         """End, and give both layers their visibility and their place back."""
-        self._timer.stop()
+        with contextlib.suppress(RuntimeError):  # Qt's side may be gone already
+            self._timer.stop()
         self._connections.close()
         pair, self._pair = self._pair, None
         below, self._below = self._below, None

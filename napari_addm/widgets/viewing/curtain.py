@@ -70,7 +70,8 @@ class Curtain:
             watch.add(layer.events.visible, self._on_visible)
 
     def _on_inserted(self, event: Any) -> None:
-        self._hide(event.value)
+        if self.drawn:  # the layer may have ended it, in this very event
+            self._hide(event.value)
 
     def _on_visible(self, event: Any) -> None:
         watch = self._hidden.pop(unwrapped(event.source), None)
