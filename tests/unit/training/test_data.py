@@ -9,7 +9,36 @@ from scans import make_data, save
 
 from napari_addm.errors import InputError
 from napari_addm.training.augmentation import augment
-from napari_addm.training.data import SliceSampler, find_scans, split_scans
+from napari_addm.training.data import (
+    SliceSampler,
+    find_scans,
+    split_scans,
+    to_model_values,
+    unpack,
+)
+
+
+def test_the_darkest_brain_is_no_air():
+    packed = torch.tensor([0, 1, 128, 255], dtype=torch.uint8).view(1, 1, 2, 2)
+    air, darkest, middle, brightest = to_model_values(*unpack(packed)).flatten().tolist()
+    assert air == -1
+    assert -1 < darkest < -0.99
+    assert (middle, brightest) == (pytest.approx(0), 1)
+
+
+def test_the_contrast_can_be_left_alone():
+    mask = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+    values = torch.full((1, 1, 16, 16), 0.6)
+
+    def largest_change(vary_contrast):
+        drawn = [
+            augment(values, mask, torch.Generator().manual_seed(n), vary_contrast=vary_contrast)[0]
+            for n in range(30)
+        ]
+        return max(abs(each[..., 4:-4, 4:-4].mean().item() - 0.6) for each in drawn)
+
+    # a bias field and grain remain
+    assert 0 < largest_change(False) < largest_change(True) / 2
 
 
 def test_augmentation_keeps_the_brain_a_brain():
