@@ -9,7 +9,7 @@ from pydantic import model_validator
 from napari_addm.checkpoint.specification import DiffusionSpecification, NetworkSpecification
 from napari_addm.methods.info import MethodInfo
 from napari_addm.methods.network_specifications import UNetSpecification, VqVaeSpecification
-from napari_addm.methods.settings import ABSOLUTE_SCORE, SMALL, TrainingSettings, uncalibrated
+from napari_addm.methods.settings import SMALL, STRUCTURE_SCORE, TrainingSettings, uncalibrated
 
 
 class LatentUNetSpecification(NetworkSpecification):
@@ -51,7 +51,11 @@ def presets(timesteps: int) -> dict[str, TrainingSettings]:
             network=LatentUNetSpecification(vqvae=vqvae, unet=unet),
             # Latents have no smooth fields that white noise would spare.
             diffusion=DiffusionSpecification(timesteps=timesteps, noise="gaussian"),
-            detection=uncalibrated(ABSOLUTE_SCORE, timesteps // 2, steps=min(20, timesteps // 2)),
+            detection=uncalibrated(
+                STRUCTURE_SCORE.replace(symmetry=False),
+                timesteps // 2,
+                steps=min(20, timesteps // 2),
+            ),
             max_timestep=timesteps,
             learning_rate=5e-4,
         )

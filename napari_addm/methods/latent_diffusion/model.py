@@ -1,7 +1,8 @@
 """Diffusion in the latents of a VQ-VAE.
 
 A diffusion model learns the latents of a VQ-VAE. Where its steps disagree with a scan's
-latents more than with healthy ones, the latents are inpainted from their surroundings.
+latents more than with healthy ones, the latents are inpainted from their surroundings. How much
+they disagree there weighs the score.
 """
 
 from __future__ import annotations
