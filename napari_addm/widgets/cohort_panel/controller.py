@@ -241,11 +241,7 @@ class CohortController:
         if not (self.allowed.retry if only_failed else self.allowed.run):
             return None
         assert self.search is not None
-        before = {
-            name: row
-            for name, row in self.rows.items()
-            if not row.case.skip and (not only_failed or row.state in TRY_AGAIN)
-        }
+        before = _rows_to_run(self.rows, only_failed)
         request = RunRequest(
             tuple(row.case for row in self.rows.values()),
             Path(self.search.output),
@@ -364,6 +360,15 @@ class CohortController:
         """Say something in the status line, unless a run says there how far it is."""
         if not self.running:
             self.status_changed.emit(words)
+
+
+def _rows_to_run(rows: Mapping[str, CaseRow], only_failed: bool) -> dict[str, CaseRow]:
+    """Return the rows of the cases that a run is about."""
+    return {
+        name: row
+        for name, row in rows.items()
+        if not row.case.skip and (not only_failed or row.state in TRY_AGAIN)
+    }
 
 
 def _percent(step: Progress) -> int:
