@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QLabel, QMainWindow, QStatusBar, QWidget
 from napari_addm.errors import AddmError
 from napari_addm.widgets import texts
 from napari_addm.widgets.layer_volumes import LayerData, layer_volume
+from napari_addm.widgets.layers import spatial_part
 from napari_addm.widgets.viewing.connections import Connections, LayerWatch
 from napari_addm.widgets.viewing.overlays import white_words
 from napari_addm.widgets.viewing.planes import sides_known
@@ -104,7 +105,8 @@ def _to_scanner(layer: Image | Labels) -> tuple[np.ndarray, bool] | None:
     data = LayerData.of(layer)
     shape = np.shape(data.data)[-3:]
     try:
-        grid = layer_volume(LayerData(np.broadcast_to(np.uint8(0), shape), data.meta))
+        frame = np.broadcast_to(np.uint8(0), (1,) * (data.data.ndim - 3) + shape)  # of a film
+        grid = layer_volume(LayerData(*spatial_part(frame, data.meta)))
     except AddmError:
         return None
     volume = grid.volume
