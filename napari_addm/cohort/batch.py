@@ -17,7 +17,13 @@ from napari_addm.checkpoint.file import Checkpoint
 from napari_addm.cohort.case import CUT_OFF, NO_SCAN, UNCHECKED, CaseResult, CohortCase
 from napari_addm.cohort.files import check_answers, hash_scan
 from napari_addm.cohort.folder import CohortFolder
-from napari_addm.cohort.guard import OtherScanError, check_free, check_same_scan, unreadable
+from napari_addm.cohort.guard import (
+    DecidedError,
+    OtherScanError,
+    check_free,
+    check_same_scan,
+    unreadable,
+)
 from napari_addm.cohort.review import finish_saving
 from napari_addm.cohort.state import CaseState, LaterRun
 from napari_addm.detection.pipeline import Detection, Progress
@@ -292,7 +298,8 @@ class Batch:
         """Keep what became of a case that cannot be done now; files of an earlier run stay.
 
         An earlier result stays done, as a scan may be unreadable for a moment, unless its scan,
-        truth, mask or settings are known to differ.
+        truth, mask or settings are known to differ. One of the same inputs that a person has
+        decided on stays done whatever the settings.
 
         Parameters
         ----------
@@ -309,12 +316,14 @@ class Batch:
         if case.problem or isinstance(error, OtherScanError):
             return result  # state and files of this name are, or may be, another scan's
         try:
-            return self._write_failure(case, result, key)
+            return self._write_failure(case, result, key, isinstance(error, DecidedError))
         except (OSError, AddmError) as lost:
             self._check_output(lost)
             raise
 
-    def _write_failure(self, case: CohortCase, result: CaseResult, key: str) -> CaseResult:
+    def _write_failure(
+        self, case: CohortCase, result: CaseResult, key: str, decided: bool
+    ) -> CaseResult:
         states = self.folder.states
         state = states.read(case)
         if state is None:
@@ -331,7 +340,10 @@ class Batch:
             failed = replace(result, files=files, origin=origin, **kept)
             states.write(failed, self.parameters_hash)
             return result
-        row = self._row_of_earlier(case, state, result, key)
+        if decided and _is_of_these_inputs(case, old):
+            row = replace(old, input=case.input, reason=f"{UNCHECKED}: {result.reason}")
+        else:
+            row = self._row_of_earlier(case, state, result, key)
         later = LaterRun(
             status="done" if row.status == "done" else "failed",
             reason=row.reason,
@@ -385,6 +397,14 @@ class Batch:
         elif not isinstance(error, AddmError):
             text = f"{type(error).__name__}: {text} (a bug in napari-addm: please report it)"
         return case.shorten_paths(text).replace(str(self.folder.path / case.folder), case.folder)
+
+
+def _is_of_these_inputs(case: CohortCase, old: CaseResult) -> bool:
+    """Whether a result was made of this scan as it is, with this truth and mask."""
+    with suppress(OSError):
+        same = scan_sha256(case.scan) == old.origin.get("content")
+        return same and all(case.origin.get(w) == old.origin.get(w) for w in ("truth", "mask"))
+    return False
 
 
 def _has_other_regions(case: CohortCase, old: CaseResult, key: str) -> bool:

@@ -16,6 +16,10 @@ class OtherScanError(AddmError):
     """The result in the place of a case belongs to another scan."""
 
 
+class DecidedError(AddmError):
+    """A person has decided on the findings of the result in the place of a case."""
+
+
 def unreadable(path: Path, error: OSError) -> AddmError:
     """The error for a file that is there and cannot be read."""
     return InputError(f"{error.filename or path} cannot be read ({error.strerror or error})")
@@ -58,7 +62,7 @@ def _check_undecided(folder: CohortFolder, case: CohortCase, state: CaseState) -
     """Make sure that a run would not replace a person's decisions."""
     decided = state.result.holds_decisions or state.deciding
     if decided and os.path.lexists(folder.path / case.file_names()["record"]):
-        raise AddmError(
+        raise DecidedError(
             "it holds a person's decisions on findings, which a run would replace: move its files "
             "away to have it done anew, or choose another output folder"
         )

@@ -82,7 +82,9 @@ def test_a_run_with_other_settings_keeps_decisions(folder: Trial) -> None:
     save(folder, {1: Decision(note="look again")})
     before = folder.files
     done = folder.fails("--threshold", "0.03")
-    assert "a: failed, it holds a person's decisions on findings" in done.stderr
+    assert "a: done, as an earlier run left it, not checked: it holds a person's" in done.stderr
+    assert "1 of them not checked" in done.stderr
+    assert result_of(folder).noted == 1  # so the worklist and the report show them
     after = folder.files
     kept = {name for name in after if name.startswith("a/")}
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
@@ -93,6 +95,14 @@ def test_a_run_with_other_settings_keeps_decisions(folder: Trial) -> None:
     shutil.move(folder.output / "a", folder.root / "a kept")
     folder.run("--threshold", "0.03")
     assert not decisions_of(folder)
+
+
+def test_decisions_on_an_earlier_scan_do_not_count_for_another(folder: Trial) -> None:
+    save(folder, REVIEW)
+    shutil.copy(folder.source / "b.nii.gz", folder.source / "a.nii.gz")
+    done = folder.fails()
+    assert "a: failed" in done.stderr
+    assert "holds a person's decisions" in done.stderr
 
 
 def test_what_somebody_else_saved_is_not_replaced(folder: Trial) -> None:
