@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from napari_addm import __version__
 from napari_addm.checkpoint.file import Checkpoint
@@ -340,15 +340,10 @@ class Batch:
             failed = replace(result, files=files, origin=origin, **kept)
             states.write(failed, self.parameters_hash)
             return result
-        if decided and _is_of_these_inputs(case, old):
-            row = replace(old, input=case.input, reason=f"{UNCHECKED}: {result.reason}")
-        else:
-            row = self._row_of_earlier(case, state, result, key)
-        later = LaterRun(
-            status="done" if row.status == "done" else "failed",
-            reason=row.reason,
-            parameters=self.parameters_hash,
-        )
+        row = _row_of_decided(case, old, result.reason) if decided else None
+        row = row or self._row_of_earlier(case, state, result, key)
+        status: Literal["done", "failed"] = "done" if row.status == "done" else "failed"
+        later = LaterRun(status=status, reason=row.reason, parameters=self.parameters_hash)
         states.write(old, state.parameters, later)
         return row
 
@@ -399,12 +394,13 @@ class Batch:
         return case.shorten_paths(text).replace(str(self.folder.path / case.folder), case.folder)
 
 
-def _is_of_these_inputs(case: CohortCase, old: CaseResult) -> bool:
-    """Whether a result was made of this scan as it is, with this truth and mask."""
+def _row_of_decided(case: CohortCase, old: CaseResult, reason: str) -> CaseResult | None:
+    """The row of a result that a person has decided on; None for one of other inputs."""
     with suppress(OSError):
         same = scan_sha256(case.scan) == old.origin.get("content")
-        return same and all(case.origin.get(w) == old.origin.get(w) for w in ("truth", "mask"))
-    return False
+        if same and all(case.origin.get(w) == old.origin.get(w) for w in ("truth", "mask")):
+            return replace(old, input=case.input, reason=f"{UNCHECKED}: {reason}")
+    return None
 
 
 def _has_other_regions(case: CohortCase, old: CaseResult, key: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from psygnal import EmitLoopError
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QResizeEvent, QShowEvent
 from qtpy.QtWidgets import (
@@ -396,7 +398,7 @@ _farewells: set[Callable[[], None]] = set()
 
 
 def when_gone(widget: QWidget, farewell: Callable[[], None]) -> None:
-    """Call a function when Qt's side of a widget is deleted.
+    """Call a function once, when Qt's side of a widget is deleted, or at the end of the process.
 
     Parameters
     ----------
@@ -407,11 +409,20 @@ def when_gone(widget: QWidget, farewell: Callable[[], None]) -> None:
     """
 
     def call() -> None:
-        _farewells.discard(call)
-        farewell()
+        if call in _farewells:
+            _farewells.discard(call)
+            farewell()
 
     _farewells.add(call)
     widget.destroyed.connect(call)
+
+
+@atexit.register
+def _say_farewell() -> None:
+    """Undo what is left while Qt is still there; a viewer that nobody closed would crash."""
+    for call in tuple(_farewells):
+        with contextlib.suppress(RuntimeError, EmitLoopError):
+            call()
 
 
 class ProgressLine(QProgressBar):

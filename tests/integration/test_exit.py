@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 
-def run_script(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in its own process, which has to end well."""
+def run_script(code: str, settings: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in its own process with its own preferences; it has to end well."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
-        env={**os.environ, **environment},
+        env={**os.environ, "NAPARI_CONFIG": str(settings / "settings.yaml"), **environment},
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -56,8 +57,8 @@ while panel.text() in ("", "0", "1", "waiting"):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_script_that_ends_amid_a_job_ends_it(jobs: int) -> None:
-    assert "closed" in run_script(ENDS.replace("JOBS", str(jobs))).stdout
+def test_a_script_that_ends_amid_a_job_ends_it(jobs: int, tmp_path: Path) -> None:
+    assert "closed" in run_script(ENDS.replace("JOBS", str(jobs)), tmp_path).stdout
 
 
 CLOSES = """
@@ -94,8 +95,29 @@ viewer.close()
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_a_script_that_closes_its_viewer_ends_well(kept: bool) -> None:
+def test_a_script_that_closes_its_viewer_ends_well(kept: bool, tmp_path: Path) -> None:
     """Whether the script holds the window or not. Freed memory is overwritten, to show its use."""
     code = CLOSES.replace("KEPT", str(kept))
-    done = run_script(code, PYTHONMALLOC="malloc", MALLOC_PERTURB_="165")
+    done = run_script(code, tmp_path, PYTHONMALLOC="malloc", MALLOC_PERTURB_="165")
     assert "deleted" in done.stdout
+
+
+OPEN = """
+import napari
+import numpy as np
+from napari_addm.widgets.PANEL import WIDGET
+
+viewer = napari.Viewer()
+viewer.window.add_dock_widget(WIDGET(viewer))
+viewer.add_labels(np.zeros((9, 9, 9), int))
+"""
+
+
+@pytest.mark.parametrize(
+    ("panel", "widget"),
+    [("detect_panel.panel", "DetectWidget"), ("cohort_panel.panel", "BatchWidget")],
+)
+def test_a_script_that_leaves_its_viewer_open_ends_well(
+    panel: str, widget: str, tmp_path: Path
+) -> None:
+    run_script(OPEN.replace("PANEL", panel).replace("WIDGET", widget), tmp_path)

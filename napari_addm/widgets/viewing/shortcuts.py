@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from napari.utils.key_bindings import KeymapHandler, coerce_keybinding
@@ -20,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_addm.widgets import texts
-from napari_addm.widgets.forms import Panel
+from napari_addm.widgets.forms import Panel, when_gone
 from napari_addm.widgets.viewing.connections import unwrapped
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ class Shortcuts(QObject):
         application = QApplication.instance()
         assert application is not None
         application.installEventFilter(self)
+        when_gone(section, partial(_end, weakref.ref(self)))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Take our keys; leave all else alone."""
@@ -174,3 +178,11 @@ def _panel_of(section: QWidget) -> QWidget:
     while part is not None and not isinstance(part, Panel):
         part = part.parentWidget()
     return part or section
+
+
+def _end(shortcuts: weakref.ref[Shortcuts]) -> None:
+    """Read no more keys: at the end of the process, Qt would call what Python has deleted."""
+    application, there = QApplication.instance(), shortcuts()
+    if application is not None and there is not None:
+        with contextlib.suppress(RuntimeError):
+            application.removeEventFilter(there)
