@@ -285,6 +285,8 @@ class DetectController(PanelState):
         outcome, marking = self.outcome, self.marking
         if outcome is None or outcome.detection is None or outcome.is_marked(marking):
             return
+        if not self.running:
+            self.said.emit("")  # how many findings the run ended with
         self._mark(self._review)
 
     def _mark(self, review: ScanReview) -> None:

@@ -145,7 +145,8 @@ class PointerPlace:
             words = self._space.in_words(model.cursor.position) if flat else ""
             self._say(texts.POINTER.label.format(words) if words else "")
 
-        connections.add(model.cursor.events.position, moved)
+        for event in (model.cursor.events.position, model.dims.events.ndisplay):
+            connections.add(event, moved)
         return connections.close
 
     def _say(self, words: str) -> None:

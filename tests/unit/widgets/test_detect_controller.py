@@ -485,6 +485,14 @@ def test_the_slider_reaches_the_threshold_and_the_highest_score(panel: Panel) ->
     assert panel.control.marking.limit == pytest.approx(0.3)
 
 
+def test_another_threshold_takes_the_words_on_the_former_findings_away(panel: Panel) -> None:
+    panel.run("A")
+    assert panel.said[-1] == "2 findings"
+    panel.control.set_marking(panel.control.marking.at(0.25))
+    panel.control.mark()
+    assert panel.said[-1] == ""
+
+
 def test_corrections_that_were_kept_are_said_once(panel: Panel) -> None:
     outcome = panel.run("A")
     outcome.layers.corrected = "A anomalies, corrected"
