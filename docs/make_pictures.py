@@ -3,9 +3,10 @@
 Opens the demo case, or any scan with its ground truth: preview, run, threshold, findings,
 a decision, agreement, three planes, save, verify, reopen. A picture of the window is taken
 at each step, and a JSON object says what was found and for how long the event loop was ever
-blocked. Without a display::
+blocked. With preferences of its own, without a display::
 
-    xvfb-run -a -s "-screen 0 1280x800x24" python docs/make_pictures.py
+    NAPARI_CONFIG=$(mktemp -d)/settings.yaml \\
+        xvfb-run -a -s "-screen 0 1280x800x24" python docs/make_pictures.py
 """
 
 from __future__ import annotations
