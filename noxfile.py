@@ -59,6 +59,13 @@ def gui(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the site in site/; a broken link is an error."""
+    session.install(*CONSTRAINTS, "-e", ".[docs]")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session(default=False)
 def build(session: nox.Session) -> None:
     """Build wheel and sdist, check them, and smoke-test the installed wheel."""
     session.install("build", "twine")

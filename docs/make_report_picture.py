@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path)
     parser.add_argument("--browser", default="chromium", help="Chromium or Chrome")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "figures")
     parser.add_argument("--rows", type=int, nargs=2, help="of the page, pixels; else all of it")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from napari_addm.widgets.forms import column
 from napari_addm.widgets.tones import SMALL, LinkWords
 
 HERE = Path(__file__).parent
-# A wheel carries the page beside this module; in a checkout it lies in docs/.
+# A wheel carries the pages beside this module; in a checkout they lie in docs/.
 FOLDERS = (HERE / "docs", HERE.parents[1] / "docs")
-PAGE = "clinician.md"
+PAGES = ("read_a_map.md", "review.md", "cohort.md")
+END = "<!-- the panel's help ends here -->"
+NAME = "addm-guide"
 SIZE = QSize(860, 760)
 PICTURE_WIDTH = 760
 STYLE = """
@@ -31,19 +34,19 @@ a { color: #4a84e0; }
 
 
 class Guide(QTextBrowser):
-    """The page, with its pictures as wide as the text."""
+    """The pages one below the other, with their pictures as wide as the text."""
 
     def __init__(self) -> None:
         super().__init__()
         self.setOpenLinks(False)  # a link within the page scrolls, and there are no others
         self.anchorClicked.connect(lambda link: self.scrollToAnchor(link.fragment()))
-        folder = next(each for each in FOLDERS if (each / PAGE).is_file())
+        folder = next(each for each in FOLDERS if (each / PAGES[0]).is_file())
         self.setSearchPaths([str(folder)])
         document = self.document()
         assert document is not None
         document.setDefaultStyleSheet(STYLE)
         document.setDocumentMargin(16)
-        self.setHtml(as_html((folder / PAGE).read_text(encoding="utf-8")))
+        self.setHtml(as_html({name: (folder / name).read_text(encoding="utf-8") for name in PAGES}))
 
     def loadResource(self, type: int, name: QUrl) -> object:
         """Make a picture as wide as the page at once: Qt would shrink it without smoothing."""
@@ -59,10 +62,10 @@ class Guide(QTextBrowser):
 
 def open_help(parent: QWidget | None = None) -> QDialog:
     """Show the guide beside a window, or bring it to the front."""
-    shown = None if parent is None else parent.findChild(QDialog, PAGE)
+    shown = None if parent is None else parent.findChild(QDialog, NAME)
     if shown is None:
         shown = QDialog(parent)
-        shown.setObjectName(PAGE)
+        shown.setObjectName(NAME)
         shown.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         shown.setWindowTitle(texts.GUIDE_TITLE)
         shown.resize(SIZE)
@@ -82,13 +85,31 @@ def help_link() -> LinkWords:
     return link
 
 
-def as_html(page: str) -> str:
-    """Turn a page of the documentation into HTML without links to other pages."""
+def as_html(pages: Mapping[str, str]) -> str:
+    """Turn pages of the documentation into one of HTML, without links to any others.
+
+    Parameters
+    ----------
+    pages : mapping of str to str
+        Markdown by file name.
+    """
     markdown = MarkdownIt("commonmark").enable("table")
-    tokens = markdown.parse(page)
-    for heading, words in pairwise(tokens):
-        if heading.type == "heading_open":
-            slug = re.sub(r"[^\w\- ]", "", words.content.lower()).replace(" ", "-")
-            heading.attrSet("id", slug)
+    tokens = []
+    for name, page in pages.items():
+        own = markdown.parse(page.partition(END)[0])
+        for heading, words in pairwise(own):
+            if heading.type == "heading_open":
+                top = heading.tag == "h1"  # a link to the page leads to its title
+                heading.attrSet("id", name if top else slug(words.content))
+        tokens += own
     html: str = markdown.renderer.render(tokens, markdown.options, {})
+    for name in pages:
+        html = html.replace(f'href="{name}"', f'href="#{name}"').replace(
+            f'href="{name}#', 'href="#'
+        )
     return re.sub(r'<a href="[^#"][^"]*">(.*?)</a>', r"\1", html, flags=re.DOTALL)
+
+
+def slug(heading: str) -> str:
+    """Return the name by which links reach a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

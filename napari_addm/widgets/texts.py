@@ -83,7 +83,7 @@ SERIES_KINDS = {
 SERIES_T1 = "T1 of the brain"
 SERIES_OTHER = "another kind"
 OPEN_SERIES = "Open"
-GUIDE_TITLE = "ADDM: looking at a scan in the viewer"
+GUIDE_TITLE = "ADDM: how to read a map and review a case"
 HELP = Text("Help", "Opens the guide in a window of its own. It needs no network.")
 
 SCAN = Text("Scan", "The T1-weighted brain scan to examine: a 3D image layer.")

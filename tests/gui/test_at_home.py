@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import dask.array
@@ -31,6 +32,7 @@ from napari_addm.metrics.metric import rated_metrics
 from napari_addm.widgets import texts
 from napari_addm.widgets.commands import open_panel
 from napari_addm.widgets.detect_panel.panel import DetectWidget
+from napari_addm.widgets.guide import END, PAGES
 from napari_addm.widgets.viewing.planes import PLANES
 
 MINUTE = 60_000
@@ -327,7 +329,19 @@ def test_two_viewers_run_at_once(new_panel, finish, add, output, scan):
 
 # --- the guide -----------------------------------------------------------------------------------
 
-GUIDE = Path(__file__).parents[2] / "docs" / "clinician.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "review.md"
+
+
+def test_a_wheel_carries_the_guide() -> None:
+    root = GUIDE.parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for name in PAGES:
+        assert shipped[f"docs/{name}"] == f"napari_addm/widgets/docs/{name}"
+        shown = (GUIDE.parent / name).read_text(encoding="utf-8").partition(END)[0]
+        for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", shown):
+            assert picture.startswith("pictures/"), picture  # the folder that is shipped as well
+            assert (GUIDE.parent / picture).is_file(), picture
 
 
 def table_of(heading: str, text: str) -> list[str]:
@@ -369,5 +383,3 @@ def test_the_guide_has_a_picture_of_every_step() -> None:
     for step in each:
         shown = "](pictures/" in step or "picture of" in step
         assert shown, step[:40]
-    for name in re.findall(r"\]\((pictures/[^)]+)\)", text):
-        assert (GUIDE.parent / name).is_file(), name

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "contributor.md"
+PAGE = Path(__file__).parents[2] / "docs" / "contribute.md"
 BRAIN_AFFINE = nib.affines.from_matvec(np.diag([-4.0, 4.0, 5.0]), (82, -98, -72))
 BRAIN_SHAPE = (42, 50, 30)
 NAMES = {"score": "cubed", "noise": "uniform", "sampler": "jump", "metric": "specificity"}

@@ -1,0 +1,75 @@
+"""Fill in the pages of the site that the program knows best: command line, settings, Python.
+
+mkdocs calls this file as a hook. The pages in docs/ hold what is written by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mkdocs.structure.pages import Page
+
+import napari_addm
+from napari_addm.cli.app import app
+from napari_addm.detection.settings import DetectionSettings
+
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Append what is made from the program to the pages that have a part of it."""
+    make = GENERATED.get(page.file.src_uri)
+    return markdown if make is None else f"{markdown}\n\n{make()}"
+
+
+def command_line() -> str:
+    """Return every command with its options, from the help of the command line."""
+    pages = app.generate_docs(output_format="markdown")
+    return pages[pages.index("## napari-addm detect") :]
+
+
+def settings_table() -> str:
+    """Return the settings of a detection as a table."""
+    head = ("setting", "`napari-addm detect`", "values", "default", "what it does", "threshold")
+    rows = [head, ("---",) * len(head), *_settings_rows()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _settings_rows() -> Iterator[tuple[str, ...]]:
+    for name, field in DetectionSettings.model_json_schema()["properties"].items():
+        default = field["default"]
+        yield (
+            field["title"],
+            f"`--{name.replace('_', '-')}`",
+            _values(field),
+            "the model's" if default is None else f"`{str(default).lower()}`",
+            field["description"],
+            "yes" if field["affects_scores"] else "",
+        )
+
+
+def _values(field: dict[str, Any]) -> str:
+    """Say which values a setting takes."""
+    kinds = [
+        kind for kind in (field, *field.get("anyOf", ())) if kind.get("type", "null") != "null"
+    ]
+    kind = kinds[0]
+    if "enum" in kind:
+        return ", ".join(f"`{value}`" for value in kind["enum"])
+    bounds = " and ".join(f"{sign} {kind[key]:,}" for key, sign in BOUNDS.items() if key in kind)
+    words = {"boolean": "on, off", "array": "numbers of slices"}.get(kind["type"], kind["type"])
+    return " ".join(filter(None, (words, bounds, field.get("unit"))))
+
+
+def public_names() -> str:
+    """Return what mkdocstrings turns into the reference of the package's public names."""
+    names = sorted(napari_addm.__all__, key=lambda name: (name[0].isupper(), name))
+    return "\n\n".join(f"::: napari_addm.{name}" for name in names)
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "command_line.md": command_line,
+    "python.md": public_names,
+    "settings.md": settings_table,
+}
