@@ -35,7 +35,7 @@ def main() -> None:
     viewer.theme = arguments.theme
     viewer.window.set_geometry(0, 0, *WINDOW)
     panel = BatchWidget(viewer)
-    viewer.window.add_dock_widget(panel, name="Detect in a cohort (ADDM)")  # as the menu names it
+    viewer.window.add_dock_widget(panel, name="Detect in a cohort")
     heart = Heartbeat()
     report: dict[str, Any] = {}
 

@@ -11,7 +11,7 @@ from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.layer_registry import is_output
 
 # The name in napari's own menu, so that both open the same dock.
-PANEL = "Detect anomalies (ADDM)"
+PANEL = "Detect anomalies (ADDM brain MRI anomalies)"
 
 
 def open_panel(viewer: Viewer) -> DetectWidget:

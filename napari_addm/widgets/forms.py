@@ -12,6 +12,7 @@ from psygnal import EmitLoopError
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QResizeEvent, QShowEvent
 from qtpy.QtWidgets import (
+    QDockWidget,
     QDoubleSpinBox,
     QFormLayout,
     QFrame,
@@ -382,6 +383,22 @@ class Panel(QWidget):
             elif self._was_docked:
                 QTimer.singleShot(0, self._on_taken_out)
         return super().event(event)
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Shorten the dock's title, whenever napari has made a title bar."""
+        super().showEvent(event)
+        QTimer.singleShot(0, self._shorten_title)
+
+    def _shorten_title(self) -> None:
+        """Leave the plugin's name out: napari cuts a long title off."""
+        with contextlib.suppress(RuntimeError):  # it may be gone already
+            dock = self.parentWidget()
+            bar = dock.titleBarWidget() if isinstance(dock, QDockWidget) else None
+            if dock is None or bar is None:
+                return
+            dock.setWindowTitle(dock.windowTitle().partition(" (")[0])  # on its tab
+            for label in bar.findChildren(QLabel):
+                label.setText(label.text().partition(" (")[0])
 
     def leave(self) -> None:
         """Delete the panel, as its dock is closed."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QMainWindow, QWidget
+from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 
 from napari_addm.widgets import preferences
 from napari_addm.widgets.cohort_panel.panel import BatchWidget
+from napari_addm.widgets.commands import PANEL, open_panel
 from napari_addm.widgets.detect_panel import layout
 from napari_addm.widgets.detect_panel.panel import DetectWidget
 from napari_addm.widgets.viewing.canvas_dock import dock_of
@@ -35,6 +36,24 @@ def test_panels_are_tabs(make_napari_viewer_proxy, qtbot, add, scan) -> None:
     assert layer_list.isVisible()
     viewer.window.remove_dock_widget(second)
     qtbot.waitUntil(lambda: first.isVisible() and abs(ours.width() - width) <= 2, timeout=5000)
+
+
+def test_a_title_fits_its_dock(make_napari_viewer_proxy, qtbot) -> None:
+    """The menu's name is long; the dock shows the panel's, also after it has floated."""
+    viewer = make_napari_viewer_proxy(show=True)
+    dock = dock_of(open_panel(viewer))
+    assert PANEL.startswith("Detect anomalies (")
+
+    def fits() -> bool:
+        titles = [label.text() for label in dock.titleBarWidget().findChildren(QLabel)]
+        return "Detect anomalies" in titles and dock.windowTitle() == "Detect anomalies"
+
+    qtbot.waitUntil(fits)
+    for floating in (True, False):
+        dock.setFloating(floating)
+        qtbot.wait(50)
+        qtbot.waitUntil(fits)
+    assert viewer.window.dock_widgets[PANEL] is not None
 
 
 def test_the_layout_is_as_a_person_wants_it(

@@ -189,7 +189,7 @@ def test_a_panel_follows_the_page_in_the_real_dialog(make_napari_viewer: Any, qt
     dialog = PreferencesDialog(parent=viewer.window._qt_window)
     qtbot.addWidget(dialog)
     names = [dialog._list.item(n).text() for n in range(dialog._list.count())]
-    boxes = dialog._stack.widget(names.index("ADDM")).findChildren(QComboBox)
+    boxes = dialog._stack.widget(names.index("ADDM brain MRI anomalies")).findChildren(QComboBox)
     (device,) = (box for box in boxes if box.findText("cuda") >= 0)
     device.setCurrentText("cpu")
     assert widget.model.device.currentText() == "cpu"

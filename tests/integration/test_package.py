@@ -93,7 +93,7 @@ def manifest() -> PluginManifest:
 def test_manifest_is_the_package_one(manifest: PluginManifest) -> None:
     inside = resources.files("napari_addm.widgets") / "napari.yaml"
     assert manifest.name == "napari-addm"
-    assert manifest.display_name == "ADDM"
+    assert manifest.display_name == "ADDM brain MRI anomalies"
     assert manifest.contributions == PluginManifest.from_file(str(inside)).contributions
 
 
