@@ -313,8 +313,8 @@ def _read_shape(shapes: Path, rng: np.random.Generator) -> tuple[Grid, NDArray[n
             affine = file["affine"].astype(np.float64)
     except (OSError, ValueError, KeyError, IndexError, TypeError, BadZipFile) as error:
         raise InputError(
-            f"{shapes} cannot be read as masks of strokes ({error}): see the researcher's page of "
-            "the documentation for its form."
+            f"{shapes} cannot be read as masks of strokes ({error}): see Blind spots in the page "
+            "'Calibrate for your scanner' for their form."
         ) from error
     affine[:3, 3] += affine[:3, :3] @ start
     return mask, affine
