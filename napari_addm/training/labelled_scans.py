@@ -148,6 +148,6 @@ def read_split(path: Path) -> Split:
         if isinstance(error, ValidationError):
             reason = describe_problem(error.errors(include_url=False, include_input=False)[0])
         raise InputError(
-            f"{path}: cannot be used as a split file ({printable(reason, 200)}); see the "
-            "researcher's page of the documentation for its form."
+            f"{path}: cannot be used as a split file ({printable(reason, 200)}); see "
+            "the pages 'Train your own' and 'Benchmark' for its form."
         ) from error
