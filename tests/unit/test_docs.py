@@ -28,6 +28,12 @@ GROUPS = {
     if isinstance(kind, registry.Registry)
 }
 
+# Addresses of files in the repository.
+OURS = (
+    r"https://(github\.com/napari-addm/napari-addm/(blob|tree)"
+    r"|raw\.githubusercontent\.com/napari-addm/napari-addm)/main/"
+)
+
 every_page = pytest.mark.parametrize(
     "page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES]
 )
@@ -144,9 +150,20 @@ def test_files_and_modules_exist(page):
 @every_page
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
-        if re.match(r"[a-z]+:", target):
+        ours = re.match(OURS, target)
+        if re.match(r"[a-z]+:", target) and not ours:
             continue
         file, _, heading = target.partition("#")
         other = page.resolve().parent / file if file else page
+        if ours:
+            other = ROOT / file[ours.end() :]
         assert other.exists(), target
         assert not heading or heading in slugs(other), target
+
+
+def test_the_readme_is_short_and_whole_on_the_package_index():
+    """The index and the napari hub show this page alone."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 450
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        assert target.startswith("https://"), target
