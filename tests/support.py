@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,11 @@ def invoke(arguments: Sequence[object]) -> Finished:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(line)
     return Finished(code, out.getvalue(), err.getvalue())
+
+
+def code_of_part(kind: str) -> str:
+    """Return the code that the page Contribute shows for a kind of part."""
+    page = (Path(__file__).parents[1] / "docs" / "contribute.md").read_text(encoding="utf-8")
+    section = page.split(f"## Add a {'file ' * (kind == 'format')}{kind}\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    return str(code)

@@ -6,6 +6,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from support import code_of_part
 
 from napari_addm.benchmark.systems import known_systems
 from napari_addm.checkpoint.file import load_checkpoint, read_specification
@@ -46,29 +47,6 @@ METHOD = MethodInfo(
     implementation="blur_method.model:Blur", options=BlurOptions,
 )
 """
-MODEL = """
-import torch
-from napari_addm.methods.base import Method, Objective, Reconstruction
-
-class BlurObjective(Objective):
-    def __init__(self, settings):
-        super().__init__(settings)
-        self.network = Blur().build(settings.network, settings.size)
-    def step(self, clean, context):
-        loss = self.validation_loss(self.network, clean, context.generator)
-        context.optimizer_step(loss)
-        return {"error": loss}
-    def validation_loss(self, network, clean, generator):
-        return (network(clean) - clean).abs().pow(self.settings.options.exponent).mean()
-
-class Blur(Method):
-    def build(self, network, size):
-        return torch.nn.Conv2d(1, 1, network.width, padding="same")
-    def objective(self, settings):
-        return BlurObjective(settings)
-    def reconstruct(self, network, specification, clean, sampling, noise):
-        yield Reconstruction(network(clean))
-"""
 
 
 @pytest.fixture
@@ -77,7 +55,7 @@ def blur(tmp_path, monkeypatch):
     site = tmp_path / "site"
     (site / "blur_method").mkdir(parents=True)
     (site / "blur_method" / "__init__.py").write_text(DECLARATION)
-    (site / "blur_method" / "model.py").write_text(MODEL)
+    (site / "blur_method" / "model.py").write_text(code_of_part("method"))
     info = site / "blur_method-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: blur-method\nVersion: 1.0\n")

@@ -1,7 +1,6 @@
-"""The contributor's page, followed by another package: one file makes a part appear everywhere."""
+"""The page Contribute, followed by another package: one file makes a part appear everywhere."""
 
 import json
-import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -9,46 +8,50 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from support import code_of_part
 
-PAGE = Path(__file__).parents[2] / "docs" / "contribute.md"
 BRAIN_AFFINE = nib.affines.from_matvec(np.diag([-4.0, 4.0, 5.0]), (82, -98, -72))
 BRAIN_SHAPE = (42, 50, 30)
 NAMES = {"score": "cubed", "noise": "uniform", "sampler": "jump", "metric": "specificity"}
 
 
-def code_of(kind: str) -> str:
-    """The code of a section of the page."""
-    section = PAGE.read_text(encoding="utf-8").split(f"### A {kind}\n")[1].split("\n### ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    return code
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Return a function that installs a package with a part; the program starts anew with it."""
+    packages = ["napari_addm"]
+
+    def install(kind: str, name: str) -> None:
+        package = f"parts_of_{kind}"
+        packages.append(package)
+        (tmp_path / f"{package}.py").write_text(code_of_part(kind), encoding="utf-8")
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(
+            f"[napari_addm.{kind}s]\n{name} = {package}:{kind.upper()}\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        for module in list(sys.modules):
+            if module.split(".")[0] in packages:
+                monkeypatch.delitem(sys.modules, module)
+
+    yield install
+    for module in list(sys.modules):
+        if module.split(".")[0] in packages:
+            del sys.modules[module]
 
 
 @pytest.fixture(params=NAMES)
-def part(request, tmp_path, monkeypatch):
-    """Kind and name of a part that another package brings; the program starts anew with it."""
+def part(request, install):
+    """Kind and name of a part that another package brings."""
     kind = request.param
-    name = NAMES[kind]
-    package = f"parts_of_{kind}"
-    (tmp_path / f"{package}.py").write_text(code_of(kind), encoding="utf-8")
-    info = tmp_path / f"{package}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        f"[napari_addm.{kind}s]\n{name} = {package}:{kind.upper()}\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    for module in list(sys.modules):
-        if module.split(".")[0] in ("napari_addm", package):
-            monkeypatch.delitem(sys.modules, module)
-    yield kind, name
-    for module in list(sys.modules):
-        if module.split(".")[0] in ("napari_addm", package):
-            del sys.modules[module]
+    install(kind, NAMES[kind])
+    return kind, NAMES[kind]
 
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_part_takes_less_than_twenty_lines_beside_its_description(kind):
-    lines = [line for line in code_of(kind).splitlines() if line.strip()]
+    lines = [line for line in code_of_part(kind).splitlines() if line.strip()]
     assert len(lines) < 20
 
 
@@ -128,6 +131,15 @@ def test_it_is_listed_offered_and_recorded(
     capsys.readouterr()
     assert run_program("info", checkpoint) == 0
     assert name in capsys.readouterr().out.lower()
+
+
+def test_a_file_format_is_read(install, tmp_path):
+    install("format", "numpy")
+    from napari_addm.io.reading import read_volume
+
+    voxels = np.random.default_rng(0).random((8, 9, 10), dtype=np.float32)
+    np.save(tmp_path / "scan.npy", voxels)
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.npy").data, voxels.T)
 
 
 @pytest.mark.parametrize("kind", ["score", "noise", "sampler"])
