@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any, TypeVar
+
+from qtpy import API_NAME
 from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QApplication, QWidget
+
+Kind = TypeVar("Kind", bound=QEvent)
+
+
+def as_kind(event: QEvent, kind: type[Kind]) -> Kind | None:
+    """Give an event as what it is; None if that is unknown.
+
+    PyQt may hand over the Python object of an older event that lay at the same address, and that
+    something has kept, as vispy keeps those of the mouse.
+    """
+    if isinstance(event, kind):
+        return event
+    if not API_NAME.startswith("PyQt"):
+        return None
+    sip: Any = import_module("qtpy.sip")
+    found = sip.wrapinstance(sip.unwrapinstance(event), kind)
+    return found if isinstance(found, kind) else None
 
 
 class PartsFilter(QObject):

@@ -6,7 +6,7 @@ from qtpy.QtCore import QEvent, QModelIndex, QPoint, Qt
 from qtpy.QtGui import QHelpEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QToolTip, QWidget
 
-from napari_addm.widgets.parts_filter import PartsFilter
+from napari_addm.widgets.parts_filter import PartsFilter, as_kind
 from napari_addm.widgets.texts import wrapped
 
 ROLE = Qt.ItemDataRole.ToolTipRole
@@ -20,12 +20,12 @@ class WrappedTips(PartsFilter):
 
     def stops(self, widget: QWidget, event: QEvent) -> bool:
         """Show a tooltip in place of Qt."""
-        if event.type() != QEvent.Type.ToolTip:
+        asked = as_kind(event, QHelpEvent) if event.type() == QEvent.Type.ToolTip else None
+        if asked is None:
             return False
-        assert isinstance(event, QHelpEvent)
-        words = _item_tip(widget, event.pos()) or widget.toolTip()
+        words = _item_tip(widget, asked.pos()) or widget.toolTip()
         if words:
-            QToolTip.showText(event.globalPos(), wrapped(words), widget)
+            QToolTip.showText(asked.globalPos(), wrapped(words), widget)
         return bool(words)
 
 

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_addm.widgets.parts_filter import PartsFilter
+from napari_addm.widgets.parts_filter import PartsFilter, as_kind
 
 # What Qt lets a wheel change, whatever has the focus: values, tabs, and the zoom of plots.
 FIELDS = (QAbstractSlider, QAbstractSpinBox, QComboBox, QGraphicsView, QTabBar)
@@ -61,8 +61,8 @@ class WheelGuard(PartsFilter):
                     QApplication.sendEvent(area.viewport(), event)
                 return True
         elif kind == QEvent.Type.FocusIn:
-            assert isinstance(event, QFocusEvent)
-            self._reason = event.reason()
+            focus = as_kind(event, QFocusEvent)
+            self._reason = Qt.FocusReason.OtherFocusReason if focus is None else focus.reason()
         elif kind in (QEvent.Type.MouseButtonPress, QEvent.Type.KeyPress) and widget.isVisible():
             self._stray = None
         elif kind == QEvent.Type.Hide and _is_list_of_combo(widget):

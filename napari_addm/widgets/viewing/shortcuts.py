@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_addm.widgets import texts
 from napari_addm.widgets.forms import Panel, when_gone
+from napari_addm.widgets.parts_filter import as_kind
 from napari_addm.widgets.viewing.connections import unwrapped
 
 if TYPE_CHECKING:
@@ -85,9 +86,9 @@ class Shortcuts(QObject):
         if event is None:
             return False
         kind = event.type()
-        if kind in KEY_EVENTS:
-            assert isinstance(event, QKeyEvent)
-            return isinstance(watched, QWidget) and self._on_key(watched, event)
+        if kind in KEY_EVENTS and isinstance(watched, QWidget):
+            key = as_kind(event, QKeyEvent)
+            return key is not None and self._on_key(watched, key)
         if kind == QEvent.Type.WindowDeactivate:
             self._let_go()  # the release goes to another window
         return False
