@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 MAP_ROLES = ("anomaly", "uncertainty", "labels", "earlier findings")
 BAR_LABEL = "addm_bar_label"
-BAR_LOOK: dict[str, Any] = {"size": (14, 110), "font_size": 8}
+# Pixels. A bar ends above the letter at the middle of the edge, or it is not there.
+BAR_WIDTH, BAR_HEIGHT, LEAST_HEIGHT = 14, 110, 30
+BAR_FONT = 8
+AROUND_BAR = 85  # its label above it, and half the letter below it
 # Layers and threshold have to rest for so long before bar and label follow.
 REST_MS = 100
 
@@ -61,7 +64,8 @@ class ColorBar:
         self._tiling_before = viewer.canvas.overlay_tiling.top_right
         viewer.canvas.overlay_tiling.top_right = "vertical"  # the bar below its label
         self._soon = single_shot(owner, REST_MS, self._update)
-        for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
+        layers = viewer.layers.events
+        for event in (layers.inserted, layers.removed, viewer.canvas.events.size):
             self._connections.add(event, self.update_soon)
         self.update_soon()
 
@@ -104,16 +108,22 @@ class ColorBar:
             text += f"\nthreshold {self._threshold:.3g}"
         label = overlays.get(BAR_LABEL)
         labelled = label is not None and label.text == text
+        height = min(BAR_HEIGHT, self._viewer.canvas.size[0] // 2 - AROUND_BAR)
+        barred = shown if height >= LEAST_HEIGHT else []
         for layer in self._maps:
-            if layer.colorbar.visible != (layer in shown) and (labelled or layer not in shown):
+            bar = layer.colorbar
+            if bar.visible != (layer in barred) and (labelled or layer not in barred):
                 give_color_bar(layer)
-                layer.colorbar.update(BAR_LOOK)
-                layer.colorbar.visible = layer in shown
+                bar = layer.colorbar
+                bar.font_size = BAR_FONT
+                bar.visible = layer in barred
+            if layer in barred and bar.size != (BAR_WIDTH, height):
+                bar.size = (BAR_WIDTH, height)
         if not shown:
             overlays.pop(BAR_LABEL, None)
             return
         if label is None:
-            look = {"position": "top_right", "font_size": 8, "box": True}
+            look = {"position": "top_right", "font_size": BAR_FONT, "box": True}
             overlays[BAR_LABEL] = TextOverlay(text=words, **look)
         else:
             label.text = text

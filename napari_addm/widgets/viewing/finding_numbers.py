@@ -10,19 +10,16 @@ from napari.layers import Labels
 from napari_addm.widgets.forms import single_shot
 from napari_addm.widgets.layer_registry import role_of
 from napari_addm.widgets.viewing.connections import Connections, unwrapped
-from napari_addm.widgets.viewing.overlays import MarksOverlay, Word
 from napari_addm.widgets.viewing.visibility import is_put_away
+from napari_addm.widgets.viewing.words import NUMBERS, CanvasWords, Wish
 
 if TYPE_CHECKING:
     import napari
     from napari.components import ViewerModel
 
-NUMBERS = "addm_numbers"
 MOST_NUMBERS = 20
 # Numbers follow an update of the labels this soon.
 REST_MS = 60
-# A number, in pixels of the screen: as wide and high, and its distance from the outline.
-WIDTH, HEIGHT, BESIDE = 22, 16, 3
 
 
 class FindingNumbers:
@@ -36,16 +33,17 @@ class FindingNumbers:
     viewer : napari.viewer.Viewer
         With the labels of the findings.
     model : napari.viewer.Viewer or ViewerModel
+    words : CanvasWords
         The numbers are written on its canvas.
     """
 
     def __init__(
-        self, viewer: napari.viewer.Viewer, model: napari.viewer.Viewer | ViewerModel
+        self,
+        viewer: napari.viewer.Viewer,
+        model: napari.viewer.Viewer | ViewerModel,
+        words: CanvasWords,
     ) -> None:
-        self._viewer, self._model = viewer, model
-        self._overlay = MarksOverlay(visible=True)
-        model.scene.overlays.pop(NUMBERS, None)
-        model.scene.overlays[NUMBERS] = self._overlay
+        self._viewer, self._model, self._words = viewer, model, words
         self._soon = single_shot(None, REST_MS, self._update)
         self._connections = Connections()
         self._of_layers: dict[Labels, Connections] = {}
@@ -53,8 +51,7 @@ class FindingNumbers:
             self._connections.add(event, self._on_layers)
         for event in (model.dims.events.point, model.dims.events.order):
             self._connections.add(event, self._update)
-        for event in (model.scene.camera.events.zoom, model.scene.camera.events.orientation):
-            self._connections.add(event, self._update_soon)
+        self._connections.add(model.scene.camera.events.orientation, self._update_soon)
         self._on_layers()
 
     def _on_layers(self, event: Any = None) -> None:
@@ -72,15 +69,14 @@ class FindingNumbers:
         self._soon.start()
 
     def _update(self, event: Any = None) -> None:
-        words: tuple[Word, ...] = ()
+        numbers: tuple[Wish, ...] = ()
         if self._model.dims.ndisplay == 2:
             for layer in self._of_layers:
                 if layer.visible and layer.ndim == 3 and not is_put_away(layer):
-                    words += self._number(layer)
-        if words != self._overlay.words:
-            self._overlay.words = words
+                    numbers += self._number(layer)
+        self._words.write(NUMBERS, numbers)
 
-    def _number(self, layer: Labels) -> tuple[Word, ...]:
+    def _number(self, layer: Labels) -> tuple[Wish, ...]:
         """The numbers of a layer's labels in the slice that is shown."""
         dims, camera = self._model.dims, self._model.scene.camera
         first = dims.ndim - layer.ndim
@@ -99,20 +95,15 @@ class FindingNumbers:
         ids, areas, ends = _in_section(section.T if turned else section, steps)
         colors = layer.colormap.map(ids)
         selected = (colors[:, :3] == 1).all(axis=1)
-        pixel = 1 / max(camera.zoom, 1e-9)
-        words: list[Word] = []
-        spots: list[np.ndarray] = []
+        wishes = []
         for n in np.lexsort((-areas, ~selected))[:MOST_NUMBERS]:
             voxel = np.full(3, index)
-            voxel[shown] = ends[n]
-            place = np.array(layer.data_to_world(voxel))
-            place[shown[1]] += right * BESIDE * pixel
-            spot = place[shown] / pixel
-            if all(np.any(np.abs(spot - other) > (HEIGHT, WIDTH)) for other in spots):
-                spots.append(spot)
-                at = (*dims.point[:first], *place.tolist())
-                words.append(Word(str(ids[n]), at, tuple(colors[n].tolist())))
-        return tuple(words)
+            places = []
+            for end in ends[:, n]:
+                voxel[shown] = end
+                places.append((*dims.point[:first], *map(float, layer.data_to_world(voxel))))
+            wishes.append(Wish(str(ids[n]), tuple(places), tuple(colors[n].tolist())))
+        return tuple(wishes)
 
     def close(self) -> None:
         """Remove the numbers."""
@@ -121,14 +112,12 @@ class FindingNumbers:
         for own in self._of_layers.values():
             own.close()
         self._of_layers.clear()
-        if unwrapped(self._model.scene.overlays.get(NUMBERS)) is self._overlay:
-            del self._model.scene.overlays[NUMBERS]
 
 
 def _in_section(
     section: np.ndarray, steps: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The numbers in a section, their areas in pixels, and their upper right ends.
+    """The numbers in a section, their areas in pixels, and their upper right and lower left ends.
 
     Parameters
     ----------
@@ -142,4 +131,4 @@ def _in_section(
     places = np.stack(np.unravel_index(where, section.shape), axis=-1)
     order = np.lexsort((places @ steps, number))
     ids, begin, areas = np.unique(number[order], return_index=True, return_counts=True)
-    return ids, areas, places[order[begin + areas - 1]]
+    return ids, areas, places[order[np.stack([begin + areas - 1, begin])]]

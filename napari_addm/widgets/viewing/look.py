@@ -20,9 +20,11 @@ SCALE_BAR: dict[str, Any] = {
     "visible": True,
     "position": "bottom_right",
     "font_size": 8,
-    "box": False,
+    "box": True,
     "ticks": False,
 }
+# Pixels: on a narrower canvas the bar would reach the letter at the middle of the edge.
+LEAST_WIDTH = 350
 
 
 class SmoothPictures:
@@ -74,10 +76,18 @@ class CanvasLook:
         self._before = {name: getattr(bar, name) for name in SCALE_BAR}
         self._own = bar.visible  # a person's own bar stays as it is
         self._black = viewer.canvas.background_color_override is None
+        self._wide = viewer.canvas.size[1] >= LEAST_WIDTH
         self._connections = Connections()
         for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
             self._connections.add(event, self._update)
+        self._connections.add(viewer.canvas.events.size, self._on_size)
         self._update()
+
+    def _on_size(self, event: Any = None) -> None:
+        wide = self._viewer.canvas.size[1] >= LEAST_WIDTH
+        if wide != self._wide:
+            self._wide = wide
+            self._update()
 
     def _update(self, event: Any = None) -> None:
         self._show(bool(len(self._viewer.layers)))
@@ -87,7 +97,8 @@ class CanvasLook:
         if self._black and shown != (canvas.background_color_override is not None):
             canvas.background_color_override = BLACK if shown else None
         if not self._own:
-            canvas.overlays["scale_bar"].update(SCALE_BAR if shown else self._before)
+            look = SCALE_BAR | {"visible": self._wide} if shown else self._before
+            canvas.overlays["scale_bar"].update(look)
 
     def close(self) -> None:
         """Give the canvas back as it was."""

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QWidget
 from napari_addm.widgets.viewing.finding_numbers import FindingNumbers
 from napari_addm.widgets.viewing.measuring import DrawnLines, MeasuredLines, Ruler
 from napari_addm.widgets.viewing.scanner import PointerPlace, ScannerSpace
+from napari_addm.widgets.viewing.words import DIAMETERS, RULER, CanvasWords
 
 if TYPE_CHECKING:
     import napari
@@ -44,10 +45,12 @@ class Marks:
 
     def attach(self, model: napari.viewer.Viewer | ViewerModel) -> Callable[[], None]:
         """Mark a canvas; returns what ends that."""
+        words = CanvasWords(model)
         undo = (
-            FindingNumbers(self._viewer, model).close,
-            DrawnLines(self.diameters, model, "addm_diameters").close,
-            DrawnLines(self.ruler.lines, model, "addm_ruler").close,
+            FindingNumbers(self._viewer, model, words).close,
+            DrawnLines(self.diameters, model, words, DIAMETERS).close,
+            DrawnLines(self.ruler.lines, model, words, RULER).close,
+            words.close,
             self.ruler.attach(model),
             self.pointer.follow(model),
         )

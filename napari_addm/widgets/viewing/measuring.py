@@ -14,17 +14,16 @@ from psygnal import Signal
 from napari_addm.findings.diameters import Diameters, Place
 from napari_addm.widgets.finding_colors import SELECTED_COLOR
 from napari_addm.widgets.viewing.canvas_tools import CLICK_PIXELS
-from napari_addm.widgets.viewing.connections import Connections, unwrapped
-from napari_addm.widgets.viewing.overlays import MarksOverlay, Stroke, Word
+from napari_addm.widgets.viewing.connections import Connections
+from napari_addm.widgets.viewing.overlays import Stroke
 from napari_addm.widgets.viewing.scanner import ScannerSpace
+from napari_addm.widgets.viewing.words import CanvasWords, Wish
 
 if TYPE_CHECKING:
     import napari
     from napari.components import ViewerModel
 
 RULER_COLOR = "#ffe14d"
-# Between a line and its length, in pixels of the screen.
-BESIDE = 5
 
 
 class MeasuredLine(NamedTuple):
@@ -90,27 +89,30 @@ class DrawnLines:
     ----------
     lines : MeasuredLines
     model : napari.viewer.Viewer or ViewerModel
-    name : str
-        Of the overlay.
+    words : CanvasWords
+        Of that canvas.
+    kind : str
+        Of words.
     """
 
     def __init__(
-        self, lines: MeasuredLines, model: napari.viewer.Viewer | ViewerModel, name: str
+        self,
+        lines: MeasuredLines,
+        model: napari.viewer.Viewer | ViewerModel,
+        words: CanvasWords,
+        kind: str,
     ) -> None:
-        self._lines, self._model, self._name = lines, model, name
-        self._overlay = MarksOverlay(visible=True)
-        model.scene.overlays.pop(name, None)
-        model.scene.overlays[name] = self._overlay
+        self._lines, self._model, self._words, self._kind = lines, model, words, kind
         self._connections = Connections()
-        events, camera = model.dims.events, model.scene.camera.events
-        self._connections.add(lines.changed, self._draw)
-        for event in (events.point, events.order, camera.zoom, camera.orientation):
+        events = model.dims.events
+        for event in (lines.changed, events.point, events.order):
             self._connections.add(event, self._draw)
+        self._connections.add(model.scene.camera.events.orientation, self._draw)
         self._draw()
 
     def _draw(self, event: Any = None) -> None:
         dims, camera = self._model.dims, self._model.scene.camera
-        strokes, words = [], []
+        strokes, wishes = [], []
         for line in self._lines.lines:
             ends = np.array([line.start, line.end])
             cut = list(dims.not_displayed)
@@ -120,18 +122,15 @@ class DrawnLines:
                 continue
             color = tuple(transform_color(line.color)[0].tolist())
             strokes.append(Stroke(line.start, line.end, color))
-            across = dims.displayed[1]
             right = 1 if str(camera.orientation[2]) == "right" else -1
-            place = ends[np.argmax(right * ends[:, across])].copy()
-            place[across] += right * BESIDE / max(camera.zoom, 1e-9)
-            words.append(Word(line.words, tuple(place.tolist()), color))
-        self._overlay.strokes, self._overlay.words = tuple(strokes), tuple(words)
+            from_right = np.argsort(-right * ends[:, dims.displayed[1]], kind="stable")
+            places = tuple(tuple(ends[n].tolist()) for n in from_right)
+            wishes.append(Wish(line.words, places, color))
+        self._words.write(self._kind, tuple(wishes), tuple(strokes))
 
     def close(self) -> None:
-        """Remove the lines from this canvas."""
+        """Draw no more lines."""
         self._connections.close()
-        if unwrapped(self._model.scene.overlays.get(self._name)) is self._overlay:
-            del self._model.scene.overlays[self._name]
 
 
 class Ruler:

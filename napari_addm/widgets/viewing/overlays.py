@@ -16,20 +16,24 @@ from napari._vispy.visuals.text import Text
 from napari.components.overlays import ColorBarOverlay, SceneOverlay, TextOverlay
 from napari.layers import Image
 from napari.layers.base._base_constants import Blending
+from napari.qt import QtViewer
 from napari.utils.colormaps import Colormap
 from napari.utils.colormaps.colormap_utils import _napari_cmap_to_vispy
 from napari.viewer import Viewer
+from qtpy.QtGui import QFont, QFontMetricsF
 from vispy.gloo import set_depth_mask
 from vispy.scene import Node
 from vispy.scene.visuals import Compound, Line, Mesh
 from vispy.visuals.filters import Filter
 
 from napari_addm.outputs.colors import BEHIND_BAR
+from napari_addm.widgets.viewing.connections import unwrapped
 
 COLOR = (0.35, 0.75, 1.0, 0.55)
 SHELL_COLOR = (0.75, 0.83, 0.95, 0.75)
 # Longer than any scan, in mm; clipped at the canvas.
 REACH = 1e4
+DOTS_PER_POINT = 96 / 72
 # Enough for the eye.
 BAR_COLORS = 128
 # Where dark copies of words and lines lie, in pixels: their rim.
@@ -233,8 +237,36 @@ class RimFilter(Filter):
         )
 
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom on a canvas, in pixels."""
+
+
+def boxes_at_edges(model: Any) -> list[Box]:
+    """Where the letters, bars and labels of a viewer's canvas are."""
+    boxes = []
+    for canvas in (each.canvas for each in QtViewer._instances if each.viewer is unwrapped(model)):
+        canvas._update_overlay_canvas_positions()
+        for _, drawn, _ in canvas._get_ordered_visible_canvas_overlays():
+            x, y = drawn.node.transform.translate[:2].tolist()
+            boxes.append((x, y, x + drawn.x_size, y + drawn.y_size))
+    return boxes
+
+
+def edges_changed(model: Any) -> Any:
+    """The event that letters, bars or labels of a canvas have other places or sizes."""
+    return unwrapped(model).canvas.events._overlay_positions_changed
+
+
+def size_of_words(text: str, font_size: float) -> tuple[float, float]:
+    """Width and height of words on a canvas, in pixels."""
+    font = QFont()
+    font.setPixelSize(round(font_size * DOTS_PER_POINT**2))  # vispy counts its dots twice
+    metrics = QFontMetricsF(font)
+    return metrics.horizontalAdvance(text) + 2, metrics.ascent() + 2
+
+
 class Word(NamedTuple):
-    """A word on a canvas: RGBA, and where its lower left end is, in the world of the viewer."""
+    """A word on a canvas: RGBA, and where its upper left end is, in the world of the viewer."""
 
     text: str
     place: tuple[float, ...]

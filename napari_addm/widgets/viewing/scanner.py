@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import napari
     from napari.components import ViewerModel
 
+# Pixels: on a narrower canvas the words would reach the letter at the middle of the edge.
+LEAST_WIDTH = 480
 POINTER = "addm_crosshair_place"
 LETTERS = ("RL", "AP", "SI")
 # Right and left of the origin are those of the head if the middle of the scan is as near to it,
@@ -184,6 +186,7 @@ class CrosshairPlace:
             viewer.dims.events.point,
             viewer.layers.events.inserted,
             viewer.layers.events.removed,
+            viewer.canvas.events.size,
         ):
             self._connections.add(event, self._update)
         self._update()
@@ -191,7 +194,7 @@ class CrosshairPlace:
     def _update(self, event: Any = None) -> None:
         words = self._space.in_words(self._viewer.dims.point)
         self._overlay.text = words
-        self._overlay.visible = bool(words)
+        self._overlay.visible = bool(words) and self._viewer.canvas.size[1] >= LEAST_WIDTH
 
     def close(self) -> None:
         """Remove the words."""
