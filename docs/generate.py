@@ -14,8 +14,6 @@ import napari_addm
 from napari_addm.cli.app import app
 from napari_addm.detection.settings import DetectionSettings
 
-BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Append what is made from the program to the pages that have a part of it."""
@@ -31,34 +29,33 @@ def command_line() -> str:
 
 def settings_table() -> str:
     """Return the settings of a detection as a table."""
-    head = ("setting", "`napari-addm detect`", "values", "default", "what it does", "threshold")
-    rows = [head, ("---",) * len(head), *_settings_rows()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(("| setting | what it does |", "| --- | --- |", *_settings_rows()))
 
 
-def _settings_rows() -> Iterator[tuple[str, ...]]:
+def _settings_rows() -> Iterator[str]:
     for name, field in DetectionSettings.model_json_schema()["properties"].items():
         default = field["default"]
+        mark = " †" if field["affects_scores"] else ""
+        unset = "all" if name == "slices" else field.get("automatic", "the model's")
+        said = unset if default is None else f"`{str(default).lower()}`"
         yield (
-            field["title"],
-            f"`--{name.replace('_', '-')}`",
-            _values(field),
-            "the model's" if default is None else f"`{str(default).lower()}`",
-            field["description"],
-            "yes" if field["affects_scores"] else "",
+            f"| **{field['title']}**{mark}<br>`--{name.replace('_', '-')}` "
+            f"| {field['description']}<br>*{_values(field)}; default:* {said} |"
         )
 
 
 def _values(field: dict[str, Any]) -> str:
     """Say which values a setting takes."""
-    kinds = [
-        kind for kind in (field, *field.get("anyOf", ())) if kind.get("type", "null") != "null"
-    ]
-    kind = kinds[0]
+    kinds = (field, *field.get("anyOf", ()))
+    kind = next(kind for kind in kinds if kind.get("type", "null") != "null")
     if "enum" in kind:
-        return ", ".join(f"`{value}`" for value in kind["enum"])
-    bounds = " and ".join(f"{sign} {kind[key]:,}" for key, sign in BOUNDS.items() if key in kind)
-    words = {"boolean": "on, off", "array": "numbers of slices"}.get(kind["type"], kind["type"])
+        return ", ".join(kind["enum"])
+    low, high = (
+        next((kind[key] for key in keys if key in kind), None)
+        for keys in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum"))
+    )
+    bounds = "" if low is None else f"{low:,} to {high:,}" if high < 2**31 else f"from {low:,}"
+    words = {"boolean": "on or off", "array": "numbers of slices"}.get(kind["type"], kind["type"])
     return " ".join(filter(None, (words, bounds, field.get("unit"))))
 
 
