@@ -65,7 +65,7 @@ class Benchmark:
     Parameters
     ----------
     data : Path
-        See :func:`find_cases`.
+        See `find_cases`.
     output : Path
     settings : BenchmarkSettings
     report : callable
@@ -254,7 +254,7 @@ class Benchmark:
         Returns
         -------
         dict
-            Plain JSON, as :func:`napari_addm.benchmark.report.write_report` takes it.
+            Plain JSON, as `napari_addm.benchmark.report.write_report` takes it.
         """
         started = time.time()
         protocols = self.settings.protocols

@@ -77,7 +77,7 @@ class BenchmarkSettings:
     Attributes
     ----------
     systems : tuple of str
-        Labels of :func:`known_systems`.
+        Labels of `known_systems`.
     checkpoints : tuple of Path
         Trained models as further rows.
     protocols : tuple of str

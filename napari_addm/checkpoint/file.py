@@ -1,7 +1,7 @@
 """Reading and writing checkpoints: one safetensors file with a header that says how to use it.
 
 The header's ``specification`` entry is the JSON of a
-:class:`~napari_addm.checkpoint.specification.ModelSpecification`. Reading it imports no torch, and
+`~napari_addm.checkpoint.specification.ModelSpecification`. Reading it imports no torch, and
 nothing in a checkpoint is ever executed.
 """
 
@@ -77,7 +77,7 @@ def read_specification(path: str | os.PathLike[str]) -> ModelSpecification:
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read and check a checkpoint: specification, weights hash, finite values.
 
-    :func:`napari_addm.methods.loading.load_network` checks whether the weights fit the network.
+    `napari_addm.methods.loading.load_network` checks whether the weights fit the network.
 
     Raises
     ------

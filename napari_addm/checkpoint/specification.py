@@ -133,13 +133,13 @@ class DiffusionSpecification(Part):
 
 
 class ScoreSpecification(Part):
-    """How residuals become an anomaly map; see :mod:`napari_addm.detection.scoring`.
+    """How residuals become an anomaly map; see `napari_addm.detection.scoring`.
 
     Attributes
     ----------
     symmetry : bool
         Whether to discount scores that both halves of the brain have; see
-        :mod:`napari_addm.detection.symmetry`.
+        `napari_addm.detection.symmetry`.
     """
 
     kind: ScoreKind
@@ -249,7 +249,7 @@ class ModelSpecification(Part):
     Attributes
     ----------
     method : str
-        Name in :data:`napari_addm.registry.METHODS`.
+        Name in `napari_addm.registry.METHODS`.
     network : NetworkSpecification
         Of the class that the method declares.
     diffusion : DiffusionSpecification or None

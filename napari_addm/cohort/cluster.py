@@ -2,7 +2,7 @@
 
 The client holds the lock, the plan and the manifest, and gives each worker one case at a time, so
 that a worker that dies takes no other case along. Each case goes through the steps of
-:class:`napari_addm.cohort.batch.Batch` on one worker, which writes its files and its state. So
+`napari_addm.cohort.batch.Batch` on one worker, which writes its files and its state. So
 input, output and model have to lie on a file system that all machines share, under the same paths;
 neither scans nor weights pass through dask.
 """

@@ -1,6 +1,6 @@
 """The batch: every case of a cohort through one detection, with reading and writing beside it.
 
-:func:`run_batch` is a generator that the command line, the dock widget and Python drive. Closing
+`run_batch` is a generator that the command line, the dock widget and Python drive. Closing
 it cancels within one step of the network, and finished cases stay. While the network works on one
 case, threads read and prepare the next and write the last one. At most ``2 * workers + 1`` cases
 are in memory.

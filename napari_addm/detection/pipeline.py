@@ -1,8 +1,8 @@
 """Detection: one generator that the panel, the command line and Python drive.
 
-:func:`detect` plans a run, reconstructs the slices and scores the difference. It yields progress
+`detect` plans a run, reconstructs the slices and scores the difference. It yields progress
 after every network call. Closing the generator cancels within one call; what is finished stays in
-the :class:`napari_addm.detection.session.Session`, where the next detection continues.
+the `napari_addm.detection.session.Session`, where the next detection continues.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def detect(
     Parameters
     ----------
     brain_mask : ndarray of bool, shape (S, A, R), optional
-        On the scan's grid; found by :func:`napari_addm.detection.preparation.prepare` if missing.
+        On the scan's grid; found by `napari_addm.detection.preparation.prepare` if missing.
     first_slice : int or callable, optional
         Slices are reconstructed from this slice of the scan outward; by default from the middle.
         A callable is asked again before every batch.
@@ -93,7 +93,7 @@ def detect(
         Whether to yield partial results, at most one every `PARTIAL_SECONDS`. Single slices that
         are scored with neighbors come in one result.
     prepared : ModelSlices, optional
-        `volume` as :func:`napari_addm.detection.preparation.prepare` prepared it for this
+        `volume` as `napari_addm.detection.preparation.prepare` prepared it for this
         checkpoint; `brain_mask` is then not used.
     session : Session, optional
         Holds what is done already, and keeps what will be. The last result is the same, to the
@@ -198,14 +198,14 @@ def run(
     *,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> Detection:
-    """Drive :func:`detect` to its end and return the result.
+    """Drive `detect` to its end and return the result.
 
     Parameters
     ----------
     volume, checkpoint, settings, brain_mask
-        As for :func:`detect`.
+        As for `detect`.
     on_progress : callable, optional
-        Called with every :class:`Progress`.
+        Called with every `Progress`.
     """
     result = None
     for progress in detect(volume, checkpoint, settings, brain_mask, partial=False):

@@ -125,7 +125,7 @@ def plan_detection(
     settings : DetectionSettings
         With every default filled in.
     volume, checkpoint, brain_mask, first_slice, prepared, session
-        As for :func:`napari_addm.detection.pipeline.detect`.
+        As for `napari_addm.detection.pipeline.detect`.
     """
     specification = checkpoint.specification
     if session is None:  # nobody asks for the scan again, so it needs no fingerprint
@@ -204,7 +204,7 @@ def _batch_size(settings: DetectionSettings, device: str, wanted: int, count: in
     """Choose how many slices and draws go into every network call.
 
     It depends on the settings alone, never on what is done already: see
-    :attr:`napari_addm.detection.session.Reconstructions.batch`.
+    `napari_addm.detection.session.Reconstructions.batch`.
     """
     assert settings.draws is not None
     size = settings.batch_size or BATCH_SIZES[device]

@@ -1,7 +1,7 @@
 """Preparation: from a volume to the slices that a network knows, and back.
 
-:func:`prepare` finds the brain mask, resamples to the checkpoint's axial model grid and applies its
-intensity rule. :class:`ModelSlices` holds the exact inverse of that geometry, so that no caller
+`prepare` finds the brain mask, resamples to the checkpoint's axial model grid and applies its
+intensity rule. `ModelSlices` holds the exact inverse of that geometry, so that no caller
 resamples anything.
 """
 

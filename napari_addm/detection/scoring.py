@@ -12,7 +12,7 @@ from napari_addm.io.arrays import Grid, Mask, Spacing
 from napari_addm.registry import SCORES
 
 Compute = Callable[[Grid, Grid, Mask, Spacing], Grid]
-"""``compute(scan, reconstructions, mask, spacing_mm)``; see :func:`voxel_scores`."""
+"""``compute(scan, reconstructions, mask, spacing_mm)``; see `voxel_scores`."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Score:
         For people: its name, and where it is high.
     compute : callable
         ``compute(scan, reconstructions, mask, spacing_mm)``, with the arrays of
-        :func:`voxel_scores`, returns the scores.
+        `voxel_scores`, returns the scores.
     """
 
     title: str
@@ -55,7 +55,7 @@ def voxel_scores(
     Parameters
     ----------
     name : str
-        A name in :data:`napari_addm.registry.SCORES`.
+        A name in `napari_addm.registry.SCORES`.
     scan : ndarray of float32, shape (D, H, W)
         Model values, 0 to 1.
     reconstructions : ndarray of float32, shape (draws, D, H, W)

@@ -117,7 +117,7 @@ class Reconstructions:
     images : ndarray of float32, shape (draws, N, H, W)
         Model values, -1..1.
     weights : ndarray of float32, shape (draws, N, H, W), or None
-        See :class:`napari_addm.methods.base.Reconstruction`.
+        See `napari_addm.methods.base.Reconstruction`.
     finished : ndarray of bool, shape (draws, N)
     warnings : list of str
         Why device, precision or batch was changed.
@@ -217,7 +217,7 @@ class Session:
         Parameters
         ----------
         volume, specification, brain_mask
-            As for :func:`napari_addm.detection.preparation.prepare`.
+            As for `napari_addm.detection.preparation.prepare`.
         slices : ModelSlices, optional
             Its result, if the scan is prepared already; `brain_mask` is then not used.
         """

@@ -108,7 +108,7 @@ def smooth_and_average(
     Parameters
     ----------
     scores : ndarray of float32, shape (draws, D, H, W)
-        See :func:`napari_addm.detection.scoring.voxel_scores`.
+        See `napari_addm.detection.scoring.voxel_scores`.
     inner : ndarray of bool, shape (D, H, W)
         Where the map is wanted: the eroded brain mask. It is eroded before slices are left
         out, because a slice alone has no inside.

@@ -43,7 +43,7 @@ class SliceNoise:
     Parameters
     ----------
     kind : str
-        A name in :data:`napari_addm.registry.NOISES`.
+        A name in `napari_addm.registry.NOISES`.
     seed : int
         The seed of the run.
     deviation : float

@@ -72,7 +72,7 @@ class Sampler:
         noisy : Tensor, shape (B, C, H, W)
             The images at level ``levels[0]``.
         levels : sequence of int
-            Strictly decreasing levels; see :func:`sampling_levels`.
+            Strictly decreasing levels; see `sampling_levels`.
         schedule : LinearSchedule
             The chain that the network was trained on.
         eta : float, 0 to 1

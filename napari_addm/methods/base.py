@@ -43,7 +43,7 @@ class Sampling:
         Falling noise levels, the first the one to noise to, the last 0;
         empty for methods without noise levels.
     sampler, eta
-        See :class:`napari_addm.detection.settings.DetectionSettings`.
+        See `napari_addm.detection.settings.DetectionSettings`.
     """
 
     levels: tuple[int, ...] = ()
@@ -82,7 +82,7 @@ class OptimizerStep(Protocol):
     """Minimizes a loss: one step of one optimizer, with clipped gradients."""
 
     def __call__(self, loss: Tensor, optimizer: int = 0) -> None:
-        """``optimizer`` counts in the order of :meth:`Objective.optimizers`."""
+        """``optimizer`` counts in the order of `Objective.optimizers`."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Objective(nn.Module, ABC):
 
 
 class Method(ABC):
-    """Implementation that a :class:`~napari_addm.methods.info.MethodInfo` names.
+    """Implementation that a `~napari_addm.methods.info.MethodInfo` names.
 
     Attributes
     ----------
@@ -172,7 +172,7 @@ class Method(ABC):
         """
 
     def calls(self, specification: ModelSpecification, sampling: Sampling) -> int:
-        """How many times :meth:`reconstruct` yields."""
+        """How many times `reconstruct` yields."""
         return max(1, len(sampling.levels) - 1)
 
     @abstractmethod
@@ -189,7 +189,7 @@ class Method(ABC):
         Parameters
         ----------
         network : nn.Module
-            From :meth:`build`, trained, in evaluation mode.
+            From `build`, trained, in evaluation mode.
         clean : Tensor of float32, shape (B, 1, H, W)
             The scan's slices, -1..1.
 
@@ -206,7 +206,7 @@ class VolumeMethod(ABC):
 
     @abstractmethod
     def build(self, network: Any, size: tuple[int, int]) -> nn.Module:
-        """Room for what is kept; see :meth:`Method.build`."""
+        """Room for what is kept; see `Method.build`."""
 
     @abstractmethod
     def fit(
@@ -286,7 +286,7 @@ def random_timesteps(count: int, highest: int, generator: torch.Generator) -> Te
 
 
 def chain_noise(diffusion: DiffusionSpecification) -> Callable[[Shape, torch.Generator], Tensor]:
-    """How the noise of a chain is drawn, as :func:`fresh_noise` takes it."""
+    """How the noise of a chain is drawn, as `fresh_noise` takes it."""
     draw = NOISES[diffusion.noise].draw
 
     def scaled(shape: Shape, generator: torch.Generator) -> Tensor:

@@ -30,8 +30,8 @@ class MethodInfo:
         Settings to train with, by name, for a chain of T timesteps; ``"small"`` trains on a CPU.
         Methods without noise levels ignore T.
     implementation : str
-        ``"module:CLASS"`` of the :class:`~napari_addm.methods.base.Method` or
-        :class:`~napari_addm.methods.base.VolumeMethod`, which needs torch.
+        ``"module:CLASS"`` of the `~napari_addm.methods.base.Method` or
+        `~napari_addm.methods.base.VolumeMethod`, which needs torch.
     noise_levels : bool
         Whether the method noises a slice to a level and denoises it in steps. Other methods
         reconstruct in one pass.

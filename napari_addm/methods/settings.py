@@ -48,13 +48,13 @@ class TrainingSettings(Part):
     preset : str
         The preset that these settings started from.
     method : str
-        Name in :data:`napari_addm.registry.METHODS`.
+        Name in `napari_addm.registry.METHODS`.
     spacing_mm, size : tuple
         Model grid: (z, y, x) in mm, and (height, width) of a slice.
     network : NetworkSpecification
         Of the class that the method declares.
     detection : DetectionSpecification
-        The checkpoint's defaults for :func:`napari_addm.detect`.
+        The checkpoint's defaults for `napari_addm.detect`.
     diffusion : DiffusionSpecification or None
         None for methods without noise levels.
     options : TrainingOptions or None

@@ -114,7 +114,7 @@ class TwoStageObjective(Objective):
     Parameters
     ----------
     network : nn.Module
-        Has the attribute ``vqvae``, a :func:`frozen` one; its parameters are the second stage's.
+        Has the attribute ``vqvae``, a `frozen` one; its parameters are the second stage's.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ class Metrics(Mapping[str, float | None]):
     Parameters
     ----------
     figures : mapping of str to float or None
-        One value per metric in :data:`napari_addm.registry.METRICS` that has ``compute``:
+        One value per metric in `napari_addm.registry.METRICS` that has ``compute``:
         ``dice``, ``iou``, ``precision``, ``recall``, ``auroc``, ``auprc``, ``prevalence``,
         ``best_dice``, ``best_threshold``, ``truth_ml`` and ``predicted_ml`` are built in.
     notes : tuple of str

@@ -69,7 +69,7 @@ class CachedLabeller:
     """Labels the findings of one detection as far as it is done, and keeps the last answer.
 
     A finding keeps its number while the threshold moves: see
-    :class:`napari_addm.findings.labelling.FindingLabeller`.
+    `napari_addm.findings.labelling.FindingLabeller`.
     """
 
     def __init__(self, detection: Detection) -> None:

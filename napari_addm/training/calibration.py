@@ -53,7 +53,7 @@ def calibrate(
         Test scans are ignored.
     changes : dict
         Detection defaults to change first, fields of
-        :class:`napari_addm.checkpoint.specification.DetectionSpecification`.
+        `napari_addm.checkpoint.specification.DetectionSpecification`.
     report : callable
         Called with a line of text whenever something begins.
 

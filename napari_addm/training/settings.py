@@ -39,7 +39,7 @@ def preset_settings(
 class RunSettings(BaseModel):
     """How one run goes on with a training, and what its checkpoint says.
 
-    Other than :class:`~napari_addm.methods.settings.TrainingSettings`, these may change between
+    Other than `~napari_addm.methods.settings.TrainingSettings`, these may change between
     the runs of one training.
     """
 

@@ -118,7 +118,7 @@ class TrainingRun:
     Parameters
     ----------
     folder, output, settings, run, report
-        See :func:`train`.
+        See `train`.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """From a layer to a volume and back: which voxels a layer shows, and in which order.
 
-Snapshots of layers (:class:`LayerData`) are made in the GUI's thread. All else may run in any.
+Snapshots of layers (`LayerData`) are made in the GUI's thread. All else may run in any.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class LatentDiffusion(nn.Module):
     mean, deviation : Tensor of float32, shape (C, 1, 1)
         Statistics of the VQ-VAE's latents.
     healthy : Tensor of float32, scalar
-        The divergence that :data:`HEALTHY_FRACTION` of the healthy brain's latents stay below;
+        The divergence that `HEALTHY_FRACTION` of the healthy brain's latents stay below;
         0 until it has been measured, so that every latent is inpainted.
     """
 

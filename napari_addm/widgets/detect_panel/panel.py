@@ -58,7 +58,7 @@ class DetectWidget(Panel):
     """Reconstruct an open scan as if it were healthy, and review where it differs.
 
     The panel lays out its sections and binds them to the controller, which holds the state and
-    decides what is allowed. A run is :func:`napari_addm.detection.pipeline.detect`, driven by a
+    decides what is allowed. A run is `napari_addm.detection.pipeline.detect`, driven by a
     job in another thread.
 
     Parameters
