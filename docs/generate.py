@@ -6,6 +6,7 @@ mkdocs calls this file as a hook. The pages in docs/ hold what is written by han
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.pages import Page
@@ -13,6 +14,8 @@ from mkdocs.structure.pages import Page
 import napari_addm
 from napari_addm.cli.app import app
 from napari_addm.detection.settings import DetectionSettings
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
@@ -59,14 +62,18 @@ def _values(field: dict[str, Any]) -> str:
     return " ".join(filter(None, (words, bounds, field.get("unit"))))
 
 
-def public_names() -> str:
-    """Return what mkdocstrings turns into the reference of the package's public names."""
+def python() -> str:
+    """Return the examples, and what mkdocstrings turns into the reference of the public names."""
+    shown = [
+        f"## Example: {name}\n\n```python\n{(EXAMPLES / name).read_text(encoding='utf-8')}```"
+        for name in ("detect.py", "batch_and_plot.py", "train.py")
+    ]
     names = sorted(napari_addm.__all__, key=lambda name: (name[0].isupper(), name))
-    return "\n\n".join(f"::: napari_addm.{name}" for name in names)
+    return "\n\n".join((*shown, "## Public names", *(f"::: napari_addm.{name}" for name in names)))
 
 
 GENERATED: dict[str, Callable[[], str]] = {
     "command_line.md": command_line,
-    "python.md": public_names,
+    "python.md": python,
     "settings.md": settings_table,
 }
