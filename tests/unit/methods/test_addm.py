@@ -7,10 +7,12 @@ from napari_addm.diffusion.schedules import LinearSchedule
 from napari_addm.methods.addm import AdversarialSettings
 from napari_addm.methods.addm.model import (
     AddmMethod,
+    adaptive_weight,
     adversarial_loss,
     build_discriminator,
     denoise,
     discriminator_loss,
+    min_snr_weights,
 )
 from napari_addm.methods.base import StepContext
 from napari_addm.registry import METHODS
@@ -64,6 +66,27 @@ def test_a_perfect_denoiser_makes_fakes_that_are_posterior_samples(batch):
     torch.testing.assert_close(sample.fake[0], clean[0], atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("real_sample", ["marginal", "posterior"])
+def test_the_papers_step_draws_and_computes_bit_by_bit_as_ever(batch, real_sample):
+    """So that a training of an earlier version is repeated exactly by its seed."""
+    clean, levels, draw, drawn = batch
+    predicted = torch.full_like(clean, 0.3)
+    options = AdversarialSettings(real_sample=real_sample, conditioned=True)
+    sample = denoise(lambda x, t: predicted, SCHEDULE, clean, levels, draw, options)
+    noisy = SCHEDULE.add_noise(clean, drawn[0], levels)
+    hat = SCHEDULE.clean_from_noise(noisy, predicted, levels)
+    mean, variance = SCHEDULE.posterior(hat, noisy, levels, levels - 1)
+    assert torch.equal(sample.fake, torch.cat([mean + variance.sqrt() * drawn[1], noisy], dim=1))
+    if real_sample == "posterior":
+        mean, variance = SCHEDULE.posterior(clean, noisy, levels, levels - 1)
+        real = mean + variance.sqrt() * drawn[2]
+    else:
+        real = SCHEDULE.add_noise(clean, drawn[2], levels - 1)
+    assert torch.equal(sample.real, torch.cat([real, noisy], dim=1))
+    assert sample.weights is None
+    assert len(drawn) == 3
+
+
 def test_the_gradient_reaches_the_denoiser_through_the_mean_with_the_known_factor(batch):
     """d(mu)/d(eps) = -beta / sqrt(alpha (1 - abar)), about .0074 at level 250 of 1000."""
     clean, levels, draw, _ = batch
@@ -104,6 +127,95 @@ def test_a_batch_of_high_levels_alone_has_no_judged_x0_hat(batch):
     assert sample.l2 == 0
 
 
+def test_a_long_step_is_sampled_from_the_posterior_of_the_merged_chain(batch):
+    """Against Bayes' rule, with the products of the betas: no formula of the code is used."""
+    clean, levels, draw, drawn = batch
+    predicted = torch.zeros_like(clean)
+    options = AdversarialSettings(
+        discriminator_input="step", stride=0.6, level_weighting="min_snr", conditioned=False
+    )
+    sample = denoise(lambda x, t: predicted, SCHEDULE, clean, levels, draw, options)
+    assert sample.fake.shape == (6, 3, 16, 16)
+    noisy = sample.fake[:, 1].double()
+    torch.testing.assert_close(sample.fake[:, 1:], sample.real[:, 1:])
+    torch.testing.assert_close(sample.real[:, 2, 0, 0], levels / 1000)
+    alphas = 1.0 - torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)
+    for n, t in enumerate(levels.tolist()):
+        s = t - max(1, round(0.6 * t))
+        kept, left = alphas[:s].prod(), alphas[s:t].prod()
+        seen = noisy[n]
+        hat = seen / alphas[:t].prod().sqrt()  # the noise was predicted as 0
+        for x0, found, z in (
+            (hat, sample.fake[n, 0], drawn[1][n, 0]),
+            (clean[n, 0].double(), sample.real[n, 0], drawn[2][n, 0]),
+        ):
+            # x_s ~ N(sqrt(kept) x0, 1 - kept) and x_t ~ N(sqrt(left) x_s, 1 - left)
+            if s == 0:
+                mean, sd = x0, torch.tensor(0.0, dtype=torch.float64)
+            else:
+                precision = 1 / (1 - kept) + left / (1 - left)
+                mean = kept.sqrt() * x0 / (1 - kept) + left.sqrt() * seen / (1 - left)
+                mean, sd = mean / precision, precision.rsqrt()
+            torch.testing.assert_close(found.double(), mean + sd * z, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_a_long_step_is_far_larger_than_that_of_one_level(batch):
+    clean, levels, draw, _ = batch
+    gains = {}
+    for judged in ("previous", "step"):
+        predicted = torch.zeros_like(clean, requires_grad=True)
+        options = AdversarialSettings(discriminator_input=judged)
+        sample = denoise(lambda x, t, p=predicted: p, SCHEDULE, clean, levels, draw, options)
+        sample.fake[3, 0].sum().backward()
+        gains[judged] = predicted.grad[3].abs().max().item()
+    # d x_s / d eps at t = 250, s = 62
+    assert gains["step"] == pytest.approx(0.89, abs=0.01)
+    assert gains["step"] > 110 * gains["previous"]
+
+
+def test_min_snr_weights_fall_with_the_noise_and_open_all_levels(batch):
+    clean, levels, draw, _ = batch
+    bars = torch.cumprod(1 - torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64), 0)[levels - 1]
+    snr = bars / (1 - bars)
+    torch.testing.assert_close(min_snr_weights(SCHEDULE, levels), snr.clamp(max=5) / 5)
+    options = AdversarialSettings(discriminator_input="clean", level_weighting="min_snr")
+    sample = denoise(lambda x, t: torch.zeros_like(x), SCHEDULE, clean, levels, draw, options)
+    assert len(sample.fake) == len(levels)
+    weights = min_snr_weights(SCHEDULE, levels).float()
+    torch.testing.assert_close(sample.weights, weights)
+    # the mean over patches, each image's times its weight, in both players' losses
+    logits = torch.linspace(-2, 2, 6).view(6, 1, 1, 1).expand(6, 1, 4, 4)
+    identity, softplus = torch.nn.Identity(), torch.nn.functional.softplus
+    found = adversarial_loss(identity, logits, options, weights)
+    torch.testing.assert_close(found, -(softplus(logits[:, 0, 0, 0]) * weights).mean())
+    judged = discriminator_loss(identity, logits, logits, options, weights)
+    both = softplus(-logits[:, 0, 0, 0]) + softplus(logits[:, 0, 0, 0])
+    torch.testing.assert_close(judged.loss, (both * weights).mean())
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_the_weight_brings_the_adversarial_gradient_to_its_share(share):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    values = torch.randn(5, 3)
+    l2, adversarial = network(values).square().mean(), network(values).sin().mean()
+    weight = adaptive_weight(l2, adversarial, network, share)
+    norms = []
+    for loss in (l2, weight * adversarial):
+        network.zero_grad()
+        loss.backward(retain_graph=True)
+        norms.append(torch.cat([p.grad.flatten() for p in network.parameters()]).norm())
+    assert (norms[1] / norms[0]).item() == pytest.approx(share, rel=1e-4)
+
+
+def test_the_weight_stays_finite_where_the_discriminator_has_no_gradient():
+    network = torch.nn.Linear(3, 2)
+    l2 = network(torch.ones(1, 3)).square().mean()
+    nothing = 0.0 * network(torch.ones(1, 3)).mean()
+    assert adaptive_weight(l2, nothing, network, 0.2).item() == 1e4
+    assert adaptive_weight(nothing, nothing, network, 0.2).item() == 0
+
+
 def test_the_losses_are_those_of_the_papers_equation():
     real, fake = torch.full((4, 1, 8, 8), 2.0), torch.full((4, 1, 8, 8), -1.0)
     identity = torch.nn.Identity()  # logits: 2 on real, -1 on fake
@@ -141,8 +253,8 @@ def test_a_discriminator_learns_to_tell_and_its_gradient_moves_the_denoiser():
     assert fake.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("weight", [0.05, 0.0])
-def test_a_step_updates_denoiser_and_discriminator_and_says_what_they_did(trainee, weight):
+@pytest.fixture
+def tiny_settings():
     preset = METHODS["addm"].presets(1000)["small"]
     network = preset.network.replace(
         channels=(8, 16),
@@ -151,23 +263,42 @@ def test_a_step_updates_denoiser_and_discriminator_and_says_what_they_did(traine
         head_channels=8,
         norm_groups=4,
     )
-    settings = preset.replace(network=network, options=AdversarialSettings(weight=weight))
+    return preset.replace(network=network)
+
+
+LOGGED = {
+    "l2",
+    "adversarial",
+    "gradient_norm/l2",
+    "gradient_norm/adversarial",
+    "discriminator/loss",
+    "discriminator/accuracy_real",
+    "discriminator/accuracy_fake",
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, LOGGED),
+        ({"weight": 0.0}, {"l2"}),
+        ({"weight": 0.0, "share": 0.2}, {"l2"}),
+        ({"discriminator_input": "step", "share": 0.2}, LOGGED | {"adversarial_weight"}),
+        ({"discriminator_input": "clean", "level_weighting": "min_snr", "r1": 1.0}, LOGGED),
+    ],
+)
+def test_a_step_updates_denoiser_and_discriminator_and_says_what_they_did(
+    trainee, tiny_settings, options, expected
+):
+    settings = tiny_settings.replace(options=AdversarialSettings(**options))
     objective = AddmMethod().objective(settings)
     learner = trainee(objective)
     clean = torch.rand(2, 1, 32, 32) * 2 - 1
     context = StepContext(torch.Generator(), 0.0, learner, gradient_norm=lambda loss: loss)
     logged = objective.step(clean, context)
-    if weight == 0:
-        assert learner.taken == [0]
-        assert set(logged) == {"l2"}
-        return
-    assert learner.taken == [0, 1]
-    assert set(logged) == {
-        "l2",
-        "adversarial",
-        "gradient_norm/l2",
-        "gradient_norm/adversarial",
-        "discriminator/loss",
-        "discriminator/accuracy_real",
-        "discriminator/accuracy_fake",
-    }
+    assert learner.taken == ([0] if expected == {"l2"} else [0, 1])
+    assert set(logged) == expected
+    if options.get("share") and expected != {"l2"}:
+        # the log's norm, here the loss itself, has the weight that is logged
+        weighted = logged["adversarial_weight"] * logged["adversarial"]
+        torch.testing.assert_close(logged["gradient_norm/adversarial"], weighted)
