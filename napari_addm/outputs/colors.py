@@ -16,8 +16,8 @@ FINDING_COLORS = ("#35e0ff", "#ff7bf2", "#9d9bff", "#ffe14d")
 """Far from gray, from the glow, from a ground truth, and from one to the next. Pictures take the
 first for all."""
 
-EARLIER_COLOR = "#b6ff3c"
-"""Outlines of an earlier scan's findings."""
+EARLIER_COLOR = "#9030d8"
+"""Outlines of an earlier scan's findings: purple, unlike all other colors in anybody's eyes."""
 
 BEHIND_BAR = 0.5
 """The gray of a brain behind a color bar, which so has the colors that are seen over one."""

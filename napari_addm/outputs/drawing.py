@@ -20,7 +20,13 @@ from skimage.transform import resize
 from napari_addm.findings.decisions import UNDECIDED, Decisions
 from napari_addm.io.files import write_atomic
 from napari_addm.io.volume import Volume
-from napari_addm.outputs.colors import BEHIND_BAR, FINDING_COLORS, GLOW, map_limits
+from napari_addm.outputs.colors import (
+    BEHIND_BAR,
+    EARLIER_COLOR,
+    FINDING_COLORS,
+    GLOW,
+    map_limits,
+)
 from napari_addm.outputs.colors import TRUTH_COLOR as TRUTH
 
 Plane = Literal["Axial", "Coronal", "Sagittal"]
@@ -48,7 +54,9 @@ MARGIN_MM = 6.0
 
 FINDING_COLOR: Color = _rgb(FINDING_COLORS[0])
 TRUTH_COLOR: Color = _rgb(TRUTH)
+EARLIER_FINDING_COLOR: Color = _rgb(EARLIER_COLOR)
 DARKER = 0.3
+LIGHT = (0.3, 0.59, 0.11)  # how bright red, green and blue are
 DASH = 4  # half a dash, and the gap after it, in pixels
 TEXT_INK = (225, 225, 225)
 ALARM_INK = (168, 15, 30)
@@ -213,6 +221,8 @@ class Overlay:
         Scores of the clear and of the brightest color; by default those of a new layer.
     alarm : str
         Why the map is not to be trusted; stands above the picture. Empty if it is.
+    color : tuple of float
+        Of the findings, RGB.
     """
 
     anomaly: NDArray[np.float32]
@@ -222,6 +232,7 @@ class Overlay:
     truth: NDArray[np.generic] | None = None
     limits: tuple[float, float] | None = None
     alarm: str = ""
+    color: Color = FINDING_COLOR
 
     @property
     def color_limits(self) -> tuple[float, float]:
@@ -272,7 +283,7 @@ class Canvas:
             picture = view.glow(scan, overlay.anomaly, index, overlay.color_limits)
         there = np.unique(np.take(overlay.shown, index, view.cut)).astype(int).tolist()
         ends = {
-            id: view.outline(picture, overlay.shown == id, index, FINDING_COLOR)
+            id: view.outline(picture, overlay.shown == id, index, overlay.color)
             for id in there
             if id
         }
@@ -281,20 +292,22 @@ class Canvas:
         self.paste(picture, place)
         for id, end in ends.items():
             if end is not None:
-                self._number(id, place, view, end, overlay.verdict(id) == "accepted")
+                self._number(id, place, view, end, overlay)
 
-    def _number(self, id: int, place: Place, view: SliceView, end: Place, accepted: bool) -> None:
+    def _number(self, id: int, place: Place, view: SliceView, end: Place, overlay: Overlay) -> None:
         """Write a finding's number beside its outline, and a check mark if it is accepted."""
+        accepted = overlay.verdict(id) == "accepted"
         width = self._draw.textlength(str(id), NUMBER_FONT) + (14 if accepted else 0)
         x = place[0] + min(end[0] + 4, view.width - width - 2)
         y = place[1] + max(end[1] - 2, 14)
-        ink = as_ink(FINDING_COLOR)
-        style = {"font": NUMBER_FONT, "fill": ink, "stroke_width": 2, "stroke_fill": (0, 0, 0)}
+        ink = as_ink(overlay.color)
+        around = (0, 0, 0) if np.dot(overlay.color, LIGHT) > 0.5 else (255, 255, 255)
+        style = {"font": NUMBER_FONT, "fill": ink, "stroke_width": 2, "stroke_fill": around}
         self.text((x, y), str(id), "ls", **style)
         if accepted:
             x += width - 11
             check = [(x, y - 5), (x + 3, y - 1), (x + 9, y - 10)]
-            self._draw.line(check, (0, 0, 0), 5)
+            self._draw.line(check, around, 5)
             self._draw.line(check, ink, 2)
 
     def paste_bar(self, place: Place, width: int, height: int) -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from napari_addm.findings.matching import Change, count_kinds
 from napari_addm.outputs.captions import describe_slice
 from napari_addm.outputs.drawing import (
+    EARLIER_FINDING_COLOR,
+    FINDING_COLOR,
     Canvas,
     Overlay,
     SliceView,
@@ -85,10 +87,10 @@ def _draw_changes(found: TwoDates, rows: list[dict[str, Any]]) -> Iterator[dict[
     views = _views(found, HEIGHT)
     grid, moved = found.before.scan, found.moved
     overlays = [
-        Overlay(anomaly.data, labels.data, result.record.threshold)
-        for anomaly, labels, result in (
-            (found.before.anomaly, found.before.labels, found.before),
-            (moved["anomaly"], moved["labels"], found.after),
+        Overlay(anomaly.data, labels.data, result.record.threshold, color=color)
+        for anomaly, labels, result, color in (
+            (found.before.anomaly, found.before.labels, found.before, EARLIER_FINDING_COLOR),
+            (moved["anomaly"], moved["labels"], found.after, FINDING_COLOR),
         )
     ]
     for row in rows:

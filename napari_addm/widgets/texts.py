@@ -268,7 +268,7 @@ EARLIER_HINT = "Compare with a saved result of an earlier scan of the same patie
 EARLIER_SHOW = Text(
     "Show",
     "Shows the earlier scan in place of this one. It is turned and shifted onto this one; its "
-    "findings have green outlines.",
+    "findings have purple outlines.",
 )
 EARLIER_BLINK = Text("Blink", "Shows both scans in turn, some times a second.")
 EARLIER_PAGE = Text(
