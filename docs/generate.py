@@ -5,23 +5,23 @@ mkdocs calls this file as a hook. The pages in docs/ hold what is written by han
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.pages import Page
-
 import napari_addm
+from napari_addm import registry
 from napari_addm.cli.app import app
 from napari_addm.detection.settings import DetectionSettings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Append what is made from the program to the pages that have a part of it."""
-    make = GENERATED.get(page.file.src_uri)
-    return markdown if make is None else f"{markdown}\n\n{make()}"
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put what is made from the program in the place of comments such as `generated: settings`."""
+    return re.sub(r"<!-- generated: (\w+) -->", lambda found: GENERATED[found[1]](), markdown)
 
 
 def command_line() -> str:
@@ -62,6 +62,17 @@ def _values(field: dict[str, Any]) -> str:
     return " ".join(filter(None, (words, bounds, field.get("unit"))))
 
 
+def parts(kind: str) -> str:
+    """Return the installed parts of a kind as a table."""
+    rows = ["| name | what it is |", "| --- | --- |"]
+    for name, part in getattr(registry, kind.upper()).items():
+        words = getattr(part, "meaning", "") or getattr(part, "description", "")
+        source = getattr(part, "source", "")
+        said = "<br>".join(filter(None, (words.replace("|", "\\|"), source and f"*{source}*")))
+        rows.append(f"| **{part.title}**<br>`{name}` | {said} |")
+    return "\n".join(rows)
+
+
 def python() -> str:
     """Return the examples, and what mkdocstrings turns into the reference of the public names."""
     shown = [
@@ -73,7 +84,11 @@ def python() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
-    "command_line.md": command_line,
-    "python.md": python,
-    "settings.md": settings_table,
+    "command_line": command_line,
+    "python": python,
+    "settings": settings_table,
+    **{
+        kind: partial(parts, kind)
+        for kind in ("methods", "metrics", "noises", "samplers", "scores")
+    },
 }
