@@ -4,6 +4,7 @@
 # ///
 """Sessions for contributors: `nox -l` lists them, `nox -s unit` runs one."""
 
+import sys
 from pathlib import Path
 
 import nox
@@ -13,7 +14,10 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 
 CONSTRAINTS = ("--constraint", "constraints.txt")
-EVERYTHING = ".[all,benchmark,dicom,cluster,openvino]"
+# highdicom needs pyjpegls, which has no wheels for Python 3.14.
+DICOM = ",dicom" if sys.version_info < (3, 14) else ""
+EVERYTHING = f".[all,benchmark,cluster,openvino{DICOM}]"
+PACKAGE = sorted(map(str, Path("napari_addm").rglob("*.py")))
 
 
 def _install(session: nox.Session, *packages: str, group: str = "test") -> None:
@@ -23,10 +27,12 @@ def _install(session: nox.Session, *packages: str, group: str = "test") -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Run ruff and check the direction of imports."""
-    session.install("ruff>=0.6", "import-linter>=2.1")
+    """Check style, spelling, docstrings and the direction of imports."""
+    session.install("ruff>=0.6", "codespell>=2.4", "numpydoc>=1.8", "import-linter>=2.1")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+    session.run("numpydoc", "lint", *PACKAGE, silent=True)
     session.run("lint-imports")
 
 
@@ -35,11 +41,15 @@ def types(session: nox.Session) -> None:
     """Run mypy."""
     _install(session, "-e", EVERYTHING, group="dev")
     session.run("mypy")
+    scripts = [
+        path for folder in ("benchmarks", "docs", "examples") for path in Path(folder).rglob("*.py")
+    ]
+    session.run("mypy", *map(str, scripts))
 
 
 @nox.session
 def unit(session: nox.Session) -> None:
-    """Run the unit tier; arguments go to pytest."""
+    """Run the unit tier; arguments go to pytest, such as --cov."""
     _install(session, "-e", EVERYTHING)
     session.run("pytest", "-n", "auto", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
@@ -69,12 +79,18 @@ def docs(session: nox.Session) -> None:
 def build(session: nox.Session) -> None:
     """Build wheel and sdist, check them, and smoke-test the installed wheel."""
     session.install("build", "twine")
-    out = session.create_tmp()
-    session.run("python", "-m", "build", "--outdir", out)
-    session.run("twine", "check", "--strict", *map(str, Path(out).glob("napari_addm-*")))
-    wheel = next(Path(out).resolve().glob("*.whl"))
+    out = Path(session.create_tmp()).resolve()
+    for old in out.glob("napari_addm-*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(out))  # the wheel is made from the sdist
+    wheel, sdist = next(out.glob("*.whl")), next(out.glob("*.tar.gz"))
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
     session.install(*CONSTRAINTS, f"napari-addm[all] @ {wheel.as_uri()}")
-    session.run("napari-addm", "demo", "--headless", "--output", f"{out}/demo")
+    detect = Path("examples/detect.py").resolve()
+    session.chdir(out)  # the checkout is not to be found
+    session.run("npe2", "validate", "napari-addm")
+    session.run("napari-addm", "demo", "--headless", "--output", "demo")
+    session.run("python", str(detect))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ HEALTHY = "healthy/calibration"
 class Benchmark:
     """One benchmark in one folder.
 
-    Parameters
+    Attributes
     ----------
     data : Path
         See `find_cases`.

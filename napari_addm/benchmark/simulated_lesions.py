@@ -1,4 +1,4 @@
-"""Simulated lesions in healthy brains: which kinds does a model find, and which does it miss?
+"""Simulated lesions in healthy brains: which kinds a model finds, and which it misses.
 
 A lesion is drawn on the scan's own grid: its tissue replaces the brain's, or fluid pushes the brain
 aside. They are pictures of lesions, not models of diseases; their places and volumes are known.

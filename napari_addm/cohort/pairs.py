@@ -40,15 +40,15 @@ def pair_masks(cases: Sequence[CohortCase]) -> Generator[int, None, list[CohortC
     A mask has to be the only one for its scan, to lie on the scan's voxels, to hold labels of a
     person, and to be too small for a brain mask.
 
-    Yields
-    ------
-    int
-        The number of cases, for each mask, so that a search can be stopped.
-
     Returns
     -------
     list of CohortCase
         The cases without the masks that are taken.
+
+    Yields
+    ------
+    int
+        The number of cases, for each mask, so that a search can be stopped.
     """
     scans: dict[tuple[str, tuple[str, ...]], list[CohortCase]] = {}
     folders: dict[str, list[CohortCase]] = {}

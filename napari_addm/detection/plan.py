@@ -122,9 +122,11 @@ def plan_detection(
 
     Parameters
     ----------
+    volume, checkpoint
+        As for `napari_addm.detection.pipeline.detect`.
     settings : DetectionSettings
         With every default filled in.
-    volume, checkpoint, brain_mask, first_slice, prepared, session
+    brain_mask, first_slice, prepared, session
         As for `napari_addm.detection.pipeline.detect`.
     """
     specification = checkpoint.specification

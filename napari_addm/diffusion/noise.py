@@ -40,7 +40,7 @@ class SliceNoise:
     Every field has its own generator, seeded by the field's name. So the noise of a slice
     depends neither on its batch, nor on the device, nor on the other slices that are computed.
 
-    Parameters
+    Attributes
     ----------
     kind : str
         A name in `napari_addm.registry.NOISES`.

@@ -18,7 +18,7 @@ class LinearSchedule:
 
     Noise levels are timesteps ``t`` in ``1`` to ``T``; level 0 is the clean image.
 
-    Parameters
+    Attributes
     ----------
     timesteps : int
         Number of levels T of the chain.

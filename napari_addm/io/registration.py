@@ -78,9 +78,12 @@ def register(
 
     Parameters
     ----------
-    moving, fixed : Volume
-    moving_mask, fixed_mask : ndarray of bool, shape (S, A, R)
-        The brains.
+    moving : Volume
+    moving_mask : ndarray of bool, shape (S, A, R)
+        Its brain.
+    fixed : Volume
+    fixed_mask : ndarray of bool, shape (S, A, R)
+        Its brain.
     kind : {"rigid", "affine"}
         Rigid for two scans of one patient.
 

@@ -23,7 +23,7 @@ class Remark(str):
 
     Any other string counts as a caution, because false quiet is worse than false alarm.
 
-    Parameters
+    Attributes
     ----------
     text : str
         In plain words.

@@ -91,7 +91,7 @@ def train(
         ``report(stage, done, total)`` while the scans are prepared.
     callbacks : sequence of Callback
         Further ones, for ``lightning.Trainer``.
-    lightning_options
+    **lightning_options
         For ``lightning.Trainer``: accelerator, devices, precision, strategy ...
 
     Returns

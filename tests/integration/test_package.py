@@ -4,6 +4,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from npe2 import PluginManifest
+from packaging.requirements import Requirement
 from packaging.version import Version
 
 import napari_addm
@@ -73,6 +75,20 @@ def test_citation_and_changelog_know_the_version() -> None:
     assert heading[1] == cited[1]
     installed = Version(napari_addm.__version__)
     assert Version(cited[1]) == installed or (installed.is_devrelease and "dev" not in cited[1])
+
+
+def test_recipe_has_the_version_and_what_the_package_needs() -> None:
+    """conda-forge has some packages under other names."""
+    recipe = (ROOT / "recipe" / "recipe.yaml").read_text()
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited is not None
+    assert f'  version: "{cited[1]}"\n' in recipe
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    conda = {"isal": "python-isal", "torch": "pytorch"}
+    requirements = [Requirement(each) for each in needed]
+    lines = {f"{conda.get(each.name, each.name)} {each.specifier}" for each in requirements}
+    run = recipe.partition("  run:\n")[2].partition("\n\n")[0]
+    assert {line.strip(" -") for line in run.splitlines()[1:]} == lines
 
 
 @pytest.mark.parametrize("name", napari_addm.__all__)
@@ -158,7 +174,7 @@ def test_no_path_of_one_machine(tracked_files: list[Path]) -> None:
     """Nothing in the repository works only where it was written."""
     # written in pieces, or this file would find itself
     pattern = re.compile("(?<![\\w.])/" + r"(?:home|Users|root|work|tmp|mnt|scratch)/\w")
-    binary = {".gz", ".nii", ".npz", ".png", ".safetensors"}
+    binary = {".gif", ".gz", ".nii", ".npz", ".png", ".safetensors"}
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()[:100]}"
         for path in tracked_files
