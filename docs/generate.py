@@ -5,6 +5,7 @@ mkdocs calls this file as a hook. The pages in docs/ hold what is written by han
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from napari_addm import registry
 from napari_addm.cli.app import app
 from napari_addm.detection.settings import DetectionSettings
 
+LARGE = 10**9  # an upper bound that only the computer has
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -53,11 +55,8 @@ def _values(field: dict[str, Any]) -> str:
     kind = next(kind for kind in kinds if kind.get("type", "null") != "null")
     if "enum" in kind:
         return ", ".join(kind["enum"])
-    low, high = (
-        next((kind[key] for key in keys if key in kind), None)
-        for keys in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum"))
-    )
-    bounds = "" if low is None else f"{low:,} to {high:,}" if high < 2**31 else f"from {low:,}"
+    low, high = kind.get("minimum"), kind.get("maximum", math.inf)
+    bounds = "" if low is None else f"{low:,} to {high:,}" if high < LARGE else f"from {low:,}"
     words = {"boolean": "on or off", "array": "numbers of slices"}.get(kind["type"], kind["type"])
     return " ".join(filter(None, (words, bounds, field.get("unit"))))
 

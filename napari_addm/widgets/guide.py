@@ -91,10 +91,11 @@ def as_html(pages: Mapping[str, str]) -> str:
     Parameters
     ----------
     pages : mapping of str to str
-        Markdown by file name.
+        Markdown by file name; the first line is the title.
     """
     markdown = MarkdownIt("commonmark").enable("table")
-    tokens = []
+    titles = {name: page.partition("\n")[0].lstrip("# ") for name, page in pages.items()}
+    tokens = markdown.parse(" · ".join(f"[{title}]({name})" for name, title in titles.items()))
     for name, page in pages.items():
         own = markdown.parse(page.partition(END)[0])
         for heading, words in pairwise(own):
@@ -104,9 +105,8 @@ def as_html(pages: Mapping[str, str]) -> str:
         tokens += own
     html: str = markdown.renderer.render(tokens, markdown.options, {})
     for name in pages:
-        html = html.replace(f'href="{name}"', f'href="#{name}"').replace(
-            f'href="{name}#', 'href="#'
-        )
+        html = html.replace(f'href="{name}"', f'href="#{name}"')
+        html = html.replace(f'href="{name}#', 'href="#')
     return re.sub(r'<a href="[^#"][^"]*">(.*?)</a>', r"\1", html, flags=re.DOTALL)
 
 
