@@ -23,6 +23,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from scipy.stats import ttest_1samp
 from ways import Bench, Loop, Way, machine, ours, validation_tumours, write
 
-from napari_addm.checkpoint.file import load_checkpoint
+from napari_addm.checkpoint.file import Checkpoint, load_checkpoint
 from napari_addm.detection.scoring import voxel_scores
 from napari_addm.detection.smoothing import smooth_and_average
 from napari_addm.detection.symmetry import subtract_mirror_score
@@ -96,7 +97,7 @@ def main() -> None:
                 found = one_run(variant, seed, options)
                 write(path, found)
                 print(f"{path.stem}: AUPRC {mean(found['default']):.3f}", flush=True)
-    runs = [json.loads(path.read_text()) for path in sorted(options.output.glob("*-seed*.json"))]
+    runs = [json.loads(path.read_text()) for path in sorted(options.output.glob("*.json"))]
     lines = table(runs)
     (options.output / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
@@ -134,11 +135,16 @@ class HeadStart(Callback):
         Where the discriminators are kept, one for each way of judging.
     images : ndarray of uint8, shape (N, H, W)
         Training slices.
+    start : str
+        Hash of the start.
     iterations : int
     """
 
-    def __init__(self, folder: Path, images: NDArray[np.uint8], iterations: int) -> None:
-        self.folder, self.images, self.iterations = folder, images, iterations
+    def __init__(
+        self, folder: Path, images: NDArray[np.uint8], start: str, iterations: int
+    ) -> None:
+        self.folder, self.images = folder, images
+        self.start, self.iterations = start, iterations
         self.accuracy: list[float] = []
 
     def on_fit_start(
@@ -150,7 +156,7 @@ class HeadStart(Callback):
         if not isinstance(objective, AddmObjective) or not objective.adversarial:
             return
         judging = objective.options.replace(weight=1.0, share=None).model_dump_json()
-        name = hashlib.sha256(f"{judging} {self.iterations}".encode()).hexdigest()[:16]
+        name = hashlib.sha256(f"{self.start} {judging} {self.iterations}".encode()).hexdigest()[:16]
         path = self.folder / f"discriminator-{name}.pt"
         if not path.exists():
             self.teach(objective)
@@ -201,7 +207,7 @@ def one_run(variant: str, seed: int, options: argparse.Namespace) -> dict[str, A
         learning_rate=options.learning_rate,
         slices_per_volume=2,  # short epochs, so that gradient norms are logged often
     )
-    checkpoint = options.keep / f"{variant}-seed{seed}.safetensors"
+    output = options.keep / f"{variant}-seed{seed}.safetensors"
     run = RunSettings(
         split=options.split,
         iterations=options.iterations,
@@ -211,23 +217,29 @@ def one_run(variant: str, seed: int, options: argparse.Namespace) -> dict[str, A
         restart=True,
     )
     started = time.perf_counter()
-    training = TrainingRun(
-        options.healthy, checkpoint, settings, run, lambda stage, done, total: None
-    )
+    training = TrainingRun(options.healthy, output, settings, run, lambda stage, done, total: None)
     training.check_state()
     log = Log()
     images = training.data.images[~training.data.validation]
-    ahead = HeadStart(options.keep, images, options.ahead)
+    assert training.start_from is not None
+    ahead = HeadStart(options.keep, images, training.start_from.sha256, options.ahead)
     training.fit([ahead, log], {"precision": options.precision, "enable_progress_bar": False})
     shutil.rmtree(training.place)
     trained = time.perf_counter()
+    checkpoint = load_checkpoint(output)
+    if not (start := options.output / "start.json").exists():
+        # in the trained ones' intensities, so that nothing but the weights differs
+        before = replace(checkpoint, weights=training.start_from.weights)
+        write(
+            start, {"variant": "start", "seed": 0, **measure(before, options.cases, training.data)}
+        )
     found = {
         "variant": variant,
         "seed": seed,
         "adversary": adversary.model_dump(),
         "iterations": len(log.columns["train/l2"]),
         **{key: getattr(settings, key) for key in ("batch_size", "learning_rate")},
-        "start_sha256": training.start_from.sha256 if training.start_from else None,
+        "start_sha256": training.start_from.sha256,
         "data_sha256": training.data.digest,
         "machine": machine(),
         **measure(checkpoint, options.cases, training.data),
@@ -244,9 +256,10 @@ def one_run(variant: str, seed: int, options: argparse.Namespace) -> dict[str, A
 # --- measures -------------------------------------------------------------------------------
 
 
-def measure(path: Path, cases: Sequence[LabelledScan], data: TrainingData) -> dict[str, Any]:
+def measure(
+    checkpoint: Checkpoint, cases: Sequence[LabelledScan], data: TrainingData
+) -> dict[str, Any]:
     """Measure a checkpoint: AUPRC by case, and what depends on the number of sampling steps."""
-    checkpoint = load_checkpoint(path)
     detection = checkpoint.specification.detection
     assert detection.level is not None
     network = load_network(checkpoint).to(torch.bfloat16)
@@ -372,13 +385,16 @@ MEASURES = {
 
 def table(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Write mean, range and paired difference to lambda = 0 of every figure as Markdown."""
-    names = [name for name in VARIANTS if any(run["variant"] == name for run in runs)]
-    by_seed = {name: {r["seed"]: r for r in runs if r["variant"] == name} for name in names}
+    by_seed: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in runs:
+        by_seed.setdefault(run["variant"], {})[run["seed"]] = run
+    names = [name for name in VARIANTS if name in by_seed]
     lines = ["| adversary | " + " | ".join(("seeds", *BEHAVIOUR)) + " |", "|---|---|---|---|---|"]
     for name in names:
         lines.append(
             f"| {name} | {len(by_seed[name])} | {behaviour(list(by_seed[name].values()))} |"
         )
+    names = [*(["start"] if "start" in by_seed else []), *names]
     lines += ["", "| figure | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
     figures = [("AUPRC, default score, whole scans", "default", 0)]
     for key, words in MEASURES.items():
@@ -390,7 +406,7 @@ def table(runs: Sequence[dict[str, Any]]) -> list[str]:
                 {seed: figure(run, key, steps) for seed, run in by_seed.get(each, {}).items()}
                 for each in (name, "none")
             )
-            cells.append(cell(own, base if name != "none" else {}))
+            cells.append(cell(own, {} if name in ("start", "none") else base))
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -418,6 +434,8 @@ def behaviour(runs: Sequence[dict[str, Any]]) -> str:
 def cell(own: dict[int, float], base: dict[int, float]) -> str:
     """Write mean and range; below them the mean paired difference, with its 95 % t interval."""
     values = list(own.values())
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
     text = f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
     paired = [own[seed] - base[seed] for seed in own if seed in base]
     if len(paired) >= 5:
