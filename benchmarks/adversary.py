@@ -233,7 +233,7 @@ def one_run(variant: str, seed: int, options: argparse.Namespace) -> dict[str, A
         write(
             start, {"variant": "start", "seed": 0, **measure(before, options.cases, training.data)}
         )
-    found = {
+    return {
         "variant": variant,
         "seed": seed,
         "adversary": adversary.model_dump(),
@@ -250,7 +250,6 @@ def one_run(variant: str, seed: int, options: argparse.Namespace) -> dict[str, A
         "accuracy_ahead": ahead.accuracy,
         "log": log.columns,
     }
-    return found
 
 
 # --- measures -------------------------------------------------------------------------------
@@ -391,9 +390,8 @@ def table(runs: Sequence[dict[str, Any]]) -> list[str]:
     names = [name for name in VARIANTS if name in by_seed]
     lines = ["| adversary | " + " | ".join(("seeds", *BEHAVIOUR)) + " |", "|---|---|---|---|---|"]
     for name in names:
-        lines.append(
-            f"| {name} | {len(by_seed[name])} | {behaviour(list(by_seed[name].values()))} |"
-        )
+        seeds = list(by_seed[name].values())
+        lines += [f"| {name} | {len(seeds)} | {behaviour(seeds)} |"]
     names = [*(["start"] if "start" in by_seed else []), *names]
     lines += ["", "| figure | " + " | ".join(names) + " |", "|" + "---|" * (len(names) + 1)]
     figures = [("AUPRC, default score, whole scans", "default", 0)]

@@ -53,12 +53,12 @@ class _Layout:
 
     @property
     def right(self) -> int:
-        """x where the slices end."""
+        """Where the slices end, px from the left."""
         return BORDER + self.across * (self.view.width + GAP) - GAP
 
     @property
     def bottom(self) -> int:
-        """y where the slices end."""
+        """Where the slices end, px from the top."""
         return BORDER + self.down * (HEADING + self.view.height)
 
     @property

@@ -73,4 +73,5 @@ def finite_number(value: object) -> float | None:
 
 
 def missing_extra(package: str) -> MissingExtraError:
+    """Make the error for a page whose package is not installed."""
     return MissingExtraError("The page", package, "benchmark")

@@ -37,9 +37,19 @@ SPACES = {
 }
 LPS = SPACES["lps"]
 UNITS_MM = {  # in the singular, as in America
-    **{"m": 1e3, "meter": 1e3, "cm": 10.0, "centimeter": 10.0, "mm": 1.0, "millimeter": 1.0},
-    **{"um": 1e-3, "µm": 1e-3, "μm": 1e-3, "micron": 1e-3, "micrometer": 1e-3},
-    **{"nm": 1e-6, "nanometer": 1e-6},
+    "m": 1e3,
+    "meter": 1e3,
+    "cm": 10.0,
+    "centimeter": 10.0,
+    "mm": 1.0,
+    "millimeter": 1.0,
+    "um": 1e-3,
+    "µm": 1e-3,
+    "μm": 1e-3,
+    "micron": 1e-3,
+    "micrometer": 1e-3,
+    "nm": 1e-6,
+    "nanometer": 1e-6,
 }
 TYPES = {
     name: kind

@@ -36,10 +36,15 @@ RECORD: dict[str, Any] = {
     "truth": None,
     "checkpoint": {"name": "m", "file": "m.safetensors", "sha256": SHA, "weights_sha256": SHA},
     "settings": {"erosion_mm": 4.0},
-    **{"threshold": 0.4321, "minimum_ml": 0.1, "device": "cpu", "precision": "float32"},
+    "threshold": 0.4321,
+    "minimum_ml": 0.1,
+    "device": "cpu",
+    "precision": "float32",
     "threads": 1,
     "geometry": {
-        **{"shape": [2, 3, 4], "spacing_mm": [1.0, 1.0, 1.0], "orientation": "RAS"},
+        "shape": [2, 3, 4],
+        "spacing_mm": [1.0, 1.0, 1.0],
+        "orientation": "RAS",
         "affine": np.eye(4).tolist(),
     },
     "slices_done": {"done": 4, "of": 4},
@@ -54,9 +59,17 @@ RECORD: dict[str, Any] = {
 def finding(id: int, ml: float, side: str) -> dict[str, Any]:
     """A finding as a run record has it."""
     return {
-        **{"id": id, "volume_ml": ml, "centroid_mm": [1.0, 2.0, 3.0], "peak": 1.0, "mean": 0.5},
-        **{"uncertainty": None, "slice": 3, "voxels": 100},
-        **{"side": side, "from_midline_mm": 12.5, "midline_source": "symmetry"},
+        "id": id,
+        "volume_ml": ml,
+        "centroid_mm": [1.0, 2.0, 3.0],
+        "peak": 1.0,
+        "mean": 0.5,
+        "uncertainty": None,
+        "slice": 3,
+        "voxels": 100,
+        "side": side,
+        "from_midline_mm": 12.5,
+        "midline_source": "symmetry",
     }
 
 

@@ -131,7 +131,8 @@ def test_files_without_a_preamble_are_read(tmp_path: Path) -> None:
                 del image.file_meta.TransferSyntaxUID  # so that nothing but the content says it
                 pydicom.dcmwrite(
                     *(path, pydicom.Dataset(image)),
-                    **{"implicit_vr": n % 3 == 0, "little_endian": True},
+                    implicit_vr=n % 3 == 0,
+                    little_endian=True,
                 )
         volume = read_series(pick_series(tmp_path / kind))
         assert not any("left out" in warning for warning in volume.warnings)

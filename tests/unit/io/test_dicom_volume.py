@@ -138,7 +138,9 @@ def test_stored_numbers_become_values(tmp_path: Path) -> None:
     values = np.random.default_rng(1).integers(-2048, 2048, (6, 9, 11))
     write_series(
         *(tmp_path / "signed", "axial", values.shape, (3.0, 1.0, 1.0), values & 0x0FFF),
-        **{"BitsStored": 12, "HighBit": 11, "PixelRepresentation": 1},
+        BitsStored=12,
+        HighBit=11,
+        PixelRepresentation=1,
     )
     for n, path in enumerate(sorted((tmp_path / "signed").iterdir())):
         change(path, RescaleSlope=n + 1, RescaleIntercept=-0.5)

@@ -32,8 +32,13 @@ AFFINE = np.array([[-0.5, 0, 0, 3], [0, -0.5, 0, -4], [0, 0, 2, 5], [0, 0, 0, 1]
 def write(folder: Path, content: bytes = RAW, **fields: object) -> Path:
     """A file with any header; ``space_units`` becomes ``space units``, None leaves a field out."""
     header = {
-        **{"type": "int16", "dimension": 3, "sizes": "17 18 20", "endian": "little"},
-        **{"encoding": "raw", **LPS, **{k.replace("_", " "): v for k, v in fields.items()}},
+        "type": "int16",
+        "dimension": 3,
+        "sizes": "17 18 20",
+        "endian": "little",
+        "encoding": "raw",
+        **LPS,
+        **{k.replace("_", " "): v for k, v in fields.items()},
     }
     text = "".join(f"{name}: {value}\n" for name, value in header.items() if value is not None)
     path = folder / "scan.nrrd"
