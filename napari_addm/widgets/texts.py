@@ -572,6 +572,10 @@ MISFITS = {
         "voxels: press Run again."
     ),
 }
+ALL_CLOSED = (
+    "The last result is of '{}', whose layers are closed. It can still be saved. To see it, open "
+    "that scan again and press Run."
+)
 CLOSED_SCAN = (
     "The last result is of '{}', whose layer is closed. To see or save it, close the other scans; "
     "or open that scan again and press Run."

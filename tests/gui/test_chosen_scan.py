@@ -172,6 +172,13 @@ def test_a_closed_scan_is_named_and_its_result_stays_within_reach(desk: Desk) ->
     desk.viewer.layers.remove(TWO)
     assert not desk.hidden("Findings")
     assert desk.panel.saving.save_button.isEnabled()
+    desk.viewer.layers.clear()
+    assert desk.hidden("Findings")
+    assert not desk.hidden("Save")
+    assert desk.panel.saving.save_button.isEnabled()
+    assert desk.panel.other_scan.text() == texts.ALL_CLOSED.format(ONE)
+    desk.open("P_two")
+    assert desk.hidden("Save")
 
 
 @pytest.mark.parametrize("how", ["reader", "add_image", "insert", "several at once", "four axes"])
@@ -388,6 +395,32 @@ def test_a_scan_that_comes_in_3d_is_seen(desk: Desk) -> None:
     assert desk.viewer.dims.ndisplay == 2
     desk.select(ONE)
     assert desk.visible == {ONE}
+
+
+@pytest.mark.parametrize("name", ["P_two", "P_far"])
+def test_a_scan_that_comes_in_3d_is_seen_whole_in_three_planes(
+    seen: Desk, name: str, qtbot: Any
+) -> None:
+    views = seen.panel.views
+    seen.open("P_one")
+    views.three_planes.setChecked(True)
+    qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=MINUTE)
+    views.plane_buttons["3D"].click()
+    scan = seen.open(name)
+    qtbot.waitUntil(lambda: views.canvases.dock is not None, timeout=MINUTE)
+    qtbot.waitUntil(lambda: views.canvases.dock.filled, timeout=MINUTE)
+    low, high = scan.extent.world
+
+    def whole() -> bool:
+        for model in (seen.viewer, *(each.model for each in views.canvases.dock.canvases)):
+            axes, camera = list(model.dims.displayed), model.scene.camera
+            reach = np.array(model.canvas.size) / camera.zoom / 2
+            sides = np.abs(np.array([low, high])[:, axes] - camera.center[-2:]).max(axis=0)
+            if (sides > reach).any() or (sides < 0.7 * reach).all():
+                return False
+        return True
+
+    qtbot.waitUntil(whole, timeout=MINUTE)
 
 
 def test_a_scan_is_compared_with_another_one(desk: Desk) -> None:

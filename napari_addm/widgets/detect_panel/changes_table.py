@@ -99,6 +99,17 @@ class ChangesTable(QTableWidget):
             self.selectRow(row)
         self._filling = False
 
+    def mark(self, id: int | None) -> None:
+        """Select the change that a finding of this scan belongs to, without going there."""
+        changes = (None if self._found is None else self._found.changes) or []
+        row = next((row for row, each in enumerate(changes) if id in each.after), None)
+        self._filling = True
+        if row is None:
+            self.clearSelection()
+        else:
+            self.selectRow(row)
+        self._filling = False
+
     def _row_in(self, changes: list[Change]) -> int | None:
         """Find the change that is selected among others; None if there is none."""
         before = None if self._found is None else self._found.changes

@@ -28,6 +28,7 @@ from napari_addm.widgets.detect_panel.findings_model import (
     FindingsModel,
 )
 from napari_addm.widgets.forms import button, column
+from napari_addm.widgets.parts_filter import as_kind
 from napari_addm.widgets.viewing.shortcuts import Action
 
 ROWS = 6
@@ -318,8 +319,8 @@ class FindingsTable(QWidget):
 
 
 def _leaves(event: QEvent) -> bool:
-    assert isinstance(event, QKeyEvent)
-    return event.key() == Qt.Key.Key_Escape
+    key = as_kind(event, QKeyEvent)
+    return key is not None and key.key() == Qt.Key.Key_Escape
 
 
 def _toggle(text: texts.Text, pressed: Callable[[], object]) -> QPushButton:

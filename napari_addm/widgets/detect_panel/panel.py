@@ -142,9 +142,6 @@ class DetectWidget(Panel):
             for text, part in parts
         }
         self._folds = Folds(self.sections)
-        self._of_result = [
-            self.sections[text.label] for text in (texts.FINDINGS_SECTION, texts.SAVE_SECTION)
-        ]
         earlier = Section(texts.EARLIER_SECTION, self.earlier, expanded=False, quiet=True)
         self.findings.add(earlier)
         content = QWidget()
@@ -204,6 +201,10 @@ class DetectWidget(Panel):
         self.views.may_act = partial(_may_act, self.controller, self.findings.table)
         self.views.on_keys |= {"note": self._write_note, "help": self._open_help}
         self.findings.table.decided.connect(self.earlier.follow)
+        self.findings.table.picked.connect(self.earlier.table.mark)
+        self.findings.table.selected.connect(
+            lambda: self.earlier.table.mark(self.findings.table.review.selected)
+        )
         self.earlier.finding_picked.connect(self._on_change_picked)
         self.earlier.page_asked.connect(self.saving.save_comparison)
         self.earlier.said.connect(self._say)
@@ -300,9 +301,12 @@ class DetectWidget(Panel):
         self.welcome.setVisible(not opened)
         self.follow.setVisible(opened)
         self.model.preset_row.setVisible(opened)
-        for section in self.sections.values():
-            shown = controller.findings_shown if section in self._of_result else opened
-            section.setVisible(shown)
+        of_result = {
+            texts.FINDINGS_SECTION.label: controller.findings_shown,
+            texts.SAVE_SECTION.label: controller.result_kept,
+        }
+        for title, section in self.sections.items():
+            section.setVisible(of_result.get(title, opened))
         self.agreement.compare(controller.comparable)
 
     def _show_in_views(self) -> None:

@@ -189,10 +189,21 @@ class PanelState:
         return outcome
 
     @property
-    def findings_shown(self) -> bool:
-        """Whether there are findings to show, in mL and mm that still hold."""
+    def result_kept(self) -> bool:
+        """Whether there are findings to save, in mL and mm that still hold."""
         outcome = self.outcome
         return outcome is not None and outcome.marked is not None and not outcome.misfit
+
+    @property
+    def findings_shown(self) -> bool:
+        """Whether there are such findings, and layers that show where they are."""
+        return self.result_kept and not self._all_closed
+
+    @property
+    def _all_closed(self) -> bool:
+        """Whether neither a scan is open nor a layer of the outcome."""
+        outcome, opened = self.outcome, self.opened
+        return not opened.titles and (outcome is None or outcome.scan_id not in opened.with_results)
 
     @property
     def headings(self) -> Headings:
@@ -214,7 +225,7 @@ class PanelState:
 
     def _remarks(self) -> tuple[Remark, ...]:
         """Those of the outcome; while it grows the alarms alone, which cannot wait."""
-        if self.outcome is None:
+        if self.outcome is None or self._all_closed:
             return ()
         remarks = self.outcome.remarks
         return tuple(of_kind(Kind.ALARM, remarks)) if self.grows else remarks
@@ -233,5 +244,7 @@ class PanelState:
         return " ".join(words)
 
     def _closed(self, outcome: Outcome) -> str:
-        closed = outcome.scan_id not in self.opened.titles
-        return texts.CLOSED_SCAN.format(outcome.title) if closed else ""
+        if outcome.scan_id in self.opened.titles:
+            return ""
+        words = texts.ALL_CLOSED if self._all_closed else texts.CLOSED_SCAN
+        return words.format(outcome.title)

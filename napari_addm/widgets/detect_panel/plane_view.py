@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_addm.widgets.viewing.chosen_scan import fit_in_view
 from napari_addm.widgets.viewing.glass import GlassBrain
 from napari_addm.widgets.viewing.planes import PLANES, order_of, plane_of, stand_upright
 
@@ -56,7 +57,7 @@ class PlaneView:
         dims.point = point
         self._glass.hide()
         stand_upright(self._viewer)
-        self._viewer.reset_view()
+        fit_in_view(self._viewer)
         if before is not None and dims.order == before.order:
             camera = self._viewer.scene.camera
             camera.center, camera.zoom = before.center, before.zoom
@@ -85,7 +86,7 @@ class PlaneView:
         stand_upright(self._viewer)
         dims.order = order_of("Axial", dims.ndim)
         dims.ndisplay = 3
-        self._viewer.reset_view()
+        fit_in_view(self._viewer)
         if came:
             self._before_3d = _Before(*before, middle=dims.point)
         camera.set_view_direction(*DIRECTION_3D)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from napari.layers import Image
 from psygnal import EmitLoopError
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
@@ -33,6 +34,7 @@ from napari_addm.widgets.tones import SMALL
 from napari_addm.widgets.viewing.canvas_dock import CanvasDock, dock_of
 from napari_addm.widgets.viewing.canvas_mouse import CanvasMouse
 from napari_addm.widgets.viewing.canvas_tools import EdgeLetters
+from napari_addm.widgets.viewing.chosen_scan import fit_in_view, scan_in_view
 from napari_addm.widgets.viewing.connections import Connections
 from napari_addm.widgets.viewing.glass import GlassBrain
 from napari_addm.widgets.viewing.look import CanvasLook, SmoothPictures
@@ -88,6 +90,7 @@ class Views(QWidget):
         # Three planes come back after Beside and after 3D, with the camera as it was.
         self._planes_again: Callable[[], object] | None = None
         self._planes_after_3d = False
+        self._scan_in_3d: Image | None = None
         self._fit_planes: Callable[[], object] | None = None
         self.glass = GlassBrain(viewer, start, self)
         self.planes = PlaneView(viewer, self.glass)
@@ -215,6 +218,7 @@ class Views(QWidget):
             self.comparison.stop()
             if self.glass.shown:  # their layers are hidden
                 self._planes_after_3d = self.three_planes.isChecked()
+                self._scan_in_3d = scan_in_view(self._viewer)
                 self.three_planes.setChecked(False)
         else:
             self._returned.start()  # napari's own button: once napari has done its part
@@ -225,13 +229,23 @@ class Views(QWidget):
         self.planes.come_back()
         again, self._planes_after_3d = self._planes_after_3d, False
         if again and not self.planes.in_3d:
-            self._fit_planes = self._same_camera()
+            same = scan_in_view(self._viewer) is self._scan_in_3d
+            self._fit_planes = self._same_camera() if same else None
             self.three_planes.setChecked(True)
+        self._scan_in_3d = None
 
     def _same_camera(self) -> Callable[[], object]:
-        """Remember what the canvas shows; calling it shows that again."""
-        camera = self._viewer.scene.camera
-        return partial(camera.update, {"center": camera.center, "zoom": camera.zoom})
+        """Remember what the canvas shows; calling it shows that again, or all of another scan."""
+        camera, scan = self._viewer.scene.camera, scan_in_view(self._viewer)
+        kept = {"center": camera.center, "zoom": camera.zoom}
+
+        def show() -> None:
+            if scan_in_view(self._viewer) is scan:
+                camera.update(kept)
+            else:
+                fit_in_view(self._viewer)
+
+        return show
 
     def _on_three_planes(self, on: bool) -> None:
         if not on:

@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QDockWidget, QHBoxLayout, QMainWindow, QWidget
 
 from napari_addm.widgets.forms import Panel, in_turns
+from napari_addm.widgets.viewing.chosen_scan import fit_in_view
 from napari_addm.widgets.viewing.connections import Connections
 from napari_addm.widgets.viewing.linked_canvas import LinkedCanvas
 
@@ -42,7 +43,7 @@ class CanvasDock(Panel):
     beside : QDockWidget, optional
         On the right, the dock that keeps its place at the window's edge.
     fit : callable, optional
-        Fits the picture once the dock has its size; by default the viewer's own `reset_view`.
+        Fits the picture once the dock has its size; by default the whole scan in view.
     half : bool
         Whether it is a half of the picture: as large as the other, and without a title bar.
 
@@ -73,7 +74,7 @@ class CanvasDock(Panel):
     ) -> None:
         super().__init__()
         self._viewer = viewer
-        self._fit = fit or viewer.reset_view
+        self._fit = fit or partial(fit_in_view, viewer)
         self.canvases = canvases
         self.filled = False
         self._released = False
@@ -189,7 +190,7 @@ class CanvasDock(Panel):
         if dims.order == order:
             camera.center, camera.zoom = center, zoom
         else:
-            self._viewer.reset_view()
+            fit_in_view(self._viewer)
 
     def leave(self) -> None:
         """A person has closed the dock."""

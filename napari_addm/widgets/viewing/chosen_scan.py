@@ -185,6 +185,15 @@ def look_at(viewer: napari.viewer.Viewer, scan: Layer, before: Layer | None = No
     fit(viewer, scan)
 
 
+def fit_in_view(viewer: napari.viewer.Viewer) -> None:
+    """Fit the scan in view to the canvas, wherever hidden ones lie."""
+    scan = scan_in_view(viewer)
+    if scan is None:
+        viewer.reset_view()
+    else:
+        fit(viewer, scan)
+
+
 def fit(viewer: napari.viewer.Viewer, scan: Layer) -> None:
     """Fit a scan to the canvas, however far hidden layers reach."""
     box, dims, camera = _box(viewer, scan), viewer.dims, viewer.scene.camera

@@ -245,7 +245,7 @@ class LinkedCanvas(QWidget):
             self._sync_view()
             yield
         self._sync_view()
-        self.model.fit_to_view()
+        self._fit()
         self._connect(self._follow_camera)
         for place in LETTER_PLACES:
             yield
@@ -309,7 +309,8 @@ class LinkedCanvas(QWidget):
         _copy_position(self.model.dims, self._viewer.dims, self.model.dims.not_displayed)
 
     def _fit(self, event: Any = None) -> None:
-        self.model.fit_to_view()
+        shown = [layer for layer in self.model.layers if layer.visible]  # others may lie far off
+        self.model.fit_to_view(layers=shown or None)
 
     def _sync_theme(self, event: Any = None) -> None:
         self.model.theme = self._viewer.theme

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 # Pixels: on a narrower canvas the words would reach the letter at the middle of the edge.
-LEAST_WIDTH = 480
+LEAST_WIDTH = 540
 POINTER = "addm_crosshair_place"
 LETTERS = ("RL", "AP", "SI")
 # Right and left of the origin are those of the head if the middle of the scan is as near to it,
