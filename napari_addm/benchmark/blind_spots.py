@@ -115,7 +115,7 @@ def _measure(
     checkpoint: Checkpoint,
     settings: DetectionSettings,
 ) -> Spot:
-    anomaly = run(scan, checkpoint, settings, brain).anomaly.data
+    anomaly = run(scan, checkpoint, settings, brain).highest
     defaults = checkpoint.specification.detection
     labels = label_anomalies(
         anomaly,

@@ -374,7 +374,7 @@ def _describe_model(
         sampling += f", {draws} draw(s)"
     return row | {
         "source": method.source,
-        "parameters": sum(tensor.numel() for tensor in checkpoint.weights.values()),
+        "parameters": sum(tensor.numel() for tensor in checkpoint.network_weights.values()),
         "iterations": specification.training.get("iterations"),
         "seconds": specification.training.get("seconds"),
         "checkpoint": checkpoint.path.name,

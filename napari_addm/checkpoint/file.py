@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from napari_addm.checkpoint.specification import (
+    MAP_PARTS,
     SCHEMA_VERSION,
     ModelSpecification,
     parse_specification,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_FILE_BYTES = 4 * 2**30
+NORM_PREFIX = "healthy."
+"""How the names of healthy norms begin; see `napari_addm.detection.healthy_norm`."""
+NORM_SHAPE = (40, 48, 20)
+"""Places (z, y, x) in one half of the brain's bounding box: about 4 mm apart."""
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1}
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 # First bytes of files that people mistake for checkpoints, so that the refusal names the kind.
@@ -52,6 +57,8 @@ class Checkpoint:
 
     Attributes
     ----------
+    weights : dict of str to Tensor
+        Those of the network, and the healthy norms.
     sha256 : str
         Hash of the whole file.
     """
@@ -60,6 +67,15 @@ class Checkpoint:
     weights: dict[str, Tensor]
     path: Path
     sha256: str
+
+    @property
+    def network_weights(self) -> dict[str, Tensor]:
+        """The weights of the network alone."""
+        return {
+            name: tensor
+            for name, tensor in self.weights.items()
+            if not name.startswith(NORM_PREFIX)
+        }
 
 
 def read_specification(path: str | os.PathLike[str]) -> ModelSpecification:
@@ -116,7 +132,24 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
                 f"the weights {name} hold NaN or infinity",
                 "the training diverged, use an earlier checkpoint",
             )
+    _check_norms(path, specification, weights)
     return Checkpoint(specification, weights, path, sha256(content))
+
+
+def _check_norms(path: Path, specification: ModelSpecification, weights: dict[str, Tensor]) -> None:
+    """Refuse norms that the specification does not name, or that do not fit."""
+    wanted = set()
+    if specification.detection.healthy_norm is not None:
+        wanted = {
+            f"{NORM_PREFIX}{name}.{part}" for name in MAP_PARTS for part in ("mean", "deviation")
+        }
+    found = {name for name in weights if name.startswith(NORM_PREFIX)}
+    if found != wanted or any(tuple(weights[name].shape) != NORM_SHAPE for name in wanted):
+        raise _refusal(
+            path,
+            "its healthy norms are not those that the specification names",
+            "use the checkpoint as it was written",
+        )
 
 
 def save_checkpoint(

@@ -34,6 +34,10 @@ from napari_addm.registry import (
 )
 
 SCHEMA_VERSION = 1
+MAP_PARTS = ("structure", "darker", "brighter")
+"""The maps that an anomaly map is made of where a checkpoint has healthy norms."""
+LEAST_SUBJECTS = 9
+"""Number of healthy brains from which a bound holds in 9 of 10."""
 FIRST_METHOD = "addm"
 """Method of the first checkpoints; their headers name none."""
 
@@ -148,6 +152,37 @@ class ScoreSpecification(Part):
     symmetry: bool = False
 
 
+class HealthyNormSpecification(Part):
+    """How the maps are compared with those of healthy brains at the same place.
+
+    The norms themselves are tensors of the checkpoint; see
+    :mod:`napari_addm.detection.healthy_norm`. Two maps of brightness join the score's own map. They
+    come from the same reconstruction, and count in units of that score, so that one threshold fits
+    all three; see :mod:`napari_addm.detection.brightness`.
+
+    Attributes
+    ----------
+    share : float
+        Share of the healthy mean that is subtracted from the score.
+    smoothing_mm, erosion_mm : float
+        Of the maps of brightness.
+    darker_unit, brighter_unit : float
+        Score for one healthy standard deviation of brightness.
+    brains : int
+        Number of healthy brains.
+    source : str
+        Where they come from.
+    """
+
+    share: Annotated[float, Field(ge=0, le=1)]
+    smoothing_mm: Annotated[float, Field(ge=0, le=100)]
+    erosion_mm: Annotated[float, Field(ge=0, le=50)]
+    darker_unit: Annotated[float, Field(gt=0)]
+    brighter_unit: Annotated[float, Field(gt=0)]
+    brains: Count
+    source: Line
+
+
 class FalseAlarmSpecification(Part):
     """The volume that a model marks in healthy brains, by threshold.
 
@@ -156,68 +191,93 @@ class FalseAlarmSpecification(Part):
     thresholds, mean_ml : tuple of float
         Rising thresholds, and the mean volume per brain of findings above each,
         in mL; it never rises.
+    bound_ml : tuple of float or None
+        The volume that at most one in ten healthy brains exceeds; see
+        `napari_addm.metrics.thresholds.healthy_bound`. None where only the mean is known.
     minimum_ml : float
         Smallest finding that counts, mL.
     subjects : int
         Number of healthy brains, none of them from the training.
+    scanners : dict of str to int
+        Number of brains from each scanner.
     """
 
     thresholds: tuple[float, ...] = Field(min_length=1, max_length=1000)
     mean_ml: tuple[Annotated[float, Field(ge=0)], ...] = Field(min_length=1, max_length=1000)
+    bound_ml: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(None, max_length=1000)
     minimum_ml: Annotated[float, Field(ge=0)]
     subjects: Count
+    scanners: dict[Line, Count] = Field(default_factory=dict, max_length=1000)
 
     @model_validator(mode="after")
     def _monotone(self) -> FalseAlarmSpecification:
-        if len(self.thresholds) != len(self.mean_ml):
-            raise ValueError("thresholds and mean_ml differ in number")
         if any(b <= a for a, b in pairwise(self.thresholds)):
             raise ValueError("thresholds must rise")
-        if any(b > a for a, b in pairwise(self.mean_ml)):
-            raise ValueError("mean_ml must not rise")
+        for name in ("mean_ml", "bound_ml"):
+            volumes = getattr(self, name)
+            if volumes is None:
+                continue
+            if len(self.thresholds) != len(volumes):
+                raise ValueError(f"thresholds and {name} differ in number")
+            if any(b > a for a, b in pairwise(volumes)):
+                raise ValueError(f"{name} must not rise")
         return self
 
-    def expected_ml(self, threshold: float) -> float:
-        """Mean volume per healthy brain above a threshold, mL.
+    @property
+    def promised(self) -> tuple[float, ...]:
+        """What is promised at each threshold: the bound, or the mean where there is none, mL."""
+        return self.mean_ml if self.bound_ml is None else self.bound_ml
+
+    @property
+    def brains(self) -> str:
+        """Whom the promise is about, such as ``"9 of 10 healthy brains"``."""
+        if self.bound_ml is None:
+            return "a healthy brain"
+        few = self.subjects < LEAST_SUBJECTS
+        return f"{self.subjects if few else 9} of {self.subjects + 1 if few else 10} healthy brains"
+
+    def promised_ml(self, threshold: float) -> float:
+        """The promised volume above a threshold, mL.
 
         Linear between the measured thresholds; beyond them the nearest one's.
         """
-        place = bisect_right(self.thresholds, threshold)
+        place, promised = bisect_right(self.thresholds, threshold), self.promised
         if place == 0 or place == len(self.thresholds):
-            return self.mean_ml[min(place, len(self.mean_ml) - 1)]
+            return promised[min(place, len(promised) - 1)]
         low, high = self.thresholds[place - 1 : place + 1]
         share = (threshold - low) / (high - low)
-        return self.mean_ml[place - 1] + share * (self.mean_ml[place] - self.mean_ml[place - 1])
+        return promised[place - 1] + share * (promised[place] - promised[place - 1])
 
-    def threshold_for(self, expected_ml: float) -> float | None:
-        """The lowest threshold that keeps a promise: the inverse of `expected_ml`.
+    def threshold_for(self, promised_ml: float) -> float | None:
+        """The lowest threshold that keeps a promise: the inverse of `promised_ml`.
 
         Parameters
         ----------
-        expected_ml : float
-            Mean volume per healthy brain, mL.
+        promised_ml : float
+            As `promised_ml` gives it, mL.
 
         Returns
         -------
         float or None
             None where even the highest measured threshold marks more.
         """
-        for place, (threshold, ml) in enumerate(zip(self.thresholds, self.mean_ml, strict=True)):
-            if ml <= expected_ml:
+        for place, (threshold, ml) in enumerate(zip(self.thresholds, self.promised, strict=True)):
+            if ml <= promised_ml:
                 if place == 0:
                     return threshold
-                low, more = self.thresholds[place - 1], self.mean_ml[place - 1]
-                return low + (threshold - low) * (more - expected_ml) / (more - ml)
+                low, more = self.thresholds[place - 1], self.promised[place - 1]
+                return low + (threshold - low) * (more - promised_ml) / (more - ml)
         return None
 
     def in_words(self, threshold: float) -> str:
-        """`expected_ml` in words, such as ``about 2.5 mL``; a bound beyond the measured range."""
-        expected = self.expected_ml(threshold)
+        """`promised_ml` in words, such as ``at most 2.5 mL``; it goes on with *in* and `brains`."""
+        promised = self.promised_ml(threshold)
         if threshold < self.thresholds[0]:
-            return f"more than {expected:.0f} mL"
-        if threshold > self.thresholds[-1] or expected < 0.05:
-            return f"less than {max(expected, 0.1):.1f} mL"
-        return f"about {expected:.{0 if expected >= 10 else 1}f} mL"
+            return f"more than {promised:.0f} mL"
+        if threshold > self.thresholds[-1] or promised < 0.05:
+            return f"less than {max(promised, 0.1):.1f} mL"
+        how = "about" if self.bound_ml is None else "at most"
+        return f"{how} {promised:.{0 if promised >= 10 else 1}f} mL"
 
 
 class DetectionSpecification(Part):
@@ -227,6 +287,8 @@ class DetectionSpecification(Part):
     ----------
     level : int or None
         Noise level; None for methods without noise levels, with ``steps`` 1.
+    healthy_norm : HealthyNormSpecification or None
+        None where scores are not compared with healthy brains. It holds for this score alone.
     false_alarms : FalseAlarmSpecification or None
         Valid for these defaults alone: another level, score or number of draws shifts the scores.
     """
@@ -237,6 +299,7 @@ class DetectionSpecification(Part):
     eta: Annotated[float, Field(ge=0, le=1)] = 0.0
     draws: Annotated[int, Field(ge=1, le=1000)] = 1
     score: ScoreSpecification
+    healthy_norm: HealthyNormSpecification | None = None
     threshold: float
     threshold_source: Line
     minimum_ml: Annotated[float, Field(ge=0)] = 0.5

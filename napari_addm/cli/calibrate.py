@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from napari_addm.cli._common import OutputFolder, print_json, print_line, print_result
 from napari_addm.errors import AddmError
 from napari_addm.registry import ScoreName
-from napari_addm.training.settings import RunSettings
+from napari_addm.training.settings import PROMISED_ML, RunSettings
 
 
 @Parameter(name="*")
@@ -48,37 +49,49 @@ class NewDefaults:
 
 def calibrate(
     model: Path,
-    data: Path,
     /,
     *,
+    healthy: Annotated[list[Path], Parameter(consume_multiple=True, negative="")],
     output: OutputFolder,
+    promise_ml: Annotated[float, Parameter(validator=Number(gte=0.1, lte=100))] = PROMISED_ML,
+    norm: Annotated[list[Path], Parameter(consume_multiple=True, negative="")] | None = None,
+    labelled: Path | None = None,
     defaults: NewDefaults = NewDefaults(),
     name: str | None = None,
 ) -> None:
-    """Choose a model's threshold on validation cases, and measure its false alarms.
+    """Fit a model to your scanner: its threshold and its false alarms in healthy brains.
 
-    The weights stay; the header gets the threshold with the best mean Dice over the
-    labelled validation cases, the mL that every threshold marks in healthy brains,
-    and the figures of both.
+    It takes healthy scans without labels, 10 to 20 of them, and some seconds for each. The
+    weights stay. The new threshold marks at most so many mL in 9 of 10 such brains (in 5 of 6,
+    with five scans).
 
     Parameters
     ----------
     model
         The trained .safetensors.
-    data
-        Folder with split.json, healthy/ scans and FOLDER/CASE/{t1,mask}.nii.gz.
+    healthy
+        Folder of healthy scans that the model was not trained on. Give one folder for each
+        scanner.
     output
         The .safetensors to write.
+    promise_ml
+        What 9 of 10 healthy brains do not exceed, in mL.
+    norm
+        Folders of other healthy scans, to measure anew what healthy brains show at each place.
+    labelled
+        Folder with split.json and labelled validation cases, FOLDER/CASE/{t1,mask}.nii.gz. They
+        are measured and change nothing.
     name
         New name, for the model's card.
     """
     from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
     from napari_addm.training.calibration import calibrate as calibrate_checkpoint
-    from napari_addm.training.labelled_scans import find_cases, read_split
+    from napari_addm.training.labelled_scans import find_cases, find_healthy, read_split
 
     if output.suffix != ".safetensors":
         raise AddmError(f"{output}: the checkpoint's name has to end in .safetensors.")
     RunSettings(name=name)  # refuses now what the checkpoint would refuse in the end
+    cases = find_cases(labelled, read_split(labelled / "split.json")) if labelled else []
     checkpoint = load_checkpoint(model)
     score = checkpoint.specification.detection.score
     changes = _given(level=defaults.level, steps=defaults.steps, draws=defaults.draws)
@@ -90,13 +103,22 @@ def calibrate(
             symmetry=defaults.symmetry,
         )
     )
-    specification = calibrate_checkpoint(
-        checkpoint, find_cases(data, read_split(data / "split.json")), changes, report=print_line
+    calibrated = calibrate_checkpoint(
+        checkpoint,
+        find_healthy(healthy),
+        changes,
+        norm=find_healthy(norm or []),
+        labelled=[case for case in cases if case.group.endswith("/validation")],
+        promised_ml=promise_ml,
+        report=print_line,
     )
+    specification = calibrated.specification
     if name is not None:
         specification = specification.model_copy(update={"name": name})
-    save_checkpoint(output, specification, checkpoint.weights)
+    save_checkpoint(output, specification, calibrated.weights)
     print_json(specification.evaluation)
+    default = specification.detection
+    print_line(f"Threshold {default.threshold:g}: {default.threshold_source}")
     print_result(output)
 
 

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_addm.checkpoint.specification import ModelSpecification, ScoreSpecification
+from napari_addm.checkpoint.specification import (
+    MAP_PARTS,
+    HealthyNormSpecification,
+    ModelSpecification,
+    ScoreSpecification,
+)
 from napari_addm.detection.atlas import NO_REGIONS, NO_SIMPLEITK, ScanRegions
+from napari_addm.detection.brightness import darker_and_brighter
+from napari_addm.detection.healthy_norm import Norm, beyond_norm, in_deviations
 from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.scoring import voxel_scores
 from napari_addm.detection.settings import DetectionSettings
@@ -39,7 +46,7 @@ class Detection:
     Attributes
     ----------
     anomaly : Volume of float32
-        The smoothed score, as a share of the brain's intensity range; 0 outside the brain.
+        The smoothed score; 0 outside the brain.
     reconstruction : Volume of float32
         In the scan's intensities; 0 outside the brain.
     uncertainty : Volume of float32 or None
@@ -54,6 +61,9 @@ class Detection:
         What the network ran on.
     threads : int
         Of the processor, for the network.
+    brightness : Volume of float32 or None
+        How much brighter (positive) or darker (negative) the scan is than healthy brains, in the
+        units of ``anomaly``; 0 outside. None for checkpoints without healthy norms.
     midline : Midline or None
         The plane between the halves of the brain, which gives findings their sides.
     regions : ScanRegions or None
@@ -72,6 +82,7 @@ class Detection:
     precision: str
     threads: int
     warnings: tuple[str, ...] = ()
+    brightness: Volume | None = None
     midline: Midline | None = None
     regions: ScanRegions | None = None
     _maps: AnomalyMaps | None = field(default=None, repr=False, compare=False)
@@ -81,6 +92,13 @@ class Detection:
         """Where there is a score: the brain mask in finished slices, shape (S, A, R)."""
         brain: NDArray[np.bool_] = self.brain_mask.data
         return brain if self.done.all() else brain & self.done[:, None, None]
+
+    @property
+    def highest(self) -> Grid:
+        """The higher of the anomaly map and the brightness, shape (S, A, R): findings lie in it."""
+        if self.brightness is None:
+            return self.anomaly.data
+        return np.maximum(self.anomaly.data, np.abs(self.brightness.data))
 
     @property
     def slices(self) -> ModelSlices | None:
@@ -103,6 +121,54 @@ class Detection:
         if self._maps is None:
             raise ValueError("a detection that was assembled by hand cannot be scored again")
         return self._maps.with_score(score).make()
+
+    def before_norm(self, norm: HealthyNormSpecification) -> dict[str, tuple[Grid, Mask]]:
+        """Return what a healthy norm is measured on; see `AnomalyMaps.before_norm`."""
+        if self._maps is None:
+            raise ValueError("a detection that was assembled by hand has no maps to measure")
+        return self._maps.before_norm(norm)
+
+    @property
+    def model_mask(self) -> Mask:
+        """The brain on the model grid, shape (depth, H, W)."""
+        if self._maps is None:
+            raise ValueError("a detection that was assembled by hand has no model grid")
+        return self._maps.scan.mask
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """The smoothed score of some slices.
+
+    Attributes
+    ----------
+    part : slice
+        The slices of the model grid; D' of them.
+    there, inner : ndarray of bool, shape (depth, 1, 1) and (depth, H, W)
+        Which slices are finished, and where the score is wanted.
+    mask : ndarray of bool, shape (D', H, W)
+        The brain.
+    mean, anomaly : ndarray of float32, shape (D', H, W)
+        The mean reconstruction and the score.
+    uncertainty : ndarray of float32, shape (D', H, W), or None
+    """
+
+    part: slice
+    there: Mask
+    mask: Mask
+    inner: Mask
+    mean: Grid
+    anomaly: Grid
+    uncertainty: Grid | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Brightness:
+    """Smoothed maps (D', H, W) of what is darker and brighter, and where they are wanted."""
+
+    darker: Grid
+    brighter: Grid
+    rim: Mask
 
 
 @dataclass(frozen=True)
@@ -131,8 +197,14 @@ class AnomalyMaps:
 
     def with_score(self, score: ScoreSpecification) -> AnomalyMaps:
         """Return maps of the same reconstructions under another score."""
+        own = self.plan.checkpoint.specification.detection.score
+        same = (score.kind, score.smoothing_mm) == (own.kind, own.smoothing_mm)
+        compared = self.plan.settings.healthy_norm
         settings = self.plan.settings.replace(
-            score=score.kind, smoothing_mm=score.smoothing_mm, symmetry=score.symmetry
+            score=score.kind,
+            smoothing_mm=score.smoothing_mm,
+            symmetry=score.symmetry,
+            healthy_norm=compared and same,
         )
         plan = replace(self.plan, settings=settings, erosion_mm=score.erosion_mm)
         return replace(self, plan=plan, seconds=dict(self.seconds))
@@ -159,6 +231,8 @@ class AnomalyMaps:
     def prepare(self) -> None:
         """Compute what the maps need of the scan alone."""
         settings = self.plan.settings
+        if self.plan.healthy_norm is not None:
+            self.scan.norms(self.plan.checkpoint)
         self.scan.prepare_scoring(symmetry=bool(settings.symmetry), whole=settings.slices is None)
 
     def find_regions(self) -> None:
@@ -178,6 +252,7 @@ class AnomalyMaps:
         finished = self.finished() if finished is None else finished
         done = self.done(finished)
         maps = self._to_native(self._score(finished), finished, done)
+        brightness = _signed(maps)
         self.seconds["score"] += time.perf_counter() - started
         volume = self.scan.slices.volume
         uncertainty = maps.get("uncertainty")
@@ -194,6 +269,7 @@ class AnomalyMaps:
             precision=self.plan.reconstructions.precision,
             threads=self.threads,
             warnings=self._all_warnings(),
+            brightness=None if brightness is None else volume.with_data(brightness),
             midline=self.scan.midline,
             regions=self.scan.regions if self.plan.settings.regions else None,
             _maps=self,
@@ -201,19 +277,32 @@ class AnomalyMaps:
 
     def _score(self, finished: Mask) -> dict[str, Grid]:
         """Make the maps on the model grid, float32, shape (depth, H, W)."""
-        scan, slices, score = self.scan, self.scan.slices, self.plan.score
-        shape = scan.scan.shape
+        shape = self.scan.scan.shape
         names = ["anomaly", "reconstruction"]
         if self.plan.draws > 1:
             names.append("uncertainty")
         grids = {name: np.zeros(shape, np.float32) for name in names}
+        scored = self._smooth(finished)
+        if scored is None:
+            return grids
+        part = scored.part
+        grids["reconstruction"][part] = self.scan.slices.intensity.inverse(scored.mean)
+        if scored.uncertainty is not None:
+            grids["uncertainty"][part] = scored.uncertainty
+        if self.plan.healthy_norm is None:
+            grids["anomaly"][part] = self._beyond_symmetry(scored.anomaly, scored.inner, part)
+        else:
+            grids |= self._compare_with_healthy(scored, self.plan.healthy_norm)
+        return grids
+
+    def _smooth(self, finished: Mask) -> _Scored | None:
+        """Score the finished slices, and smooth; None without any."""
+        scan, slices, score = self.scan, self.scan.slices, self.plan.score
         rows = slices.slice_index[finished]
         if not len(rows):
-            return grids
+            return None
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         drawn, weights = self._draws(finished, part)
-        mean = drawn.mean(axis=0).clip(0.0, 1.0)
-        grids["reconstruction"][part] = slices.intensity.inverse(mean)
         there = slices.to_model_volume(finished)[:, None, None]
         mask = scan.mask[part] & there[part]
         scores = voxel_scores(score.kind, scan.scan[part], drawn, mask, slices.spacing_mm, weights)
@@ -221,13 +310,80 @@ class AnomalyMaps:
         anomaly, uncertainty = smooth_and_average(
             scores, inner[part], score.smoothing_mm, slices.spacing_mm
         )
-        grids["anomaly"][part] = anomaly
-        if uncertainty is not None:
-            grids["uncertainty"][part] = uncertainty
-        if score.symmetry:
-            plane = scan.mirror_plane
-            grids["anomaly"][part] = subtract_mirror_score(grids["anomaly"], inner, plane, part)
+        mean = drawn.mean(axis=0).clip(0.0, 1.0)
+        return _Scored(part, there, mask, inner, mean, anomaly, uncertainty)
+
+    def _beyond_symmetry(self, part_map: Grid, inner: Mask, part: slice) -> Grid:
+        """Subtract what both halves show alike, if the settings ask for it."""
+        if not self.plan.score.symmetry:
+            return part_map
+        whole = np.zeros(inner.shape, np.float32)
+        whole[part] = part_map
+        return subtract_mirror_score(whole, inner, self.scan.mirror_plane, part)
+
+    def _brightness(self, scored: _Scored, norm: HealthyNormSpecification) -> _Brightness:
+        """How much darker and brighter the scan is, before any comparison with healthy brains."""
+        part, rim = scored.part, self.scan.inner(norm.erosion_mm) & scored.there
+        darker, brighter = darker_and_brighter(
+            self.scan.scan[part],
+            scored.mean,
+            scored.mask,
+            rim[part],
+            norm.smoothing_mm,
+            self.scan.slices.spacing_mm,
+        )
+        return _Brightness(darker, brighter, rim)
+
+    def _compare_with_healthy(
+        self, scored: _Scored, norm: HealthyNormSpecification
+    ) -> dict[str, Grid]:
+        """Compare score and brightness with those of healthy brains.
+
+        Returns
+        -------
+        dict of str to ndarray of float32, shape (depth, H, W)
+            ``anomaly``, ``darker`` and ``brighter``, in the same units.
+        """
+        part, found = scored.part, self._brightness(scored, norm)
+        norms = {
+            name: Norm(placed.mean[part], placed.deviation[part])
+            for name, placed in self.scan.norms(self.plan.checkpoint).items()
+        }
+        inner, rim = scored.inner, found.rim
+        anomaly = beyond_norm(scored.anomaly, norms["structure"], inner[part], norm.share)
+        darker = norm.darker_unit * in_deviations(found.darker, norms["darker"], rim[part])
+        brighter = norm.brighter_unit * in_deviations(found.brighter, norms["brighter"], rim[part])
+        grids = {}
+        for name, values, inside in (
+            ("anomaly", anomaly, inner),
+            ("darker", darker, rim),
+            ("brighter", brighter, rim),
+        ):
+            grids[name] = np.zeros(self.scan.scan.shape, np.float32)
+            grids[name][part] = self._beyond_symmetry(values, inside, part)
         return grids
+
+    def before_norm(self, norm: HealthyNormSpecification) -> dict[str, tuple[Grid, Mask]]:
+        """Return the smoothed maps of a whole brain that a healthy norm is measured on.
+
+        Returns
+        -------
+        dict of str to (ndarray of float32, ndarray of bool), shape (depth, H, W)
+            By `MAP_PARTS`: the map, and where it has scores.
+        """
+        scored = self._smooth(self.finished())
+        assert scored is not None
+        found = self._brightness(scored, norm)
+        shape = self.scan.scan.shape
+
+        def whole(values: Grid) -> Grid:
+            grid = np.zeros(shape, np.float32)
+            grid[scored.part] = values
+            return grid
+
+        maps = whole(scored.anomaly), whole(found.darker), whole(found.brighter)
+        inside = scored.inner, found.rim, found.rim
+        return dict(zip(MAP_PARTS, zip(maps, inside, strict=True), strict=True))
 
     def _draws(self, finished: Mask, part: slice) -> tuple[Grid, Grid | None]:
         """Put the finished draws into a part of the model grid, as values in 0..1."""
@@ -269,6 +425,14 @@ class AnomalyMaps:
             elif scan.regions is None and find_spec("SimpleITK") is None:
                 warnings.append(NO_SIMPLEITK)
         return (*warnings, *self.plan.reconstructions.warnings)
+
+
+def _signed(maps: dict[str, Grid]) -> Grid | None:
+    """Join the maps of what is darker and what is brighter; None without them."""
+    if "darker" not in maps:
+        return None
+    darker, brighter = maps["darker"], maps["brighter"]
+    return np.where(brighter > darker, brighter, -darker)
 
 
 def _ranges(indices: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm.checkpoint.file import Checkpoint
-from napari_addm.checkpoint.specification import ScoreSpecification
+from napari_addm.checkpoint.specification import HealthyNormSpecification, ScoreSpecification
 from napari_addm.detection.devices import BATCH_SIZES, choose_device, choose_precision
 from napari_addm.detection.preparation import ModelSlices, prepare
 from napari_addm.detection.session import PreparedScan, Reconstructions, Session
@@ -79,6 +79,13 @@ class Plan:
             "erosion_mm": self.erosion_mm,
         }
         return self.checkpoint.specification.detection.score.model_copy(update=changes)
+
+    @property
+    def healthy_norm(self) -> HealthyNormSpecification | None:
+        """The comparison with healthy brains; None without one, or under another score."""
+        default = self.checkpoint.specification.detection
+        own = self.erosion_mm == default.score.erosion_mm
+        return default.healthy_norm if self.settings.healthy_norm and own else None
 
     @property
     def sampling(self) -> Sampling:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_addm.detection.atlas import ScanRegions, find_regions
+from napari_addm.detection.healthy_norm import BrainBox, Norm, norms_of
 from napari_addm.detection.midline import Midline
 from napari_addm.detection.parallel import parallel_map
 from napari_addm.detection.preparation import ModelSlices, prepare
@@ -28,6 +29,7 @@ from napari_addm.detection.symmetry import MirrorPlane, find_midline, find_mirro
 from napari_addm.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from napari_addm.checkpoint.file import Checkpoint
     from napari_addm.checkpoint.specification import PreparationSpecification
     from napari_addm.io.volume import Volume
 
@@ -56,6 +58,7 @@ class PreparedScan:
     scan: NDArray[np.float32] = field(init=False)
     mask: NDArray[np.bool_] = field(init=False)
     regions: ScanRegions | None = field(init=False, default=None)
+    _norms: dict[str, dict[str, Norm]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scan = self.slices.to_model_volume((self.slices.images + 1.0) / 2.0)
@@ -76,6 +79,13 @@ class PreparedScan:
         if not self.slices.volume.sides_known:
             return None
         return find_midline(self.mirror_plane, self.mask, self.slices.affine)
+
+    def norms(self, checkpoint: Checkpoint) -> dict[str, Norm]:
+        """The checkpoint's healthy norms on the model grid."""
+        if checkpoint.sha256 not in self._norms:
+            placed = BrainBox.of(self.mask).place(norms_of(checkpoint))
+            self._norms = {checkpoint.sha256: placed}
+        return self._norms[checkpoint.sha256]
 
     def find_regions(self) -> None:
         """Find and keep the regions, unless SimpleITK is missing, or which side is left."""
@@ -99,6 +109,8 @@ class PreparedScan:
         arrays = [each for each in vars(self.slices).values() if isinstance(each, np.ndarray)]
         if self.regions is not None and self.regions.labels is not None:
             arrays.append(self.regions.labels)
+        norms = [norm for placed in self._norms.values() for norm in placed.values()]
+        arrays += [part for norm in norms for part in (norm.mean, norm.deviation)]
         held = (*arrays, self.slices.volume.data, self.scan, self.mask)
         return sum(int(array.nbytes) for array in held)
 

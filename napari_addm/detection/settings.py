@@ -197,6 +197,13 @@ class DetectionSettings(BaseModel):
         "Subtract what both halves of the brain show alike.",
         affects_scores=True,
     )
+    healthy_norm: bool | None = _option(
+        None,
+        "Compare with healthy brains",
+        "Compare every place with healthy brains, and add what is darker or brighter than they "
+        "are. It fits the checkpoint's own score and smoothing.",
+        affects_scores=True,
+    )
 
     regions: bool = _option(
         True,
@@ -253,12 +260,18 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
         "score": default.score.kind,
         "smoothing_mm": default.score.smoothing_mm,
         "symmetry": default.score.symmetry,
+        "healthy_norm": _has_norm(settings, specification),
         **_resolve_noise_level(settings, specification),
     }
     if settings.draws is not None and settings.draws > 1 and not METHODS[method].random:
         raise AddmError(
             f"The method {method} of this checkpoint draws no noise, so that every draw would be "
             "the same; use 1."
+        )
+    if settings.healthy_norm and not _has_norm(settings, specification):
+        raise AddmError(
+            "This checkpoint has no healthy norm for this score and smoothing; leave them at its "
+            "own, or do not compare with healthy brains."
         )
     if settings.device == "openvino" and not METHODS[method].openvino:
         raise AddmError(
@@ -267,6 +280,17 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
         )
     return settings.replace(
         **{name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    )
+
+
+def _has_norm(settings: DetectionSettings, specification: ModelSpecification) -> bool | None:
+    """Tell whether the checkpoint's healthy norm fits the settings; None if it has none."""
+    score = specification.detection.score
+    if specification.detection.healthy_norm is None:
+        return None
+    return settings.score in (None, score.kind) and settings.smoothing_mm in (
+        None,
+        score.smoothing_mm,
     )
 
 

@@ -46,6 +46,7 @@ def find_in(
         uncertainty,
         detection.midline,
         detection.regions,
+        None if detection.brightness is None else detection.brightness.data,
     )
 
 
@@ -54,14 +55,20 @@ def measured_findings(detection: Detection, labels: NDArray[np.integer]) -> Find
     anomaly, spread = detection.anomaly, detection.uncertainty
     uncertainty = None if spread is None else spread.data
     return measure_findings(
-        labels, anomaly.data, anomaly, uncertainty, detection.midline, detection.regions
+        labels,
+        detection.highest,
+        anomaly,
+        uncertainty,
+        detection.midline,
+        detection.regions,
+        None if detection.brightness is None else detection.brightness.data,
     )
 
 
 def _labeller(detection: Detection) -> FindingLabeller:
     anomaly = detection.anomaly
     return FindingLabeller(
-        anomaly.data, spacing=anomaly.spacing, mask=detection.region, compact=True
+        detection.highest, spacing=anomaly.spacing, mask=detection.region, compact=True
     )
 
 

@@ -9,6 +9,7 @@ from typing import overload
 import nibabel as nib
 import numpy as np
 
+from napari_addm.checkpoint.specification import MAP_PARTS
 from napari_addm.detection.atlas import ScanRegions
 from napari_addm.detection.midline import (
     MIDLINE_SHARE,
@@ -36,6 +37,9 @@ def describe_none(minimum_ml: float) -> str:
         f"No findings: nothing of {minimum_ml:g} mL or more above the threshold. {USUALLY_MISSED}"
     )
 
+
+LEAST_MAP_SHARE = 0.1
+"""A map is named if it gives a finding at least this share of its scores."""
 
 Slice = slice  # `Findings` has a field of that name
 
@@ -81,6 +85,10 @@ class Finding:
         of earlier versions.
     widest_slice : int or None
         Index of that slice along S.
+    found_by : str or None
+        The maps that give it its scores, the one with most voxels first, such as
+        ``"darker + structure"``; see `napari_addm.checkpoint.specification.MAP_PARTS`. None for
+        checkpoints with one map.
     """
 
     id: int
@@ -101,6 +109,7 @@ class Finding:
     across_mm: float | None = None
     product_mm2: float | None = None
     widest_slice: int | None = None
+    found_by: str | None = None
 
     @property
     def diameters_in_words(self) -> str:
@@ -177,6 +186,8 @@ class Findings(Sequence[Finding]):
         None without a midline. All others are as in `Finding`.
     regions : RegionCounts or None
         None where no regions were looked for.
+    found_by : tuple of str or None
+        None for checkpoints with one map.
     diameters : FindingDiameters
     entries : sequence of Finding or None
         The findings themselves, where they were measured at an earlier time.
@@ -194,6 +205,7 @@ class Findings(Sequence[Finding]):
     diameters: FindingDiameters
     sides: Sides | None = None
     regions: RegionCounts | None = None
+    found_by: tuple[str, ...] | None = None
     entries: Sequence[Finding] | None = None
 
     @property
@@ -235,6 +247,7 @@ class Findings(Sequence[Finding]):
             across_mm=diameters.across_mm,
             product_mm2=diameters.product_mm2,
             widest_slice=diameters.slice,
+            found_by=None if self.found_by is None else self.found_by[index],
         )
 
     def __eq__(self, other: object) -> bool:
@@ -250,6 +263,7 @@ def measure_findings(
     uncertainty: np.ndarray | None = None,
     midline: Midline | None = None,
     regions: ScanRegions | None = None,
+    brightness: np.ndarray | None = None,
 ) -> Findings:
     """Measure every finding of a label image.
 
@@ -267,6 +281,9 @@ def measure_findings(
         The brain's midline; without it findings have no side.
     regions : ScanRegions, optional
         Of the scan; without them findings have no region.
+    brightness : ndarray, (S, A, R), optional
+        Tells which map found what, where `anomaly` is the higher of both; see
+        `napari_addm.detection.maps.Detection.highest`.
 
     Returns
     -------
@@ -278,14 +295,15 @@ def measure_findings(
     ValueError
         When a shape is not the volume's.
     """
-    for array in (labels, anomaly, uncertainty):
+    for array in (labels, anomaly, uncertainty, brightness):
         if array is not None and array.shape != volume.shape:
             raise ValueError(f"shape {array.shape} is not the grid's {volume.shape}")
     ids, runs, where = _runs_of(labels)
     scores = anomaly.ravel()[where]
     spread = None if uncertainty is None else uncertainty.ravel()[where]
+    bright = None if brightness is None else brightness.ravel()[where]
     at_peak = first_peaks(scores, runs, ids.size)
-    return measure_runs(ids, runs, scores, at_peak, spread, volume, midline, regions)
+    return measure_runs(ids, runs, scores, at_peak, spread, volume, midline, regions, bright)
 
 
 def recorded_findings(entries: Sequence[Finding], labels: np.ndarray, volume: Volume) -> Findings:
@@ -340,8 +358,9 @@ def measure_runs(
     volume: Volume,
     midline: Midline | None,
     regions: ScanRegions | None,
+    brightness: np.ndarray | None = None,
 ) -> Findings:
-    """Measure findings from the scores, and uncertainties, of the runs' voxels."""
+    """Measure findings from the scores, uncertainties and brightness of the runs' voxels."""
 
     def total(values_of_run: np.ndarray) -> np.ndarray:
         return np.bincount(runs.member, weights=values_of_run, minlength=ids.size)
@@ -375,7 +394,22 @@ def measure_runs(
         diameters=FindingDiameters(runs, order, volume),
         sides=sides,
         regions=None if regions is None else RegionCounts.of(regions, runs, order),
+        found_by=None if brightness is None else _name_maps(scores, brightness, runs, order),
     )
+
+
+def _name_maps(
+    scores: np.ndarray, brightness: np.ndarray, runs: Runs, order: np.ndarray
+) -> tuple[str, ...]:
+    """Name the maps that give findings at least `LEAST_MAP_SHARE` of their scores."""
+    ours = (np.abs(brightness) >= scores) & (brightness != 0)
+    part = np.where(ours, np.where(brightness < 0, 1, 2), 0)
+    places = np.repeat(runs.member, runs.length) * len(MAP_PARTS) + part
+    counts = np.bincount(places, minlength=len(order) * len(MAP_PARTS))
+    counts = counts.reshape(len(order), -1)[order]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    named = ([n for n in np.argsort(-row) if row[n] >= LEAST_MAP_SHARE] for row in shares)
+    return tuple(" + ".join(MAP_PARTS[n] for n in row) for row in named)
 
 
 def _right_of(midline: Midline, runs: Runs, volume: Volume) -> np.ndarray:

@@ -98,6 +98,7 @@ class FindingLabeller:
         uncertainty: np.ndarray | None = None,
         midline: Midline | None = None,
         regions: ScanRegions | None = None,
+        brightness: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Findings]:
         """Label and measure the findings: `label` and `measure_findings` in one step.
 
@@ -105,7 +106,7 @@ class FindingLabeller:
         ----------
         threshold, minimum_ml : float
             As for `label`.
-        volume, uncertainty, midline, regions
+        volume, uncertainty, midline, regions, brightness
             As for `measure_findings`.
 
         Returns
@@ -116,7 +117,10 @@ class FindingLabeller:
         """
         labels, ids, runs, scores, at_peak = self._find(threshold, minimum_ml)
         spread = None if uncertainty is None else uncertainty.ravel()[runs.voxels]
-        return labels, measure_runs(ids, runs, scores, at_peak, spread, volume, midline, regions)
+        bright = None if brightness is None else brightness.ravel()[runs.voxels]
+        return labels, measure_runs(
+            ids, runs, scores, at_peak, spread, volume, midline, regions, bright
+        )
 
     def renumber(self, labels: np.ndarray) -> None:
         """Give findings the numbers that they have in other labels, and forget all others.

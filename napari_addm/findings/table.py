@@ -32,6 +32,7 @@ CSV_COLUMNS = (
     "across_mm",
     "product_mm2",
     "widest_slice",
+    "found_by",
     "decision",
     "note",
 )
@@ -75,6 +76,7 @@ def findings_csv(
             _rounded(finding.across_mm, ".1f"),
             _rounded(finding.product_mm2, ".1f"),
             _rounded(finding.widest_slice, "d"),
+            finding.found_by or "",
             decision.verdict or "",
             csv_cell(decision.note),
         )

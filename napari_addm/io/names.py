@@ -19,6 +19,7 @@ LABEL_WORDS = {
 SCAN_WORDS = {
     *("anomaly", "flair", "pd", "recon", "t1", "t1c", "t1ce", "t1gd", "t1w", "t2", "t2w"),
     "uncertainty",
+    "brightness",
 }
 # Headers of NRRD that name another file for their voxels: refused, but known by name.
 OTHER_SUFFIXES = (".nhdr",)

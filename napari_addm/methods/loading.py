@@ -39,7 +39,7 @@ def load_network(checkpoint: Checkpoint) -> nn.Module:
         network = with_quick_norms(method.build(specification.network, size))
     weights = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in checkpoint.weights.items()
+        for name, tensor in checkpoint.network_weights.items()
     }
     network.load_state_dict(weights, assign=True)
     return channels_last(network).eval().requires_grad_(False)
@@ -47,7 +47,7 @@ def load_network(checkpoint: Checkpoint) -> nn.Module:
 
 def _check_fit(checkpoint: Checkpoint, state: dict[str, torch.Tensor]) -> None:
     expected = {name: tuple(t.shape) for name, t in state.items()}
-    found = {name: tuple(t.shape) for name, t in checkpoint.weights.items()}
+    found = {name: tuple(t.shape) for name, t in checkpoint.network_weights.items()}
     differences = [f"{name} is missing" for name in expected.keys() - found.keys()]
     differences += [f"{name} is unknown" for name in found.keys() - expected.keys()]
     differences += [

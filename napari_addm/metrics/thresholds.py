@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from napari_addm.metrics.sorted_scores import just_below
 # Largest number of thresholds tried for a mean Dice: two neighbors then differ by a hundredth of
 # a percent of the lesions' distinct scores.
 MOST_CANDIDATES = 10_000
+BOUND_SHARE = 0.9
+"""Share of healthy brains for which `healthy_bound` holds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,10 @@ class FalseAlarmCurve:
         Rising.
     mean_ml : tuple of float
         Mean volume of a subject's findings at each threshold, never rising, mL.
+    bound_ml : tuple of float
+        What at most one in ten of such brains exceeds, mL; see `healthy_bound`. It never rises.
+    found_ml : ndarray, shape (thresholds, subjects)
+        Volume of each subject's findings, mL.
     minimum_ml : float
         Smallest finding that counts, mL.
     subjects : int
@@ -78,6 +84,8 @@ class FalseAlarmCurve:
 
     thresholds: tuple[float, ...]
     mean_ml: tuple[float, ...]
+    bound_ml: tuple[float, ...]
+    found_ml: np.ndarray
     minimum_ml: float
     subjects: int
 
@@ -135,8 +143,35 @@ def threshold_by_dice(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> DiceThr
     )
 
 
+def healthy_bound(found_ml: Sequence[float] | np.ndarray) -> float:
+    """Return the volume that another healthy brain exceeds with a chance of one in ten at most.
+
+    Parameters
+    ----------
+    found_ml : sequence of float
+        Volume of the findings in n healthy brains, mL.
+
+    Returns
+    -------
+    float
+        The k-th smallest, k = 0.9 (n + 1) rounded up. Fewer than nine brains give the largest one,
+        which a further brain exceeds with a chance of one in n + 1.
+
+    References
+    ----------
+    Vovk, Gammerman and Shafer. Algorithmic Learning in a Random World. Springer, 2005.
+    """
+    found = np.sort(np.asarray(found_ml, float))
+    place = math.ceil(BOUND_SHARE * (found.size + 1) - 1e-9)
+    return float(found[min(place, found.size) - 1])
+
+
 def threshold_by_false_alarms(
-    healthy: Sequence[HealthyMap], mean_ml: float, *, minimum_ml: float
+    healthy: Sequence[HealthyMap],
+    most_ml: float,
+    *,
+    minimum_ml: float,
+    statistic: Callable[[np.ndarray], float] = np.mean,
 ) -> float:
     """Return the lowest threshold that marks at most a given volume in healthy brains.
 
@@ -144,10 +179,12 @@ def threshold_by_false_alarms(
     ----------
     healthy : sequence of HealthyMap
         At least one.
-    mean_ml : float
-        Largest mean volume of the findings per brain, mL.
+    most_ml : float
+        Largest allowed value of the statistic, mL.
     minimum_ml : float
         Smallest finding that counts, mL.
+    statistic : callable
+        Of the brains' volumes; it rises with each of them. Such as the mean or `healthy_bound`.
 
     Returns
     -------
@@ -164,10 +201,10 @@ def threshold_by_false_alarms(
     With a lower threshold every finding grows or merges and none shrinks. So the volume found never
     falls, with or without a minimum size, and bisection over the scores finds the exact place.
     """
-    if mean_ml < 0:
-        raise ValueError(f"a volume is not negative: {mean_ml}")
+    if most_ml < 0:
+        raise ValueError(f"a volume is not negative: {most_ml}")
     pooled = _pooled(healthy)
-    return _threshold(pooled, _most_above(pooled, healthy, mean_ml, minimum_ml))
+    return _threshold(pooled, _most_above(pooled, healthy, most_ml, minimum_ml, statistic))
 
 
 def false_alarm_curve(
@@ -211,10 +248,12 @@ def false_alarm_curve(
     fewest = _most_above(pooled, healthy, smallest, minimum_ml)
     above = np.rint(np.geomspace(fewest + 1, most + 1, points)).astype(int) - 1
     thresholds = np.unique([_threshold(pooled, number) for number in above])
-    volumes = [_found_ml(healthy, t, minimum_ml) for t in thresholds]
+    volumes = np.array([_found_ml(healthy, t, minimum_ml) for t in thresholds])
     return FalseAlarmCurve(
         thresholds=tuple(float(t) for t in thresholds),
-        mean_ml=tuple(float(ml) for ml in np.mean(volumes, axis=1)),
+        mean_ml=tuple(float(ml) for ml in volumes.mean(axis=1)),
+        bound_ml=tuple(healthy_bound(row) for row in volumes),
+        found_ml=volumes,
         minimum_ml=float(minimum_ml),
         subjects=len(healthy),
     )
@@ -233,18 +272,23 @@ def _pooled(healthy: Sequence[HealthyMap]) -> np.ndarray:
 
 
 def _most_above(
-    pooled: np.ndarray, healthy: Sequence[HealthyMap], mean_ml: float, minimum_ml: float
+    pooled: np.ndarray,
+    healthy: Sequence[HealthyMap],
+    most_ml: float,
+    minimum_ml: float,
+    statistic: Callable[[np.ndarray], float] = np.mean,
 ) -> int:
-    """Return how many pooled scores may exceed the threshold for at most `mean_ml` found."""
+    """Return how many pooled scores may exceed the threshold for at most `most_ml` found."""
     # A hair above, so that a hundred voxels of 0.001 mL are 0.1 mL whatever the rounding.
-    allowed = mean_ml * (1 + 1e-9)
-    # This many voxels are within the limit even if all of them belong to findings.
-    low = int(allowed * len(healthy) / max(voxel_volume_ml(m.spacing) for m in healthy))
+    allowed = most_ml * (1 + 1e-9)
+    # This many voxels are within the limit even if all of them belong to one brain's findings.
+    low = int(allowed / max(voxel_volume_ml(m.spacing) for m in healthy))
     low, high = min(low, pooled.size), pooled.size
     while low < high:
         # The answer is mostly near the low end, where labelling is quick as well.
         middle = max(low + 1, math.isqrt(low * high))
-        if np.mean(_found_ml(healthy, _threshold(pooled, middle), minimum_ml)) <= allowed:
+        found = np.array(_found_ml(healthy, _threshold(pooled, middle), minimum_ml))
+        if statistic(found) <= allowed:
             low = middle
         else:
             high = middle - 1

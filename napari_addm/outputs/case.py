@@ -169,7 +169,7 @@ def _write_montage(path: Path, outputs: CaseOutputs) -> None:
     picture = montage(
         outputs.scan,
         Overlay(
-            detection.anomaly.data,
+            detection.highest,
             outputs.labels,
             outputs.threshold,
             outputs.decisions,

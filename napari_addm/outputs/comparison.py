@@ -43,7 +43,12 @@ DICE_TOLERANCE = 0.98
 LOOSE, TIGHT = 1e-3, 1e-9
 MOST_FIELDS = 25  # that are named: a whole finding and more
 
-MAPS = {"anomaly": "anomaly", "recon": "reconstruction", "uncertainty": "uncertainty"}
+MAPS = {
+    "anomaly": "anomaly",
+    "recon": "reconstruction",
+    "uncertainty": "uncertainty",
+    "brightness": "brightness",
+}
 """The maps by their keys among the files, with their names in a detection."""
 # What a repetition cannot give again. The environment and the warnings are compared on their own.
 NOT_REPEATED = {"created_utc", "seconds", "device", "precision", "threads", "versions", "warnings"}
@@ -54,8 +59,11 @@ IN_WORDS = re.compile(
 )
 # Another processor rounds a registration differently, and a voxel at a border changes its region.
 OF_REGIONS = re.compile(r"findings\[\d+\]\.region(_fit)?")
-# Earlier versions recorded no diameters.
-EARLIER_COLUMNS = [name for name in CSV_COLUMNS if name not in DIAMETER_COLUMNS]
+# Earlier versions recorded no diameters, or not which map found a finding.
+EARLIER_COLUMNS = tuple(
+    [name for name in CSV_COLUMNS if name not in absent]
+    for absent in (("found_by",), ("found_by", *DIAMETER_COLUMNS))
+)
 OF_DIAMETERS = re.compile(rf"findings\[\d+\]\.({'|'.join(DIAMETER_COLUMNS)})")
 
 Verdict = Literal["identical", "same", "different"]
@@ -141,6 +149,7 @@ def compare_maps(
         Whether device, precision, threads and versions are those of the record.
     """
     tight = same_place and record.precision == "float32"
+    before = now
     for key, name in MAPS.items():
         volume = getattr(now, name)
         if volume is None or key not in saved or np.array_equal(volume.data, saved[key]):
@@ -150,14 +159,17 @@ def compare_maps(
         share, voxels = largest / peak if peak else math.inf, int(np.count_nonzero(apart))
         tolerance = SAME_PLACE_TOLERANCE if tight else MAP_TOLERANCE
         yield MapDifference(key, voxels, largest, share, tolerance=tolerance)
-        if key == "anomaly":
-            before = replace(now, anomaly=now.anomaly.with_data(saved[key]))
-            limits = record.threshold, record.minimum_ml
-            one, other = (computed_labels(each, *limits) for each in (before, now))
-            if voxels := edited_voxels(one, other):
-                both = np.count_nonzero((one > 0) & (other > 0))
-                dice = 2 * both / (np.count_nonzero(one) + np.count_nonzero(other))
-                yield MapDifference("labels", voxels, dice=dice)
+        if key in ("anomaly", "brightness"):
+            before = replace(before, **{name: volume.with_data(saved[key])})
+    if before is now:
+        return
+    one, other = (
+        computed_labels(each, record.threshold, record.minimum_ml) for each in (before, now)
+    )
+    if voxels := edited_voxels(one, other):
+        both = np.count_nonzero((one > 0) & (other > 0))
+        dice = 2 * both / (np.count_nonzero(one) + np.count_nonzero(other))
+        yield MapDifference("labels", voxels, dice=dice)
 
 
 def compare_records(
@@ -241,8 +253,9 @@ def compare_table(record: RunRecord, path: Path) -> Iterator[str]:
     text = findings_csv(record.findings, record.decisions).encode()
     with path.open("rb") as file:
         there = file.read(2 * len(text) + 1)
-    if there.partition(b"\n")[0] == ",".join(EARLIER_COLUMNS).encode():
-        text = findings_csv(record.findings, record.decisions, EARLIER_COLUMNS).encode()
+    for columns in EARLIER_COLUMNS:
+        if there.partition(b"\n")[0] == ",".join(columns).encode():
+            text = findings_csv(record.findings, record.decisions, columns).encode()
     lines = (each.split(b"\n") for each in (there, text))
     for number, pair in enumerate(zip_longest(*lines), start=1):
         if pair[0] != pair[1]:

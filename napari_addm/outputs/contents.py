@@ -136,4 +136,6 @@ class CaseOutputs:
         }
         if self.detection.uncertainty is not None:
             maps["uncertainty"] = self.detection.uncertainty
+        if self.detection.brightness is not None:
+            maps["brightness"] = self.detection.brightness
         return maps

@@ -23,6 +23,7 @@ ENDINGS = {
     "labels": "_labels.nii.gz",
     "recon": "_recon.nii.gz",
     "uncertainty": "_uncertainty.nii.gz",
+    "brightness": "_brightness.nii.gz",
     "findings": "_findings.csv",
     "record": "_record.json",
     "overlay": "_overlay.png",
@@ -37,6 +38,7 @@ BIDS_ENDINGS = {
     "labels": ("anomaly", "dseg.nii.gz"),
     "recon": ("recon", "T1w.nii.gz"),
     "uncertainty": ("uncertainty", "map.nii.gz"),
+    "brightness": ("brightness", "map.nii.gz"),
     "findings": ("anomaly", "findings.csv"),
     "record": ("anomaly", "record.json"),
     "overlay": ("anomaly", "overlay.png"),
@@ -75,6 +77,10 @@ SIDECARS: dict[str, dict[str, object]] = {
         "Description": "Score of scan against reconstruction; higher is less alike"
     },
     "desc-uncertainty_map": {"Description": "Standard deviation of the score over noise draws"},
+    "desc-brightness_map": {
+        "Description": "How much brighter (positive) or darker (negative) than healthy brains, in "
+        "the units of the anomaly map"
+    },
 }
 
 _BIDS = re.compile(r"sub-[A-Za-z0-9+]+(_ses-[A-Za-z0-9+]+)?(_[a-z]+-[A-Za-z0-9+]+)*_T1w")

@@ -78,7 +78,7 @@ class CachedLabeller:
         anomaly = detection.anomaly
         # Compact labels: new memory for int32 at every threshold would take too long.
         self._labeller = FindingLabeller(
-            anomaly.data, spacing=anomaly.spacing, mask=detection.region, compact=True
+            detection.highest, spacing=anomaly.spacing, mask=detection.region, compact=True
         )
 
     def label(self, threshold: float, minimum_ml: float) -> LabelledFindings:

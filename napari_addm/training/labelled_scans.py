@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from glob import escape
@@ -16,10 +16,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from napari_addm.detection.brain_mask import find_brain, strip_skull
 from napari_addm.errors import InputError, describe_problem
 from napari_addm.io.hashing import sha256
+from napari_addm.io.names import stem
 from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.resampling import check_same_grid
 from napari_addm.io.text import printable
 from napari_addm.io.volume import Volume
+from napari_addm.training.data import find_scans
 
 Name = Annotated[str, Field(max_length=255, pattern=r"^[^/\\\x00-\x1f]+$")]
 Split = dict[str, dict[str, list[Name]]]
@@ -81,6 +83,26 @@ class LabelledScan:
         """Free the memory of the voxels."""
         for name in ("volume", "brain", "lesion"):
             self.__dict__.pop(name, None)
+
+
+def find_healthy(folders: Sequence[Path]) -> list[LabelledScan]:
+    """Find healthy scans, one folder for each scanner.
+
+    Raises
+    ------
+    InputError
+        If a folder holds no scan, or two have the same name.
+    """
+    names = [folder.resolve().name for folder in folders]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(
+            f"Two folders are named {printable(min(twice), 60)}: name each after its scanner."
+        )
+    return [
+        LabelledScan(name, stem(scan), scan, None)
+        for name, folder in zip(names, folders, strict=True)
+        for scan in find_scans(folder)
+    ]
 
 
 def find_cases(data: Path, split: Mapping[str, Any]) -> list[LabelledScan]:

@@ -165,7 +165,7 @@ RUN = Text("Run", "Reconstruct the scan as if it were healthy, and show the diff
 CANCEL = Text("Cancel", "Stops within one step of the network; finished slices stay.")
 
 THRESHOLD = Text("Threshold", "Voxels with a higher anomaly score become findings, while you drag.")
-IN_HEALTHY = "of false alarm in a healthy brain"
+IN_HEALTHY = "of false alarm in"
 PROMISE = (
     "Mean volume that this threshold marked in healthy brains that the model was not trained on. "
     "They came from one scanner: expect more on another one."

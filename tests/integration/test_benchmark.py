@@ -15,7 +15,12 @@ from napari_addm.benchmark.systems import BenchmarkSettings
 from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
 from napari_addm.errors import AddmError, InputError
 from napari_addm.training.calibration import calibrate
-from napari_addm.training.labelled_scans import find_cases, read_split
+from napari_addm.training.labelled_scans import (
+    LabelledScan,
+    find_cases,
+    find_healthy,
+    read_split,
+)
 
 pytestmark = pytest.mark.skipif(
     not all(map(find_spec, ("lightning", "matplotlib", "SimpleITK"))),
@@ -87,57 +92,119 @@ def test_what_cannot_be_measured_is_said_in_words(data, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def calibrated(data, tiny_checkpoint):
-    cases = find_cases(data, read_split(data / "split.json"))
-    return calibrate(load_checkpoint(tiny_checkpoint), cases, {"steps": 1, "draws": 2})
+def scanners(tmp_path_factory, make_brain) -> dict[str, list[LabelledScan]]:
+    """Healthy brains of two scanners, and others for the norm."""
+    folder = tmp_path_factory.mktemp("scanners")
+    for n in range(16):
+        affine = AFFINE @ np.diag([1 + 0.01 * (n % 8), 1 + 0.005 * (n % 3), 1, 1])
+        brain = make_brain(affine, SHAPE)
+        place = folder / ("healthy", "norm")[n // 8] / ("one", "two")[n % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        image = nib.Nifti1Image(brain.to_native(), brain.source.affine)
+        nib.save(image, place / f"sub-{n}_T1w.nii.gz")
+    return {
+        kind: find_healthy([folder / kind / "one", folder / kind / "two"])
+        for kind in ("healthy", "norm")
+    }
 
 
-def test_calibration_promises_what_it_then_finds(data, calibrated, tiny_checkpoint, tmp_path):
+CHANGES = {"steps": 1, "draws": 2}
+
+
+@pytest.fixture(scope="module")
+def calibrated(data, scanners, tiny_checkpoint):
+    labelled = [
+        case
+        for case in find_cases(data, read_split(data / "split.json"))
+        if case.group == "tumour/validation"
+    ]
+    return calibrate(
+        load_checkpoint(tiny_checkpoint),
+        scanners["healthy"],
+        CHANGES,
+        norm=scanners["norm"],
+        labelled=labelled,
+    )
+
+
+def test_calibration_promises_what_it_then_finds(calibrated, scanners, tmp_path):
     from napari_addm.detection.pipeline import run
     from napari_addm.detection.preparation import prepare
     from napari_addm.detection.quality import check_quality
-    from napari_addm.findings.labelling import label_anomalies
+    from napari_addm.findings.computed import computed_labels
 
-    rule = calibrated.preparation
-    detection = calibrated.detection
+    specification = calibrated.specification
+    detection = specification.detection
     assert (detection.steps, detection.draws) == (1, 2)
-    assert "2 labelled cases (tumour/validation)" in detection.threshold_source
+    assert detection.threshold_source.endswith("8 brains of one, two")
     alarms = detection.false_alarms
     assert alarms is not None
-    assert alarms.subjects == 2
+    assert alarms.scanners == {"one": 4, "two": 4}
+    assert alarms.brains == "8 of 9 healthy brains"
+    assert specification.evaluation["validation"]["cases"] == 2
 
-    # the header carries it, and a scan of the calibration set has what the curve says
-    path = save_checkpoint(
-        tmp_path / "calibrated.safetensors", calibrated, load_checkpoint(tiny_checkpoint).weights
-    )
+    # the file carries it, and the brains have what the curve says
+    path = save_checkpoint(tmp_path / "new.safetensors", specification, calibrated.weights)
     checkpoint = load_checkpoint(path)
-    assert checkpoint.specification.detection.false_alarms == alarms
-    middle = alarms.thresholds[len(alarms.thresholds) // 2]
-    found = []
-    for case in find_cases(data, read_split(data / "split.json")):
-        if case.group == "healthy/calibration":
-            result = run(case.volume, checkpoint, brain_mask=case.brain)
-            labels = label_anomalies(
-                result.anomaly.data,
-                middle,
-                spacing=case.volume.spacing,
-                minimum_ml=detection.minimum_ml,
-                mask=case.brain,
-            )
-            quality = check_quality(prepare(case.volume, rule, case.brain), calibrated, result)
-            assert quality.unchecked == ()
-            assert "reconstruction" not in {flag.key for flag in quality.flags}
-            found.append((labels > 0).sum() * case.volume.voxel_ml)
-    assert np.mean(found) == pytest.approx(alarms.expected_ml(middle), rel=0.02, abs=0.01)
+    assert checkpoint.specification.detection == detection
+    place = len(alarms.thresholds) // 2
+    found: dict[float, list[float]] = {alarms.thresholds[place]: [], detection.threshold: []}
+    for case in scanners["healthy"]:
+        result = run(case.volume, checkpoint, brain_mask=case.brain)
+        assert result.brightness is not None
+        slices = prepare(case.volume, specification.preparation, case.brain)
+        quality = check_quality(slices, specification, result)
+        assert quality.unchecked == ()
+        assert "reconstruction" not in {flag.key for flag in quality.flags}
+        for threshold, volumes in found.items():
+            labels = computed_labels(result, threshold, detection.minimum_ml)
+            volumes.append((labels > 0).sum() * case.volume.voxel_ml)
+    at_middle, at_default = found.values()
+    assert np.mean(at_middle) == pytest.approx(alarms.mean_ml[place], rel=0.02, abs=0.01)
+    assert max(at_middle) == pytest.approx(alarms.promised[place], rel=0.02, abs=0.01)
+    assert max(at_default) <= 1.0
 
 
-def test_test_cases_are_not_looked_at(data, calibrated, tiny_checkpoint):
-    cases = find_cases(data, read_split(data / "split.json"))
-    without = [case for case in cases if case.group != "tumour/test"]
-    again = calibrate(load_checkpoint(tiny_checkpoint), without, {"steps": 1, "draws": 2})
-    assert again == calibrated
-    with pytest.raises(InputError, match="Calibration needs"):
-        calibrate(load_checkpoint(tiny_checkpoint), without[:2], {})
+def test_brightness_takes_nothing_from_the_promise(calibrated, scanners):
+    from napari_addm.detection.pipeline import run
+    from napari_addm.findings.computed import computed_labels
+
+    default = calibrated.specification.detection
+    case = scanners["healthy"][0]
+    result = run(case.volume, calibrated, brain_mask=case.brain)
+    blank = replace(result, anomaly=result.anomaly.with_data(result.anomaly.data * 0))
+    assert not computed_labels(blank, default.threshold, default.minimum_ml).any()
+
+
+def test_labelled_cases_change_no_default(calibrated, scanners, tiny_checkpoint):
+    again = calibrate(
+        load_checkpoint(tiny_checkpoint), scanners["healthy"], CHANGES, norm=scanners["norm"]
+    )
+    assert again.specification.detection == calibrated.specification.detection
+
+
+def test_a_local_calibration_keeps_the_norm(calibrated, scanners):
+    mine = [scan for scan in scanners["norm"] if scan.group == "two"] * 2
+    local = calibrate(calibrated, mine[:5])
+    assert local.weights.keys() == calibrated.weights.keys()
+    before = calibrated.specification.detection.healthy_norm
+    assert local.specification.detection.healthy_norm == before
+    promise = local.specification.evaluation["promise"]
+    assert promise["two"]["subjects"] == 5
+    other = before and calibrated.specification.detection.score.model_copy(
+        update={"smoothing_mm": 6.0}
+    )
+    changed = calibrate(calibrated, mine[:5], {"score": other})
+    assert changed.specification.detection.healthy_norm is None
+    assert changed.weights.keys() == calibrated.network_weights.keys()
+
+
+def test_a_few_healthy_brains_promise_nothing(scanners, tiny_checkpoint, tmp_path):
+    with pytest.raises(InputError, match="4 healthy brains promise nothing about others"):
+        calibrate(load_checkpoint(tiny_checkpoint), scanners["healthy"][:4])
+    folders = [tmp_path / part / "same" for part in ("a", "b")]
+    with pytest.raises(InputError, match="Two folders are named same"):
+        find_healthy(folders)
 
 
 # --- the benchmark --------------------------------------------------------------------------

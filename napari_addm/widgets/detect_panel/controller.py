@@ -183,7 +183,7 @@ class DetectController(PanelState):
         words = describe_end(state)
         outcome = None if isinstance(state, Failed) else state.outcome
         if outcome is not None and outcome.detection is not None:
-            highest = float(outcome.detection.anomaly.data.max())
+            highest = float(outcome.detection.highest.max())
             run.review.marking = run.review.marking.reach(highest)
             words = f"{words}. {self._kept_corrections(outcome)}".removesuffix(". ")
             if outcome is not self.outcome:

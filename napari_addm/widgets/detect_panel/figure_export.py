@@ -122,7 +122,7 @@ class FigureExport(QWidget):
             path,
             outcome,
             Overlay(
-                outcome.detection.anomaly.data,
+                outcome.detection.highest,
                 outcome.marked.labels if labels is None else labels.copy(),
                 outcome.marked.threshold,
                 dict(outcome.decisions),

@@ -53,6 +53,8 @@ def add_preview(
     if base.uncertainty is not None and preview.uncertainty is not None:
         uncertainty = patched(base.uncertainty, preview.uncertainty)
         together = replace(together, uncertainty=uncertainty)
+    if base.brightness is not None and preview.brightness is not None:
+        together = replace(together, brightness=patched(base.brightness, preview.brightness))
     return together, tuple(rows.tolist())
 
 

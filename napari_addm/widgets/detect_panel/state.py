@@ -87,7 +87,7 @@ class Marking:
         """What the threshold marks in a healthy brain, in words; empty if nobody measured it."""
         alarms = self.false_alarms(detection)
         if alarms is not None:
-            return f"{alarms.in_words(self.threshold)} {texts.IN_HEALTHY}"
+            return f"{alarms.in_words(self.threshold)} {texts.IN_HEALTHY} {alarms.brains}"
         return texts.UNCALIBRATED if self.measured else ""
 
 

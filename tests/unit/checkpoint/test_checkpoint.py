@@ -523,15 +523,35 @@ def test_false_alarms_are_interpolated_and_bounded():
     alarms = FalseAlarmSpecification(
         thresholds=(0.1, 0.2, 0.4), mean_ml=(50.0, 10.0, 0.0), minimum_ml=0.5, subjects=6
     )
-    assert alarms.expected_ml(0.1) == 50
-    assert alarms.expected_ml(0.15) == pytest.approx(30)
-    assert alarms.expected_ml(0.3) == pytest.approx(5)
-    assert alarms.expected_ml(0.4) == 0
-    assert (alarms.expected_ml(0.0), alarms.expected_ml(1.0)) == (50, 0)
+    assert alarms.promised_ml(0.1) == 50
+    assert alarms.promised_ml(0.15) == pytest.approx(30)
+    assert alarms.promised_ml(0.3) == pytest.approx(5)
+    assert alarms.promised_ml(0.4) == 0
+    assert (alarms.promised_ml(0.0), alarms.promised_ml(1.0)) == (50, 0)
     assert alarms.in_words(0.15) == "about 30 mL"
     assert alarms.in_words(0.3) == "about 5.0 mL"
     assert alarms.in_words(0.05) == "more than 50 mL"
     assert alarms.in_words(0.41) == "less than 0.1 mL"
+    assert alarms.brains == "a healthy brain"
+
+
+@pytest.mark.parametrize(
+    ("subjects", "brains"), [(5, "5 of 6"), (8, "8 of 9"), (9, "9 of 10"), (31, "9 of 10")]
+)
+def test_a_bound_is_promised_instead_of_the_mean(subjects, brains):
+    alarms = FalseAlarmSpecification(
+        thresholds=(0.1, 0.2, 0.4),
+        mean_ml=(50.0, 10.0, 0.0),
+        bound_ml=(80.0, 20.0, 1.0),
+        minimum_ml=0.5,
+        subjects=subjects,
+    )
+    assert alarms.promised_ml(0.15) == pytest.approx(50)
+    assert alarms.threshold_for(20.0) == pytest.approx(0.2)
+    assert alarms.threshold_for(0.5) is None
+    assert (alarms.in_words(0.4), alarms.brains) == ("at most 1.0 mL", f"{brains} healthy brains")
+    with pytest.raises(ValueError, match="bound_ml must not rise"):
+        alarms.replace(bound_ml=(1.0, 2.0, 0.0))
 
 
 @given(
@@ -552,9 +572,9 @@ def test_a_promise_gives_the_lowest_threshold_that_keeps_it(steps, promised, oth
         assert alarms.mean_ml[-1] > promised
         return
     assert alarms.thresholds[0] <= threshold <= alarms.thresholds[-1]
-    assert alarms.expected_ml(threshold) <= promised + 1e-9
+    assert alarms.promised_ml(threshold) <= promised + 1e-9
     if alarms.thresholds[0] <= other < threshold - 1e-9:
-        assert alarms.expected_ml(other) > promised - 1e-9
+        assert alarms.promised_ml(other) > promised - 1e-9
 
 
 @pytest.mark.parametrize(

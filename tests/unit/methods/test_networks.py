@@ -92,7 +92,9 @@ def test_a_loaded_network_has_it_and_predicts_as_the_plain_one():
         .load()
         .build(specification.network, specification.preparation.size)
     )
-    plain.load_state_dict({name: value.float() for name, value in checkpoint.weights.items()})
+    plain.load_state_dict(
+        {name: value.float() for name, value in checkpoint.network_weights.items()}
+    )
     plain.eval()
     loaded = load_network(checkpoint)
     norms = [m for m in loaded.modules() if isinstance(m, nn.GroupNorm)]

@@ -19,6 +19,7 @@ from napari_addm.metrics.protocols import anoddpm_case, anoddpm_slices, healthy_
 from napari_addm.metrics.thresholds import (
     HealthyMap,
     false_alarm_curve,
+    healthy_bound,
     threshold_by_dice,
     threshold_by_false_alarms,
 )
@@ -329,6 +330,16 @@ def test_a_higher_threshold_never_finds_more(anomaly, fewest, threshold):
     healthy = [HealthyMap(anomaly, np.ones(anomaly.shape), (10.0, 10.0, 10.0))]
     low, high = (found_ml(healthy, t, float(fewest))[0] for t in (threshold, threshold + 0.5))
     assert high <= low
+
+
+@pytest.mark.parametrize(("brains", "place"), [(1, 1), (5, 5), (8, 8), (9, 9), (19, 18), (31, 29)])
+def test_a_further_healthy_brain_exceeds_the_bound_once_in_ten(brains, place):
+    volumes = np.random.default_rng(brains).permutation(np.arange(1.0, brains + 1))
+    assert healthy_bound(volumes) == place
+    if brains >= 9:  # of n + 1 brains in any order, the last one is within the bound of the others
+        everyone = np.arange(brains + 1)
+        kept = [n <= healthy_bound(np.delete(everyone, n)) for n in everyone]
+        assert np.mean(kept) >= 0.9
 
 
 @given(
