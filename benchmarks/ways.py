@@ -231,7 +231,8 @@ def plain_network(checkpoint: Checkpoint) -> nn.Module:
     specification = checkpoint.specification
     method = METHODS[specification.method].load()
     network = method.build(specification.network, specification.preparation.size)
-    network.load_state_dict({name: value.float() for name, value in checkpoint.network_weights.items()})
+    weights = {name: value.float() for name, value in checkpoint.network_weights.items()}
+    network.load_state_dict(weights)
     return network.eval().requires_grad_(False)
 
 
