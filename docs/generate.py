@@ -12,10 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 import napari_addm
 from napari_addm import registry
 from napari_addm.cli.app import app
 from napari_addm.detection.settings import DetectionSettings
+from napari_addm.training.settings import preset_settings
 
 LARGE = 10**9  # an upper bound that only the computer has
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -72,6 +75,24 @@ def parts(kind: str) -> str:
     return "\n".join(rows)
 
 
+def sizes() -> str:
+    """Return a table of what differs between the sizes of a training."""
+    paper, small = (dict(_flat(preset_settings("addm", size))) for size in ("paper", "small"))
+    rows = [f"| `{name}` | {paper[name]} | {small[name]} |" for name in paper]
+    rows = [row for name, row in zip(paper, rows, strict=True) if paper[name] != small[name]]
+    return "\n".join(("| | `paper` | `small` |", "| --- | --- | --- |", *rows[1:]))
+
+
+def _flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the fields of a model and of the models in it, with dots in their names."""
+    for name, value in model:
+        if isinstance(value, BaseModel):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            words = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            yield f"{prefix}{name}", words
+
+
 def python() -> str:
     """Return the examples, and what mkdocstrings turns into the reference of the public names."""
     shown = [
@@ -86,6 +107,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "command_line": command_line,
     "python": python,
     "settings": settings_table,
+    "sizes": sizes,
     **{
         kind: partial(parts, kind)
         for kind in ("methods", "metrics", "noises", "samplers", "scores")
