@@ -41,7 +41,7 @@ SAME_PLACE_TOLERANCE = 0.001
 DICE_TOLERANCE = 0.98
 # Of the numbers in a record, where device or versions are others, and where they are the same.
 LOOSE, TIGHT = 1e-3, 1e-9
-MOST_FIELDS = 25  # that are named: a whole finding and more
+MOST_FIELDS = 30  # that are named: a whole finding and more
 
 MAPS = {
     "anomaly": "anomaly",

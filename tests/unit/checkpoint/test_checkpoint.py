@@ -609,7 +609,11 @@ def test_headers_of_every_method_stay_readable_and_are_written_alike(name, good)
     assert type(found.network) is METHODS[found.method].network
     # what was called coarse is a pyramid of grids, and noise has had a power since
     today = re.sub('"noise":"(.*?)"', r'"noise":"\1","noise_sd":1.0', HEADERS[name])
-    assert found.model_dump_json() == today.replace('"coarse"', '"pyramid"')
+    expected = json.loads(today.replace('"coarse"', '"pyramid"'))
+    expected["detection"]["healthy_norm"] = None
+    if expected["detection"]["false_alarms"] is not None:
+        expected["detection"]["false_alarms"] |= {"bound_ml": None, "scanners": {}}
+    assert found.model_dump(mode="json") == expected
 
 
 def test_the_first_checkpoints_name_no_method(good):
