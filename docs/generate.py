@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from napari_addm.detection.settings import DetectionSettings
 from napari_addm.training.settings import preset_settings
 
 LARGE = 10**9  # an upper bound that only the computer has
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -95,17 +97,30 @@ def _flat(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def python() -> str:
     """Return the examples, and what mkdocstrings turns into the reference of the public names."""
-    shown = [
-        f"## Example: {name}\n\n```python\n{(EXAMPLES / name).read_text(encoding='utf-8')}```"
+    examples = {
+        name: (ROOT / "examples" / name).read_text(encoding="utf-8")
         for name in ("detect.py", "batch_and_plot.py", "train.py")
-    ]
+    }
+    shown = [f"## Example: {name}\n\n```python\n{code}```" for name, code in examples.items()]
     names = sorted(napari_addm.__all__, key=lambda name: (name[0].isupper(), name))
     return "\n\n".join((*shown, "## Public names", *(f"::: napari_addm.{name}" for name in names)))
+
+
+def rooms() -> str:
+    """Return the rooms of the package with the first lines of their docstrings, lowest first."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    names = [name for layer in reversed(layers) for name in layer.split(" | ")]
+    said = (
+        (import_module(f"napari_addm.{name}").__doc__ or "").partition("\n")[0] for name in names
+    )
+    return "\n".join(f"- `{name}`: {words}" for name, words in zip(names, said, strict=True))
 
 
 GENERATED: dict[str, Callable[[], str]] = {
     "command_line": command_line,
     "python": python,
+    "rooms": rooms,
     "settings": settings_table,
     "sizes": sizes,
     **{
