@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import itertools
 import json
 import re
 import shutil
@@ -18,7 +17,7 @@ import pytest
 from support import invoke
 
 from napari_addm.checkpoint.file import load_checkpoint
-from napari_addm.detection.pipeline import detect
+from napari_addm.detection.pipeline import Progress, detect
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError
 from napari_addm.findings.decisions import Decision
@@ -420,9 +419,14 @@ def test_a_run_that_was_stopped(case: Path) -> None:
     scan = read_volume(case / "scan.nii.gz")
     checkpoint = load_checkpoint(case / "model.safetensors")
     settings = DetectionSettings(precision="float32", device="cpu", batch_size=2)
-    asked = itertools.count()
-    steps = detect(scan, checkpoint, settings, cancelled=lambda: next(asked) > 8)
-    *_, detection = filter(None, (progress.result for progress in steps))
+    seen: list[Progress] = []
+
+    def is_half_done() -> bool:
+        return any(each.stage == "reconstruct" and 2 * each.done > each.total for each in seen)
+
+    seen.extend(detect(scan, checkpoint, settings, cancelled=is_half_done))
+    detection = seen[-1].result
+    assert detection is not None
     assert 0 < detection.done.sum() < len(detection.done)
     plan = plan_case(checkpoint.specification, settings, threshold=0.05, minimum_ml=0.1)
     outputs = measure_case(CaseInputs(scan), detection, checkpoint, plan)
