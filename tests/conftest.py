@@ -153,6 +153,33 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, known_planes: None
     )
 
 
+@pytest.fixture(scope="session")
+def normed_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with healthy norms, which are the same at every place."""
+    from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
+    from napari_addm.checkpoint.specification import MAP_PARTS, HealthyNormSpecification
+    from napari_addm.detection.healthy_norm import SHAPE, Norm, to_tensors
+
+    norm = HealthyNormSpecification(
+        share=0.5,
+        smoothing_mm=6.0,
+        erosion_mm=4.0,
+        darker_unit=0.02,
+        brighter_unit=0.02,
+        brains=3,
+        source="made up",
+    )
+    tiny = load_checkpoint(tiny_checkpoint)
+    detection = tiny.specification.detection.replace(healthy_norm=norm)
+    everywhere = np.full(SHAPE, 0.01, np.float32)
+    norms = {name: Norm(everywhere, everywhere) for name in MAP_PARTS}
+    return save_checkpoint(
+        tmp_path_factory.mktemp("normed") / "normed.safetensors",
+        tiny.specification.replace(detection=detection),
+        tiny.weights | to_tensors(norms),
+    )
+
+
 DetectionMaker = Callable[..., "Detection"]
 
 

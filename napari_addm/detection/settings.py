@@ -260,7 +260,7 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
         "score": default.score.kind,
         "smoothing_mm": default.score.smoothing_mm,
         "symmetry": default.score.symmetry,
-        "healthy_norm": _has_norm(settings, specification),
+        "healthy_norm": has_norm(settings, specification),
         **_resolve_noise_level(settings, specification),
     }
     if settings.draws is not None and settings.draws > 1 and not METHODS[method].random:
@@ -268,7 +268,7 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
             f"The method {method} of this checkpoint draws no noise, so that every draw would be "
             "the same; use 1."
         )
-    if settings.healthy_norm and not _has_norm(settings, specification):
+    if settings.healthy_norm and not has_norm(settings, specification):
         raise AddmError(
             "This checkpoint has no healthy norm for this score and smoothing; leave them at its "
             "own, or do not compare with healthy brains."
@@ -278,12 +278,13 @@ def resolve(settings: DetectionSettings, specification: ModelSpecification) -> D
             f"The method {method} of this checkpoint does not run on OpenVINO; choose another "
             "device."
         )
-    return settings.replace(
-        **{name: value for name, value in defaults.items() if getattr(settings, name) is None}
-    )
+    filled = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    if default.healthy_norm is None:
+        filled["healthy_norm"] = None  # to ask for no comparison changes nothing
+    return settings.replace(**filled)
 
 
-def _has_norm(settings: DetectionSettings, specification: ModelSpecification) -> bool | None:
+def has_norm(settings: DetectionSettings, specification: ModelSpecification) -> bool | None:
     """Tell whether the checkpoint's healthy norm fits the settings; None if it has none."""
     score = specification.detection.score
     if specification.detection.healthy_norm is None:

@@ -24,7 +24,13 @@ from napari_addm.checkpoint.specification import (
 )
 from napari_addm.detection.devices import has_openvino
 from napari_addm.detection.presets import PRESETS, with_preset
-from napari_addm.detection.settings import DEVICES, SCORE_FIELDS, DetectionSettings, resolve
+from napari_addm.detection.settings import (
+    DEVICES,
+    SCORE_FIELDS,
+    DetectionSettings,
+    has_norm,
+    resolve,
+)
 from napari_addm.errors import AddmError
 from napari_addm.io.demo import DEMO_CHECKPOINT
 from napari_addm.registry import METHODS, SAMPLERS
@@ -89,6 +95,8 @@ class ModelSettings(QWidget):
         self.form.changed.connect(self.changed.emit)
         self.form["level"].changed.connect(self._on_level)
         self.form["sampler"].changed.connect(self._on_sampler)
+        for name in ("score", "smoothing_mm"):
+            self.form[name].changed.connect(self._on_score)
         self.checkpoint_changed.connect(self.changed)
         self.changed.connect(self._show_preset)
         self.preset.activated.connect(self._on_preset)
@@ -183,7 +191,15 @@ class ModelSettings(QWidget):
         values = self.form.values()
         if self.specification is not None and self.specification.diffusion is None:
             values |= {"steps": None, "level": None}
+        if not self._norm_fits:
+            values["healthy_norm"] = None
         return DetectionSettings(**values)
+
+    @property
+    def _norm_fits(self) -> bool:
+        values = self.form.values()
+        now = DetectionSettings(score=values["score"], smoothing_mm=values["smoothing_mm"])
+        return self.specification is not None and bool(has_norm(now, self.specification))
 
     def restore(self, preferences: Preferences) -> str:
         """Start as the preferences say.
@@ -268,6 +284,8 @@ class ModelSettings(QWidget):
         self.form.set_values({name: wanted[name] for name in SCORE_FIELDS if name in self.form})
         self._on_level()
         self._on_sampler()
+        self._on_score()
+        self.form.set_values({"healthy_norm": wanted["healthy_norm"]})
 
     def _on_preset(self) -> None:
         """Set everything that a preset decides on."""
@@ -314,6 +332,12 @@ class ModelSettings(QWidget):
             diffusion = self.specification.diffusion
             self.level_percent.setText(f"{level / diffusion.timesteps:.0%}" if diffusion else "")
         self.form["steps"].max = level  # type: ignore[attr-defined]
+
+    def _on_score(self) -> None:
+        """Offer the comparison with healthy brains where the checkpoint's norm fits the score."""
+        box, fits = self.form["healthy_norm"], self._norm_fits
+        if fits != box.enabled:
+            box.enabled = box.value = fits
 
     def _on_sampler(self) -> None:
         diffuses = self.specification is None or self.specification.diffusion is not None

@@ -138,6 +138,30 @@ def test_a_preset_that_changes_nothing_is_no_choice(
     assert model.preset.currentData() == "standard"
 
 
+def test_the_comparison_with_healthy_brains_is_offered_where_it_fits(
+    model: ModelSettings, normed_checkpoint: Path, many: Path
+) -> None:
+    box = model.healthy_norm
+    assert not box.isEnabled()  # this checkpoint has no norm
+    assert model.settings.healthy_norm is None
+    model.checkpoint_chooser.choose(normed_checkpoint)
+    assert box.isEnabled()
+    assert box.isChecked()
+    assert model.preset.currentData() == "standard"
+    box.setChecked(False)
+    assert model.preset.currentIndex() == -1
+    assert model.settings.healthy_norm is False
+    score = model.score.currentIndex()
+    model.score.setCurrentIndex(score - 1)
+    assert not box.isEnabled()
+    assert model.settings.healthy_norm is None
+    model.score.setCurrentIndex(score)
+    assert box.isChecked()
+    model.checkpoint_chooser.choose(many)
+    assert not box.isChecked()
+    assert model.preset.currentData() == "standard"
+
+
 def test_the_panel_of_cohorts_has_them_too(qtbot: Any, many: Path) -> None:
     panel = BatchWidget(ViewerModel())
     qtbot.addWidget(panel)
