@@ -226,8 +226,10 @@ def _findings_table(name: str, findings: Iterable[Finding]) -> Table:
         "peak",
         "slice",
     )
+    findings = list(findings)
+    two_maps = any(f.found_by is not None for f in findings)
     # rich would read a plain string as markup, and a file name may hold brackets
-    table = Table(*heads, title=Text(name))
+    table = Table(*heads, *["found by"] * two_maps, title=Text(name))
     for f in findings:
         scanner = ", ".join(str(round(value)) for value in f.centroid_mm) + " mm"
         table.add_row(
@@ -239,6 +241,7 @@ def _findings_table(name: str, findings: Iterable[Finding]) -> Table:
             scanner,
             f"{f.peak:.3f}",
             str(f.slice),
+            *[f.found_by or ""] * two_maps,
         )
     return table
 
