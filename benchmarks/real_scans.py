@@ -3,7 +3,7 @@
     python benchmarks/real_scans.py DATA -o results/ [--checkpoint F] [-- detect options]
 
 DATA holds ``tumour/CASE/{t1,mask}.nii.gz``, ``ms_lesion/CASE/{t1,mask}.nii.gz`` and
-``wholehead/*_T1w.nii.gz`` (the last two are used; they need the extra ``strip``), and
+``wholehead/*_T1w.nii.gz`` (they need the extra ``strip``), and
 ``split.json``, which says which tumours are for validation and which for test.
 """
 
@@ -40,7 +40,7 @@ def main() -> None:
             group = next(g for g in ("validation", "test") if folder.name in split["tumour"][g])
             rows.append(case(f"tumour, {group}", folder, options))
     rows += [case("MS", f, options) for f in sorted((options.data / "ms_lesion").iterdir())]
-    for scan in sorted((options.data / "wholehead").glob("*_T1w.nii.gz"))[-2:]:
+    for scan in sorted((options.data / "wholehead").glob("*_T1w.nii.gz")):
         rows.append(detect("whole head", scan, None, options))
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "cases.json").write_text(json.dumps(rows, indent=1))

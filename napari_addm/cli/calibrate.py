@@ -58,6 +58,7 @@ def calibrate(
     labelled: Path | None = None,
     defaults: NewDefaults = NewDefaults(),
     name: str | None = None,
+    licence: str | None = None,
 ) -> None:
     """Fit a model to your scanner: its threshold and its false alarms in healthy brains.
 
@@ -83,6 +84,8 @@ def calibrate(
         are measured and change nothing.
     name
         New name, for the model's card.
+    licence
+        New licence: that of the scans of `norm` may bind the weights.
     """
     from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
     from napari_addm.training.calibration import calibrate as calibrate_checkpoint
@@ -113,8 +116,7 @@ def calibrate(
         report=print_line,
     )
     specification = calibrated.specification
-    if name is not None:
-        specification = specification.model_copy(update={"name": name})
+    specification = specification.replace(**_given(name=name, licence=licence))
     save_checkpoint(output, specification, calibrated.weights)
     print_json(specification.evaluation)
     default = specification.detection
