@@ -336,7 +336,7 @@ class Batch:
             done = done and (bool(changed) or states.verify_files(old))
         if not done:
             origin = old.origin if files else case.origin
-            kept = {name: getattr(old, name) for name in ("accepted", "rejected", "noted")}
+            kept = {name: getattr(old, name) for name in ("accepted", "rejected", "noted", "seen")}
             failed = replace(result, files=files, origin=origin, **kept)
             states.write(failed, self.parameters_hash)
             return result

@@ -153,6 +153,8 @@ class CaseResult:
         `CohortCase.origin`, and as ``content`` the SHA-256 of the scan.
     accepted, rejected, noted : int
         How many findings a person has accepted, rejected, and written a note on.
+    seen : bool
+        Whether a person has looked at a case in which nothing was found.
     """
 
     case: str
@@ -171,11 +173,12 @@ class CaseResult:
     accepted: int = 0
     rejected: int = 0
     noted: int = 0
+    seen: bool = False
 
     @property
     def holds_decisions(self) -> bool:
-        """Whether a person has decided on its findings, or written a note on one."""
-        return bool(self.accepted or self.rejected or self.noted)
+        """Whether a person has decided on it or its findings, or written a note on one."""
+        return bool(self.accepted or self.rejected or self.noted or self.seen)
 
     @property
     def unchecked(self) -> bool:

@@ -36,7 +36,7 @@ PICTURE_WIDTH = 900
 BARS = 24
 
 RESULT_COLUMNS = ("case", "input", "status", "reason", "seconds", "anomaly_ml", "findings")
-REVIEW_COLUMNS = ("accepted", "rejected", "open", "kept_ml")
+REVIEW_COLUMNS = ("accepted", "rejected", "open", "kept_ml", "seen")
 LARGEST_COLUMNS = ("volume_ml", "side", "from_midline_mm", "midline_source", "region")
 
 
@@ -74,7 +74,7 @@ def write_cohort_report(path: Path, most_pictures: int = MOST_PICTURES) -> dict[
         summary=summary,
         intervals=[(rated_metrics()[name], interval) for name, interval in intervals.items()],
         flagged=[entry for entry in cohort.entries if entry.result.qc],
-        decided=[entry for entry in cohort.entries if entry.decided],
+        decided=[entry for entry in cohort.entries if entry.decided or entry.seen],
         flag_labels=FLAG_TITLES,
         alarms=ALARMS,
         flag_counts=Counter(key for entry in cohort.entries for key in entry.result.qc),

@@ -108,6 +108,11 @@ class Entry:
         return tuple(found for found in self.findings if found.decision or found.note)
 
     @property
+    def seen(self) -> bool:
+        """Whether a person has looked at a case in which nothing was found."""
+        return self.record is not None and self.record.seen
+
+    @property
     def figures(self) -> dict[str, float]:
         """The measurements of the quality control, by name."""
         return {} if self.quality is None else self.quality.figures

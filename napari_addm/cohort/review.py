@@ -59,7 +59,11 @@ def read_decided(output: Path, case: CohortCase, result: CaseResult) -> RunRecor
 
 
 def save_decisions(
-    output: Path, case: CohortCase, decisions: Decisions, opened: CaseResult
+    output: Path,
+    case: CohortCase,
+    decisions: Decisions,
+    opened: CaseResult,
+    seen: bool | None = None,
 ) -> CaseResult:
     """Save decisions in the record and the table of a finished case, and keep its state in step.
 
@@ -70,6 +74,8 @@ def save_decisions(
     opened : CaseResult
         The result that the decisions were made on: of the state when the case was opened, or from
         the last call.
+    seen : bool, optional
+        Whether a person has looked at a case in which nothing was found; by default as it is.
 
     Returns
     -------
@@ -90,7 +96,7 @@ def save_decisions(
                 f"{case.name} was decided on or run by somebody else since it was opened here: "
                 "open it again. What was decided here meanwhile is not saved."
             )
-        record = _with_decisions(read_decided(output, case, state.result), decisions)
+        record = _with_decisions(read_decided(output, case, state.result), decisions, seen)
         after = _counted(state.result, record)
         with staging_folder(paths["record"].parent) as staging:
             place = {key: staging / paths[key].name for key in DECIDED_FILES}
@@ -158,12 +164,13 @@ def _same_files(now: CaseResult, then: CaseResult, names: dict[str, str]) -> boo
     return all(now.files.get(names[key]) == then.files.get(names[key]) for key in DECIDED_FILES)
 
 
-def _with_decisions(record: RunRecord, decisions: Decisions) -> RunRecord:
+def _with_decisions(record: RunRecord, decisions: Decisions, seen: bool | None) -> RunRecord:
     findings = []
     for each in record.findings:
         made = decisions.get(each.id, UNDECIDED)
         findings.append(replace(each, decision=made.verdict, note=made.note))
-    return record.model_copy(update={"findings": tuple(findings)})
+    seen = record.seen if seen is None else seen
+    return record.model_copy(update={"findings": tuple(findings), "seen": seen})
 
 
 def _counted(result: CaseResult, record: RunRecord) -> CaseResult:
@@ -173,4 +180,5 @@ def _counted(result: CaseResult, record: RunRecord) -> CaseResult:
         accepted=verdicts.count("accepted"),
         rejected=verdicts.count("rejected"),
         noted=sum(bool(each.note) for each in record.findings),
+        seen=record.seen,
     )

@@ -73,6 +73,7 @@ class _StateFile(BaseModel):
     accepted: Count = 0
     rejected: Count = 0
     noted: Count = 0
+    seen: bool = False
     parameters: str
     later: LaterRun | None = None
     replacing: dict[str, Hash] | None = None

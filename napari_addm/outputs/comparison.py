@@ -51,7 +51,16 @@ MAPS = {
 }
 """The maps by their keys among the files, with their names in a detection."""
 # What a repetition cannot give again. The environment and the warnings are compared on their own.
-NOT_REPEATED = {"created_utc", "seconds", "device", "precision", "threads", "versions", "warnings"}
+NOT_REPEATED = {
+    "created_utc",
+    "seconds",
+    "device",
+    "precision",
+    "threads",
+    "versions",
+    "warnings",
+    "seen",
+}
 # What is another where the same content comes in another file, and the words for rounded numbers.
 OF_FILES = re.compile(r"(input|brain_mask|truth)\.(name|sha256)|checkpoint\.(name|file|sha256)")
 IN_WORDS = re.compile(

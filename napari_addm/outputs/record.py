@@ -204,6 +204,8 @@ class RunRecord(_Entry):
         Of the scan, and so of every map.
     midline : Midline or None
         Between the halves of the brain; None where none was found.
+    seen : bool
+        Whether a person has looked at a case in which nothing was found.
     seconds : dict of str to float
         Per stage.
     outputs : dict of str to FileEntry
@@ -229,6 +231,7 @@ class RunRecord(_Entry):
     warnings: Warnings
     seconds: dict[str, float]
     findings: Annotated[tuple[FindingEntry, ...], Field(fail_fast=True)]
+    seen: bool = False
     labels: LabelsEntry
     metrics: dict[str, float | str | Sentences | None] | None
     quality: QualityEntry | None = None

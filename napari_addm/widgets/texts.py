@@ -529,15 +529,22 @@ PREVIOUS_CASE = Text("Previous case", "Open the finished case above this one. Ct
 NEXT_CASE = Text("Next case", "Open the finished case below this one. Ctrl+Right.")
 NEXT_TO_REVIEW = Text(
     "Next to review",
-    "Open the next case with a finding that is neither accepted nor rejected. Ctrl+Return.",
+    "Open the next case with a finding that is neither accepted nor rejected, or without findings "
+    "and not seen. Ctrl+Return.",
 )
 CASE_KEYS = ("Ctrl+Left", "Ctrl+Right", "Ctrl+Return")
 NO_MORE_CASES = {
     1: "This is the last finished case in the table.",
     -1: "This is the first finished case in the table.",
-    0: "All findings of the cases in the table are accepted or rejected.",
+    0: "All findings of the cases in the table are accepted or rejected, all others are seen.",
 }
-NOTHING_TO_DECIDE = "Nothing was found in this case, so there is nothing to decide on."
+NOTHING_FOUND = "Nothing was found in this case."
+SEEN_ALREADY = " A person has looked at it."
+SEEN = Text(
+    "✓ Seen, no findings",
+    "Says that you have looked at this case, in which nothing was found. Press again to take that "
+    "back. Key: A",
+)
 SAVED = "saved"
 SAVING = "saving ..."
 NOT_SAVED = "not saved"

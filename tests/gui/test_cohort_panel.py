@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -809,8 +810,43 @@ def test_a_case_without_findings_says_so(scans: Path, tmp_path: Path) -> None:
     case = find_cohort(scans / "cases.csv", tmp_path)[0]
     row = CaseRow(InspectedCase(case), "done", result=CaseResult(case.name, "", "done", findings=0))
     assert row.reviewed == "no findings"
+    assert row.to_review
+    assert texts.NOTHING_FOUND in describe_case(row)
+    row = replace(row, result=replace(row.result, seen=True))
+    assert row.reviewed == "seen"
     assert not row.to_review
-    assert texts.NOTHING_TO_DECIDE in describe_case(row)
+
+
+def test_a_case_without_findings_is_marked_as_seen(
+    qtbot: Any, make_napari_viewer_proxy: Any, tiny_checkpoint: Path, scans: Path, tmp_path: Path
+) -> None:
+    viewer = make_napari_viewer_proxy()
+    cohort = Cohort(qtbot, viewer, tiny_checkpoint)
+    viewer.window.add_dock_widget(cohort.panel)
+    cohort.look(scans / "cases.csv", tmp_path)
+    cohort.panel.options.threshold.setValue(1.0)
+    cohort.run()
+    assert cohort.cells("first")["reviewed"] == "no findings"
+    cohort.open("first")
+    section = cohort.section
+    assert not section.seen_button.isHidden()
+    assert section.table.isHidden()
+    QTest.keyClick(section.seen_button, Qt.Key.Key_A)
+    cohort.wait_saved()
+    assert section.seen_button.isChecked()
+    assert section.state.text() == "no findings, seen, saved"
+    assert cohort.cells("first")["reviewed"] == "seen"
+    section.open_button.click()
+    cohort.wait(lambda: cohort.controller.opening is None)
+    assert section.title.text() == "Findings in group/second"
+    assert not section.seen_button.isChecked()
+    section.seen_button.click()
+    section.seen_button.click()  # a change of mind
+    cohort.open("first")
+    assert section.seen_button.isChecked()
+    cohort.run()  # a run leaves it
+    assert cohort.cells("first")["reviewed"] == "seen"
+    assert cohort.cells("group/second")["reviewed"] == "no findings"
 
 
 def test_a_failed_case_leaves_the_open_one_in_view(cohort: Cohort, scans: Path, done: Path) -> None:

@@ -140,14 +140,21 @@ class CaseRow:
 
     @property
     def to_review(self) -> bool:
-        """Whether it has a finding that nobody has accepted or rejected."""
-        return self.decided is not None and self.decided[0] < self.decided[1]
+        """Whether it has a finding that nobody has decided on, or none and nobody has seen that."""
+        if self.decided is None:
+            return False
+        return self.decided[0] < self.decided[1] or not (self.decided[1] or self.seen)
+
+    @property
+    def seen(self) -> bool:
+        """Whether a person has looked at it and nothing was found."""
+        return self.result is not None and self.result.seen
 
     @property
     def reviewed(self) -> str:
         """How far its review is; empty while nobody has decided on anything."""
         if self.decided is not None and not self.decided[1]:
-            return "no findings"
+            return "seen" if self.seen else "no findings"
         if self.decided is None or not self.decided[0]:
             return ""
         return "{} of {}".format(*self.decided) if self.to_review else "done"
@@ -242,7 +249,7 @@ FILTERS: dict[str, Callable[[CaseRow], bool]] = {
     "Open": lambda row: row.state in ("waiting", "will fail", "running", "writing"),
     "Done": lambda row: row.state in DONE,
     "To review": lambda row: row.to_review,
-    "Reviewed": lambda row: row.reviewed == "done",
+    "Reviewed": lambda row: row.reviewed in ("done", "seen"),
     "Failed": lambda row: row.state in (*TRY_AGAIN, "will fail"),
     "Flagged": lambda row: bool(row.flags),
     "Skipped": lambda row: row.state == "skipped",
@@ -304,7 +311,7 @@ def describe_case(row: CaseRow) -> list[str]:
     if row.decided and row.decided[0]:
         lines.append("{} of {} findings decided on".format(*row.decided))
     elif row.reviewed:
-        lines.append(texts.NOTHING_TO_DECIDE)
+        lines.append(texts.NOTHING_FOUND + (texts.SEEN_ALREADY if row.seen else ""))
     lines.append(f"Scan: {row.case.input}")
     truth = "Ground truth, found beside the scan" if row.case.truth_found else "Ground truth"
     given = {truth: row.case.truth, "Brain mask": row.case.mask}

@@ -63,6 +63,8 @@ class CaseReview:
     findings : ReviewedFindings
     saved : dict of int to Decision
         What the case's files hold.
+    seen, saved_seen : bool
+        Whether a person has looked at a case without findings, here and in its files.
     error : str
         Why the last try to save failed; empty if it did not.
     trail : Trail
@@ -74,6 +76,8 @@ class CaseReview:
     scan: Volume
     findings: ReviewedFindings
     saved: dict[int, Decision] = field(default_factory=dict)
+    seen: bool = False
+    saved_seen: bool = False
     error: str = ""
     trail: Trail = field(default_factory=Trail)
 
@@ -85,7 +89,13 @@ class CaseReview:
     @property
     def unsaved(self) -> bool:
         """Whether there are decisions that the files do not hold."""
-        return self.findings.decisions != self.saved
+        return self.findings.decisions != self.saved or self.seen != self.saved_seen
+
+    @property
+    def none_found(self) -> bool:
+        """Whether there is no finding to decide on."""
+        marked = self.findings.marked
+        return marked is None or not len(marked.findings)
 
     @property
     def progress(self) -> str:
@@ -93,7 +103,9 @@ class CaseReview:
         marked = self.findings.marked
         total = 0 if marked is None else len(marked.findings)
         decided = sum(made.verdict is not None for made in self.findings.decisions.values())
-        return f"{decided} of {total} decided" if total else "no findings, nothing to decide"
+        if not total:
+            return "no findings, seen" if self.seen else "no findings"
+        return f"{decided} of {total} decided"
 
     def refresh_page(self) -> None:
         """Make the page of the case again, if it has one that is out of date."""
@@ -107,9 +119,9 @@ class CaseReview:
         CaseResult or None
             None if that failed; `error` says why.
         """
-        decisions = dict(self.findings.decisions)
+        decisions, seen = dict(self.findings.decisions), self.seen
         try:
-            result = save_decisions(self.output, self.case, decisions, self.opened)
+            result = save_decisions(self.output, self.case, decisions, self.opened, seen)
         except (AddmError, OSError) as error:
             self.error = str(error)
             return None
@@ -117,7 +129,8 @@ class CaseReview:
             trail = self.trail
             trail.latest, trail.decisions = result, decisions
             trail.outdated.append(self.opened.files)
-            self.saved, self.opened, self.error = decisions, result, ""
+            self.saved, self.saved_seen = decisions, seen
+            self.opened, self.error = result, ""
         return result
 
     def follow(self, trail: Trail) -> None:
@@ -126,6 +139,7 @@ class CaseReview:
         marked = self.findings.marked
         if trail.latest is not None and marked is not None and self.opened.files in trail.outdated:
             self.opened, self.saved = trail.latest, dict(trail.decisions)
+            self.seen = self.saved_seen = trail.latest.seen
             self.findings = _reviewed(marked, self.saved)
 
     def describe_unsaved(self) -> str:
@@ -138,6 +152,8 @@ class CaseReview:
             each = made.get(id, UNDECIDED)
             note = f" ({each.note})" if each.note else ""
             words.append(f"finding {id}: {each.verdict or 'open'}{note}")
+        if self.seen != self.saved_seen:
+            words.append("seen, no findings" if self.seen else "not seen")
         return "; ".join(words)
 
 
@@ -245,7 +261,8 @@ def read_review(
     findings = recorded_findings(record.findings, labels, scan)
     marked = LabelledFindings(labels, findings, record.threshold, record.minimum_ml)
     reviewed = _reviewed(marked, record.decisions)
-    return CaseReview(case, output, result, scan, reviewed, dict(reviewed.decisions))
+    saved = dict(reviewed.decisions)
+    return CaseReview(case, output, result, scan, reviewed, saved, record.seen, record.seen)
 
 
 def _reviewed(marked: LabelledFindings, decisions: Decisions) -> ReviewedFindings:

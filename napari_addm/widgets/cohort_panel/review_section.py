@@ -8,6 +8,7 @@ from functools import partial
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QKeySequence
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QShortcut, QWidget  # type: ignore[attr-defined]
+from superqt.utils import signals_blocked
 
 from napari_addm.cohort.case import CaseResult
 from napari_addm.errors import AddmError
@@ -19,9 +20,10 @@ from napari_addm.widgets.cohort_panel.review import (
     save_in_job,
 )
 from napari_addm.widgets.detect_panel.findings_table import FindingsTable
-from napari_addm.widgets.forms import button, column, message, say, single_shot
+from napari_addm.widgets.forms import button, column, message, say, single_shot, toggle
 from napari_addm.widgets.jobs import Job
 from napari_addm.widgets.tones import WARNING
+from napari_addm.widgets.viewing.shortcuts import Action
 
 # Decisions are saved so soon after they are made; letters of a note come one by one.
 SAVE_MS = 300
@@ -53,6 +55,8 @@ class ReviewSection(QWidget):
     reviews : Reviews
     table : FindingsTable
     previous_button, next_button, open_button : QPushButton
+    seen_button : QPushButton
+        Shown for a case without findings.
     """
 
     picked = Signal(int)
@@ -80,6 +84,7 @@ class ReviewSection(QWidget):
         for way, keys in zip(ways, texts.CASE_KEYS, strict=True):
             buttons.addWidget(way, 1)
             QShortcut(QKeySequence(keys), self).activated.connect(way.click)
+        self.seen_button = toggle(texts.SEEN, self._on_seen)
         self.title, self.state, self.warning = QLabel(), message(), message(WARNING)
         self.title.setStyleSheet("font-weight: bold;")
         self.title.setTextFormat(Qt.TextFormat.PlainText)  # the name of a case is no markup
@@ -91,7 +96,7 @@ class ReviewSection(QWidget):
         self.state.setWordWrap(False)
         body.addLayout(buttons)
         body.addLayout(heading)
-        for part in (self.warning, self.table):
+        for part in (self.warning, self.seen_button, self.table):
             body.addWidget(part)
 
     # --- the case that is open -------------------------------------------------------------------
@@ -104,7 +109,11 @@ class ReviewSection(QWidget):
             self._save()
             self._start_page(before)
         review = self.reviews.current
-        self.table.setVisible(review is not None)
+        none_found = review is not None and review.none_found
+        self.table.setVisible(review is not None and not none_found)
+        self.seen_button.setVisible(none_found)
+        with signals_blocked(self.seen_button):
+            self.seen_button.setChecked(review is not None and review.seen)
         for label in (self.title, self.state, self.warning):
             say(label, "")
         if review is not None:
@@ -129,11 +138,31 @@ class ReviewSection(QWidget):
         review = self.reviews.current
         if review is None:
             return
-        how = texts.SAVING if review.unsaved else texts.SAVED if review.saved else ""
+        held = review.saved or review.saved_seen
+        how = texts.SAVING if review.unsaved else texts.SAVED if held else ""
         if review.error:
             how = texts.NOT_SAVED
         say(self.state, ", ".join(filter(None, (review.progress, how))))
         self.state.set_tone(WARNING if review.error else "")
+
+    @property
+    def on_keys(self) -> dict[str, Action]:
+        """What the keys do, by the actions of `texts.SHORTCUTS`."""
+        return {**self.table.on_keys, "accept": self._accept}
+
+    def _accept(self) -> None:
+        """Accept the selected finding; where nothing was found, say that this was seen."""
+        review = self.reviews.current
+        if review is not None and review.none_found:
+            self.seen_button.click()
+        else:
+            self.table.accept()
+
+    def _on_seen(self, seen: bool) -> None:
+        review = self.reviews.current
+        if review is not None:
+            review.seen = seen
+            self._on_decided()
 
     # --- saving ----------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ class Worklist(QObject):
         self._connections = Connections()
         self._changed = single_shot(self, 0, self._show_view)
         self.section = ReviewSection(start, self.step)
-        self._keys = Shortcuts(viewer, self.section, self.section.table.on_keys, self._may_act)
+        self._keys = Shortcuts(viewer, self.section, self.section.on_keys, self._may_act)
         self._forget_clicks = on_clicks(viewer, self._findings_layer, self._on_click)
         self.section.picked.connect(self._on_picked)
         self.section.table.selected.connect(self._show_view)
@@ -179,6 +179,7 @@ class Worklist(QObject):
         # They cover what is decided on.
         self._connections.close()
         self.section.table.setEnabled(False)
+        self.section.seen_button.setEnabled(False)
         for _ in show_case(self._viewer, saved):
             yield
             if self._job is not job or self._controller.opening != name:
@@ -243,6 +244,7 @@ class Worklist(QObject):
             words = texts.NOT_IN_VIEW.format(view.version.case)
         self.section.warn(words)
         self.section.table.setEnabled(view.is_in_view)
+        self.section.seen_button.setEnabled(view.is_in_view)
         view.color_findings()
 
     def _on_saved(self, review: CaseReview) -> None:

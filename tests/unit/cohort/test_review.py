@@ -78,6 +78,19 @@ def test_decisions_are_in_record_table_and_state(folder: Trial) -> None:
     assert result_of(folder) == opened
 
 
+def test_a_case_that_was_seen_stays_so(folder: Trial) -> None:
+    saved = save_decisions(folder.output, case_of(folder), {}, result_of(folder), seen=True)
+    assert saved.seen
+    assert saved.holds_decisions
+    assert result_of(folder) == saved
+    assert read_decided(folder.output, case_of(folder), saved).seen
+    assert verdict(folder) == "identical"
+    after = save(folder, REVIEW)
+    assert after.seen
+    assert "3 done" in folder.run().stderr
+    assert result_of(folder).seen
+
+
 def test_a_run_with_other_settings_keeps_decisions(folder: Trial) -> None:
     save(folder, {1: Decision(note="look again")})
     before = folder.files
