@@ -62,6 +62,21 @@ def test_reading_a_scan_is_light(statement: str, tmp_path: Path) -> None:
     assert heavy_after(statement, str(path)) == "[]"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows names every user")
+def test_a_user_without_a_name_may_use_the_network() -> None:
+    """As in a container that runs under any number; MONAI asks for the name."""
+    names = ("LOGNAME", "USER", "LNAME", "USERNAME")
+    program = (
+        "import os, pwd\n"
+        f"for name in {names}: os.environ.pop(name, None)\n"
+        "pwd.getpwuid = {}.__getitem__\n"
+        "import napari_addm.methods.networks\n"
+        "from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=120, check=False)
+    assert done.returncode == 0
+
+
 def test_version_is_the_installed_one() -> None:
     assert napari_addm.__version__ == metadata.version("napari-addm")
 
