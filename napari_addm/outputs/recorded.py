@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +194,9 @@ def read_saved(
             if not intact:
                 problems.append(f"{file.name} was changed since it was saved.")
     return saved
+
+
+def highest(saved: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """The map that findings lie in, of `read_saved`; see `Detection.highest`."""
+    anomaly, brightness = saved["anomaly"], saved.get("brightness")
+    return anomaly if brightness is None else np.maximum(anomaly, np.abs(brightness))

@@ -321,7 +321,7 @@ def measure_case(
     if truth is not None:
         with timed(seconds, "metrics"):
             metrics = evaluate(
-                detection.anomaly.data,
+                detection.highest,
                 truth.voxels,
                 threshold=plan.threshold,
                 mask=detection.region,

@@ -38,7 +38,7 @@ from napari_addm.outputs.folder import check_folder, staging_folder
 from napari_addm.outputs.naming import COMPARISON_NAMES
 from napari_addm.outputs.pages import page_environment
 from napari_addm.outputs.record import SHORT, FileEntry, RunRecord, read_record
-from napari_addm.outputs.recorded import read_saved, read_scan
+from napari_addm.outputs.recorded import highest, read_saved, read_scan
 from napari_addm.outputs.two_dates_page import comparison_page
 
 # Twenty-four pairs of brains of different people reach 0.27 to 0.69 after a rigid registration, two
@@ -65,6 +65,7 @@ class DatedResult:
     sha256 : str or None
         Hash of that file.
     anomaly : Volume
+        The higher of anomaly map and brightness.
     labels : Volume
         Without rejected findings.
     brain : ndarray of bool, shape (S, A, R)
@@ -145,7 +146,7 @@ def read_result(path: Path, scan: Path | None = None, option: str = "--scan") ->
     record = read_record(path)
     volume = read_scan(record, path, scan, option)
     wanted, problems = ("anomaly", "labels", "recon"), list[str]()
-    saved = read_saved(record, path.parent, volume, problems, wanted)
+    saved = read_saved(record, path.parent, volume, problems, (*wanted, "brightness"))
     problems += [f"it names no {key} map." for key in wanted if key not in saved]
     if problems:
         raise AddmError(f"{path} cannot be compared: {problems[0]}")
@@ -175,7 +176,7 @@ def _result(
         None if path is None else file_sha256(path),
         record,
         scan,
-        scan.with_data(maps["anomaly"].astype(np.float32, copy=False)),
+        scan.with_data(highest(maps).astype(np.float32, copy=False)),
         scan.with_data(np.where(np.isin(maps["labels"], rejected), 0, maps["labels"])),
         maps["recon"] != 0,
         len(rejected),

@@ -42,7 +42,7 @@ class Agreement:
     def __init__(self, detection: Detection, truth: np.ndarray) -> None:
         self.detection = detection
         self.voxel_ml = detection.anomaly.voxel_ml
-        anomaly = detection.anomaly.data
+        anomaly = detection.highest
         truth = np.asarray(truth) != 0
         self._region = detection.region
         # The truth against itself gives the checks, and the notes about the truth alone.

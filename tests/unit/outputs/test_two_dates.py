@@ -64,6 +64,7 @@ def make_result(
         ml: tuple[float, ...] = BEFORE,
         pose: Any = None,
         scan: Callable[[Any], Any] = lambda image: image,
+        dark: bool = False,
         **more: Any,
     ) -> Path:
         pose = turned() if pose is None else pose
@@ -80,9 +81,11 @@ def make_result(
         folder.mkdir()
         nib.save(scan(nib.Nifti1Image(brain, grid)), folder / "scan.nii.gz")
         volume = read_volume(folder / "scan.nii.gz")
+        anomaly = volume.with_data(volume_from_native(score, grid).data)
         detection = replace(
             make_detection(volume),
-            anomaly=volume.with_data(volume_from_native(score, grid).data),
+            anomaly=anomaly.with_data(0.2 * anomaly.data) if dark else anomaly,
+            brightness=anomaly.with_data(-anomaly.data) if dark else None,
             reconstruction=volume,
             brain_mask=volume.with_data(volume.data != 0),
         )
@@ -143,6 +146,16 @@ def test_known_changes_are_found_after_a_known_motion(
         np.testing.assert_array_equal(one.data, saved)
         both = (one.data > 0.5) & (other.data > 0.5)
         assert both.any(), "what is unchanged lies at the same voxels"
+
+
+def test_findings_of_the_brightness_are_as_sure_as_others(
+    make_result: ResultMaker, tmp_path: Path
+) -> None:
+    before, after = make_result("before", dark=True), make_result("after", AFTER, dark=True)
+    done = invoke(["compare", before, after, "-o", tmp_path / "out"])
+    assert done.stdout.startswith(
+        "1 new, 1 grown, 1 shrunk, 1 unchanged, 1 gone, 0 uncertain, 0 not covered\n"
+    )
 
 
 def test_the_page_needs_nothing_else_and_escapes_names(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -71,6 +73,13 @@ def test_figures_curves_and_overlay_equal_numpy_at_every_threshold(detection, tr
         assert_array_equal(overlay == HIT, found & truth & brain)
         assert_array_equal(overlay == FALSE_ALARM, found & ~truth)
         assert_array_equal(overlay == MISSED, truth & brain & ~found)
+
+
+def test_the_curves_are_of_the_map_that_findings_lie_in(detection, truth, agreement):
+    nothing = detection.anomaly.with_data(np.zeros(SHAPE, np.float32))
+    darker = detection.anomaly.with_data(-detection.anomaly.data)
+    same = Agreement(replace(detection, anomaly=nothing, brightness=darker), truth)
+    assert (same.best_dice, same.best_threshold) == (agreement.best_dice, agreement.best_threshold)
 
 
 def test_the_smallest_finding_changes_the_overlay_and_not_the_curves(detection, truth, agreement):
