@@ -38,6 +38,12 @@ def describe_none(minimum_ml: float) -> str:
     )
 
 
+MAP_WORDS = {
+    "structure": "changed structure",
+    "darker": "darker than healthy",
+    "brighter": "brighter than healthy",
+}
+"""What a map found, for `Finding.change_in_words`."""
 LEAST_MAP_SHARE = 0.1
 """A map is named if it gives a finding at least this share of its scores."""
 
@@ -117,6 +123,15 @@ class Finding:
         if self.longest_mm is None or self.across_mm is None:
             return ""
         return f"{self.longest_mm:.0f} × {self.across_mm:.0f} mm"
+
+    @property
+    def change_in_words(self) -> str:
+        """What is different, such as ``"darker than healthy, changed structure"``.
+
+        Empty where one map finds all.
+        """
+        parts = self.found_by.split(" + ") if self.found_by else []
+        return ", ".join(MAP_WORDS.get(part, part) for part in parts)
 
     @property
     def location(self) -> str:
@@ -321,6 +336,7 @@ def recorded_findings(entries: Sequence[Finding], labels: np.ndarray, volume: Vo
     entries = sorted(entries, key=lambda each: each.id)
     ids, runs, _ = _runs_of(labels)
     spread = np.array([each.uncertainty for each in entries], float)
+    found_by = tuple(each.found_by or "" for each in entries)
     return Findings(
         id=np.array([each.id for each in entries], np.int64),
         volume_ml=np.array([each.volume_ml for each in entries], float),
@@ -333,6 +349,7 @@ def recorded_findings(entries: Sequence[Finding], labels: np.ndarray, volume: Vo
         sides_known=volume.sides_known,
         diameters=FindingDiameters(runs, np.argsort(ids), volume),
         sides=Sides.of(entries),
+        found_by=found_by if any(found_by) else None,
         entries=entries,
     )
 

@@ -69,6 +69,8 @@ def _describe_findings(findings: Sequence[Finding], decisions: Decisions) -> str
     named = []
     for finding in findings[:MOST_NAMED]:
         words = f"{finding.id}: {finding.volume_ml:.1f} mL, {finding.location}"
+        if finding.change_in_words:
+            words += f", {finding.change_in_words}"
         if decisions.get(finding.id, UNDECIDED).verdict == "rejected":
             words += ", rejected"
         named.append(words)

@@ -40,7 +40,7 @@ from napari_addm.outputs.drawing import (
 from napari_addm.outputs.naming import ENDINGS
 from napari_addm.outputs.pages import as_jpeg, finite_number, page_environment
 from napari_addm.outputs.record import FileEntry, FindingEntry, RunRecord, read_record
-from napari_addm.outputs.recorded import find_input, read_saved, read_scan
+from napari_addm.outputs.recorded import find_input, highest, read_saved, read_scan
 
 OURS = b'<meta name="generator" content="napari-addm">'
 MOST_PICTURED = 12
@@ -207,19 +207,19 @@ def _read_pictured(
     try:
         given = sources.scan
         scan = given if isinstance(given, Volume) else read_scan(record, path, given)
-        saved = read_saved(record, path.parent, scan, problems, ("anomaly", "labels"))
+        saved = read_saved(record, path.parent, scan, problems, ("anomaly", "labels", "brightness"))
     except AddmError as error:
         if isinstance(sources.scan, Path):
             raise
         problems.append(str(error))
         return None, None
-    if len(saved) < 2:
+    if not saved.keys() >= {"anomaly", "labels"}:
         problems[:] = problems or ["The record names no map and no labels."]
         return scan, None
     truth = _read_truth(record, path, scan, sources.truth, problems)
     decisions, limits = record.decisions, sources.limits
-    labels = saved["labels"]
-    return scan, Overlay(saved["anomaly"], labels, record.threshold, decisions, truth, limits)
+    overlay = Overlay(highest(saved), saved["labels"], record.threshold, decisions, truth, limits)
+    return scan, overlay
 
 
 def _read_truth(

@@ -11,6 +11,8 @@ from napari.utils.colormaps import Colormap, CyclicLabelColormap, DirectLabelCol
 from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_addm.outputs.colors import (
+    DARKER_BRIGHTER,
+    DARKER_BRIGHTER_AT,
     FALSE_ALARM_COLOR,
     FINDING_COLORS,
     GLOW,
@@ -21,6 +23,9 @@ from napari_addm.outputs.colors import (
 from napari_addm.review.agreement import FALSE_ALARM, HIT, MISSED
 
 MAP_COLORS = Colormap(GLOW, name="anomaly", display_name="anomaly")
+BRIGHTNESS_COLORS = Colormap(
+    DARKER_BRIGHTER, controls=DARKER_BRIGHTER_AT, name="brightness", display_name="brightness"
+)
 AGREEMENT_COLORS = {HIT: HIT_COLOR, FALSE_ALARM: FALSE_ALARM_COLOR, MISSED: MISSED_COLOR}
 SELECTED_COLOR = "#ffffff"
 DIMMED = 0.25

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TITLES = {
     "reconstruction": "reconstruction",
     "anomaly": "anomaly map",
+    "brightness": "brightness",
     "uncertainty": "uncertainty",
     "labels": "anomalies",
     "agreement": "hits and misses",

@@ -74,7 +74,7 @@ class ResultLayers(RunLayers):
         maps = _maps(detection)
         if not self._shown:
             # A layer of an earlier run that this one does not make would belong to other maps.
-            for role in {"uncertainty", "agreement", *EARLIER} - maps.keys():
+            for role in {"brightness", "uncertainty", "agreement", *EARLIER} - maps.keys():
                 self._remove(role)
             self._shown = True
         for role in (*maps, "labels"):
@@ -225,8 +225,7 @@ class ResultLayers(RunLayers):
     def show_agreement(self, overlay: np.ndarray, truth: Layer | None = None) -> None:
         """Show hits, false alarms and misses, in place once they are there.
 
-        Anomaly map, outlines and ground truth, whose colors would mix with theirs, are hidden
-        meanwhile.
+        Maps, outlines and ground truth, whose colors would mix with theirs, are hidden meanwhile.
 
         Parameters
         ----------
@@ -243,7 +242,8 @@ class ResultLayers(RunLayers):
             return
         self.hide_agreement()
         self._create("agreement", np.array(self.volume.to_layer(overlay), order="C"), 0.0)
-        for layer in (*map(self.layer, ("anomaly", "labels", "earlier findings")), truth):
+        covered = ("anomaly", "brightness", "labels", "earlier findings")
+        for layer in (*map(self.layer, covered), truth):
             if layer is not None and layer.visible:
                 layer.visible = False
                 self._covered.append(layer)
@@ -329,6 +329,8 @@ class ResultLayers(RunLayers):
 def _maps(detection: Detection) -> dict[str, np.ndarray]:
     """The maps of a result by their roles, from the lowest layer to the highest."""
     maps = {"reconstruction": detection.reconstruction, "anomaly": detection.anomaly}
+    if detection.brightness is not None:
+        maps["brightness"] = detection.brightness
     if detection.uncertainty is not None:
         maps["uncertainty"] = detection.uncertainty
     return {role: map_.data for role, map_ in maps.items()}

@@ -11,8 +11,13 @@ from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 
 from napari_addm.errors import AddmError
 from napari_addm.io.arrays import Box
-from napari_addm.outputs.colors import EARLIER_COLOR, map_limits
-from napari_addm.widgets.finding_colors import AGREEMENT_COLORS, MAP_COLORS, finding_colors
+from napari_addm.outputs.colors import EARLIER_COLOR, brightness_limits, map_limits
+from napari_addm.widgets.finding_colors import (
+    AGREEMENT_COLORS,
+    BRIGHTNESS_COLORS,
+    MAP_COLORS,
+    finding_colors,
+)
 from napari_addm.widgets.layer_registry import (
     TITLES,
     forget_others,
@@ -283,6 +288,9 @@ def _new_layer(
     elif role == "uncertainty":
         arguments |= {"colormap": "viridis", "blending": "additive", "visible": False}
         arguments |= {"contrast_limits": (0.0, top / 2)}
+    elif role == "brightness":
+        arguments |= {"colormap": BRIGHTNESS_COLORS, "visible": False}
+        arguments |= {"contrast_limits": brightness_limits(threshold)}
     else:
         # Scores far below the threshold stay clear, so that the scan keeps its gray.
         assert role == "anomaly"

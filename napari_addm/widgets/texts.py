@@ -209,6 +209,11 @@ FINDINGS_TABLE = (
     "Click a finding to go there; Up and Down go to the next. A accepts, R rejects, T writes a "
     "note, Ctrl+Z undoes."
 )
+CHANGE_OF = "Finding {}: {}"
+FOUND_BY = (
+    "What differs from healthy brains: the layer 'anomaly map' shows changed structure, the layer "
+    "'brightness' what is darker or brighter. The part with most voxels comes first."
+)
 SIDES_UNKNOWN = "The file does not say which side is left."
 ACCEPT = Text("✓ Accept", "Marks the finding as an anomaly. Press again to take that back. Key: A")
 REJECT = Text(
@@ -326,7 +331,7 @@ WINDOW_PRESETS = {
     ),
 }
 WINDOW_RESET = Text("Reset", "The contrast as it was at first. Key: Shift+W")
-COLOR_BAR = Text("Color bar", "Shows the score of each color of the anomaly map.")
+COLOR_BAR = Text("Color bar", "Shows the score of each color of the map on screen.")
 RULER = Text(
     "Ruler",
     "Drag on a slice to measure a distance in mm. A click without a drag erases the lines; so does "
@@ -340,6 +345,7 @@ POINTER = Text(
     "S, A, R of the layer, which stands upright; the slider counts slices.",
 )
 COLOR_BAR_LABEL = "anomaly score"
+BRIGHTNESS_BAR_LABEL = "+ brighter\n− darker"
 FIGURE_SCOPES = {"This slice": 1, "6 axial slices": 6, "12 axial slices": 12, "24 axial slices": 24}
 FIGURE = Text(
     "Figure...",

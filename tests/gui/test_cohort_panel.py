@@ -488,6 +488,23 @@ def test_a_case_opens_with_its_results_exactly_over_each_other(
     assert cohort.shown == ["mine", "first", *list(files)[2:]]
 
 
+def test_the_brightness_of_a_case_opens_too(
+    cohort: Cohort, scans: Path, normed_checkpoint: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    cases = find_cohort(scans / "third.nii.gz", output)
+    settings = BatchSettings(DetectionSettings(device="cpu"), threshold=0.01, pictures=False)
+    list(run_batch(cases, output, load_checkpoint(normed_checkpoint), settings))
+    cohort.look(scans / "third.nii.gz", output)
+    cohort.open("third")
+    layer = cohort.layers["third brightness"]
+    saved = read_volume(output / "third" / "third_brightness.nii.gz", constant=True)
+    assert_array_equal(layer.data, saved.data)
+    assert (layer.contrast_limits, layer.visible) == ([-0.02, 0.02], False)
+    cohort.section.table.pick(1)
+    assert cohort.section.table.change.text().startswith("Finding 1: ")
+
+
 def test_drawings_and_copies_of_an_opened_case_are_a_persons_own(
     cohort: Cohort, scans: Path, done: Path
 ) -> None:

@@ -339,6 +339,26 @@ def test_without_uncertainty_there_is_no_column_for_it(detection, moving, make_d
     assert not table.view.isColumnHidden(SPREAD)
 
 
+def test_a_line_and_the_tooltip_say_what_differs(detection, make_detection, qtbot):
+    anomaly = detection.anomaly
+    half = np.arange(anomaly.shape[2]) < anomaly.shape[2] // 2
+    darker = anomaly.with_data(np.where(half, -anomaly.data, 0))
+    for brightness, words in ((darker, ("darker than healthy", "changed structure")), (None, None)):
+        table = Table(make_detection(anomaly, brightness=brightness)).table
+        qtbot.addWidget(table)
+        table.show()
+        assert table.change.isVisible() == (words is not None)
+        for number, expected in zip((1, 2), words or ("", ""), strict=True):
+            table.pick(number)
+            row = table.model.row_of(number)
+            tip = table.model.data(table.model.index(row, ML), Qt.ItemDataRole.ToolTipRole)
+            if expected:
+                assert table.change.text() == f"Finding {number}: {expected}"
+                assert expected.capitalize() in tip.splitlines()
+            else:
+                assert "healthy" not in tip
+
+
 def test_all_columns_have_room_in_a_narrow_panel(table):
     """The uncertainty gives way, and the tooltip has it."""
     table.resize(310, 300)

@@ -31,7 +31,7 @@ from napari_addm.widgets.result_layers import ResultLayers
 from napari_addm.widgets.viewing.visibility import give_back, put_away
 
 PLACE = ("scale", "translate", "rotate", "shear", "affine")
-MAPS = ("reconstruction", "anomaly map", "uncertainty", "anomalies")
+MAPS = ("reconstruction", "anomaly map", "brightness", "uncertainty", "anomalies")
 CORNER = (0, 0, 0)
 LOW, HIGH = 0.01, 0.02
 MOVES: dict[str, dict[str, Any]] = {
@@ -49,9 +49,10 @@ MOVES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def detection(scan: Volume, tiny_checkpoint: Any) -> Detection:
-    """What a run of two draws gives; it has an uncertainty."""
+    """What a run of two draws gives, which has an uncertainty; and a brightness."""
     settings = DetectionSettings(draws=2, device="cpu")
-    return detect(scan, load_checkpoint(tiny_checkpoint), settings)
+    found = detect(scan, load_checkpoint(tiny_checkpoint), settings)
+    return replace(found, brightness=scan.with_data(-found.anomaly.data))
 
 
 class Results:
@@ -61,15 +62,15 @@ class Results:
         self.viewer, self.scan, self.first = viewer, scan, detection
         self.run()
 
-    def run(self, seed: int = 0, uncertainty: bool = True) -> None:
+    def run(self, seed: int = 0, further: bool = True) -> None:
         """Show a result as a run does."""
         scan = LayerData.of(self.scan)
         maps: dict[str, Volume | None] = {
             name: self._scaled(name, 1 + seed)
-            for name in ("anomaly", "reconstruction", "uncertainty")
+            for name in ("anomaly", "reconstruction", "brightness", "uncertainty")
         }
-        if not uncertainty:
-            maps["uncertainty"] = None
+        if not further:
+            maps["brightness"] = maps["uncertainty"] = None
         self.detection = replace(self.first, **maps)
         volume = scan_volume(scan)
         self.layers = ResultLayers(self.viewer, scan, self.scan.unique_id, volume)
@@ -167,6 +168,15 @@ def test_a_result_is_shown_over_its_scan(results: Results, viewer: ViewerModel) 
     assert all(lies_on(results[title], results.scan) for title in MAPS)
     shown = {title: results[title].visible for title in MAPS}
     assert [title for title in MAPS if shown[title]] == ["anomaly map", "anomalies"]
+    bright, low = results["brightness"], results["anomaly map"].contrast_limits[0]
+    assert_array_equal(bright.data, detection.brightness.data)
+    assert sum(bright.contrast_limits) == 0
+    colors = bright.colormap.map(
+        np.interp([-2 * LOW, -low, 0, low, 2 * LOW], bright.contrast_limits, [0, 1])
+    )
+    assert_allclose(colors[1:4, 3], 0, atol=1e-3)  # clear where an anomaly map is
+    assert colors[0, 2] > colors[0, 0]  # blue
+    assert colors[4, 2] < colors[4, 0]  # orange
     assert viewer.layers.selection.active is results.scan  # it stays chosen in the layer list
 
 
@@ -189,8 +199,8 @@ def test_the_next_run_takes_the_layers_over(results: Results) -> None:
         assert results[title] is layer
         assert lies_on(layer, results.scan)
     assert_array_equal(results["anomaly map"].data, results.detection.anomaly.data)
-    results.run(uncertainty=False)
-    assert outputs(results.viewer, "uncertainty") == []
+    results.run(further=False)
+    assert outputs(results.viewer, "uncertainty") == outputs(results.viewer, "brightness") == []
 
 
 def test_a_deleted_layer_stays_deleted_until_the_next_run(results: Results) -> None:
@@ -301,7 +311,7 @@ def test_results_are_called_as_their_scan_is(results: Results) -> None:
     results["uncertainty"].name = "spread"
     results.scan.name = "patient 7"
     names = {"patient 7", "patient 7 reconstruction", "patient 7 anomaly map", "spread"}
-    names |= {"patient 7 anomalies", "patient 7 anomalies, corrected"}
+    names |= {"patient 7 brightness", "patient 7 anomalies", "patient 7 anomalies, corrected"}
     assert {layer.name for layer in results.viewer.layers} == names
     results.viewer.layers.remove(results["anomaly map"])
     findings = results["anomalies"]
@@ -358,7 +368,7 @@ def test_a_copy_of_the_findings_is_a_persons_own(
 
 
 @pytest.mark.parametrize("how", COPIES)
-@pytest.mark.parametrize("title", MAPS[:3])
+@pytest.mark.parametrize("title", MAPS[:4])
 def test_a_copy_of_a_map_is_a_persons_own(
     results: Results, title: str, how: Callable[..., Layer]
 ) -> None:
@@ -369,7 +379,7 @@ def test_a_copy_of_a_map_is_a_persons_own(
         assert_array_equal(copy.data, kept)
         assert not np.array_equal(results[title].data, kept)
         results.viewer.layers.remove(results[title])
-    results.run(uncertainty=False)
+    results.run(further=False)
     assert copy in results.viewer.layers
 
 

@@ -611,6 +611,30 @@ def test_the_bar_says_what_it_shows(qtbot) -> None:
     assert "addm_bar_label" not in model.canvas.overlays
 
 
+def test_the_bar_is_of_the_brightness_while_that_is_on_screen(qtbot) -> None:
+    model = ViewerModel()
+    alone = Views(model, start_job)
+    qtbot.addWidget(alone)
+    scan = add(model, brain())
+    _, anomaly, _ = add_results(model, scan)
+    bright = Image(np.zeros(scan.data.shape, np.float32), contrast_limits=(-1, 1), visible=False)
+    remember_output(bright, scan.unique_id, "brightness", scan)
+    model.add_layer(bright)
+    alone.color_bar.set_threshold(0.5)
+    qtbot.waitUntil(lambda: anomaly.colorbar.visible)
+    bright.visible = True
+    qtbot.waitUntil(lambda: (anomaly.colorbar.visible, bright.colorbar.visible) == (False, True))
+    label = model.canvas.overlays["addm_bar_label"]
+    qtbot.waitUntil(lambda: label.text == "+ brighter\n− darker\nthreshold ±0.5")
+    alone.toggle_maps()
+    assert [each.visible for each in (anomaly, bright, label)] == [False, False, False]
+    qtbot.waitUntil(lambda: label.text.startswith("anomaly score"))
+    alone.toggle_maps()
+    assert [each.visible for each in (anomaly, bright, label)] == [True, True, True]
+    bright.visible = False
+    qtbot.waitUntil(lambda: (anomaly.colorbar.visible, bright.colorbar.visible) == (True, False))
+
+
 # --- keys -----------------------------------------------------------------------------------------
 
 

@@ -20,9 +20,20 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.cohort_panel.review import CaseReview, read_review
 from napari_addm.widgets.run_layers import voxel_type
 
-MAPS = {"recon": "reconstruction", "anomaly": "anomaly", "uncertainty": "uncertainty"}
+MAPS = {
+    "recon": "reconstruction",
+    "anomaly": "anomaly",
+    "brightness": "brightness",
+    "uncertainty": "uncertainty",
+}
 """Roles of result layers by the keys of a case's files, in the order of the layers."""
-WORDS = {"recon": "reconstruction", "anomaly": "anomaly map", "uncertainty": "uncertainty map"}
+WORDS = {
+    "recon": "reconstruction",
+    "anomaly": "anomaly map",
+    "brightness": "brightness map",
+    "uncertainty": "uncertainty map",
+}
+NOT_ALWAYS = ("brightness", "uncertainty")
 
 
 @dataclass(frozen=True)
@@ -136,9 +147,9 @@ def read_case(
 
 
 def _written_maps(paths: dict[str, Path], output: Path, result: CaseResult) -> list[str]:
-    """Return the keys of the maps to read: an uncertainty map only if the run wrote one."""
-    uncertainty = paths["uncertainty"].relative_to(output).as_posix()
-    return [key for key in MAPS if key != "uncertainty" or uncertainty in result.files]
+    """Return the keys of the maps to read: those of `NOT_ALWAYS` only if the run wrote them."""
+    names = {key: paths[key].relative_to(output).as_posix() for key in MAPS}
+    return [key for key in MAPS if key not in NOT_ALWAYS or names[key] in result.files]
 
 
 def _read_beside(path: Path, what: str, scan: Volume, notes: list[str]) -> Volume | None:

@@ -1,4 +1,4 @@
-"""The color bar of the anomaly map, its label, and the key that hides maps."""
+"""The color bar of a map, its label, and the key that hides maps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import napari
     from qtpy.QtCore import QObject
 
-MAP_ROLES = ("anomaly", "uncertainty", "labels", "earlier findings")
+MAP_ROLES = ("anomaly", "brightness", "uncertainty", "labels", "earlier findings")
+HIDDEN_AT_FIRST = ("brightness", "uncertainty")
+BAR_ROLES = ("anomaly", "brightness")
 BAR_LABEL = "addm_bar_label"
 # Pixels. A bar ends above the letter at the middle of the edge, or it is not there.
 BAR_WIDTH, BAR_HEIGHT, LEAST_HEIGHT = 14, 110, 30
@@ -42,6 +44,8 @@ def of_hidden_scan(viewer: napari.viewer.Viewer, layer: Layer) -> bool:
 class ColorBar:
     """Shows the color bar of an anomaly map, with the threshold beside it.
 
+    While the brightness is on screen, which lies above the anomaly map, the bar is its own.
+
     Parameters
     ----------
     viewer : napari.viewer.Viewer
@@ -51,7 +55,7 @@ class ColorBar:
     Attributes
     ----------
     result : ResultLayers or None
-        Only its map has a bar. Without it all maps of the scan in view have one.
+        Only its maps have a bar. Without it all maps of the scan in view have one.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer, owner: QObject) -> None:
@@ -85,15 +89,18 @@ class ColorBar:
 
     @property
     def _maps(self) -> list[Layer]:
-        return [layer for layer in self._viewer.layers if role_of(layer) == "anomaly"]
+        return [layer for layer in self._viewer.layers if role_of(layer) in BAR_ROLES]
 
     @property
     def _shown(self) -> list[Layer]:
         """The maps that have a bar."""
         if self.result is not None:
-            own = self.result.layer("anomaly")
-            return [layer for layer in self._maps if layer is own]
-        return [layer for layer in self._maps if not of_hidden_scan(self._viewer, layer)]
+            own = [self.result.layer(role) for role in BAR_ROLES]
+            maps = [layer for layer in self._maps if layer in own]
+        else:
+            maps = [layer for layer in self._maps if not of_hidden_scan(self._viewer, layer)]
+        bright = [layer for layer in maps if _is_brightness(layer) and layer.visible]
+        return bright or [layer for layer in maps if not _is_brightness(layer)]
 
     def _update(self) -> None:
         """Show bar and label of the map, if there is one, else remove them.
@@ -103,9 +110,10 @@ class ColorBar:
         """
         shown = self._shown if self._wanted else []
         overlays = self._viewer.canvas.overlays
-        words = text = texts.COLOR_BAR_LABEL
+        signed = any(map(_is_brightness, shown))
+        words = text = texts.BRIGHTNESS_BAR_LABEL if signed else texts.COLOR_BAR_LABEL
         if self._threshold is not None:
-            text += f"\nthreshold {self._threshold:.3g}"
+            text += f"\nthreshold {'±' if signed else ''}{self._threshold:.3g}"
         label = overlays.get(BAR_LABEL)
         labelled = label is not None and label.text == text
         height = min(BAR_HEIGHT, self._viewer.canvas.size[0] // 2 - AROUND_BAR)
@@ -119,6 +127,9 @@ class ColorBar:
                 bar.visible = layer in barred
             if layer in barred and bar.size != (BAR_WIDTH, height):
                 bar.size = (BAR_WIDTH, height)
+            if layer not in self._watched:
+                self._watched.add(layer)
+                self._connections.add(layer.events.visible, self._on_visible)
         if not shown:
             overlays.pop(BAR_LABEL, None)
             return
@@ -129,14 +140,15 @@ class ColorBar:
             label.text = text
         if not labelled:
             self._soon.start()
-        for layer in shown:
-            if layer not in self._watched:
-                self._watched.add(layer)
-                self._connections.add(layer.events.visible, self._on_visible)
-        self._on_visible()
+        self._show_label()
 
     def _on_visible(self, event: Any = None) -> None:
-        """Hide the label with the map: napari does so with the bar."""
+        """Hide the label with the map; another map may get the bar."""
+        self._show_label()
+        self._soon.start()
+
+    def _show_label(self) -> None:
+        """Show the label while a map with a bar is on screen: napari does so with the bar."""
         label = self._viewer.canvas.overlays.get(BAR_LABEL)
         if label is not None:
             label.visible = any(layer.visible for layer in self._shown)
@@ -151,6 +163,10 @@ class ColorBar:
         for layer in self._viewer.layers:
             if isinstance(layer, Image) and is_output(layer):
                 layer.colorbar.visible = False
+
+
+def _is_brightness(layer: Layer) -> bool:
+    return role_of(layer) == "brightness"
 
 
 class MapToggle:
@@ -179,7 +195,7 @@ class MapToggle:
         if shown:
             self._hidden = shown
         again = [layer for layer in self._hidden if layer in maps] or [
-            layer for layer in maps if role_of(layer) != "uncertainty"
+            layer for layer in maps if role_of(layer) not in HIDDEN_AT_FIRST
         ]
         for layer in shown or again:
             curtain.show(layer, not shown)

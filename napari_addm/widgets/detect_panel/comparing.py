@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
 
 # Results that would hide what is compared; outlines do not.
-FILLED_ROLES = ("anomaly", "uncertainty", "agreement")
+FILLED_ROLES = ("anomaly", "brightness", "uncertainty", "agreement")
 SIDE_TITLE = "addm_side_title"
 
 

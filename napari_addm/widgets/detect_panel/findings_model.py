@@ -192,6 +192,7 @@ def _tooltip(finding: Finding, decision: Decision) -> str:
     lines = [
         f"Finding {finding.id}: {finding.volume_ml:.3f} mL, {finding.voxels} voxels",
         finding.location[0].upper() + finding.location[1:],
+        *([finding.change_in_words.capitalize()] if finding.change_in_words else []),
         f"Center in scanner coordinates (RAS+): {x:.1f}, {y:.1f}, {z:.1f} mm",
         f"Longest diameters in axial slice {finding.widest_slice}: {finding.longest_mm:.1f} × "
         f"{finding.across_mm:.1f} mm ({finding.product_mm2:.0f} mm²)",

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
     QHeaderView,
+    QLabel,
     QLineEdit,
     QPushButton,
     QTableView,
@@ -154,6 +155,9 @@ class FindingsTable(QWidget):
         self.reject_button = _toggle(texts.REJECT, self.reject)
         self.undo_button = button(texts.UNDO, self.undo)
         self.redo_button = button(texts.REDO, self.redo)
+        self.change = QLabel()
+        self.change.setTextFormat(Qt.TextFormat.PlainText)
+        self.change.setToolTip(texts.FOUND_BY)
         buttons = QHBoxLayout()
         buttons.setSpacing(4)
         for part in (self.accept_button, self.reject_button, self.undo_button, self.redo_button):
@@ -166,6 +170,7 @@ class FindingsTable(QWidget):
         self.note.discarded.connect(self._on_note_discarded)
         body = column(self)
         body.addWidget(self.view)
+        body.addWidget(self.change)
         body.addLayout(buttons)
         body.addWidget(self.note)
         selection = self.view.selectionModel()
@@ -182,6 +187,7 @@ class FindingsTable(QWidget):
         self.model.show_review(review)
         marked = review.marked
         self.view.show_spread(marked is not None and marked.findings.uncertainty is not None)
+        self.change.setVisible(marked is not None and marked.findings.found_by is not None)
         row = self.model.row_of(review.selected)
         if row is not None:
             self.view.selectRow(row)
@@ -230,6 +236,9 @@ class FindingsTable(QWidget):
     def _show_selected(self) -> None:
         review, selected = self.review, self.review.selected
         there, decision = review.has(selected), review.decision_on(selected)
+        row = self.model.row_of(selected)
+        words = "" if row is None else self.model.finding(row).change_in_words
+        self.change.setText(texts.CHANGE_OF.format(selected, words) if words else "")
         for part in (self.accept_button, self.reject_button, self.note):
             part.setEnabled(there)
         self.accept_button.setChecked(decision.verdict == "accepted")

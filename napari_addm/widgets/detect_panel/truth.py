@@ -146,11 +146,14 @@ class TruthAgreement(QWidget):
         self.truth_changed.emit()
 
     def _raise(self) -> None:
-        """Lay the truth over the anomaly map, whose colors would hide its outline."""
+        """Lay the truth over the maps, whose colors would hide its outline."""
         truth, layers = self.truth.layer, self._viewer.layers
-        anomaly = None if self.outcome is None else self.outcome.layers.layer("anomaly")
-        if truth in layers and anomaly is not None:
-            below, above = layers.index(truth), layers.index(anomaly)
+        if self.outcome is None or truth not in layers:
+            return
+        maps = map(self.outcome.layers.layer, ("anomaly", "brightness"))
+        at = [layers.index(layer) for layer in maps if layer is not None]
+        if at:
+            below, above = layers.index(truth), max(at)
             if below < above:
                 layers.move(below, above + 1)
 

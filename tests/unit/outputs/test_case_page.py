@@ -14,6 +14,7 @@ from PIL import Image
 from support import invoke
 
 from napari_addm.errors import AddmError, InputError
+from napari_addm.findings.computed import computed_findings
 from napari_addm.findings.decisions import Decision
 from napari_addm.io.reading import read_volume
 from napari_addm.io.writing import write_volume
@@ -72,6 +73,25 @@ def test_it_shows_findings_decisions_and_figures(record: Path) -> None:
     assert f"{saved['metrics']['dice']:.3f}" in page
     assert "A warning" in page
     assert "a person changed 3 voxels" in page.replace("A person", "a person")
+
+
+def test_a_finding_of_the_brightness_glows_and_is_called_so(
+    write_scan, make_case, tmp_path: Path
+) -> None:
+    scan = read_volume(write_scan())
+    case = make_case(scan)
+    anomaly = case.detection.anomaly
+    detection = replace(
+        case.detection,
+        anomaly=scan.with_data(np.zeros_like(anomaly.data)),
+        brightness=scan.with_data(-anomaly.data),
+    )
+    labels, findings = computed_findings(detection, 0.5, 0.01)
+    case = replace(case, detection=detection, labels=labels, findings=findings)
+    page = write_case_page(write_case(case, tmp_path / "out")["record"]).read_text()
+    assert page.count("darker than healthy") == 2  # in the table and above the pictures
+    scan_only, over = (np.ptp(each, axis=-1) > 60 for each in pictures(page)[:2])
+    assert 0 < scan_only.sum() < over.sum()
 
 
 def test_it_needs_nothing_else_and_executes_nothing(record: Path) -> None:
