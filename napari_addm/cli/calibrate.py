@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from napari_addm.cli._common import OutputFolder, print_json, print_line, print_result
-from napari_addm.errors import AddmError
+from napari_addm.cli.info import promise_lines
 from napari_addm.registry import ScoreName
 from napari_addm.training.settings import PROMISED_ML, RunSettings
+
+if TYPE_CHECKING:
+    from napari_addm.checkpoint.specification import ModelSpecification
 
 
 @Parameter(name="*")
@@ -62,9 +65,9 @@ def calibrate(
 ) -> None:
     """Fit a model to your scanner: its threshold and its false alarms in healthy brains.
 
-    It takes healthy scans without labels, 10 to 20 of them, and some seconds for each. The
+    It takes healthy scans without labels, 5 to 20 of them, and as long as `detect` for each. The
     weights stay. The new threshold marks at most so many mL in 9 of 10 such brains (in 5 of 6,
-    with five scans).
+    with five scans). Nothing is written before the end.
 
     Parameters
     ----------
@@ -88,40 +91,51 @@ def calibrate(
         New licence: that of the scans of `norm` may bind the weights.
     """
     from napari_addm.checkpoint.file import load_checkpoint, save_checkpoint
+    from napari_addm.outputs.folder import check_folder
     from napari_addm.training.calibration import calibrate as calibrate_checkpoint
+    from napari_addm.training.calibration import check_output
     from napari_addm.training.labelled_scans import find_cases, find_healthy, read_split
 
-    if output.suffix != ".safetensors":
-        raise AddmError(f"{output}: the checkpoint's name has to end in .safetensors.")
+    check_output(output, model)
+    check_folder(output.parent)
     RunSettings(name=name)  # refuses now what the checkpoint would refuse in the end
     cases = find_cases(labelled, read_split(labelled / "split.json")) if labelled else []
     checkpoint = load_checkpoint(model)
-    score = checkpoint.specification.detection.score
-    changes = _given(level=defaults.level, steps=defaults.steps, draws=defaults.draws)
-    changes["score"] = score.model_copy(
-        update=_given(
-            kind=defaults.score,
-            smoothing_mm=defaults.smoothing_mm,
-            erosion_mm=defaults.erosion_mm,
-            symmetry=defaults.symmetry,
+    try:
+        calibrated = calibrate_checkpoint(
+            checkpoint,
+            find_healthy(healthy),
+            _changes(checkpoint.specification, defaults),
+            norm=find_healthy(norm or []),
+            labelled=[case for case in cases if case.group.endswith("/validation")],
+            promised_ml=promise_ml,
+            report=print_line,
         )
-    )
-    calibrated = calibrate_checkpoint(
-        checkpoint,
-        find_healthy(healthy),
-        changes,
-        norm=find_healthy(norm or []),
-        labelled=[case for case in cases if case.group.endswith("/validation")],
-        promised_ml=promise_ml,
-        report=print_line,
-    )
+    except KeyboardInterrupt as error:
+        error.add_note("Stopped; nothing was written.")
+        raise
     specification = calibrated.specification
     specification = specification.replace(**_given(name=name, licence=licence))
     save_checkpoint(output, specification, calibrated.weights)
-    print_json(specification.evaluation)
     default = specification.detection
-    print_line(f"Threshold {default.threshold:g}: {default.threshold_source}")
+    print_result(f"Threshold {default.threshold:g}: {default.threshold_source}")
+    for line in promise_lines(specification):
+        print_result(line)
+    if labelled:
+        print_json({"validation": specification.evaluation["validation"]})
     print_result(output)
+
+
+def _changes(specification: ModelSpecification, defaults: NewDefaults) -> dict[str, Any]:
+    """Return the fields of the detection that become others."""
+    changes = _given(level=defaults.level, steps=defaults.steps, draws=defaults.draws)
+    score = _given(
+        kind=defaults.score,
+        smoothing_mm=defaults.smoothing_mm,
+        erosion_mm=defaults.erosion_mm,
+        symmetry=defaults.symmetry,
+    )
+    return {**changes, "score": specification.detection.score.model_copy(update=score)}
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,10 +64,13 @@ def _card(path: Path, specification: ModelSpecification) -> Table:
     for key, value in _rows(path, specification).items():
         if value:
             table.add_row(key, Text(value))
-    for title, entries in (
-        ("training", specification.training),
-        ("evaluation", specification.evaluation),
-    ):
+    if promised := list(promise_lines(specification)):
+        table.add_section()
+        table.add_row("promise", Text("\n".join(promised)))
+    evaluation = specification.evaluation
+    if promised:
+        evaluation = {key: value for key, value in evaluation.items() if key != "promise"}
+    for title, entries in (("training", specification.training), ("evaluation", evaluation)):
         table.add_section()
         if not entries:
             table.add_row(title, "nothing recorded")
@@ -103,6 +107,38 @@ def _rows(path: Path, specification: ModelSpecification) -> dict[str, str]:
         "threshold": f"{detection.threshold:g} ({detection.threshold_source}), findings from "
         f"{detection.minimum_ml:g} mL",
     }
+
+
+def promise_lines(specification: ModelSpecification) -> Iterator[str]:
+    """Say what the default threshold promises, of whom, and how it held on each scanner."""
+    detection = specification.detection
+    alarms = detection.false_alarms
+    if alarms is None:
+        return
+    promised = f"{alarms.in_words(detection.threshold)} of false alarm in {alarms.brains}"
+    yield f"{promised}, at the default threshold and the model's own settings"
+    scanners = ", ".join(f"{name} ({count})" for name, count in alarms.scanners.items())
+    yield f"measured in {alarms.subjects} brains" + (f" of {scanners}" if scanners else "")
+    table = specification.evaluation.get("promise")
+    if not isinstance(table, dict):
+        return
+    for scanner, row in table.items():
+        with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+            yield f"{scanner}: {_kept(row)}"  # what another program wrote may have another form
+
+
+def _kept(row: dict[str, float]) -> str:
+    """Say how often the promise held in brains that had no part in it."""
+    words = (
+        f"at most {row['promised_ml']:g} mL in {row['kept']:g} of {row['subjects']:g} brains, each "
+        f"judged by the others; {row['largest_ml']:g} mL in the worst"
+    )
+    if "kept_as_new_scanner" in row:
+        words += (
+            f". As a new scanner, judged by the other scanners: {row['kept_as_new_scanner']:g} of "
+            f"{row['subjects']:g}; {row['largest_ml_as_new_scanner']:g} mL"
+        )
+    return words
 
 
 def _records(entries: dict[str, Any]) -> Iterator[tuple[str, str]]:

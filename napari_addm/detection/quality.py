@@ -6,6 +6,7 @@ has no figures are listed as unchecked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,11 @@ checkpoint was trained on, reach 0.087, most of them 0.06; the low-contrast T1 s
 RECONSTRUCTION_KEY = "healthy_reconstruction_error"
 """Key in a checkpoint's ``evaluation`` under which `napari-addm calibrate` stores the range of
 `reconstruction_error`: a mapping with ``low``, ``high`` and ``subjects``."""
+
+INTENSITIES_KEY = "healthy_histogram_distance"
+SLICES_KEY = "healthy_slice_mm"
+"""Keys under which it stores the largest `histogram_distance` and distance of slices in those
+brains: mappings with ``high`` and ``subjects``."""
 
 FLAG_TITLES = {
     "brain_volume": "brain volume",
@@ -112,11 +118,25 @@ def flag_remarks(flags: Sequence[QualityFlag]) -> tuple[Remark, ...]:
 
 @dataclass(frozen=True)
 class Quality:
-    """Result of `check_quality`: flags, all figures, and the checks that were not possible."""
+    """Result of `check_quality`: flags, all figures, and the checks that were not possible.
+
+    Attributes
+    ----------
+    covered : tuple of QualityFlag
+        Flags that the brains of the calibration had as well: what was measured in them holds.
+    """
 
     flags: tuple[QualityFlag, ...]
     figures: dict[str, float]
     unchecked: tuple[str, ...]
+    covered: tuple[QualityFlag, ...] = ()
+
+    @property
+    def unlike_training(self) -> tuple[QualityFlag, ...]:
+        """The flags that say that what was measured in healthy brains does not hold here."""
+        return tuple(
+            flag for flag in self.flags if flag.is_unlike_training and flag not in self.covered
+        )
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
@@ -165,8 +185,9 @@ def check_quality(
     distance = histogram_distance(slices.intensity)
     if distance is not None:
         figures["histogram_distance"] = distance
-        if distance > MOST_HISTOGRAM_DISTANCE:
-            flags += _intensity_flags(distance, detection)
+        usual = max(MOST_HISTOGRAM_DISTANCE, _highest(specification, INTENSITIES_KEY))
+        if distance > usual:
+            flags += _intensity_flags(distance, usual, detection)
 
     known = calibrated_range(specification)
     if known is None:
@@ -180,10 +201,14 @@ def check_quality(
         figures["reconstruction_error"] = error
         if not known[0] <= error <= known[1]:
             flags.append(_reconstruction_flag(error, *known))
-    return Quality(tuple(flags), figures, tuple(unchecked))
+    thickest = _highest(specification, SLICES_KEY)
+    covered = [f for f in flags if f.key == "slice_thickness" and (f.value or 0) <= thickest]
+    return Quality(tuple(flags), figures, tuple(unchecked), tuple(covered))
 
 
-def _intensity_flags(distance: float, detection: Detection | None) -> Iterator[QualityFlag]:
+def _intensity_flags(
+    distance: float, usual: float, detection: Detection | None
+) -> Iterator[QualityFlag]:
     """Flag a scan with other intensities than the training's, and one that also looks otherwise."""
     regions = None if detection is None else detection.regions
     if regions is not None and regions.is_other_anatomy:
@@ -196,9 +221,9 @@ def _intensity_flags(distance: float, detection: Detection | None) -> Iterator[Q
         "This scan looks different from the training scans: expect more false alarms.",
         distance,
         None,
-        MOST_HISTOGRAM_DISTANCE,
+        usual,
         f"percentiles of its intensities lie up to {distance:.0%} of their range beside those of "
-        f"the training, and up to {MOST_HISTOGRAM_DISTANCE:.0%} is usual",
+        f"the training, and up to {usual:.0%} is usual",
     )
 
 
@@ -277,6 +302,18 @@ def calibrated_range(specification: ModelSpecification) -> tuple[float, float] |
     if not isinstance(low, int | float) or not isinstance(high, int | float) or not low <= high:
         return None
     return float(low), float(high)
+
+
+def _highest(specification: ModelSpecification, key: str) -> float:
+    """The largest value of the brains that a checkpoint was calibrated on; 0 if it has none."""
+    known = specification.evaluation.get(key)
+    high = known.get("high") if isinstance(known, dict) else None
+    return float(high) if isinstance(high, int | float) else 0.0
+
+
+def healthy_limit(values: Sequence[float]) -> dict[str, float | int]:
+    """Summarize a figure of healthy brains for a checkpoint by its largest value."""
+    return {"high": math.ceil(max(values) * 1e4) / 1e4, "subjects": len(values)}
 
 
 def healthy_range(errors: Sequence[float]) -> dict[str, float | int]:

@@ -5,9 +5,12 @@ None of it needs a label. Labelled cases, where there are some, only measure the
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +24,22 @@ from napari_addm.checkpoint.specification import (
     HealthyNormSpecification,
 )
 from napari_addm.detection.healthy_norm import BrainBox, measure_norm, to_tensors
-from napari_addm.detection.pipeline import Detection, run
+from napari_addm.detection.pipeline import Detection, detect
 from napari_addm.detection.preparation import prepare
-from napari_addm.detection.quality import RECONSTRUCTION_KEY, healthy_range, reconstruction_error
+from napari_addm.detection.quality import (
+    INTENSITIES_KEY,
+    RECONSTRUCTION_KEY,
+    SLICES_KEY,
+    check_quality,
+    healthy_limit,
+    healthy_range,
+    histogram_distance,
+    reconstruction_error,
+)
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.errors import InputError
+from napari_addm.errors import AddmError, InputError
+from napari_addm.io.hashing import voxels_sha256
+from napari_addm.io.text import format_duration
 from napari_addm.metrics.evaluation import evaluate
 from napari_addm.metrics.intensity_baselines import intensity_baselines
 from napari_addm.metrics.sorted_scores import SortedScores
@@ -37,18 +51,64 @@ from napari_addm.metrics.thresholds import (
     threshold_by_false_alarms,
 )
 from napari_addm.training.labelled_scans import LabelledScan
-from napari_addm.training.settings import PROMISED_ML
+from napari_addm.training.settings import LEAST_HEALTHY, PROMISED_ML
 
-LEAST_HEALTHY = 5
-"""Fewer healthy brains promise nothing that is worth saying."""
 SHARE = 0.5
 """Share of the healthy mean that is subtracted from the score. Chosen on the validation cases,
 where 0.5 and 1 differ by less than 0.01 in AUPRC and best Dice."""
 BRIGHTNESS_MM, BRIGHTNESS_EROSION_MM = 3.0, 1.0
 """Smoothing and erosion of the maps of brightness."""
 UNCALIBRATED = DetectionSettings(regions=False)
+EARLIEST_ETA = 0.3
+"""Part of the first scan from which the time for all of them is estimated."""
 
 Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a calibration does.
+
+    Attributes
+    ----------
+    words : str
+    done : float
+        Scans that the network has done; within a scan, the part of it counts.
+    total : int
+        Scans in all.
+    eta : float or None
+        Estimate of the seconds that remain; None while unknown.
+    """
+
+    words: str
+    done: float
+    total: int
+    eta: float | None = None
+
+    def __str__(self) -> str:
+        left = "" if self.eta is None else f", about {format_duration(self.eta)} left"
+        return f"{self.words} ({min(int(self.done) + 1, self.total)} of {self.total}{left})"
+
+
+@dataclass(frozen=True)
+class FlaggedScan:
+    """A scan that differs from those of the training.
+
+    Attributes
+    ----------
+    name : str
+    why : str
+        One sentence.
+    """
+
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"Caution, {self.name}: {self.why}"
+
+
+Steps = Generator[Step | FlaggedScan, None, Any]
 
 
 def _say_nothing(line: str) -> None:
@@ -65,6 +125,43 @@ def calibrate(
     promised_ml: float = PROMISED_ML,
     report: Report = _say_nothing,
 ) -> Checkpoint:
+    """Drive `calibration_steps` to its end, and return the checkpoint.
+
+    Parameters
+    ----------
+    checkpoint, healthy, changes, norm, labelled, promised_ml
+        As for `calibration_steps`.
+    report : callable
+        Called with a line of text whenever something begins.
+    """
+    steps = calibration_steps(
+        checkpoint, healthy, changes, norm=norm, labelled=labelled, promised_ml=promised_ml
+    )
+    words = ""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            made: Checkpoint = end.value
+            return made
+        if isinstance(step, FlaggedScan):
+            report(str(step))
+        elif step.words != words:
+            words = step.words
+            report(str(step))
+
+
+def calibration_steps(
+    checkpoint: Checkpoint,
+    healthy: Sequence[LabelledScan],
+    changes: Mapping[str, Any] | None = None,
+    *,
+    norm: Sequence[LabelledScan] = (),
+    labelled: Sequence[LabelledScan] = (),
+    promised_ml: float = PROMISED_ML,
+    settings: DetectionSettings = UNCALIBRATED,
+    threads: int | None = None,
+) -> Generator[Step | FlaggedScan, None, Checkpoint]:
     """Give a checkpoint a threshold that keeps a promise in healthy brains, and figures.
 
     Parameters
@@ -81,8 +178,15 @@ def calibrate(
         Cases with a ground truth. They change no default.
     promised_ml : float
         What 9 of 10 healthy brains do not exceed at the default threshold, mL.
-    report : callable
-        Called with a line of text whenever something begins.
+    settings : DetectionSettings
+        Device and precision. All else has to be the checkpoint's own.
+    threads : int, optional
+        Threads of the network on a CPU; torch's own number by default.
+
+    Yields
+    ------
+    Step or FlaggedScan
+        At least one step for each call of the network. To close the generator cancels.
 
     Returns
     -------
@@ -92,49 +196,107 @@ def calibrate(
     Raises
     ------
     InputError
-        If there are too few healthy brains.
+        If there are too few healthy brains, a scan is given twice, or one cannot be read.
     """
     if len(healthy) < LEAST_HEALTHY:
         raise InputError(
             f"{len(healthy)} healthy brains promise nothing about others; give {LEAST_HEALTHY} or "
             "more that the model was not trained on."
         )
+    work = _Work(len(norm) + len(healthy) + len(labelled), settings, threads)
+    yield from work.read([*norm, *healthy])
     before = checkpoint.specification.detection
     detection = before.replace(**(changes or {}), false_alarms=None)
     if norm or detection.score != before.score:
         detection = detection.replace(healthy_norm=None)
     checkpoint = _with(checkpoint, detection)
     if norm:
-        checkpoint = _with_norm(checkpoint, norm, report)
-    brains = [_measure(checkpoint, scan, report) for scan in healthy]
+        checkpoint = yield from _with_norm(checkpoint, norm, work)
+    brains = []
+    for scan in healthy:
+        brain = yield from _measure(checkpoint, scan, work)
+        brains.append(brain)
     if norm:
-        checkpoint, brains = _with_units(checkpoint, brains, report)
-    detection = checkpoint.specification.detection
-
-    report("threshold and curve of false alarms")
-    maps = [brain.map for brain in brains]
-    threshold = threshold_by_false_alarms(
-        maps, promised_ml, minimum_ml=detection.minimum_ml, statistic=healthy_bound
-    )
-    curve = false_alarm_curve(maps, minimum_ml=detection.minimum_ml)
-    scanners = Counter(brain.scanner for brain in brains)
-    threshold = float(np.ceil(threshold * 1e4) / 1e4)  # up, so that the promise holds
-    alarms = _alarms(curve, scanners)
-    detection = detection.replace(
-        threshold=threshold,
-        threshold_source=f"{alarms.in_words(threshold)} in {alarms.brains}, from "
-        f"{len(brains)} brains of {', '.join(sorted(scanners))}",
-        false_alarms=alarms,
-    )
-    checkpoint = _with(checkpoint, detection)
-    evaluation: dict[str, Any] = {
-        "promise": _promise_by_scanner(curve, [brain.scanner for brain in brains], promised_ml),
-        RECONSTRUCTION_KEY: healthy_range([brain.error for brain in brains]),
-    }
+        yield work.step("units of the brightness")
+        checkpoint, brains = _with_units(checkpoint, brains)
+    yield work.step("threshold and curve of false alarms")
+    checkpoint = _with_promise(checkpoint, brains, promised_ml)
     if labelled:
-        evaluation["validation"] = measure_labelled(checkpoint, labelled, report)
-    specification = checkpoint.specification.replace(evaluation=evaluation)
-    return replace(checkpoint, specification=specification)
+        measured = yield from _measure_labelled(checkpoint, labelled, work)
+        evaluation = {**checkpoint.specification.evaluation, "validation": measured}
+        specification = checkpoint.specification.replace(evaluation=evaluation)
+        checkpoint = replace(checkpoint, specification=specification)
+    return checkpoint
+
+
+def check_output(output: Path, model: Path) -> None:
+    """Refuse a name for the new checkpoint that would lose the old one, or that is no checkpoint's.
+
+    Raises
+    ------
+    AddmError
+        One sentence.
+    """
+    if output.suffix != ".safetensors":
+        raise AddmError(f"{output}: the checkpoint's name has to end in .safetensors.")
+    if output.exists() and model.exists() and output.samefile(model):
+        raise AddmError(
+            f"{output} is the model itself, whose own promise would be lost: choose another name."
+        )
+
+
+@dataclass(eq=False)
+class _Work:
+    """Runs scans through the network, and says how far it is."""
+
+    total: int
+    settings: DetectionSettings
+    threads: int | None
+    done: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def step(self, words: str, part: float = 0.0) -> Step:
+        done = self.done + part
+        eta = None
+        if done >= EARLIEST_ETA:
+            eta = (time.monotonic() - self.since) * (self.total - done) / done
+        return Step(words, done, self.total, eta)
+
+    def read(self, scans: Sequence[LabelledScan]) -> Steps:
+        """Read all scans once, so that a fault shows before the network has worked for minutes."""
+        known: dict[str, LabelledScan] = {}
+        for number, scan in enumerate(scans, 1):
+            yield Step(f"reading {scan.name}, {number} of {len(scans)}", 0, self.total)
+            voxels = voxels_sha256(scan.volume.data)
+            scan.forget()
+            if voxels in known:
+                raise InputError(
+                    f"{known[voxels].scan} and {scan.scan} are the same scan: take one of them "
+                    "away."
+                )
+            known[voxels] = scan
+        self.since = time.monotonic()
+
+    def detect(self, checkpoint: Checkpoint, scan: LabelledScan, words: str) -> Steps:
+        """Return the `Detection` of a scan."""
+        yield self.step(words)
+        result: Detection | None = None
+        steps = detect(
+            scan.volume,
+            checkpoint,
+            self.settings,
+            scan.brain,
+            partial=False,
+            threads=self.threads,
+        )
+        with closing(steps):  # type: ignore[type-var]
+            for progress in steps:
+                if progress.result is not None:
+                    result = progress.result
+                elif progress.total:
+                    yield self.step(words, progress.done / progress.total)
+        self.done += 1
+        return result
 
 
 def _with(checkpoint: Checkpoint, detection: DetectionSpecification) -> Checkpoint:
@@ -157,23 +319,30 @@ class _HealthyBrain:
         The maps apart, by `MAP_PARTS`; empty without brightness.
     error : float
         Of the reconstruction.
+    distance : float
+        Of the intensities; see `napari_addm.detection.quality.histogram_distance`.
     """
 
     scanner: str
     map: HealthyMap
     parts: dict[str, NDArray[np.float32]]
     error: float
+    distance: float
 
 
-def _measure(checkpoint: Checkpoint, scan: LabelledScan, report: Report) -> _HealthyBrain:
-    report(f"{scan.group}: {scan.name}")
-    result = run(scan.volume, checkpoint, UNCALIBRATED, scan.brain)
+def _measure(checkpoint: Checkpoint, scan: LabelledScan, work: _Work) -> Steps:
+    """Return a scan as a `_HealthyBrain`."""
+    result = yield from work.detect(checkpoint, scan, f"{scan.group}: {scan.name}")
     prepared = prepare(scan.volume, checkpoint.specification.preparation, scan.brain)
+    for flag in check_quality(prepared, checkpoint.specification).flags:
+        if flag.is_unlike_training:
+            yield FlaggedScan(scan.name, flag.message)
     brain = _HealthyBrain(
         scan.group,
         HealthyMap(result.highest, scan.brain, scan.volume.spacing),
         _parts(result),
         reconstruction_error(prepared, result),
+        histogram_distance(prepared.intensity) or 0.0,
     )
     scan.forget()
     return brain
@@ -187,8 +356,11 @@ def _parts(result: Detection) -> dict[str, NDArray[np.float32]]:
     return dict(zip(MAP_PARTS, parts, strict=True))
 
 
-def _with_norm(checkpoint: Checkpoint, scans: Sequence[LabelledScan], report: Report) -> Checkpoint:
-    """Measure the healthy norm; brightness counts in healthy standard deviations for now."""
+def _with_norm(checkpoint: Checkpoint, scans: Sequence[LabelledScan], work: _Work) -> Steps:
+    """Measure the healthy norm; brightness counts in healthy standard deviations for now.
+
+    Returns the `Checkpoint`.
+    """
     groups = sorted({scan.group for scan in scans})
     specification = HealthyNormSpecification(
         share=SHARE,
@@ -201,8 +373,7 @@ def _with_norm(checkpoint: Checkpoint, scans: Sequence[LabelledScan], report: Re
     )
     brains: dict[str, list[Any]] = {name: [] for name in MAP_PARTS}
     for scan in scans:
-        report(f"norm, {scan.group}: {scan.name}")
-        result = run(scan.volume, checkpoint, UNCALIBRATED, scan.brain)
+        result = yield from work.detect(checkpoint, scan, f"norm, {scan.group}: {scan.name}")
         box = BrainBox.of(result.model_mask)
         for name, (values, inner) in result.before_norm(specification).items():
             placed = box.to_places(np.where(inner, values, 0)), box.to_places(inner)
@@ -216,14 +387,13 @@ def _with_norm(checkpoint: Checkpoint, scans: Sequence[LabelledScan], report: Re
 
 
 def _with_units(
-    checkpoint: Checkpoint, brains: Sequence[_HealthyBrain], report: Report
+    checkpoint: Checkpoint, brains: Sequence[_HealthyBrain]
 ) -> tuple[Checkpoint, list[_HealthyBrain]]:
     """Bring the maps of brightness to the units of the score.
 
     At the score's own threshold they mark nothing in any of the healthy brains. So they find what
     is far beyond healthy brightness, and take nothing from the promise.
     """
-    report("units of the brightness")
     default = checkpoint.specification.detection
     assert default.healthy_norm is not None
 
@@ -245,6 +415,36 @@ def _with_units(
             np.maximum(highest, unit * brain.parts[name], out=highest)
         scaled.append(replace(brain, map=replace(brain.map, anomaly=highest), parts={}))
     return _with(checkpoint, default.replace(healthy_norm=norm)), scaled
+
+
+def _with_promise(
+    checkpoint: Checkpoint, brains: Sequence[_HealthyBrain], promised_ml: float
+) -> Checkpoint:
+    """Set the threshold, what it promises, and which brains the promise is about."""
+    detection = checkpoint.specification.detection
+    maps = [brain.map for brain in brains]
+    threshold = threshold_by_false_alarms(
+        maps, promised_ml, minimum_ml=detection.minimum_ml, statistic=healthy_bound
+    )
+    curve = false_alarm_curve(maps, minimum_ml=detection.minimum_ml)
+    scanners = Counter(brain.scanner for brain in brains)
+    threshold = float(np.ceil(threshold * 1e4) / 1e4)  # up, so that the promise holds
+    alarms = _alarms(curve, scanners)
+    detection = detection.replace(
+        threshold=threshold,
+        threshold_source=f"{alarms.in_words(threshold)} in {alarms.brains}, from "
+        f"{len(brains)} brains of {', '.join(sorted(scanners))}",
+        false_alarms=alarms,
+    )
+    checkpoint = _with(checkpoint, detection)
+    evaluation: dict[str, Any] = {
+        "promise": _promise_by_scanner(curve, [brain.scanner for brain in brains], promised_ml),
+        RECONSTRUCTION_KEY: healthy_range([brain.error for brain in brains]),
+        INTENSITIES_KEY: healthy_limit([brain.distance for brain in brains]),
+        SLICES_KEY: healthy_limit([max(brain.map.spacing) for brain in brains]),
+    }
+    specification = checkpoint.specification.replace(evaluation=evaluation)
+    return replace(checkpoint, specification=specification)
 
 
 def _alarms(curve: FalseAlarmCurve, scanners: Mapping[str, int]) -> FalseAlarmSpecification:
@@ -294,23 +494,19 @@ def _promise_by_scanner(
     return table
 
 
-def measure_labelled(
-    checkpoint: Checkpoint, labelled: Sequence[LabelledScan], report: Report = _say_nothing
-) -> dict[str, float]:
+def _measure_labelled(
+    checkpoint: Checkpoint, labelled: Sequence[LabelledScan], work: _Work
+) -> Steps:
     """Measure a checkpoint on cases with a ground truth, at its own threshold.
 
-    Returns
-    -------
-    dict of str to float
-        Means over the cases.
+    Returns their means as a dict of str to float.
     """
     from napari_addm.findings.computed import computed_labels
 
     default = checkpoint.specification.detection
     rows = []
     for scan in labelled:
-        report(f"{scan.group}: {scan.name}")
-        result = run(scan.volume, checkpoint, UNCALIBRATED, scan.brain)
+        result = yield from work.detect(checkpoint, scan, f"{scan.group}: {scan.name}")
         labels = computed_labels(result, default.threshold, default.minimum_ml)
         ours = evaluate(
             result.anomaly.data,

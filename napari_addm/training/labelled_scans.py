@@ -93,7 +93,7 @@ def find_healthy(folders: Sequence[Path]) -> list[LabelledScan]:
     InputError
         If a folder holds no scan, or two have the same name.
     """
-    names = [folder.resolve().name for folder in folders]
+    names = [printable(folder.resolve().name, 100) for folder in folders]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(
             f"Two folders are named {printable(min(twice), 60)}: name each after its scanner."

@@ -36,6 +36,8 @@ def preset_settings(
     return presets[preset]
 
 
+LEAST_HEALTHY = 5
+"""Fewer healthy brains promise nothing that is worth saying."""
 PROMISED_ML = 1.0
 """What the default threshold marks in 9 of 10 healthy brains at most, mL."""
 

@@ -28,6 +28,8 @@ def card_lines(specification: ModelSpecification) -> list[str]:
     lines += list(_figures(specification.evaluation)) or ["No figures measured."]
     alarms = detection.false_alarms
     promise = f"; {alarms.in_words(detection.threshold)} in {alarms.brains}" if alarms else ""
+    if promise[2:] in detection.threshold_source:  # a calibrated threshold comes from its promise
+        promise = ""
     lines.append(f"Threshold {detection.threshold:g}: {detection.threshold_source}{promise}")
     lines.append(f"Licence: {specification.licence}")
     return [line for line in lines if line]

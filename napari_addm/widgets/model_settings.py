@@ -117,6 +117,8 @@ class ModelSettings(QWidget):
         more.setLayout(advanced)
         row(basic, texts.CHECKPOINT, self.checkpoint_chooser)
         basic.addRow(self.card)
+        self._below_card = column()
+        basic.addRow(self._below_card)
         self.preset_row, preset = QWidget(), form()
         row(preset, texts.RUN_PRESET, self.preset)
         self.preset_row.setLayout(preset)
@@ -131,6 +133,10 @@ class ModelSettings(QWidget):
         body.addLayout(basic)
         body.addWidget(self.advanced)
         self.offer_devices(tuple(d for d in DEVICES if d != "openvino" or has_openvino()))
+
+    def add(self, part: QWidget) -> None:
+        """Add a part below the card of the checkpoint."""
+        self._below_card.addWidget(part)
 
     def _make_presets(self) -> QComboBox:
         presets = QComboBox()

@@ -21,9 +21,7 @@ NO_PROMISE_WHY = {
     "flag": "unlike the training scans",
     "caution": "see the cautions",
 }
-PRESET_DOUBTED = (
-    "The threshold that marked {:g} mL in a healthy brain. This scan may have far more."
-)
+PRESET_DOUBTED = "The threshold for {:g} mL of false alarm in {}. This scan may have far more."
 
 
 def as_written(words: str) -> str:
@@ -150,6 +148,37 @@ RESET = Text(
     "Resets 'Model' and the plugin's preferences: the bundled checkpoint with its own settings, "
     "and nothing remembered.",
 )
+CALIBRATE = Text(
+    "Calibrate for my scanner...",
+    "Sets the threshold by your own healthy scans, so that what is promised of false alarms holds "
+    "for your scanner.",
+)
+CALIBRATE_TITLE = "Calibrate for my scanner"
+CALIBRATE_HINT = (
+    "Runs the model on 5 to 20 healthy scans of your scanner, which takes as long as so many runs, "
+    "and sets its threshold so that 9 of 10 such brains have at most {:g} mL of false alarm."
+)
+HEALTHY_SCANS = Text(
+    "Healthy scans",
+    "A folder with T1-weighted scans of adults without a known disease, which the model was not "
+    "trained on: one person each, one scanner, one protocol.",
+)
+CALIBRATE_OUTPUT = Text("Save as", "The new checkpoint. The chosen one stays as it is.")
+CALIBRATE_SAVE_AS = Text("Save as...", "Choose where the new checkpoint is saved.")
+CALIBRATE_NO_FOLDER = "No folder is chosen."
+CALIBRATE_LOOKING = "Looking for scans ..."
+CALIBRATE_FOUND = "{} scans: the promise will be about {} healthy brains."
+CALIBRATE_TOO_FEW = "{} scans are too few: choose a folder with {} or more."
+CALIBRATE_START = "Calibrate"
+CALIBRATE_LOADING = "Loading the checkpoint"
+CALIBRATE_SCAN = "Scan {} of {}"
+CALIBRATE_CANCEL = Text("Cancel", "Stops within one step of the network. Nothing is written.")
+CALIBRATE_CANCELLED = "The calibration was cancelled; nothing was written."
+CALIBRATED = "Saved as {} and chosen: {}. Press Run to use it."
+CALIBRATED_ODD = (
+    "{} of the {} scans look unlike those of the training ({}): leave them out if they are not "
+    "healthy T1 scans of your protocol."
+)
 CHECKPOINT_GONE = "{} does not exist now: the bundled checkpoint is chosen."
 
 FOLLOW = Text(
@@ -167,17 +196,19 @@ CANCEL = Text("Cancel", "Stops within one step of the network; finished slices s
 THRESHOLD = Text("Threshold", "Voxels with a higher anomaly score become findings, while you drag.")
 IN_HEALTHY = "of false alarm in"
 PROMISE = (
-    "Mean volume that this threshold marked in healthy brains that the model was not trained on. "
-    "They came from one scanner: expect more on another one."
+    "What this threshold marked in {} healthy brains that the model was not trained on{}. Expect "
+    "more on another scanner: 'Calibrate for my scanner...' under 'Model' measures it."
 )
+PROMISE_OF = ", of {}"
+IN_SLICES = "False alarms were measured in whole brains, not in some slices."
 UNCALIBRATED = "False alarms were measured with the checkpoint's own settings, not with these."
 PRESETS = Text(
     "False alarm",
-    "Sets the threshold that marked this many mL, on average, in a healthy brain.",
+    "Sets the threshold by how many mL it marks in healthy brains.",
 )
 PRESET = "{:g} mL"
-PRESET_TIP = "The threshold that marked {:g} mL in a healthy brain, on average."
-PRESET_BEYOND = "Even the highest measured threshold marked more than {:g} mL."
+PRESET_TIP = "The threshold for {:g} mL of false alarm in {}."
+PRESET_BEYOND = "Even the highest measured threshold marked more than {:g} mL in {}."
 NO_PRESETS = "False alarms were not measured for this checkpoint."
 DEFAULT_THRESHOLD = Text("Default", "The checkpoint's own threshold: {}.")
 MINIMUM = Text("Smallest finding", "Smaller findings are dropped, in mL.")

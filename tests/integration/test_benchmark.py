@@ -184,7 +184,7 @@ def test_labelled_cases_change_no_default(calibrated, scanners, tiny_checkpoint)
 
 
 def test_a_local_calibration_keeps_the_norm(calibrated, scanners):
-    mine = [scan for scan in scanners["norm"] if scan.group == "two"] * 2
+    mine = [scan for each in scanners.values() for scan in each if scan.group == "two"]
     local = calibrate(calibrated, mine[:5])
     assert local.weights.keys() == calibrated.weights.keys()
     before = calibrated.specification.detection.healthy_norm
@@ -202,6 +202,9 @@ def test_a_local_calibration_keeps_the_norm(calibrated, scanners):
 def test_a_few_healthy_brains_promise_nothing(scanners, tiny_checkpoint, tmp_path):
     with pytest.raises(InputError, match="4 healthy brains promise nothing about others"):
         calibrate(load_checkpoint(tiny_checkpoint), scanners["healthy"][:4])
+    six = [*scanners["healthy"][:5], scanners["healthy"][2]]
+    with pytest.raises(InputError, match="are the same scan: take one of them away"):
+        calibrate(load_checkpoint(tiny_checkpoint), six)
     folders = [tmp_path / part / "same" for part in ("a", "b")]
     with pytest.raises(InputError, match="Two folders are named same"):
         find_healthy(folders)

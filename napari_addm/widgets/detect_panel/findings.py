@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QLabel, QPushButton, QSizePolicy, QWidget
 from superqt import QLabeledDoubleSlider
 from superqt.utils import signals_blocked
 
+from napari_addm.checkpoint.specification import FalseAlarmSpecification
 from napari_addm.detection.pipeline import Detection
 from napari_addm.review.decisions import ReviewedFindings
 from napari_addm.widgets import texts
@@ -169,16 +170,18 @@ class FindingsSection(QWidget):
         marking = self._controller.marking
         alarms, outcome = marking.false_alarms(self._detection), self._controller.outcome
         doubt = "" if outcome is None or alarms is None else outcome.why_no_promise
-        say(self.promise, doubt or marking.promise(self._detection))
+        in_slices = marking.measured and outcome is not None and not outcome.is_whole
+        words = texts.IN_SLICES if in_slices else marking.promise(self._detection)
+        say(self.promise, doubt or words)
         self.promise.set_tone(WARNING if doubt else "")
-        self.promise.setToolTip(texts.PROMISE)
+        self.promise.setToolTip("" if alarms is None else _about(alarms))
         why_not = texts.UNCALIBRATED if marking.measured else texts.NO_PRESETS
         for ml, preset in self.presets.items():
             threshold = None if alarms is None else alarms.threshold_for(ml)
             _offer(preset, threshold, marking.threshold)
             tip = texts.PRESET_DOUBTED if doubt else texts.PRESET_TIP
             tip = tip if threshold is not None else texts.PRESET_BEYOND
-            preset.setToolTip(why_not if alarms is None else tip.format(ml))
+            preset.setToolTip(why_not if alarms is None else tip.format(ml, alarms.brains))
             preset.setStyleSheet(PRESET_LOOK + (PRESET_DOUBTED if doubt else ""))
         specification = marking.specification
         default = None if specification is None else specification.detection.threshold
@@ -186,6 +189,13 @@ class FindingsSection(QWidget):
         self.default_button.setToolTip(
             texts.DEFAULT_THRESHOLD.tip.format("none" if default is None else f"{default:g}")
         )
+
+
+def _about(alarms: FalseAlarmSpecification) -> str:
+    """Say which brains a promise was measured in."""
+    scanners = ", ".join(alarms.scanners)
+    of = texts.PROMISE_OF.format(scanners) if scanners else ""
+    return texts.as_written(texts.PROMISE.format(alarms.subjects, of))
 
 
 def _preset(text: texts.Text, pressed: Callable[[], object]) -> QPushButton:

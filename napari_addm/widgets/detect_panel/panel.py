@@ -10,6 +10,7 @@ import numpy as np
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_addm.widgets import preferences, texts
+from napari_addm.widgets.detect_panel.calibrating import Calibrating
 from napari_addm.widgets.detect_panel.controller import DetectController
 from napari_addm.widgets.detect_panel.earlier import EarlierScan
 from napari_addm.widgets.detect_panel.finding_clicks import bind_mouse
@@ -71,6 +72,7 @@ class DetectWidget(Panel):
     welcome : Welcome
     inputs : ScanInputs
     model : ModelSettings
+    calibrating : Calibrating
     notices : Notices
     jobs : Jobs
     runner : Runner
@@ -99,6 +101,8 @@ class DetectWidget(Panel):
         self.welcome = Welcome(viewer, self.jobs.start)
         self.inputs = ScanInputs(viewer, self.jobs.start)
         self.model = ModelSettings()
+        self.calibrating = Calibrating(self.model, self.jobs.start)
+        self.model.add(self.calibrating)
         self.notices = Notices()
         self.runner = Runner(viewer, self.inputs, self.model, self.notices, self.jobs, self)
         self.controller, self.follow = self.runner.controller, self.runner.follow
@@ -185,8 +189,6 @@ class DetectWidget(Panel):
         controller.said.connect(self._say)
         controller.done.connect(self._on_done)
         self.welcome.demo_opened.connect(layers.take_demo_truth)
-        self.welcome.begun.connect(notices.clear)
-        self.welcome.said.connect(self._say)
         layers.scan_changing.connect(notices.forget_error)  # it was about another scan
         layers.scan_changing.connect(self.views.stop_comparing)
         layers.scan_changed.connect(self._on_scan)
@@ -207,7 +209,6 @@ class DetectWidget(Panel):
         )
         self.earlier.finding_picked.connect(self._on_change_picked)
         self.earlier.page_asked.connect(self.saving.save_comparison)
-        self.earlier.said.connect(self._say)
         self.earlier.viewing.connect(self.views.stop_comparing)
         self.views.comparison.begun.connect(self.earlier.stop_viewing)
         self.views.curtains.append(self.earlier.curtain)
@@ -215,24 +216,17 @@ class DetectWidget(Panel):
         self.views.mouse.window.scan = lambda: self.inputs.scan
         bind_mouse(self.views.mouse, self.findings.table, lambda: self.outcome, self._write_note)
         self.agreement.threshold_chosen.connect(self.findings.threshold.setValue)
-        self.saving.begun.connect(notices.clear)
-        self.saving.said.connect(self._say)
         self.saving.folder_chosen.connect(preferences.remember)
         mask_changed = self.inputs.brain.chooser.changed
         for changed in (self.model.changed, layers.scan_changed, layers.moved, mask_changed):
             changed.connect(self.follow.look)
         for changed in (self.agreement.truth_changed, mask_changed):
             changed.connect(notices.forget_error)
-        self.earlier.begun.connect(notices.clear)
-        for part in (
-            self.welcome,
-            self.inputs,
-            self.agreement,
-            self.saving,
-            self.follow,
-            self.views,
-            self.earlier,
-        ):
+        for busy in (self.welcome, self.saving, self.earlier, self.calibrating):
+            busy.begun.connect(notices.clear)
+            busy.said.connect(self._say)
+            busy.failed.connect(notices.show_error)
+        for part in (self.inputs, self.agreement, self.follow, self.views):
             part.failed.connect(notices.show_error)
 
     # --- preferences -----------------------------------------------------------------------------

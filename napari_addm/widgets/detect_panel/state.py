@@ -168,13 +168,24 @@ class Outcome:
         remarks = self.remarks
         if of_kind(Kind.ALARM, remarks):
             why = "alarm"
-        elif self.quality and any(flag.is_unlike_training for flag in self.quality.flags):
+        elif self.quality and self.quality.unlike_training:
             why = "flag"
-        elif not ABOUT_SIDES.issuperset(of_kind(Kind.CAUTION, remarks)):
+        elif not self._harmless.issuperset(of_kind(Kind.CAUTION, remarks)):
             why = "caution"
         else:
             return ""
         return texts.NO_PROMISE.format(texts.NO_PROMISE_WHY[why])
+
+    @property
+    def _harmless(self) -> frozenset[str]:
+        """Cautions that say nothing about false alarms in this scan."""
+        covered = self.quality.covered if self.quality else ()
+        return ABOUT_SIDES.union(flag.message for flag in covered)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all slices are done, as in the brains whose false alarms were measured."""
+        return self.detection is None or bool(self.detection.done.all())
 
     @property
     def scan(self) -> Volume:
