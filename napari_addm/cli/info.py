@@ -115,10 +115,12 @@ def promise_lines(specification: ModelSpecification) -> Iterator[str]:
     alarms = detection.false_alarms
     if alarms is None:
         return
-    promised = f"{alarms.in_words(detection.threshold)} of false alarm in {alarms.brains}"
-    yield f"{promised}, at the default threshold and the model's own settings"
-    scanners = ", ".join(f"{name} ({count})" for name, count in alarms.scanners.items())
-    yield f"measured in {alarms.subjects} brains" + (f" of {scanners}" if scanners else "")
+    yield (
+        f"{alarms.in_words(detection.threshold)} of false alarm in {alarms.brains}, with the "
+        "default threshold and settings"
+    )
+    scanners = ", ".join(f"{count} of {name}" for name, count in alarms.scanners.items())
+    yield f"measured in {alarms.subjects} brains" + (f": {scanners}" if scanners else "")
     table = specification.evaluation.get("promise")
     if not isinstance(table, dict):
         return
@@ -130,13 +132,13 @@ def promise_lines(specification: ModelSpecification) -> Iterator[str]:
 def _kept(row: dict[str, float]) -> str:
     """Say how often the promise held in brains that had no part in it."""
     words = (
-        f"at most {row['promised_ml']:g} mL in {row['kept']:g} of {row['subjects']:g} brains, each "
-        f"judged by the others; {row['largest_ml']:g} mL in the worst"
+        f"{row['kept']:g} of {row['subjects']:g} brains within {row['promised_ml']:g} mL by the "
+        f"threshold of all other brains (at most {row['largest_ml']:g} mL)"
     )
     if "kept_as_new_scanner" in row:
         words += (
-            f". As a new scanner, judged by the other scanners: {row['kept_as_new_scanner']:g} of "
-            f"{row['subjects']:g}; {row['largest_ml_as_new_scanner']:g} mL"
+            f", {row['kept_as_new_scanner']:g} by that of the other scanners (at most "
+            f"{row['largest_ml_as_new_scanner']:g} mL)"
         )
     return words
 

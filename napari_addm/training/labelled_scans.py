@@ -15,6 +15,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from napari_addm.detection.brain_mask import find_brain, strip_skull
 from napari_addm.errors import InputError, describe_problem
+from napari_addm.io.dicom import holds_dicom, pick_series
+from napari_addm.io.dicom_volume import read_series
 from napari_addm.io.hashing import sha256
 from napari_addm.io.names import stem
 from napari_addm.io.reading import read_labels, read_volume
@@ -50,8 +52,8 @@ class LabelledScan:
 
     @cached_property
     def volume(self) -> Volume:
-        """The scan."""
-        return read_volume(self.scan)
+        """The scan; that of a folder is its T1 in DICOM."""
+        return read_series(pick_series(self.scan)) if self.scan.is_dir() else read_volume(self.scan)
 
     @cached_property
     def brain(self) -> NDArray[np.bool_]:
@@ -101,8 +103,20 @@ def find_healthy(folders: Sequence[Path]) -> list[LabelledScan]:
     return [
         LabelledScan(name, stem(scan), scan, None)
         for name, folder in zip(names, folders, strict=True)
-        for scan in find_scans(folder)
+        for scan in _scans_in(folder)
     ]
+
+
+def _scans_in(folder: Path) -> list[Path]:
+    """The scans in a folder and below it, or else its folders that hold DICOM, one a person."""
+    try:
+        return find_scans(folder)
+    except InputError:
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        series = [path for path in found if path.is_dir() and holds_dicom(path)]
+        if not series:
+            raise
+        return series
 
 
 def find_cases(data: Path, split: Mapping[str, Any]) -> list[LabelledScan]:

@@ -25,8 +25,10 @@ def card_lines(specification: ModelSpecification) -> list[str]:
         f"{specification.name}: {METHODS[specification.method].title}{chain}",
         _training(specification.training),
     ]
-    lines += list(_figures(specification.evaluation)) or ["No figures measured."]
     alarms = detection.false_alarms
+    lines += list(_figures(specification.evaluation))
+    if alarms is None and not lines[2:]:
+        lines.append("No figures measured.")
     promise = f"; {alarms.in_words(detection.threshold)} in {alarms.brains}" if alarms else ""
     if promise[2:] in detection.threshold_source:  # a calibrated threshold comes from its promise
         promise = ""

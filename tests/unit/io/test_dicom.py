@@ -15,6 +15,7 @@ from napari_addm.errors import InputError
 from napari_addm.io.dicom import holds_dicom, pick_series, series_at
 from napari_addm.io.dicom_header import is_dicom
 from napari_addm.io.dicom_volume import read_series
+from napari_addm.io.remarks import kind_of
 
 
 def test_the_t1_is_chosen(tmp_path: Path) -> None:
@@ -273,3 +274,23 @@ def test_a_promise_of_more_images_is_said(tmp_path: Path) -> None:
     write_series(tmp_path, ImagesInAcquisition=24)
     warnings = read_series(pick_series(tmp_path)).warnings
     assert any("has 12 images, and its header speaks of 24" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("tags", "child"),
+    [
+        ({"PatientAge": "007Y"}, True),
+        ({"PatientAge": "010M"}, True),
+        ({"PatientAge": "003D"}, True),
+        ({"PatientAge": "018Y"}, False),
+        ({"PatientAge": "000Y"}, False),  # as some programs write where they know none
+        ({"PatientAge": "seven"}, False),
+        ({"PatientBirthDate": "20060102"}, True),  # a day before the 18th birthday
+        ({"PatientBirthDate": "20060101"}, False),
+        ({"PatientBirthDate": ""}, False),
+    ],
+)
+def test_a_child_is_said_to_be_one(tmp_path: Path, tags: dict[str, str], child: bool) -> None:
+    write_series(tmp_path, shape=(4, 20, 24), StudyDate="20240101", **tags)
+    said = [w for w in read_series(pick_series(tmp_path)).warnings if "younger than 18" in w]
+    assert [kind_of(warning) for warning in said] == ["caution"] * child
