@@ -26,8 +26,8 @@ from napari_addm.findings.runs import Runs, first_peaks
 from napari_addm.io.volume import Volume
 
 USUALLY_MISSED = (
-    "Small lesions (for example of MS) are usually missed; this does not mean that the brain is "
-    "healthy."
+    "Small lesions (for example of MS) and subdural collections are usually missed; this does not "
+    "mean that the brain is healthy."
 )
 
 
@@ -38,12 +38,6 @@ def describe_none(minimum_ml: float) -> str:
     )
 
 
-MAP_WORDS = {
-    "structure": "changed structure",
-    "darker": "darker than healthy",
-    "brighter": "brighter than healthy",
-}
-"""What a map found, for `Finding.change_in_words`."""
 LEAST_MAP_SHARE = 0.1
 """A map is named if it gives a finding at least this share of its scores."""
 
@@ -131,7 +125,10 @@ class Finding:
         Empty where one map finds all.
         """
         parts = self.found_by.split(" + ") if self.found_by else []
-        return ", ".join(MAP_WORDS.get(part, part) for part in parts)
+        shades = [part for part in parts if part in ("darker", "brighter")]
+        words = dict.fromkeys(shades, f"{' and '.join(shades)} than healthy")
+        words["structure"] = "changed structure"
+        return ", ".join(dict.fromkeys(words.get(part, part) for part in parts))
 
     @property
     def location(self) -> str:

@@ -289,7 +289,8 @@ def _new_layer(
         arguments |= {"colormap": "viridis", "blending": "additive", "visible": False}
         arguments |= {"contrast_limits": (0.0, top / 2)}
     elif role == "brightness":
-        arguments |= {"colormap": BRIGHTNESS_COLORS, "visible": False}
+        # The largest value along a ray would hide all that is darker.
+        arguments |= {"colormap": BRIGHTNESS_COLORS, "rendering": "translucent", "visible": False}
         arguments |= {"contrast_limits": brightness_limits(threshold)}
     else:
         # Scores far below the threshold stay clear, so that the scan keeps its gray.

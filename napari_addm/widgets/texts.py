@@ -193,7 +193,9 @@ PREVIEW_NOT_SAVED = "A preview is not saved: run the whole volume, or this slice
 RUN = Text("Run", "Reconstruct the scan as if it were healthy, and show the difference.")
 CANCEL = Text("Cancel", "Stops within one step of the network; finished slices stay.")
 
-THRESHOLD = Text("Threshold", "Voxels with a higher anomaly score become findings, while you drag.")
+THRESHOLD = Text(
+    "Threshold", "Voxels with a higher score in any map become findings, while you drag."
+)
 IN_HEALTHY = "of false alarm in"
 PROMISE = (
     "What this threshold marked in {} healthy brains that the model was not trained on{}. Expect "
@@ -233,17 +235,16 @@ FINDING_COLUMNS = (
         "The longest diameter in the axial slice where the finding is largest, and the longest "
         "one across it (RANO). Sorted by the longest.",
     ),
-    Text("Peak", "Highest anomaly score in it."),
+    Text("Peak", "Highest score in it."),
     Text("±", "Uncertainty: mean spread of the score over the draws."),
 )
 FINDINGS_TABLE = (
     "Click a finding to go there; Up and Down go to the next. A accepts, R rejects, T writes a "
     "note, Ctrl+Z undoes."
 )
-CHANGE_OF = "Finding {}: {}"
 FOUND_BY = (
-    "What differs from healthy brains: the layer 'anomaly map' shows changed structure, the layer "
-    "'brightness' what is darker or brighter. The part with most voxels comes first."
+    "What differs in the selected finding from healthy brains. The layer 'anomaly map' shows "
+    "changed structure, the layer 'brightness' what is darker or brighter."
 )
 SIDES_UNKNOWN = "The file does not say which side is left."
 ACCEPT = Text("✓ Accept", "Marks the finding as an anomaly. Press again to take that back. Key: A")
@@ -265,8 +266,8 @@ MENU_ACCEPT, MENU_REJECT, MENU_NOTE = "Accept\tA", "Reject\tR", "Note...\tT"
 NOTHING_SELECTED = "Select a finding to decide on it"
 SAVE = Text(
     "Save...",
-    "Writes the anomaly map, labels, reconstruction, uncertainty, table of findings and run "
-    "record into a folder, on the scan's own grid.",
+    "Writes all maps, the labels, the table of findings and the run record into a folder, on the "
+    "scan's own grid.",
 )
 CASE_PAGE = Text(
     "Case page...",
@@ -445,8 +446,8 @@ OVERLAY = Text(
 )
 HIT, FALSE_ALARM, MISSED = "hit", "false alarm", "missed"
 CURVES_OF_MAP = (
-    "Computed from the voxels of the anomaly map inside the brain mask, without regard to the "
-    "smallest finding."
+    "Computed from the scores of the voxels inside the brain mask, the higher one where there are "
+    "two maps, without regard to the smallest finding."
 )
 DICE_CURVE = Text(
     "Dice",
@@ -479,7 +480,7 @@ LESION_COLUMNS = {
     "volume_ml": Text("mL", "Volume inside the brain mask, in finished slices."),
     "found": Text("Found", LESION_TABLE.tip),
     "covered": Text("Covered", "Share of the lesion that lies in findings of any kind."),
-    "peak": Text("Peak", "Largest anomaly score in the lesion."),
+    "peak": Text("Peak", "Highest score in the lesion."),
 }
 FLOODED = (
     "Covered, but only by findings that lie to more than 70 % outside the ground truth: they would "
@@ -510,7 +511,7 @@ COHORT_OUTPUT = Text(
 CHOOSE_FOLDER = Text("Folder...", "Choose a folder.")
 CHOOSE_TABLE = Text("CSV...", "Choose a table of cases.")
 COHORT_THRESHOLD = Text(
-    "Threshold", "Voxels with a higher anomaly score become findings. It starts at the model's own."
+    "Threshold", "Voxels with a higher score become findings. It starts at the model's own."
 )
 FRAME = Text("Frame of 4D", "The frame to read from scans with several frames, from 0.")
 NO_FRAME = "none"

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
+    QSizePolicy,
     QTableView,
     QWidget,
 )
@@ -158,6 +159,9 @@ class FindingsTable(QWidget):
         self.change = QLabel()
         self.change.setTextFormat(Qt.TextFormat.PlainText)
         self.change.setToolTip(texts.FOUND_BY)
+        self.change.setFont(self.model.small_font)
+        # long words do not widen the panel; the row's tooltip has them in full
+        self.change.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         buttons = QHBoxLayout()
         buttons.setSpacing(4)
         for part in (self.accept_button, self.reject_button, self.undo_button, self.redo_button):
@@ -238,7 +242,7 @@ class FindingsTable(QWidget):
         there, decision = review.has(selected), review.decision_on(selected)
         row = self.model.row_of(selected)
         words = "" if row is None else self.model.finding(row).change_in_words
-        self.change.setText(texts.CHANGE_OF.format(selected, words) if words else "")
+        self.change.setText(words.capitalize())
         for part in (self.accept_button, self.reject_button, self.note):
             part.setEnabled(there)
         self.accept_button.setChecked(decision.verdict == "accepted")

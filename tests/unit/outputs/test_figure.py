@@ -132,9 +132,9 @@ def test_the_caption_names_findings_and_their_sides(scan, make_detection) -> Non
     ]
     first, *_ = caption_lines(detection, "0" * 64, 0.1, findings=findings[:1])
     assert first == "Finding 1: 10.0 mL, right, 31 mm from the midline."
-    dark = [replace(findings[0], found_by="darker + structure")]
+    dark = [replace(findings[0], found_by="darker + structure + brighter")]
     first, *_ = caption_lines(detection, "0" * 64, 0.1, findings=dark)
-    assert first.endswith("midline, darker than healthy, changed structure.")
+    assert first.endswith("midline, darker and brighter than healthy, changed structure.")
     decisions = {2: Decision("rejected")}
     first, *_ = caption_lines(detection, "0" * 64, 0.1, findings=findings, decisions=decisions)
     assert "2: 5.0 mL, right, 31 mm from the midline, rejected; 3:" in first
