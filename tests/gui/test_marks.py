@@ -193,7 +193,7 @@ def test_no_word_lies_on_another(
 
 
 def test_the_selected_finding_shows_its_diameters(
-    alone: tuple[ViewerModel, Views], new_panel: Any, show_result: Any, scan: Volume, add: Any
+    qtbot: Any, new_panel: Any, show_result: Any, scan: Volume, add: Any
 ) -> None:
     model = ViewerModel()
     add(model, scan, name="head")
@@ -220,6 +220,14 @@ def test_the_selected_finding_shows_its_diameters(
     panel.views.show_plane("Coronal")
     assert not drawn.words
     panel.views.show_plane("Axial")
+    before = drawn.words
+    model.dims.ndisplay = 3
+    model.scene.camera.zoom *= 2
+    qtbot.wait(100)  # the camera rests
+    model.dims.ndisplay = 2
+    model.scene.camera.zoom /= 2
+    qtbot.wait(100)
+    assert drawn.words == before
     panel.controller.set_marking(panel.controller.marking.at(1.0))
     panel.controller.mark()
     assert not drawn.strokes  # nothing is above the threshold

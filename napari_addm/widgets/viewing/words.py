@@ -77,6 +77,8 @@ class CanvasWords:
             self._soon.start()
 
     def _place(self) -> None:
+        if self._model.dims.ndisplay != 2:
+            return  # words belong to a slice
         taken = boxes_at_edges(self._model) if any(self._wishes.values()) else []
         for kind, overlay in self._overlays.items():
             words = []
