@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import napari_addm as addm
+from napari_addm.findings.computed import computed_findings
 from napari_addm.io.demo import DEMO_CHECKPOINT, DEMO_SCAN
 
 
@@ -20,20 +21,12 @@ def main(scan: Path, out: Path) -> None:
     detection = addm.run(volume, checkpoint, addm.DetectionSettings(draws=1, seed=0))
 
     default = checkpoint.specification.detection
-    anomaly = detection.anomaly
-    labels = addm.label_anomalies(
-        anomaly.data,
-        default.threshold,
-        spacing=volume.spacing,
-        minimum_ml=default.minimum_ml,
-        mask=detection.brain_mask.data,
-    )
-    findings = addm.measure_findings(labels, anomaly.data, volume, midline=detection.midline)
+    labels, findings = computed_findings(detection, default.threshold, default.minimum_ml)
     for finding in findings:
         print(f"{finding.volume_ml:.1f} mL, peak {finding.peak:.2f}, {finding.location}")
 
     out.mkdir(parents=True, exist_ok=True)
-    addm.write_volume(out / "anomaly.nii.gz", anomaly, overwrite=True)
+    addm.write_volume(out / "anomaly.nii.gz", detection.anomaly, overwrite=True)
     addm.write_volume(out / "labels.nii.gz", volume.with_data(labels), overwrite=True)
 
 

@@ -183,15 +183,15 @@ def calibration_steps(
     threads : int, optional
         Threads of the network on a CPU; torch's own number by default.
 
-    Yields
-    ------
-    Step or FlaggedScan
-        At least one step for each call of the network. To close the generator cancels.
-
     Returns
     -------
     Checkpoint
         With new ``detection`` and ``evaluation``, and the norms among its weights.
+
+    Yields
+    ------
+    Step or FlaggedScan
+        At least one step for each call of the network. To close the generator cancels.
 
     Raises
     ------
