@@ -420,7 +420,7 @@ def _name_maps(
     part = np.where(ours, np.where(brightness < 0, 1, 2), 0)
     places = np.repeat(runs.member, runs.length) * len(MAP_PARTS) + part
     counts = np.bincount(places, minlength=len(order) * len(MAP_PARTS))
-    counts = counts.reshape(len(order), -1)[order]
+    counts = counts.reshape(len(order), len(MAP_PARTS))[order]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     named = ([n for n in np.argsort(-row) if row[n] >= LEAST_MAP_SHARE] for row in shares)
     return tuple(" + ".join(MAP_PARTS[n] for n in row) for row in named)

@@ -138,6 +138,7 @@ def test_a_run_has_both_maps_and_says_which_found_what(normed: Checkpoint, make_
         found.highest, np.maximum(found.anomaly.data, np.abs(found.brightness.data))
     )
     threshold = float(np.percentile(found.highest[~outside], 80))
+    assert len(computed_findings(found, float(found.highest.max()), 0.0)[1]) == 0
     labels, findings = computed_findings(found, threshold, 0.0)
     np.testing.assert_array_equal(labels > 0, (found.highest > threshold) & ~outside)
     for finding in findings:
