@@ -92,6 +92,9 @@ def test_what_is_refused_names_the_file_and_writes_nothing(
         return finished.stderr.splitlines()[-1]
 
     assert "4 healthy brains promise nothing" in refused("--healthy", healthy[0], "-o", output)
+    (tmp_path / "file").touch()
+    words = refused("--healthy", *healthy, "-o", tmp_path / "file" / "ours.safetensors")
+    assert "file cannot be written to" in words
     again = tmp_path / "again"
     again.mkdir()
     shutil.copy(healthy[0] / "sub-1.nii.gz", again / "other.nii.gz")

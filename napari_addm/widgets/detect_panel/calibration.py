@@ -114,7 +114,8 @@ def calibrate_steps(request: CalibrationRequest) -> Iterator[CalibrationStep | C
                 odd.append(step.name)
             else:
                 yield CalibrationStep(_describe_step(step), step.done, step.total)
-    name = f"{made.specification.name}, {request.healthy[0].group}"
+    added = f", {request.healthy[0].group}"
+    name = made.specification.name.removesuffix(added) + added
     specification = made.specification.replace(name=printable(name, NAME_LENGTH))
     save_checkpoint(request.output, specification, made.weights)
     yield Calibrated(request.output, _describe_end(request.output, specification, odd))
