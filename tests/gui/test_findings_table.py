@@ -352,7 +352,7 @@ def test_a_line_and_the_tooltip_say_what_differs(detection, make_detection, qtbo
             table.pick(number)
             row = table.model.row_of(number)
             tip = table.model.data(table.model.index(row, ML), Qt.ItemDataRole.ToolTipRole)
-            assert table.change.text() == expected.capitalize()
+            assert table.change.text().strip() == expected.capitalize()
             if expected:
                 assert expected.capitalize() in tip.splitlines()
             else:

@@ -10,7 +10,6 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
     QHeaderView,
-    QLabel,
     QLineEdit,
     QPushButton,
     QSizePolicy,
@@ -31,6 +30,7 @@ from napari_addm.widgets.detect_panel.findings_model import (
 )
 from napari_addm.widgets.forms import button, column
 from napari_addm.widgets.parts_filter import as_kind
+from napari_addm.widgets.tones import Words
 from napari_addm.widgets.viewing.shortcuts import Action
 
 ROWS = 6
@@ -156,10 +156,9 @@ class FindingsTable(QWidget):
         self.reject_button = _toggle(texts.REJECT, self.reject)
         self.undo_button = button(texts.UNDO, self.undo)
         self.redo_button = button(texts.REDO, self.redo)
-        self.change = QLabel()
+        self.change = Words()
         self.change.setTextFormat(Qt.TextFormat.PlainText)
         self.change.setToolTip(texts.FOUND_BY)
-        self.change.setFont(self.model.small_font)
         # long words do not widen the panel; the row's tooltip has them in full
         self.change.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         buttons = QHBoxLayout()
@@ -242,7 +241,7 @@ class FindingsTable(QWidget):
         there, decision = review.has(selected), review.decision_on(selected)
         row = self.model.row_of(selected)
         words = "" if row is None else self.model.finding(row).change_in_words
-        self.change.setText(words.capitalize())
+        self.change.setText(words.capitalize() or " ")  # an empty label has no height
         for part in (self.accept_button, self.reject_button, self.note):
             part.setEnabled(there)
         self.accept_button.setChecked(decision.verdict == "accepted")
