@@ -143,13 +143,18 @@ def threshold_by_dice(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> DiceThr
     )
 
 
-def healthy_bound(found_ml: Sequence[float] | np.ndarray) -> float:
+def healthy_bound(
+    found_ml: Sequence[float] | np.ndarray, scanners: Sequence[str] | None = None
+) -> float:
     """Return the volume that another healthy brain exceeds with a chance of one in ten at most.
 
     Parameters
     ----------
     found_ml : sequence of float
         Volume of the findings in n healthy brains, mL.
+    scanners : sequence of str, optional
+        The scanner of each brain. The bound then holds for each scanner alone: it is the largest
+        of theirs.
 
     Returns
     -------
@@ -162,6 +167,10 @@ def healthy_bound(found_ml: Sequence[float] | np.ndarray) -> float:
     Vovk, Gammerman and Shafer. Algorithmic Learning in a Random World. Springer, 2005.
     """
     found = np.sort(np.asarray(found_ml, float))
+    if scanners is not None:
+        of = np.asarray(scanners)
+        each = np.asarray(found_ml, float)
+        return max(healthy_bound(each[of == scanner]) for scanner in set(scanners))
     place = math.ceil(BOUND_SHARE * (found.size + 1) - 1e-9)
     return float(found[min(place, found.size) - 1])
 
@@ -213,6 +222,7 @@ def false_alarm_curve(
     minimum_ml: float,
     points: int = 40,
     range_ml: tuple[float, float] = (0.1, 100.0),
+    scanners: Sequence[str] | None = None,
 ) -> FalseAlarmCurve:
     """Measure the false alarms in healthy brains over the thresholds worth choosing.
 
@@ -227,6 +237,8 @@ def false_alarm_curve(
     range_ml : tuple of float
         The lowest threshold finds at most the second volume per brain on average (and the next
         lower score would find more), the highest at most the first, mL.
+    scanners : sequence of str, optional
+        As for `healthy_bound`.
 
     Raises
     ------
@@ -252,7 +264,7 @@ def false_alarm_curve(
     return FalseAlarmCurve(
         thresholds=tuple(float(t) for t in thresholds),
         mean_ml=tuple(float(ml) for ml in volumes.mean(axis=1)),
-        bound_ml=tuple(healthy_bound(row) for row in volumes),
+        bound_ml=tuple(healthy_bound(row, scanners) for row in volumes),
         found_ml=volumes,
         minimum_ml=float(minimum_ml),
         subjects=len(healthy),

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ from napari_addm.training.settings import LEAST_HEALTHY, PROMISED_ML
 SHARE = 0.5
 """Share of the healthy mean that is subtracted from the score. Chosen on the validation cases,
 where 0.5 and 1 differ by less than 0.01 in AUPRC and best Dice."""
+CURVE_ML = (0.01, 100.0)
+"""Mean volume of false alarm over which the curve is measured, mL."""
 BRIGHTNESS_MM, BRIGHTNESS_EROSION_MM = 3.0, 1.0
 """Smoothing and erosion of the maps of brightness."""
 UNCALIBRATED = DetectionSettings(regions=False)
@@ -422,23 +425,27 @@ def _with_promise(
 ) -> Checkpoint:
     """Set the threshold, what it promises, and which brains the promise is about."""
     detection = checkpoint.specification.detection
-    maps = [brain.map for brain in brains]
+    maps, scanners = [brain.map for brain in brains], [brain.scanner for brain in brains]
     threshold = threshold_by_false_alarms(
-        maps, promised_ml, minimum_ml=detection.minimum_ml, statistic=healthy_bound
+        maps,
+        promised_ml,
+        minimum_ml=detection.minimum_ml,
+        statistic=partial(healthy_bound, scanners=scanners),
     )
-    curve = false_alarm_curve(maps, minimum_ml=detection.minimum_ml)
-    scanners = Counter(brain.scanner for brain in brains)
     threshold = float(np.ceil(threshold * 1e4) / 1e4)  # up, so that the promise holds
-    alarms = _alarms(curve, scanners)
+    curve = false_alarm_curve(
+        maps, minimum_ml=detection.minimum_ml, range_ml=CURVE_ML, scanners=scanners
+    )
+    alarms = _alarms(curve, Counter(scanners))
     detection = detection.replace(
         threshold=threshold,
         threshold_source=f"{alarms.in_words(threshold)} in {alarms.brains}, from "
-        f"{len(brains)} brains of {', '.join(sorted(scanners))}",
+        f"{len(brains)} brains of {', '.join(sorted(set(scanners)))}",
         false_alarms=alarms,
     )
     checkpoint = _with(checkpoint, detection)
     evaluation: dict[str, Any] = {
-        "promise": _promise_by_scanner(curve, [brain.scanner for brain in brains], promised_ml),
+        "promise": _promise_by_scanner(curve, scanners, promised_ml),
         RECONSTRUCTION_KEY: healthy_range([brain.error for brain in brains]),
         INTENSITIES_KEY: healthy_limit([brain.distance for brain in brains]),
         SLICES_KEY: healthy_limit([max(brain.map.spacing) for brain in brains]),
@@ -475,7 +482,9 @@ def _promise_by_scanner(
     found, scanners = curve.found_ml, np.array(scanner_of)
 
     def judged(others: NDArray[np.bool_], brain: int) -> float:
-        bounds = np.array([healthy_bound(row) for row in found[:, others]])
+        bounds = np.array(
+            [healthy_bound(row, scanners[others].tolist()) for row in found[:, others]]
+        )
         kept = np.flatnonzero(bounds <= promised_ml)
         return float(found[kept[0] if kept.size else -1, brain])
 

@@ -342,6 +342,13 @@ def test_a_further_healthy_brain_exceeds_the_bound_once_in_ten(brains, place):
         assert np.mean(kept) >= 0.9
 
 
+def test_the_bound_of_several_scanners_holds_for_each():
+    assert healthy_bound([1.0, 2.0, 9.0, 3.0], ["a", "a", "b", "a"]) == 9.0
+    many = [0.0] * 18 + [5.0, 0.5]
+    assert healthy_bound(many) == 0.5
+    assert healthy_bound(many, ["a"] * 18 + ["b", "a"]) == 5.0
+
+
 @given(
     hnp.arrays(np.float32, (2, 4, 5, 6), elements=st.integers(0, 6).map(float)),
     st.integers(0, 6),
