@@ -430,7 +430,10 @@ def behaviour(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def cell(own: dict[int, float], base: dict[int, float]) -> str:
-    """Write mean and range; below them the mean paired difference, with its 95 % t interval."""
+    """Write mean and range; below them the mean paired difference, with its 95 % t interval.
+
+    Fewer than five pairs have their range instead.
+    """
     values = list(own.values())
     if len(values) == 1:
         return f"{values[0]:.4f}"
@@ -440,7 +443,7 @@ def cell(own: dict[int, float], base: dict[int, float]) -> str:
         low, high = ttest_1samp(paired, 0.0).confidence_interval(0.95)
         text += f"<br>{np.mean(paired):+.4f} [{low:+.4f}, {high:+.4f}]"
     elif paired:
-        text += f"<br>{np.mean(paired):+.4f} in {len(paired)}"
+        text += f"<br>{np.mean(paired):+.4f} ({min(paired):+.4f} to {max(paired):+.4f})"
     return text
 
 
