@@ -14,6 +14,9 @@ from napari_addm.io.reading import read_labels, read_volume
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+SECONDS = 600  # on a busy machine; a quiet one takes some ten
+
+pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 
 def python(*arguments: str | Path, folder: Path, path: Path | None = None) -> str:
@@ -24,7 +27,7 @@ def python(*arguments: str | Path, folder: Path, path: Path | None = None) -> st
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=SECONDS,
         check=False,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(found)},
     )
