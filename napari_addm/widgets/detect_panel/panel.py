@@ -41,7 +41,7 @@ from napari_addm.widgets.forms import (
 )
 from napari_addm.widgets.guide import open_help
 from napari_addm.widgets.jobs import Jobs
-from napari_addm.widgets.loading import free_memory
+from napari_addm.widgets.loading import free_memory, spare_loaded
 from napari_addm.widgets.model_settings import ModelSettings, model_section
 from napari_addm.widgets.status_bar import Notices
 from napari_addm.widgets.tones import WARNING
@@ -127,6 +127,7 @@ class DetectWidget(Panel):
         self.layers.start()
         share_side(self, viewer)
         when_gone(self, _Farewell(self))
+        spare_loaded()
 
     # --- layout ----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from napari_addm.widgets.detect_panel.truth import TruthAgreement
 from napari_addm.widgets.forms import single_shot
 from napari_addm.widgets.layer_registry import is_output, scan_of
 from napari_addm.widgets.layers import METADATA_KEY
+from napari_addm.widgets.loading import collect_all
 from napari_addm.widgets.titles import title_of, without_folder
 from napari_addm.widgets.viewing.chosen_scan import (
     bring_into_view,
@@ -90,6 +91,7 @@ class ViewerLayers(QObject):
         events = self._viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             self._connections.add(event, self._on_layers)
+        self._connections.add(events.removed, collect_all)
         self._connections.add(self._viewer.layers.selection.events.active, self._on_active)
         self._watch = LayerWatch(self._viewer, self._rest.start)
         self._on_scan()

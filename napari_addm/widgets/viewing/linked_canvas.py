@@ -240,10 +240,14 @@ class LinkedCanvas(QWidget):
         self.qt_viewer = QtViewer(self.model)
         self.qt_viewer.setAcceptDrops(False)
         self._layout.addWidget(self.qt_viewer)
+        self.qt_viewer.hide()  # until it is in its plane
         yield
         while self._copies.copy_next():
-            self._sync_view()
             yield
+            if self.qt_viewer is None:  # released meanwhile
+                return
+            self._sync_view()
+            self.qt_viewer.show()
         self._sync_view()
         self._fit()
         self._connect(self._follow_camera)

@@ -14,15 +14,15 @@ from napari_addm.widgets import texts
 from napari_addm.widgets.layer_volumes import LayerData, layer_volume
 from napari_addm.widgets.layers import spatial_part
 from napari_addm.widgets.viewing.connections import Connections, LayerWatch
-from napari_addm.widgets.viewing.overlays import white_words
+from napari_addm.widgets.viewing.overlays import size_of_words, white_words
 from napari_addm.widgets.viewing.planes import sides_known
 
 if TYPE_CHECKING:
     import napari
     from napari.components import ViewerModel
 
-# Pixels: on a narrower canvas the words would reach the letter at the middle of the edge.
-LEAST_WIDTH = 540
+FONT_SIZE = 9
+LETTER_PX = 25  # half the letter at the middle of the edge, and the words' margin
 POINTER = "addm_crosshair_place"
 LETTERS = ("RL", "AP", "SI")
 # Right and left of the origin are those of the head if the middle of the scan is as near to it,
@@ -179,7 +179,7 @@ class CrosshairPlace:
 
     def __init__(self, viewer: napari.viewer.Viewer, space: ScannerSpace) -> None:
         self._viewer, self._space = viewer, space
-        self._overlay = white_words(position="bottom_left", font_size=9)
+        self._overlay = white_words(position="bottom_left", font_size=FONT_SIZE)
         viewer.canvas.overlays[POINTER] = self._overlay
         self._connections = Connections()
         for event in (
@@ -194,7 +194,8 @@ class CrosshairPlace:
     def _update(self, event: Any = None) -> None:
         words = self._space.in_words(self._viewer.dims.point)
         self._overlay.text = words
-        self._overlay.visible = bool(words) and self._viewer.canvas.size[1] >= LEAST_WIDTH
+        room = self._viewer.canvas.size[1] / 2 - LETTER_PX
+        self._overlay.visible = bool(words) and size_of_words(words, FONT_SIZE)[0] <= room
 
     def close(self) -> None:
         """Remove the words."""

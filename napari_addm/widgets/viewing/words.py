@@ -53,7 +53,7 @@ class CanvasWords:
     def __init__(self, model: napari.viewer.Viewer | ViewerModel) -> None:
         self._model = model
         self._wishes: dict[str, tuple[Wish, ...]] = dict.fromkeys(KINDS, ())
-        self._overlays = {kind: MarksOverlay(visible=True) for kind in KINDS}
+        self._overlays = {kind: MarksOverlay() for kind in KINDS}
         for kind, overlay in self._overlays.items():
             model.scene.overlays.pop(kind, None)
             model.scene.overlays[kind] = overlay
@@ -66,11 +66,19 @@ class CanvasWords:
 
     def write(self, kind: str, wishes: tuple[Wish, ...], strokes: tuple[Stroke, ...] = ()) -> None:
         """Show these words and lines in place of all others of their kind."""
-        if strokes != self._overlays[kind].strokes:
-            self._overlays[kind].strokes = strokes
+        overlay = self._overlays[kind]
+        if strokes != overlay.strokes:
+            overlay.strokes = strokes
+            self._show(overlay)
         if wishes != self._wishes[kind]:
             self._wishes[kind] = wishes
             self._place()
+
+    @staticmethod
+    def _show(overlay: MarksOverlay) -> None:
+        """Let napari make what draws words, which takes a while, when there are some."""
+        if overlay.words or overlay.strokes:
+            overlay.visible = True
 
     def _place_soon(self, event: Any = None) -> None:
         if any(self._wishes.values()):
@@ -90,6 +98,7 @@ class CanvasWords:
                     taken.append(box)
             if tuple(words) != overlay.words:
                 overlay.words = tuple(words)
+            self._show(overlay)
 
     def _find_room(self, wish: Wish, font_size: float, taken: list[Box]) -> tuple[Word, Box] | None:
         """Choose the first free spot, best one that is wholly on the canvas."""
