@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_addm.errors import AddmError
 from napari_addm.io.arrays import Mask, bounding_box
@@ -37,6 +37,9 @@ LEAST_SIMILARITY, LEAST_OVERLAP = 0.53, 0.95
 LEAST_ALIGNED = 0.2  # similarity before the displacement, whose time is saved below that
 MOST_ZOOM = 1.35
 BRAIN_ML = (700.0, 2200.0)
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 NO_SIMPLEITK = note(
     "The regions of findings are not named, because SimpleITK is not installed: run pip install "
@@ -165,37 +168,46 @@ def find_regions(scan: Volume, mask: Mask, atlas: Atlas | None = None) -> ScanRe
         itk.Resample(each, template, back, itk.sitkLinear, 0.0) for each in brain_image(scan, mask)
     )
     to_atlas = deform(here, template)
-    there, there_mask, labels = (
+    there, there_mask = (
         itk.GetArrayFromImage(
             itk.Resample(to_image(each, atlas.brain.affine), template, to_atlas, interpolator)
         )
         for each, interpolator in (
             (atlas.brain.data.astype(np.float32), itk.sitkLinear),
             (atlas.mask.astype(np.uint8), itk.sitkNearestNeighbor),
-            (atlas.labels, itk.sitkNearestNeighbor),
         )
     )
     inside = itk.GetArrayFromImage(here_mask) >= 0.5
     quality = compare_brains(itk.GetArrayFromImage(here), inside, there, there_mask > 0)
     if quality[0] < LEAST_SIMILARITY or quality[1] < LEAST_OVERLAP:
         return ScanRegions(None, atlas.regions, *quality)
-    return ScanRegions(_on_scan(labels, atlas, fit, scan, mask), atlas.regions, *quality)
+    return ScanRegions(_on_scan(atlas, fit, to_atlas, scan, mask), atlas.regions, *quality)
 
 
 def _on_scan(
-    labels: NDArray[np.uint8], atlas: Atlas, fit: Registration, scan: Volume, mask: Mask
+    atlas: Atlas, fit: Registration, to_atlas: sitk.Transform, scan: Volume, mask: Mask
 ) -> NDArray[np.uint8]:
-    """Bring labels from the grid of the atlas to that of the scan, inside the brain."""
-    box = bounding_box(mask)
-    to_index = np.linalg.inv(atlas.brain.affine) @ fit.matrix @ scan.affine
+    """Bring the labels of an atlas to the grid of a scan, inside the brain.
+
+    In one step, and between the atlas's voxels: the scan's are smaller.
+    """
+    itk, box = load_simpleitk(), bounding_box(mask)
+    aligned = itk.AffineTransform(3)
+    aligned.SetMatrix(fit.matrix[:3, :3].ravel().tolist())
+    aligned.SetTranslation(fit.matrix[:3, 3].tolist())
+    affine = scan.affine.copy()
+    affine[:3, 3] = nib.affines.apply_affine(affine, [part.start for part in box])
     found = np.zeros(scan.shape, np.uint8)
-    found[box] = ndimage.affine_transform(
-        labels,
-        to_index[:3, :3],
-        nib.affines.apply_affine(to_index, [part.start for part in box]),
-        output_shape=found[box].shape,
-        order=0,
-        mode="nearest",
+    found[box] = itk.GetArrayFromImage(
+        itk.Resample(
+            to_image(atlas.labels, atlas.brain.affine),
+            to_image(np.zeros(found[box].shape, np.uint8), affine),
+            itk.CompositeTransform([to_atlas, aligned]),  # the last comes first
+            itk.sitkLabelLinear,
+            0.0,
+            itk.sitkUInt8,
+            True,  # what lies beyond the atlas has the region of its edge
+        )
     )
     found[~mask] = 0
     return found
