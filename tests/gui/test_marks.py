@@ -179,6 +179,13 @@ def test_no_word_lies_on_another(
                 qtbot.wait(100)
                 assert overlapping(covered(viewer)) == []
     camera.center = center
+    panel.views.planes.toggle_3d()
+    camera.zoom *= 1.1
+    qtbot.wait(200)  # nothing fails where there is no room to look for
+    panel.views.planes.toggle_3d()
+    qtbot.waitUntil(lambda: panel.views.canvases.dock is not None, timeout=MINUTE)
+    dock = panel.views.canvases.dock
+    qtbot.waitUntil(lambda: dock.filled, timeout=MINUTE)
     qtbot.waitUntil(lambda: len(viewer.scene.overlays[DIAMETERS].words) == 2)
     for canvas in dock.canvases:
         assert overlapping(covered(canvas.model)) == []

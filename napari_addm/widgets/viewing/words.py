@@ -61,7 +61,7 @@ class CanvasWords:
         self._connections = Connections()
         camera = model.scene.camera.events
         events = (camera.zoom, camera.center, camera.orientation, edges_changed(model))
-        for event in (*events, model.canvas.events.size):
+        for event in (*events, model.canvas.events.size, model.dims.events.ndisplay):
             self._connections.add(event, self._place_soon)
 
     def write(self, kind: str, wishes: tuple[Wish, ...], strokes: tuple[Stroke, ...] = ()) -> None:
