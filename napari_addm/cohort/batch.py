@@ -357,7 +357,8 @@ class Batch:
             reason = f"the {unread[0]} cannot be read: {unread[1]}"
         if state.parameters != self.parameters_hash:
             return replace(result, reason=f"{reason.rstrip('.')}; {KEPT}")
-        if (key and key != old.key and not unread) or _has_other_regions(case, old, key):
+        other = key != old.key and bool(old.origin) and _has_other_regions(case, old)
+        if (key and key != old.key and not unread) or other:
             return replace(result, reason=f"{reason.rstrip('.')}; {KEPT_OTHER_INPUT}")
         return replace(old, input=case.input, reason=f"{UNCHECKED}: {reason}")
 
@@ -398,19 +399,15 @@ def _row_of_decided(case: CohortCase, old: CaseResult, reason: str) -> CaseResul
     """The row of a result that a person has decided on; None for one of other inputs."""
     with suppress(OSError):
         same = scan_sha256(case.scan) == old.origin.get("content")
-        if same and all(case.origin.get(w) == old.origin.get(w) for w in ("truth", "mask")):
+        if same and not _has_other_regions(case, old):
             return replace(old, input=case.input, reason=f"{UNCHECKED}: {reason}")
     return None
 
 
-def _has_other_regions(case: CohortCase, old: CaseResult, key: str) -> bool:
+def _has_other_regions(case: CohortCase, old: CaseResult) -> bool:
     """Whether a result was made with another truth or mask, judging by their paths."""
     now = case.origin
-    return (
-        key != old.key
-        and bool(old.origin)
-        and any(now.get(what) != old.origin.get(what) for what in ("truth", "mask"))
-    )
+    return any(now.get(what) != old.origin.get(what) for what in ("truth", "mask"))
 
 
 def _system_error(error: BaseException | None) -> int | None:
