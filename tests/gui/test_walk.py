@@ -99,7 +99,7 @@ def test_from_open_to_reopen(make_napari_viewer_proxy, qtbot, tmp_path, monkeypa
     assert_array_equal(anomaly.data, detection.anomaly.data)
 
     # --- the threshold: higher marks less, and what is drawn follows
-    scores = detection.anomaly.data[detection.brain_mask.data]
+    scores = detection.highest[detection.brain_mask.data]
     panel.findings.minimum.setValue(0.1)
     marked = []
     for share in (0.97, 0.99):
