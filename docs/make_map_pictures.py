@@ -106,7 +106,7 @@ def draw(outputs: CaseOutputs, path: Path) -> None:
     step = view.width + GAP
     canvas = Canvas(3 * step - GAP, HEADING + HEIGHT + FOOT)
     overlay = Overlay(
-        outputs.detection.anomaly.data, outputs.labels, outputs.threshold, truth=truth
+        outputs.detection.highest, outputs.labels, outputs.threshold, truth=truth
     )
     canvas.paste(view.gray(scan.data, index), (0, HEADING))
     canvas.paste(view.gray(outputs.detection.reconstruction.data, index), (step, HEADING))

@@ -239,9 +239,12 @@ class FalseAlarmSpecification(Part):
     def promised_ml(self, threshold: float) -> float:
         """The promised volume above a threshold, mL.
 
-        Linear between the measured thresholds; beyond them the nearest one's.
+        A mean is linear between the measured thresholds. A bound is that of the next lower one, so
+        that it holds. Beyond the measured thresholds it is the nearest one's.
         """
         place, promised = bisect_right(self.thresholds, threshold), self.promised
+        if place and self.bound_ml is not None:
+            return promised[place - 1]
         if place == 0 or place == len(self.thresholds):
             return promised[min(place, len(promised) - 1)]
         low, high = self.thresholds[place - 1 : place + 1]
@@ -263,7 +266,7 @@ class FalseAlarmSpecification(Part):
         """
         for place, (threshold, ml) in enumerate(zip(self.thresholds, self.promised, strict=True)):
             if ml <= promised_ml:
-                if place == 0:
+                if place == 0 or self.bound_ml is not None:
                     return threshold
                 low, more = self.thresholds[place - 1], self.promised[place - 1]
                 return low + (threshold - low) * (more - promised_ml) / (more - ml)

@@ -223,6 +223,7 @@ def false_alarm_curve(
     points: int = 40,
     range_ml: tuple[float, float] = (0.1, 100.0),
     scanners: Sequence[str] | None = None,
+    include: Sequence[float] = (),
 ) -> FalseAlarmCurve:
     """Measure the false alarms in healthy brains over the thresholds worth choosing.
 
@@ -239,6 +240,8 @@ def false_alarm_curve(
         lower score would find more), the highest at most the first, mL.
     scanners : sequence of str, optional
         As for `healthy_bound`.
+    include : sequence of float
+        Further thresholds.
 
     Raises
     ------
@@ -259,7 +262,7 @@ def false_alarm_curve(
     most = _most_above(pooled, healthy, largest, minimum_ml)
     fewest = _most_above(pooled, healthy, smallest, minimum_ml)
     above = np.rint(np.geomspace(fewest + 1, most + 1, points)).astype(int) - 1
-    thresholds = np.unique([_threshold(pooled, number) for number in above])
+    thresholds = np.unique([*(_threshold(pooled, number) for number in above), *include])
     volumes = np.array([_found_ml(healthy, t, minimum_ml) for t in thresholds])
     return FalseAlarmCurve(
         thresholds=tuple(float(t) for t in thresholds),

@@ -434,7 +434,11 @@ def _with_promise(
     )
     threshold = float(np.ceil(threshold * 1e4) / 1e4)  # up, so that the promise holds
     curve = false_alarm_curve(
-        maps, minimum_ml=detection.minimum_ml, range_ml=CURVE_ML, scanners=scanners
+        maps,
+        minimum_ml=detection.minimum_ml,
+        range_ml=CURVE_ML,
+        scanners=scanners,
+        include=(threshold,),
     )
     alarms = _alarms(curve, Counter(scanners))
     detection = detection.replace(

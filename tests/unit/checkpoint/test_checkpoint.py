@@ -546,8 +546,8 @@ def test_a_bound_is_promised_instead_of_the_mean(subjects, brains):
         minimum_ml=0.5,
         subjects=subjects,
     )
-    assert alarms.promised_ml(0.15) == pytest.approx(50)
-    assert alarms.threshold_for(20.0) == pytest.approx(0.2)
+    assert [alarms.promised_ml(t) for t in (0.05, 0.1, 0.199, 0.2, 0.5)] == [80, 80, 80, 20, 1]
+    assert (alarms.threshold_for(50.0), alarms.threshold_for(20.0)) == (0.2, 0.2)
     assert alarms.threshold_for(0.5) is None
     assert (alarms.in_words(0.4), alarms.brains) == ("at most 1.0 mL", f"{brains} healthy brains")
     with pytest.raises(ValueError, match="bound_ml must not rise"):
