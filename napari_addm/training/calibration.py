@@ -460,7 +460,7 @@ def _with_promise(
 
 def _alarms(curve: FalseAlarmCurve, scanners: Mapping[str, int]) -> FalseAlarmSpecification:
     return FalseAlarmSpecification(
-        thresholds=tuple(round(t, 6) for t in curve.thresholds),
+        thresholds=tuple(round(t, 9) for t in curve.thresholds),
         mean_ml=tuple(round(ml, 3) for ml in curve.mean_ml),
         bound_ml=tuple(round(ml, 3) for ml in curve.bound_ml),
         minimum_ml=curve.minimum_ml,
