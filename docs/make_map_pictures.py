@@ -105,9 +105,7 @@ def draw(outputs: CaseOutputs, path: Path) -> None:
     view = SliceView(0, box, HEIGHT, round(HEIGHT * wide / tall), *gray_window(scan.data[brain]))
     step = view.width + GAP
     canvas = Canvas(3 * step - GAP, HEADING + HEIGHT + FOOT)
-    overlay = Overlay(
-        outputs.detection.highest, outputs.labels, outputs.threshold, truth=truth
-    )
+    overlay = Overlay(outputs.detection.highest, outputs.labels, outputs.threshold, truth=truth)
     canvas.paste(view.gray(scan.data, index), (0, HEADING))
     canvas.paste(view.gray(outputs.detection.reconstruction.data, index), (step, HEADING))
     canvas.draw_slice((2 * step, HEADING), view, scan.data, overlay, index)
