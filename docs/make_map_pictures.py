@@ -1,9 +1,10 @@
 """Make the pictures of "Read a map in two minutes": a hit, a miss and a false alarm.
 
 The hit is a simulated lesion in a healthy brain, the miss a patient with multiple sclerosis, the
-false alarm another healthy brain. Scans may be shown here if their license allows it::
+false alarm a finding of the demo case beside its lesion. Scans may be shown here if their license
+allows it::
 
-    python docs/make_map_pictures.py HEALTHY.nii.gz PATIENT_FOLDER OTHER_HEALTHY.nii.gz
+    python docs/make_map_pictures.py HEALTHY.nii.gz PATIENT_FOLDER
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from napari_addm.benchmark.simulated_lesions import KINDS, HealthyBrain, simulate
 from napari_addm.detection.brain_mask import choose_brain_mask
 from napari_addm.detection.settings import DetectionSettings
+from napari_addm.io.demo import DEMO_TRUTH, DEMO_SCAN
 from napari_addm.io.reading import read_volume
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.contents import CaseOutputs
@@ -47,7 +49,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("healthy", type=Path, help="a healthy brain for the simulated lesion")
     parser.add_argument("patient", type=Path, help="folder with t1.nii.gz and mask.nii.gz")
-    parser.add_argument("other", type=Path, help="a healthy brain with a false alarm")
     parser.add_argument("--kind", default="cyst_21", choices=KINDS, help="of simulated lesion")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures")
     arguments = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
         cases = {
             "hit": (folder / "scan.nii.gz", folder / "lesion.nii.gz"),
             "miss": (patient / "t1.nii.gz", patient / "mask.nii.gz"),
-            "false_alarm": (arguments.other, None),
+            "false_alarm": (DEMO_SCAN, DEMO_TRUTH),
         }
         said = {}
         for title, (scan, truth) in cases.items():
@@ -66,7 +67,7 @@ def main() -> None:
                 scan, folder / title, truth=truth, settings=DetectionSettings(regions=False)
             )
             outputs = finish(run_case(request)).outputs
-            draw(outputs, arguments.output / f"map_{title}.png")
+            draw(outputs, arguments.output / f"map_{title}.png", title == "false_alarm")
             said[title] = volumes(outputs)
     print(json.dumps(said, indent=1))
 
@@ -91,11 +92,18 @@ def volumes(outputs: CaseOutputs) -> dict[str, Any]:
     return said
 
 
-def draw(outputs: CaseOutputs, path: Path) -> None:
-    """Draw scan, reconstruction and map side by side, where lesion or finding is widest."""
+def draw(outputs: CaseOutputs, path: Path, beside: bool) -> None:
+    """Draw scan, reconstruction and map side by side, where the lesion is widest.
+
+    Or, with `beside`, where the largest finding beside it is.
+    """
     scan = outputs.scan
-    truth = None if outputs.inputs.truth is None else outputs.inputs.truth.voxels
-    target = largest(outputs.labels) if truth is None else truth != 0
+    assert outputs.inputs.truth is not None
+    truth = outputs.inputs.truth.voxels
+    target = truth != 0
+    if beside:
+        others = np.where(np.isin(outputs.labels, outputs.labels[target]), 0, outputs.labels)
+        target = largest(others)
     index = int(target.sum(axis=(1, 2)).argmax())
     brain = brain_region(outputs.detection.reconstruction.data)
     box = crop_box(brain, scan.spacing)
@@ -114,7 +122,7 @@ def draw(outputs: CaseOutputs, path: Path) -> None:
         canvas.text((column * step + view.width / 2, HEADING / 2), words, "mm")
     y = HEADING + HEIGHT + FOOT / 2
     shift = canvas.legend((2 * step, y), FINDING_COLOR, "finding")
-    if truth is not None:
+    if truth[index].any():
         canvas.legend((2 * step + shift + 20, y), TRUTH_COLOR, "lesion", dashed=True)
     write_png(path, canvas.image)
 
