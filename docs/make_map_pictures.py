@@ -20,7 +20,7 @@ import numpy as np
 from napari_addm.benchmark.simulated_lesions import KINDS, HealthyBrain, simulate
 from napari_addm.detection.brain_mask import choose_brain_mask
 from napari_addm.detection.settings import DetectionSettings
-from napari_addm.io.demo import DEMO_TRUTH, DEMO_SCAN
+from napari_addm.io.demo import DEMO_SCAN, DEMO_TRUTH
 from napari_addm.io.reading import read_volume
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.contents import CaseOutputs
