@@ -38,6 +38,8 @@ NORM_PREFIX = "healthy."
 """How the names of healthy norms begin; see `napari_addm.detection.healthy_norm`."""
 NORM_SHAPE = (40, 48, 20)
 """Places (z, y, x) in one half of the brain's bounding box: about 4 mm apart."""
+LARGEST_NORM = 1000.0
+"""Largest mean or deviation of a map; real ones are below 1."""
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1}
 TENSOR_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 # First bytes of files that people mistake for checkpoints, so that the refusal names the kind.
@@ -76,6 +78,16 @@ class Checkpoint:
             for name, tensor in self.weights.items()
             if not name.startswith(NORM_PREFIX)
         }
+
+
+def _is_norm(name: str, tensor: Tensor) -> bool:
+    """Tell whether a tensor holds means of a map, or deviations, which are never negative."""
+    return (
+        tuple(tensor.shape) == NORM_SHAPE
+        and tensor.is_floating_point()
+        and bool((tensor.abs() <= LARGEST_NORM).all())
+        and (name.endswith(".mean") or bool((tensor >= 0).all()))
+    )
 
 
 def read_specification(path: str | os.PathLike[str]) -> ModelSpecification:
@@ -144,7 +156,7 @@ def _check_norms(path: Path, specification: ModelSpecification, weights: dict[st
             f"{NORM_PREFIX}{name}.{part}" for name in MAP_PARTS for part in ("mean", "deviation")
         }
     found = {name for name in weights if name.startswith(NORM_PREFIX)}
-    if found != wanted or any(tuple(weights[name].shape) != NORM_SHAPE for name in wanted):
+    if found != wanted or not all(_is_norm(name, weights[name]) for name in wanted):
         raise _refusal(
             path,
             "its healthy norms are not those that the specification names",

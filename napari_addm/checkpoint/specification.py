@@ -10,6 +10,7 @@ import json
 from bisect import bisect_right
 from functools import cache
 from itertools import pairwise
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -177,8 +178,8 @@ class HealthyNormSpecification(Part):
     share: Annotated[float, Field(ge=0, le=1)]
     smoothing_mm: Annotated[float, Field(ge=0, le=100)]
     erosion_mm: Annotated[float, Field(ge=0, le=50)]
-    darker_unit: Annotated[float, Field(gt=0)]
-    brighter_unit: Annotated[float, Field(gt=0)]
+    darker_unit: Annotated[float, Field(gt=0, le=1000)]
+    brighter_unit: Annotated[float, Field(gt=0, le=1000)]
     brains: Count
     source: Line
 
@@ -230,11 +231,12 @@ class FalseAlarmSpecification(Part):
 
     @property
     def brains(self) -> str:
-        """Whom the promise is about, such as ``"9 of 10 healthy brains"``."""
+        """Whom the promise is about, such as ``"9 of 10 healthy brains"`` of each scanner."""
         if self.bound_ml is None:
             return "a healthy brain"
-        few = self.subjects < LEAST_SUBJECTS
-        return f"{self.subjects if few else 9} of {self.subjects + 1 if few else 10} healthy brains"
+        fewest = min(self.scanners.values(), default=self.subjects)
+        few = fewest < LEAST_SUBJECTS
+        return f"{fewest if few else 9} of {fewest + 1 if few else 10} healthy brains"
 
     def promised_ml(self, threshold: float) -> float:
         """The promised volume above a threshold, mL.
@@ -279,8 +281,11 @@ class FalseAlarmSpecification(Part):
             return f"more than {promised:.0f} mL"
         if threshold > self.thresholds[-1] or promised < 0.05:
             return f"less than {max(promised, 0.1):.1f} mL"
-        how = "about" if self.bound_ml is None else "at most"
-        return f"{how} {promised:.{0 if promised >= 10 else 1}f} mL"
+        digits = 0 if promised >= 10 else 1
+        if self.bound_ml is None:
+            return f"about {promised:.{digits}f} mL"
+        up = ceil(round(promised * 10**digits, 6)) / 10**digits  # or it would not be a bound
+        return f"at most {up:.{digits}f} mL"
 
 
 class DetectionSpecification(Part):

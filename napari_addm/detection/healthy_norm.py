@@ -27,6 +27,9 @@ SHAPE = (*NORM_SHAPE[:2], 2 * NORM_SHAPE[2])
 """Places (z, y, x) in the brain's bounding box."""
 BOX_PERCENTILES = (0.5, 99.5)
 """The box leaves out the outermost voxels, which differ from mask to mask."""
+CUT_SHARE = 0.25
+"""Largest outermost section of a whole brain, as a share of the largest one. 86 brains of five
+sources have at most 0.13; where a third or a half is cut off, the cut has 0.5 and more."""
 LEAST_SHARE = 0.3
 """Share of the brains that must have a score at a place; elsewhere the norm is the median."""
 
@@ -62,6 +65,15 @@ class BrainBox:
     @property
     def _step(self) -> NDArray[np.float64]:
         return np.maximum(self.high - self.low, 1.0) / (np.array(SHAPE) - 1)
+
+    @staticmethod
+    def is_cut(mask: Mask) -> bool:
+        """Tell whether a part of the brain is missing at a face of its box."""
+        areas = (mask.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1)))
+        whole = [area[area > 0] for area in areas]
+        return any(
+            len(area) > 0 and max(area[0], area[-1]) > CUT_SHARE * area.max() for area in whole
+        )
 
     def to_places(self, values: Grid | Mask) -> Grid:
         """Bring a map of shape (D, H, W) to the places; 0 beyond the grid."""

@@ -39,6 +39,12 @@ ASYMMETRIC = caution(
 )
 
 
+CUT = caution(
+    "A part of this brain is cut off, so it is compared with the wrong places of healthy brains: "
+    "expect false alarms and misses."
+)
+
+
 @dataclass(frozen=True)
 class Detection:
     """Maps on the scan's own grid, and how they were made.
@@ -415,6 +421,8 @@ class AnomalyMaps:
         scan, warnings = self.scan, [*self.scan.slices.warnings, *self.plan.warnings]
         if self.plan.score.symmetry and scan.mirror_plane is None:
             warnings.append(ASYMMETRIC)
+        if self.plan.healthy_norm is not None and scan.is_cut:
+            warnings.append(CUT)
         if scan.midline is None and scan.slices.volume.sides_known:
             warnings.append(NO_MIDLINE)
         elif scan.midline is not None and scan.midline.source == "mask":

@@ -74,6 +74,11 @@ class PreparedScan:
         return find_mirror_plane(self.scan, self.mask, self.slices.spacing_mm)
 
     @cached_property
+    def is_cut(self) -> bool:
+        """Whether a part of the brain is missing."""
+        return BrainBox.is_cut(self.mask)
+
+    @cached_property
     def midline(self) -> Midline | None:
         """The plane between the halves; None also where the file does not say left and right."""
         if not self.slices.volume.sides_known:

@@ -74,8 +74,8 @@ class FalseAlarmCurve:
         Mean volume of a subject's findings at each threshold, never rising, mL.
     bound_ml : tuple of float
         What at most one in ten of such brains exceeds, mL; see `healthy_bound`. It never rises.
-    found_ml : ndarray, shape (thresholds, subjects)
-        Volume of each subject's findings, mL.
+    found_ml : tuple of tuple of float
+        At each threshold, the volume of each subject's findings, mL.
     minimum_ml : float
         Smallest finding that counts, mL.
     subjects : int
@@ -85,7 +85,7 @@ class FalseAlarmCurve:
     thresholds: tuple[float, ...]
     mean_ml: tuple[float, ...]
     bound_ml: tuple[float, ...]
-    found_ml: np.ndarray
+    found_ml: tuple[tuple[float, ...], ...]
     minimum_ml: float
     subjects: int
 
@@ -268,7 +268,7 @@ def false_alarm_curve(
         thresholds=tuple(float(t) for t in thresholds),
         mean_ml=tuple(float(ml) for ml in volumes.mean(axis=1)),
         bound_ml=tuple(healthy_bound(row, scanners) for row in volumes),
-        found_ml=volumes,
+        found_ml=tuple(map(tuple, volumes.tolist())),
         minimum_ml=float(minimum_ml),
         subjects=len(healthy),
     )

@@ -61,6 +61,8 @@ CURVE_ML = (0.01, 100.0)
 """Mean volume of false alarm over which the curve is measured, mL."""
 BRIGHTNESS_MM, BRIGHTNESS_EROSION_MM = 3.0, 1.0
 """Smoothing and erosion of the maps of brightness."""
+OF_NORM = ("level", "steps", "sampler", "eta", "draws", "score")
+"""The defaults that a healthy norm holds for."""
 UNCALIBRATED = DetectionSettings(regions=False)
 EARLIEST_ETA = 0.3
 """Part of the first scan from which the time for all of them is estimated."""
@@ -176,7 +178,7 @@ def calibration_steps(
         `napari_addm.checkpoint.specification.DetectionSpecification`.
     norm : sequence of LabelledScan
         Other healthy brains, to measure the healthy norm on; each group counts alike. Without them
-        the checkpoint's own norm stays, if the score stays.
+        the checkpoint's own norm stays, if the settings in `OF_NORM` stay.
     labelled : sequence of LabelledScan
         Cases with a ground truth. They change no default.
     promised_ml : float
@@ -206,22 +208,24 @@ def calibration_steps(
             f"{len(healthy)} healthy brains promise nothing about others; give {LEAST_HEALTHY} or "
             "more that the model was not trained on."
         )
-    work = _Work(len(norm) + len(healthy) + len(labelled), settings, threads)
+    runs = len(norm) + len(healthy) * (2 if norm else 1) + len(labelled)
+    work = _Work(runs, settings, threads)
     yield from work.read([*norm, *healthy])
     before = checkpoint.specification.detection
     detection = before.replace(**(changes or {}), false_alarms=None)
-    if norm or detection.score != before.score:
+    if norm or any(getattr(detection, name) != getattr(before, name) for name in OF_NORM):
         detection = detection.replace(healthy_norm=None)
+        if before.healthy_norm is not None and not norm:
+            yield Step("leaving out the healthy norm, which is of other settings", 0, runs)
     checkpoint = _with(checkpoint, detection)
     if norm:
         checkpoint = yield from _with_norm(checkpoint, norm, work)
+    if norm:
+        checkpoint = yield from _with_units(checkpoint, healthy, work)
     brains = []
     for scan in healthy:
         brain = yield from _measure(checkpoint, scan, work)
         brains.append(brain)
-    if norm:
-        yield work.step("units of the brightness")
-        checkpoint, brains = _with_units(checkpoint, brains)
     yield work.step("threshold and curve of false alarms")
     checkpoint = _with_promise(checkpoint, brains, promised_ml)
     if labelled:
@@ -318,8 +322,6 @@ class _HealthyBrain:
     ----------
     map : HealthyMap
         The highest of all maps.
-    parts : dict of str to ndarray of float32, shape (S, A, R)
-        The maps apart, by `MAP_PARTS`; empty without brightness.
     error : float
         Of the reconstruction.
     distance : float
@@ -328,7 +330,6 @@ class _HealthyBrain:
 
     scanner: str
     map: HealthyMap
-    parts: dict[str, NDArray[np.float32]]
     error: float
     distance: float
 
@@ -343,20 +344,11 @@ def _measure(checkpoint: Checkpoint, scan: LabelledScan, work: _Work) -> Steps:
     brain = _HealthyBrain(
         scan.group,
         HealthyMap(result.highest, scan.brain, scan.volume.spacing),
-        _parts(result),
         reconstruction_error(prepared, result),
         histogram_distance(prepared.intensity) or 0.0,
     )
     scan.forget()
     return brain
-
-
-def _parts(result: Detection) -> dict[str, NDArray[np.float32]]:
-    if result.brightness is None:
-        return {}
-    brightness = result.brightness.data
-    parts = result.anomaly.data, np.maximum(-brightness, 0), np.maximum(brightness, 0)
-    return dict(zip(MAP_PARTS, parts, strict=True))
 
 
 def _with_norm(checkpoint: Checkpoint, scans: Sequence[LabelledScan], work: _Work) -> Steps:
@@ -389,35 +381,39 @@ def _with_norm(checkpoint: Checkpoint, scans: Sequence[LabelledScan], work: _Wor
     return replace(checkpoint, specification=changed, weights=weights)
 
 
-def _with_units(
-    checkpoint: Checkpoint, brains: Sequence[_HealthyBrain]
-) -> tuple[Checkpoint, list[_HealthyBrain]]:
+def _with_units(checkpoint: Checkpoint, scans: Sequence[LabelledScan], work: _Work) -> Steps:
     """Bring the maps of brightness to the units of the score.
 
     At the score's own threshold they mark nothing in any of the healthy brains. So they find what
-    is far beyond healthy brightness, and take nothing from the promise.
+    is far beyond healthy brightness.
+
+    Returns the `Checkpoint`.
     """
     default = checkpoint.specification.detection
     assert default.healthy_norm is not None
+    maps: dict[str, list[HealthyMap]] = {name: [] for name in MAP_PARTS}
+    for scan in scans:
+        result = yield from work.detect(checkpoint, scan, f"units, {scan.group}: {scan.name}")
+        brightness = result.brightness.data
+        parts = result.anomaly.data, np.maximum(-brightness, 0), np.maximum(brightness, 0)
+        for name, part in zip(MAP_PARTS, parts, strict=True):
+            maps[name].append(HealthyMap(part, scan.brain, scan.volume.spacing))
+        scan.forget()
+    yield work.step("units of the brightness")
 
     def threshold(name: str, ml: float, statistic: Callable[[np.ndarray], float]) -> float:
-        maps = [replace(brain.map, anomaly=brain.parts[name]) for brain in brains]
-        return threshold_by_false_alarms(
-            maps, ml, minimum_ml=default.minimum_ml, statistic=statistic
-        )
+        least = default.minimum_ml
+        found = threshold_by_false_alarms(maps[name], ml, minimum_ml=least, statistic=statistic)
+        return max(found, 1e-6)
 
     own = threshold("structure", PROMISED_ML, healthy_bound)
-    units = {name: own / max(threshold(name, 0.0, np.max), 1e-6) for name in ("darker", "brighter")}
     norm = default.healthy_norm.replace(
-        **{f"{name}_unit": float(f"{unit:.4g}") for name, unit in units.items()}
+        **{
+            f"{name}_unit": float(f"{own / threshold(name, 0.0, np.max):.4g}")
+            for name in ("darker", "brighter")
+        }
     )
-    scaled = []
-    for brain in brains:
-        highest = brain.parts["structure"].copy()
-        for name, unit in units.items():
-            np.maximum(highest, unit * brain.parts[name], out=highest)
-        scaled.append(replace(brain, map=replace(brain.map, anomaly=highest), parts={}))
-    return _with(checkpoint, default.replace(healthy_norm=norm)), scaled
+    return _with(checkpoint, default.replace(healthy_norm=norm))
 
 
 def _with_promise(
@@ -462,7 +458,7 @@ def _alarms(curve: FalseAlarmCurve, scanners: Mapping[str, int]) -> FalseAlarmSp
     return FalseAlarmSpecification(
         thresholds=tuple(round(t, 9) for t in curve.thresholds),
         mean_ml=tuple(round(ml, 3) for ml in curve.mean_ml),
-        bound_ml=tuple(round(ml, 3) for ml in curve.bound_ml),
+        bound_ml=tuple(float(np.ceil(ml * 1e3 - 1e-6) / 1e3) for ml in curve.bound_ml),
         minimum_ml=curve.minimum_ml,
         subjects=curve.subjects,
         scanners=dict(scanners),
@@ -483,7 +479,7 @@ def _promise_by_scanner(
         By scanner: the number of brains, how many keep the promise either way, and their largest
         volume, mL.
     """
-    found, scanners = curve.found_ml, np.array(scanner_of)
+    found, scanners = np.array(curve.found_ml), np.array(scanner_of)
 
     def judged(others: NDArray[np.bool_], brain: int) -> float:
         bounds = np.array(
@@ -522,7 +518,7 @@ def _measure_labelled(
         result = yield from work.detect(checkpoint, scan, f"{scan.group}: {scan.name}")
         labels = computed_labels(result, default.threshold, default.minimum_ml)
         ours = evaluate(
-            result.anomaly.data,
+            result.highest,
             scan.lesion,
             threshold=default.threshold,
             mask=scan.brain,

@@ -140,7 +140,7 @@ def test_calibration_promises_what_it_then_finds(calibrated, scanners, tmp_path)
     alarms = detection.false_alarms
     assert alarms is not None
     assert alarms.scanners == {"one": 4, "two": 4}
-    assert alarms.brains == "8 of 9 healthy brains"
+    assert alarms.brains == "4 of 5 healthy brains"
     assert specification.evaluation["validation"]["cases"] == 2
 
     # the file carries it, and the brains have what the curve says

@@ -48,7 +48,7 @@ def test_it_says_how_far_it_is_and_what_it_promises(done: tuple[Path, Finished])
     assert finished.exit_code == 0, finished.stderr
     assert "A: sub-0 (1 of 6)" in finished.stderr
     assert "B: sub-5 (6 of 6, about " in finished.stderr
-    assert "mL of false alarm in 6 of 7 healthy brains" in finished.stdout
+    assert "mL of false alarm in 2 of 3 healthy brains" in finished.stdout
     assert "measured in 6 brains: 4 of A, 2 of B" in finished.stdout
     assert finished.stdout.splitlines()[-1] == str(output)
 
@@ -57,7 +57,7 @@ def test_info_tells_the_promise_in_words(done: tuple[Path, Finished], monkeypatc
     monkeypatch.setenv("COLUMNS", "200")
     output, _ = done
     card = " ".join(invoke(["info", output]).stdout.replace("│", " ").split())
-    assert "mL of false alarm in 6 of 7 healthy brains, with the default threshold" in card
+    assert "mL of false alarm in 2 of 3 healthy brains, with the default threshold" in card
     row = read_specification(output).evaluation["promise"]["B"]
     assert f"B: {row['kept']} of 2 brains within 1 mL by the threshold of all other brains" in card
     assert f"{row['kept_as_new_scanner']} by that of the other scanners" in card

@@ -550,6 +550,13 @@ def test_a_bound_is_promised_instead_of_the_mean(subjects, brains):
     assert (alarms.threshold_for(50.0), alarms.threshold_for(20.0)) == (0.2, 0.2)
     assert alarms.threshold_for(0.5) is None
     assert (alarms.in_words(0.4), alarms.brains) == ("at most 1.0 mL", f"{brains} healthy brains")
+    up = alarms.replace(bound_ml=(10.49, 0.549, 0.51))
+    assert [up.in_words(t) for t in (0.1, 0.2, 0.4)] == [
+        "at most 11 mL",
+        "at most 0.6 mL",
+        "at most 0.6 mL",
+    ]
+    assert up.replace(scanners={"a": 30, "b": 4}).brains == "4 of 5 healthy brains"
     with pytest.raises(ValueError, match="bound_ml must not rise"):
         alarms.replace(bound_ml=(1.0, 2.0, 0.0))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from napari_addm.checkpoint.file import Checkpoint, load_checkpoint, save_checkpoint
 from napari_addm.checkpoint.specification import MAP_PARTS, HealthyNormSpecification
@@ -18,6 +19,7 @@ from napari_addm.detection.healthy_norm import (
     norms_of,
     to_tensors,
 )
+from napari_addm.detection.maps import CUT
 from napari_addm.detection.pipeline import run
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.errors import AddmError, CheckpointError
@@ -114,8 +116,15 @@ def test_a_checkpoint_keeps_its_norms(normed: Checkpoint, tmp_path: Path) -> Non
 def test_norms_that_do_not_fit_are_refused(normed: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "n.safetensors"
     without = normed.specification.detection.replace(healthy_norm=None)
-    short = {"healthy.darker.mean": normed.weights["healthy.darker.mean"][:7]}
+    mean = normed.weights["healthy.darker.mean"]
+    short = {"healthy.darker.mean": mean[:7]}
+    huge = {"healthy.darker.mean": mean.float() * 1e30}
+    negative = {"healthy.darker.deviation": -mean}
+    whole = {"healthy.darker.mean": mean.to(torch.int64)}
     for specification, weights in (
+        (normed.specification, normed.weights | huge),
+        (normed.specification, normed.weights | negative),
+        (normed.specification, normed.weights | whole),
         (normed.specification, normed.network_weights),
         (normed.specification.replace(detection=without), normed.weights),
         (normed.specification, normed.weights | short),
@@ -152,6 +161,20 @@ def test_a_run_has_both_maps_and_says_which_found_what(normed: Checkpoint, make_
         }
         assert finding.found_by is not None
         assert set(finding.found_by.split(" + ")) == {n for n, s in shares.items() if s >= 0.1}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_cut_brain_is_known(normed: Checkpoint, make_brain, axis: int, share: float) -> None:
+    affine = np.diag([4.0, 4.0, 5.0, 1.0])
+    affine[:3, 3] = [-80, -95, -70]
+    scan = make_brain(affine, (41, 48, 29))
+    assert CUT not in run(scan, normed, PLAIN).warnings
+    values = np.moveaxis(scan.data.copy(), axis, 0)
+    places = np.flatnonzero(values.any(axis=(1, 2)))
+    values[: places[round(share * len(places))]] = 0
+    cut = scan.with_data(np.moveaxis(values, 0, axis))
+    assert CUT in run(cut, normed, PLAIN).warnings
 
 
 def test_another_score_is_not_compared_with_healthy_brains(

@@ -27,6 +27,7 @@ from napari_addm.io.reading import read_labels, read_volume
 from napari_addm.io.remarks import Kind
 from napari_addm.io.writing import write_volume
 from napari_addm.outputs.case import WriteOptions, write_case
+from napari_addm.outputs.comparison import compare_maps
 from napari_addm.outputs.contents import CaseInputs, CaseOutputs
 from napari_addm.outputs.record import read_record
 from napari_addm.outputs.run_case import (
@@ -432,3 +433,20 @@ def test_a_run_that_was_stopped(case: Path) -> None:
     outputs = measure_case(CaseInputs(scan), detection, checkpoint, plan)
     record = write_case(outputs, case / "stopped")["record"]
     assert verify(record).verdict == "identical"
+
+
+def test_the_sign_of_a_weak_brightness_is_rounding(run: CaseResult) -> None:
+    record = read_record(run.paths["record"])
+    detection = run.outputs.detection
+    values = detection.anomaly.data.copy()
+    now = replace(detection, brightness=detection.anomaly.with_data(values))
+    saved = np.where(np.abs(values) <= record.threshold, -values, values)
+    (weak,) = compare_maps(record, now, {"brightness": saved}, same_place=True)
+    assert (weak.what, weak.voxels, weak.tolerable) == ("brightness", 0, True)
+    strong = [
+        each
+        for each in compare_maps(record, now, {"brightness": -values}, same_place=True)
+        if each.what == "brightness"
+    ]
+    assert values.max() > record.threshold
+    assert not strong[0].tolerable
