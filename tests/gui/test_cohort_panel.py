@@ -215,6 +215,11 @@ def test_listing_cases_imports_no_torch(scans: Path, tmp_path: Path) -> None:
         "assert len(panel.controller.rows) == 4, panel.notices.error.text()\n"
         "heavy = {'torch', 'monai', 'lightning'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
+        # the order in which Python takes down what is left of Qt is not defined
+        "panel.close()\n"
+        "panel.deleteLater()\n"
+        "app.sendPostedEvents(panel, 52)\n"  # QEvent.DeferredDelete
+        "app.processEvents()\n"
     )
     arguments = [str(scans / "cases.csv"), str(tmp_path / "out")]
     settings = {**os.environ, "NAPARI_CONFIG": str(tmp_path / "settings.yaml")}
