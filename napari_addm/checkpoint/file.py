@@ -1,7 +1,7 @@
 """Reading and writing checkpoints: one safetensors file with a header that says how to use it.
 
 The header's ``specification`` entry is the JSON of a
-`~napari_addm.checkpoint.specification.ModelSpecification`. Reading it imports no torch, and
+`napari_addm.checkpoint.specification.ModelSpecification`. Reading it imports no torch, and
 nothing in a checkpoint is ever executed.
 """
 
@@ -80,6 +80,11 @@ class Checkpoint:
         }
 
 
+def norm_tensor(name: str, part: str) -> str:
+    """Name the tensor that holds the ``mean`` or the ``deviation`` of one of the `MAP_PARTS`."""
+    return f"{NORM_PREFIX}{name}.{part}"
+
+
 def _is_norm(name: str, tensor: Tensor) -> bool:
     """Tell whether a tensor holds means of a map, or deviations, which are never negative."""
     return (
@@ -152,9 +157,7 @@ def _check_norms(path: Path, specification: ModelSpecification, weights: dict[st
     """Refuse norms that the specification does not name, or that do not fit."""
     wanted = set()
     if specification.detection.healthy_norm is not None:
-        wanted = {
-            f"{NORM_PREFIX}{name}.{part}" for name in MAP_PARTS for part in ("mean", "deviation")
-        }
+        wanted = {norm_tensor(name, part) for name in MAP_PARTS for part in ("mean", "deviation")}
     found = {name for name in weights if name.startswith(NORM_PREFIX)}
     if found != wanted or not all(_is_norm(name, weights[name]) for name in wanted):
         raise _refusal(

@@ -157,9 +157,9 @@ class HealthyNormSpecification(Part):
     """How the maps are compared with those of healthy brains at the same place.
 
     The norms themselves are tensors of the checkpoint; see
-    :mod:`napari_addm.detection.healthy_norm`. Two maps of brightness join the score's own map. They
+    `napari_addm.detection.healthy_norm`. Two maps of brightness join the score's own map. They
     come from the same reconstruction, and count in units of that score, so that one threshold fits
-    all three; see :mod:`napari_addm.detection.brightness`.
+    all three; see `napari_addm.detection.brightness`.
 
     Attributes
     ----------
@@ -182,6 +182,11 @@ class HealthyNormSpecification(Part):
     brighter_unit: Annotated[float, Field(gt=0, le=1000)]
     brains: Count
     source: Line
+
+
+def describe_share(subjects: int) -> str:
+    """Say for how many brains a bound from so many healthy ones holds, such as ``"9 of 10"``."""
+    return "9 of 10" if subjects >= LEAST_SUBJECTS else f"{subjects} of {subjects + 1}"
 
 
 class FalseAlarmSpecification(Part):
@@ -235,8 +240,7 @@ class FalseAlarmSpecification(Part):
         if self.bound_ml is None:
             return "a healthy brain"
         fewest = min(self.scanners.values(), default=self.subjects)
-        few = fewest < LEAST_SUBJECTS
-        return f"{fewest if few else 9} of {fewest + 1 if few else 10} healthy brains"
+        return f"{describe_share(fewest)} healthy brains"
 
     def promised_ml(self, threshold: float) -> float:
         """The promised volume above a threshold, mL.

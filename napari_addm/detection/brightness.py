@@ -7,6 +7,7 @@ reconstruction are compared as they are, after a smooth field has been taken off
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,25 @@ from napari_addm.detection.smoothing import NormalizedConvolution, in_plane_box
 from napari_addm.io.arrays import Grid, Mask, Spacing
 
 ORDER = 2
-"""Of the polynomial that stands for the scanner's field."""
+"""Highest power of the polynomial that stands for the scanner's field."""
 ROUNDS = 10
-"""Of reweighting; the field changes little after five."""
+"""Number of fits with new weights; the field changes little after five."""
 OUTLIER = 3.0
 """Differences of this many robust standard deviations do not count for the field."""
 MOST_POINTS = 50_000
 """Voxels that the field is fitted to."""
+
+
+def higher_of(anomaly: NDArray[Any], brightness: NDArray[Any] | None) -> NDArray[Any]:
+    """Return the map that findings lie in: the higher of anomaly map and brightness.
+
+    Parameters
+    ----------
+    anomaly : ndarray, shape (S, A, R)
+    brightness : ndarray, shape (S, A, R), or None
+        Positive where brighter, negative where darker; in the units of the anomaly map.
+    """
+    return anomaly if brightness is None else np.maximum(anomaly, np.abs(brightness))
 
 
 def without_field(scan: Grid, reconstruction: Grid, mask: Mask) -> Grid:

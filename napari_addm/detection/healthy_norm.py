@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_addm.checkpoint.file import NORM_PREFIX, NORM_SHAPE
+from napari_addm.checkpoint.file import NORM_SHAPE, norm_tensor
 from napari_addm.checkpoint.specification import MAP_PARTS
 from napari_addm.io.arrays import Grid, Mask
 
@@ -59,7 +59,7 @@ class BrainBox:
     @classmethod
     def of(cls, mask: Mask) -> BrainBox:
         """Find the box of a mask of shape (D, H, W) that is not empty."""
-        ends = np.array([_ends(mask.sum(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))])
+        ends = np.array([_ends(sections) for sections in _sections(mask)])
         return cls(ends[:, 0], ends[:, 1], mask.shape)
 
     @property
@@ -69,10 +69,9 @@ class BrainBox:
     @staticmethod
     def is_cut(mask: Mask) -> bool:
         """Tell whether a part of the brain is missing at a face of its box."""
-        areas = (mask.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1)))
-        whole = [area[area > 0] for area in areas]
+        areas = (sections[sections > 0] for sections in _sections(mask))
         return any(
-            len(area) > 0 and max(area[0], area[-1]) > CUT_SHARE * area.max() for area in whole
+            len(area) > 0 and max(area[0], area[-1]) > CUT_SHARE * area.max() for area in areas
         )
 
     def to_places(self, values: Grid | Mask) -> Grid:
@@ -100,6 +99,11 @@ class BrainBox:
             name: Norm(self.to_grid(norm.mean), self.to_grid(norm.deviation))
             for name, norm in norms.items()
         }
+
+
+def _sections(mask: Mask) -> list[NDArray[np.int64]]:
+    """Count the voxels of each section of a brain, along each axis."""
+    return [mask.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
 
 
 def _ends(counts: NDArray[np.int64]) -> tuple[float, float]:
@@ -152,7 +156,7 @@ def to_tensors(norms: Mapping[str, Norm]) -> dict[str, Any]:
 
     half = NORM_SHAPE[2]
     return {
-        f"{NORM_PREFIX}{name}.{part}": torch.from_numpy(values[..., :half].astype(np.float16))
+        norm_tensor(name, part): torch.from_numpy(values[..., :half].astype(np.float16))
         for name, norm in norms.items()
         for part, values in (("mean", norm.mean), ("deviation", norm.deviation))
     }
@@ -162,7 +166,7 @@ def norms_of(checkpoint: Checkpoint) -> dict[str, Norm]:
     """Return the norms that a checkpoint holds; `load_checkpoint` has checked that they fit."""
 
     def whole(name: str, part: str) -> Grid:
-        half = checkpoint.weights[f"{NORM_PREFIX}{name}.{part}"].float().numpy()
+        half = checkpoint.weights[norm_tensor(name, part)].float().numpy()
         return np.concatenate([half, half[..., ::-1]], axis=2)
 
     if checkpoint.specification.detection.healthy_norm is None:

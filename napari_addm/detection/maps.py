@@ -17,11 +17,11 @@ from napari_addm.checkpoint.specification import (
     ScoreSpecification,
 )
 from napari_addm.detection.atlas import NO_REGIONS, NO_SIMPLEITK, ScanRegions
-from napari_addm.detection.brightness import darker_and_brighter
-from napari_addm.detection.healthy_norm import Norm, beyond_norm, in_deviations
+from napari_addm.detection.brightness import darker_and_brighter, higher_of
+from napari_addm.detection.healthy_norm import BrainBox, Norm, beyond_norm, in_deviations
 from napari_addm.detection.midline import NO_MIDLINE, SIDES_FROM_MASK, Midline
 from napari_addm.detection.scoring import voxel_scores
-from napari_addm.detection.settings import DetectionSettings
+from napari_addm.detection.settings import DetectionSettings, has_norm
 from napari_addm.detection.smoothing import smooth_and_average
 from napari_addm.detection.symmetry import subtract_mirror_score
 from napari_addm.io.arrays import Grid, Mask
@@ -102,9 +102,8 @@ class Detection:
     @property
     def highest(self) -> Grid:
         """The higher of the anomaly map and the brightness, shape (S, A, R): findings lie in it."""
-        if self.brightness is None:
-            return self.anomaly.data
-        return np.maximum(self.anomaly.data, np.abs(self.brightness.data))
+        brightness = self.brightness
+        return higher_of(self.anomaly.data, None if brightness is None else brightness.data)
 
     @property
     def slices(self) -> ModelSlices | None:
@@ -128,18 +127,11 @@ class Detection:
             raise ValueError("a detection that was assembled by hand cannot be scored again")
         return self._maps.with_score(score).make()
 
-    def before_norm(self, norm: HealthyNormSpecification) -> dict[str, tuple[Grid, Mask]]:
-        """Return what a healthy norm is measured on; see `AnomalyMaps.before_norm`."""
+    def places(self, norm: HealthyNormSpecification) -> dict[str, tuple[Grid, Grid]]:
+        """Return what a healthy norm is measured on; see `AnomalyMaps.places`."""
         if self._maps is None:
             raise ValueError("a detection that was assembled by hand has no maps to measure")
-        return self._maps.before_norm(norm)
-
-    @property
-    def model_mask(self) -> Mask:
-        """The brain on the model grid, shape (depth, H, W)."""
-        if self._maps is None:
-            raise ValueError("a detection that was assembled by hand has no model grid")
-        return self._maps.scan.mask
+        return self._maps.places(norm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,15 +160,6 @@ class _Scored:
     uncertainty: Grid | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Brightness:
-    """Smoothed maps (D', H, W) of what is darker and brighter, and where they are wanted."""
-
-    darker: Grid
-    brighter: Grid
-    rim: Mask
-
-
 @dataclass(frozen=True)
 class AnomalyMaps:
     """Makes the maps of the slices that are finished.
@@ -203,15 +186,11 @@ class AnomalyMaps:
 
     def with_score(self, score: ScoreSpecification) -> AnomalyMaps:
         """Return maps of the same reconstructions under another score."""
-        own = self.plan.checkpoint.specification.detection.score
-        same = (score.kind, score.smoothing_mm) == (own.kind, own.smoothing_mm)
-        compared = self.plan.settings.healthy_norm
         settings = self.plan.settings.replace(
-            score=score.kind,
-            smoothing_mm=score.smoothing_mm,
-            symmetry=score.symmetry,
-            healthy_norm=compared and same,
+            score=score.kind, smoothing_mm=score.smoothing_mm, symmetry=score.symmetry
         )
+        if settings.healthy_norm and not has_norm(settings, self.plan.checkpoint.specification):
+            settings = settings.replace(healthy_norm=False)
         plan = replace(self.plan, settings=settings, erosion_mm=score.erosion_mm)
         return replace(self, plan=plan, seconds=dict(self.seconds))
 
@@ -327,8 +306,16 @@ class AnomalyMaps:
         whole[part] = part_map
         return subtract_mirror_score(whole, inner, self.scan.mirror_plane, part)
 
-    def _brightness(self, scored: _Scored, norm: HealthyNormSpecification) -> _Brightness:
-        """How much darker and brighter the scan is, before any comparison with healthy brains."""
+    def _parts(
+        self, scored: _Scored, norm: HealthyNormSpecification
+    ) -> dict[str, tuple[Grid, Mask]]:
+        """Return the smoothed maps, before any comparison with healthy brains.
+
+        Returns
+        -------
+        dict of str to (ndarray of float32, ndarray of bool)
+            By `MAP_PARTS`: the map, of shape (D', H, W), and where it is wanted, (depth, H, W).
+        """
         part, rim = scored.part, self.scan.inner(norm.erosion_mm) & scored.there
         darker, brighter = darker_and_brighter(
             self.scan.scan[part],
@@ -338,7 +325,8 @@ class AnomalyMaps:
             norm.smoothing_mm,
             self.scan.slices.spacing_mm,
         )
-        return _Brightness(darker, brighter, rim)
+        maps = (scored.anomaly, scored.inner), (darker, rim), (brighter, rim)
+        return dict(zip(MAP_PARTS, maps, strict=True))
 
     def _compare_with_healthy(
         self, scored: _Scored, norm: HealthyNormSpecification
@@ -350,46 +338,37 @@ class AnomalyMaps:
         dict of str to ndarray of float32, shape (depth, H, W)
             ``anomaly``, ``darker`` and ``brighter``, in the same units.
         """
-        part, found = scored.part, self._brightness(scored, norm)
-        norms = {
-            name: Norm(placed.mean[part], placed.deviation[part])
-            for name, placed in self.scan.norms(self.plan.checkpoint).items()
-        }
-        inner, rim = scored.inner, found.rim
-        anomaly = beyond_norm(scored.anomaly, norms["structure"], inner[part], norm.share)
-        darker = norm.darker_unit * in_deviations(found.darker, norms["darker"], rim[part])
-        brighter = norm.brighter_unit * in_deviations(found.brighter, norms["brighter"], rim[part])
+        part, placed = scored.part, self.scan.norms(self.plan.checkpoint)
+        units = {"darker": norm.darker_unit, "brighter": norm.brighter_unit}
         grids = {}
-        for name, values, inside in (
-            ("anomaly", anomaly, inner),
-            ("darker", darker, rim),
-            ("brighter", brighter, rim),
-        ):
-            grids[name] = np.zeros(self.scan.scan.shape, np.float32)
-            grids[name][part] = self._beyond_symmetry(values, inside, part)
+        for name, (values, inside) in self._parts(scored, norm).items():
+            healthy = Norm(placed[name].mean[part], placed[name].deviation[part])
+            if name in units:
+                compared = units[name] * in_deviations(values, healthy, inside[part])
+            else:
+                compared = beyond_norm(values, healthy, inside[part], norm.share)
+            grid = np.zeros(self.scan.scan.shape, np.float32)
+            grid[part] = self._beyond_symmetry(compared, inside, part)
+            grids[name if name in units else "anomaly"] = grid
         return grids
 
-    def before_norm(self, norm: HealthyNormSpecification) -> dict[str, tuple[Grid, Mask]]:
-        """Return the smoothed maps of a whole brain that a healthy norm is measured on.
+    def places(self, norm: HealthyNormSpecification) -> dict[str, tuple[Grid, Grid]]:
+        """Return the smoothed maps of a whole brain, brought to the places of a healthy norm.
 
         Returns
         -------
-        dict of str to (ndarray of float32, ndarray of bool), shape (depth, H, W)
-            By `MAP_PARTS`: the map, and where it has scores.
+        dict of str to (ndarray of float32, ndarray of float32)
+            By `MAP_PARTS`: values and weight, as `measure_norm` takes them.
         """
         scored = self._smooth(self.finished())
         assert scored is not None
-        found = self._brightness(scored, norm)
-        shape = self.scan.scan.shape
-
-        def whole(values: Grid) -> Grid:
-            grid = np.zeros(shape, np.float32)
-            grid[scored.part] = values
-            return grid
-
-        maps = whole(scored.anomaly), whole(found.darker), whole(found.brighter)
-        inside = scored.inner, found.rim, found.rim
-        return dict(zip(MAP_PARTS, zip(maps, inside, strict=True), strict=True))
+        box = BrainBox.of(self.scan.mask)
+        placed = {}
+        for name, (values, inside) in self._parts(scored, norm).items():
+            whole = np.zeros(self.scan.scan.shape, np.float32)
+            whole[scored.part] = values
+            placed[name] = box.to_places(np.where(inside, whole, 0)), box.to_places(inside)
+        return placed
 
     def _draws(self, finished: Mask, part: slice) -> tuple[Grid, Grid | None]:
         """Put the finished draws into a part of the model grid, as values in 0..1."""

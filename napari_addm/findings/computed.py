@@ -12,6 +12,7 @@ from napari_addm.findings.labelling import FindingLabeller
 
 if TYPE_CHECKING:
     from napari_addm.detection.pipeline import Detection
+    from napari_addm.io.volume import Volume
 
 
 def computed_labels(
@@ -24,51 +25,56 @@ def computed_labels(
     ndarray of int, shape (S, A, R)
         0 = no finding.
     """
-    return _labeller(detection).label(threshold, minimum_ml)
+    return labeller_of(detection).label(threshold, minimum_ml)
 
 
 def computed_findings(
     detection: Detection, threshold: float, minimum_ml: float
 ) -> tuple[NDArray[np.integer], Findings]:
     """Label the findings as `computed_labels` does, and measure them."""
-    return find_in(detection, _labeller(detection), threshold, minimum_ml)
+    return find_in(detection, labeller_of(detection), threshold, minimum_ml)
 
 
 def find_in(
     detection: Detection, labeller: FindingLabeller, threshold: float, minimum_ml: float
 ) -> tuple[NDArray[np.integer], Findings]:
     """Label and measure the findings of a detection with a labeller of its map."""
-    uncertainty = None if detection.uncertainty is None else detection.uncertainty.data
     return labeller.find(
         threshold,
         minimum_ml,
         detection.anomaly,
-        uncertainty,
+        _voxels(detection.uncertainty),
         detection.midline,
         detection.regions,
-        None if detection.brightness is None else detection.brightness.data,
+        _voxels(detection.brightness),
     )
 
 
 def measured_findings(detection: Detection, labels: NDArray[np.integer]) -> Findings:
     """Measure labels (S, A, R) that exist already, such as those that a person edited."""
-    anomaly, spread = detection.anomaly, detection.uncertainty
-    uncertainty = None if spread is None else spread.data
     return measure_findings(
         labels,
         detection.highest,
-        anomaly,
-        uncertainty,
+        detection.anomaly,
+        _voxels(detection.uncertainty),
         detection.midline,
         detection.regions,
-        None if detection.brightness is None else detection.brightness.data,
+        _voxels(detection.brightness),
     )
 
 
-def _labeller(detection: Detection) -> FindingLabeller:
-    anomaly = detection.anomaly
+def _voxels(map_: Volume | None) -> NDArray[np.float32] | None:
+    return None if map_ is None else map_.data
+
+
+def labeller_of(detection: Detection) -> FindingLabeller:
+    """Return a labeller of the map that findings lie in, as far as it is done."""
+    # Compact labels: new memory for int32 at every threshold would take too long.
     return FindingLabeller(
-        detection.highest, spacing=anomaly.spacing, mask=detection.region, compact=True
+        detection.highest,
+        spacing=detection.anomaly.spacing,
+        mask=detection.region,
+        compact=True,
     )
 
 

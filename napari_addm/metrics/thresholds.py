@@ -166,13 +166,12 @@ def healthy_bound(
     ----------
     Vovk, Gammerman and Shafer. Algorithmic Learning in a Random World. Springer, 2005.
     """
-    found = np.sort(np.asarray(found_ml, float))
+    found = np.asarray(found_ml, float)
     if scanners is not None:
         of = np.asarray(scanners)
-        each = np.asarray(found_ml, float)
-        return max(healthy_bound(each[of == scanner]) for scanner in set(scanners))
+        return max(healthy_bound(found[of == scanner]) for scanner in set(scanners))
     place = math.ceil(BOUND_SHARE * (found.size + 1) - 1e-9)
-    return float(found[min(place, found.size) - 1])
+    return float(np.sort(found)[min(place, found.size) - 1])
 
 
 def threshold_by_false_alarms(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_addm.detection.brightness import higher_of
 from napari_addm.errors import AddmError
 from napari_addm.io.arrays import displacement
 from napari_addm.io.checks import check_affine
@@ -198,5 +199,4 @@ def read_saved(
 
 def highest(saved: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """The map that findings lie in, of `read_saved`; see `Detection.highest`."""
-    anomaly, brightness = saved["anomaly"], saved.get("brightness")
-    return anomaly if brightness is None else np.maximum(anomaly, np.abs(brightness))
+    return higher_of(saved["anomaly"], saved.get("brightness"))

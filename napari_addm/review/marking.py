@@ -8,10 +8,9 @@ import numpy as np
 
 from napari_addm.detection.pipeline import Detection
 from napari_addm.detection.settings import uses_calibrated_settings
-from napari_addm.findings.computed import find_in, measured_findings
+from napari_addm.findings.computed import find_in, labeller_of, measured_findings
 from napari_addm.findings.diameters import Diameters
 from napari_addm.findings.findings import Findings
-from napari_addm.findings.labelling import FindingLabeller
 from napari_addm.io.arrays import Box
 
 EVERYWHERE: Box = (slice(None), slice(None), slice(None))
@@ -75,11 +74,7 @@ class CachedLabeller:
     def __init__(self, detection: Detection) -> None:
         self.detection = detection
         self._last: LabelledFindings | None = None
-        anomaly = detection.anomaly
-        # Compact labels: new memory for int32 at every threshold would take too long.
-        self._labeller = FindingLabeller(
-            detection.highest, spacing=anomaly.spacing, mask=detection.region, compact=True
-        )
+        self._labeller = labeller_of(detection)
 
     def label(self, threshold: float, minimum_ml: float) -> LabelledFindings:
         """Label and measure the findings under a threshold; the smallest has `minimum_ml`."""

@@ -24,7 +24,7 @@ from napari_addm.checkpoint.specification import (
     FalseAlarmSpecification,
     HealthyNormSpecification,
 )
-from napari_addm.detection.healthy_norm import BrainBox, measure_norm, to_tensors
+from napari_addm.detection.healthy_norm import measure_norm, to_tensors
 from napari_addm.detection.pipeline import Detection, detect
 from napari_addm.detection.preparation import prepare
 from napari_addm.detection.quality import (
@@ -220,7 +220,6 @@ def calibration_steps(
     checkpoint = _with(checkpoint, detection)
     if norm:
         checkpoint = yield from _with_norm(checkpoint, norm, work)
-    if norm:
         checkpoint = yield from _with_units(checkpoint, healthy, work)
     brains = []
     for scan in healthy:
@@ -369,9 +368,7 @@ def _with_norm(checkpoint: Checkpoint, scans: Sequence[LabelledScan], work: _Wor
     brains: dict[str, list[Any]] = {name: [] for name in MAP_PARTS}
     for scan in scans:
         result = yield from work.detect(checkpoint, scan, f"norm, {scan.group}: {scan.name}")
-        box = BrainBox.of(result.model_mask)
-        for name, (values, inner) in result.before_norm(specification).items():
-            placed = box.to_places(np.where(inner, values, 0)), box.to_places(inner)
+        for name, placed in result.places(specification).items():
             brains[name].append((scan.group, *placed))
         scan.forget()
     norms = {name: measure_norm(each) for name, each in brains.items()}

@@ -12,6 +12,8 @@ from psygnal import EmitLoopError
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal  # type: ignore[attr-defined]
 from qtpy.QtGui import QResizeEvent, QShowEvent
 from qtpy.QtWidgets import (
+    QDialog,
+    QDialogButtonBox,
     QDockWidget,
     QDoubleSpinBox,
     QFormLayout,
@@ -235,6 +237,18 @@ def toggle(text: Text, toggled: Callable[[bool], object]) -> QPushButton:
     made.setCheckable(True)
     made.toggled.connect(toggled)
     return made
+
+
+def answers(dialog: QDialog, words: str) -> tuple[QDialogButtonBox, QPushButton]:
+    """Make the row of a dialog's buttons: *Cancel*, and the one that accepts."""
+    buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
+    accept = QPushButton(words)
+    buttons.addButton(accept, QDialogButtonBox.ButtonRole.AcceptRole)
+    accept.setStyleSheet(PRIMARY)
+    accept.setDefault(True)
+    buttons.accepted.connect(dialog.accept)
+    buttons.rejected.connect(dialog.reject)
+    return buttons, accept
 
 
 def message(tone: str = "") -> Words:

@@ -53,6 +53,17 @@ def viewer() -> ViewerModel:
 
 
 @pytest.fixture
+def save_as(qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Path], None]:
+    """``save_as(dialog, output)``: choose the new file in the dialog."""
+
+    def choose(dialog: Any, output: Path) -> None:
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(output), ""))
+        qtbot.mouseClick(dialog.output_button, Qt.MouseButton.LeftButton)
+
+    return choose
+
+
+@pytest.fixture
 def ask(qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[DetectWidget, Path], Any]:
     """``ask(panel, folder)``: open the dialog, and choose a folder of healthy scans in it."""
 
@@ -78,14 +89,13 @@ def test_a_calibration_chooses_a_checkpoint_with_a_promise_of_its_own(
     run: Callable[[DetectWidget], None],
     finish: Callable[[DetectWidget], None],
     qtbot: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    save_as: Callable[[Any, Path], None],
 ) -> None:
     dialog = ask(panel, healthy)
     assert dialog.found.text() == "5 scans: the promise will be about 5 of 6 healthy brains."
     assert dialog.output_button.toolTip().endswith("tiny_our_scanner.safetensors")
     # a name without its ending gets it
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "ours"), ""))
-    qtbot.mouseClick(dialog.output_button, Qt.MouseButton.LeftButton)
+    save_as(dialog, tmp_path / "ours")
 
     before, told = panel.model.checkpoint, []
     panel.calibrating.progress.valueChanged.connect(
@@ -126,8 +136,7 @@ def test_a_calibration_chooses_a_checkpoint_with_a_promise_of_its_own(
     # a second one gets another name, and never that of the model
     again = ask(panel, healthy)
     assert "ours_our_scanner.safetensors" in again.output_button.toolTip()
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(output), ""))
-    qtbot.mouseClick(again.output_button, Qt.MouseButton.LeftButton)
+    save_as(again, output)
     qtbot.mouseClick(again.start_button, Qt.MouseButton.LeftButton)
     finish(panel)
     assert "is the model itself" in panel.notices.error.text()
@@ -140,13 +149,12 @@ def test_a_cancelled_calibration_writes_nothing(
     ask: Callable[..., Any],
     finish: Callable[[DetectWidget], None],
     qtbot: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    save_as: Callable[[Any, Path], None],
 ) -> None:
     dialog, before = ask(panel, healthy), panel.model.checkpoint
     (tmp_path / "new").mkdir()
     output = tmp_path / "new" / "ours.safetensors"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(output), ""))
-    qtbot.mouseClick(dialog.output_button, Qt.MouseButton.LeftButton)
+    save_as(dialog, output)
     qtbot.mouseClick(dialog.start_button, Qt.MouseButton.LeftButton)
     status = panel.calibrating.status
     qtbot.waitUntil(lambda: "of 5" in status.text(), timeout=MINUTE)

@@ -173,6 +173,13 @@ class Cohort:
         return [layer.name for layer in self.layers if layer.visible]
 
 
+def docked(qtbot: Any, viewer: Any, checkpoint: Path) -> Cohort:
+    """A panel in the window of a viewer."""
+    cohort = Cohort(qtbot, viewer, checkpoint)
+    viewer.window.add_dock_widget(cohort.panel)
+    return cohort
+
+
 @pytest.fixture
 def cohort(qtbot: Any, tiny_checkpoint: Path) -> Cohort:
     """The panel beside a viewer without a window."""
@@ -447,8 +454,7 @@ def test_a_case_opens_with_its_results_exactly_over_each_other(
     qtbot: Any, make_napari_viewer_proxy: Any, tiny_checkpoint: Path, scans: Path, done: Path
 ) -> None:
     viewer = make_napari_viewer_proxy()
-    cohort = Cohort(qtbot, viewer, tiny_checkpoint)
-    viewer.window.add_dock_widget(cohort.panel)
+    cohort = docked(qtbot, viewer, tiny_checkpoint)
     cohort.look(scans / "cases.csv", done)
     cohort.open("first")
     assert (cohort.error, cohort.status) == ("", "first is open.")
@@ -648,9 +654,7 @@ def reading(
     qtbot: Any, make_napari_viewer_proxy: Any, tiny_checkpoint: Path, scans: Path, done: Path
 ) -> Cohort:
     """The finished cohort in a viewer with a window."""
-    viewer = make_napari_viewer_proxy()
-    cohort = Cohort(qtbot, viewer, tiny_checkpoint)
-    viewer.window.add_dock_widget(cohort.panel)
+    cohort = docked(qtbot, make_napari_viewer_proxy(), tiny_checkpoint)
     cohort.look(scans / "cases.csv", done)
     return cohort
 
@@ -842,9 +846,7 @@ def test_a_case_without_findings_says_so(scans: Path, tmp_path: Path) -> None:
 def test_a_case_without_findings_is_marked_as_seen(
     qtbot: Any, make_napari_viewer_proxy: Any, tiny_checkpoint: Path, scans: Path, tmp_path: Path
 ) -> None:
-    viewer = make_napari_viewer_proxy()
-    cohort = Cohort(qtbot, viewer, tiny_checkpoint)
-    viewer.window.add_dock_widget(cohort.panel)
+    cohort = docked(qtbot, make_napari_viewer_proxy(), tiny_checkpoint)
     cohort.look(scans / "cases.csv", tmp_path)
     cohort.panel.options.threshold.setValue(1.0)
     cohort.run()

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QDialog,
-    QDialogButtonBox,
     QFileDialog,
     QHBoxLayout,
     QLabel,
-    QPushButton,
     QWidget,
 )
 
@@ -31,9 +29,9 @@ from napari_addm.widgets.detect_panel.calibration import (
     suggest_output,
 )
 from napari_addm.widgets.forms import (
-    PRIMARY,
     ElidedButton,
     ProgressLine,
+    answers,
     button,
     column,
     form,
@@ -99,13 +97,7 @@ class CalibrationDialog(QDialog):
         row(fields, texts.HEALTHY_SCANS, self.folder_button)
         fields.addRow(self.found)
         row(fields, texts.CALIBRATE_OUTPUT, self.output_button)
-        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
-        self.start_button = QPushButton(texts.CALIBRATE_START)
-        buttons.addButton(self.start_button, QDialogButtonBox.ButtonRole.AcceptRole)
-        self.start_button.setStyleSheet(PRIMARY)
-        self.start_button.setDefault(True)
-        buttons.accepted.connect(self.accept)
-        buttons.rejected.connect(self.reject)
+        buttons, self.start_button = answers(self, texts.CALIBRATE_START)
         body = column(self)
         body.setContentsMargins(12, 12, 12, 12)
         body.setSpacing(10)

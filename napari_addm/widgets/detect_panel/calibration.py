@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_addm.checkpoint.file import Checkpoint, save_checkpoint
-from napari_addm.checkpoint.specification import LEAST_SUBJECTS, ModelSpecification
+from napari_addm.checkpoint.specification import ModelSpecification, describe_share
 from napari_addm.detection.devices import threads_beside_window
 from napari_addm.detection.settings import DetectionSettings
 from napari_addm.io.text import format_duration, printable
@@ -133,8 +133,7 @@ def describe_found(count: int) -> str:
     """Say whether the scans of a folder are enough, and what they will promise."""
     if count < LEAST_HEALTHY:
         return texts.CALIBRATE_TOO_FEW.format(count, LEAST_HEALTHY)
-    brains = "9 of 10" if count >= LEAST_SUBJECTS else f"{count} of {count + 1}"
-    return texts.CALIBRATE_FOUND.format(count, brains)
+    return texts.CALIBRATE_FOUND.format(count, describe_share(count))
 
 
 def _describe_step(step: Step) -> str:

@@ -8,17 +8,15 @@ from qtpy.QtCore import Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QDialog,
-    QDialogButtonBox,
     QHeaderView,
     QLabel,
-    QPushButton,
     QTableWidget,
     QTableWidgetItem,
     QWidget,
 )
 
 from napari_addm.widgets import texts
-from napari_addm.widgets.forms import PRIMARY, column
+from napari_addm.widgets.forms import answers, column
 
 if TYPE_CHECKING:
     from napari_addm.io.dicom import Series
@@ -57,13 +55,7 @@ class SeriesDialog(QDialog):
         words.setTextFormat(Qt.TextFormat.PlainText)
         words.setWordWrap(True)
         self.table = self._make_table()
-        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Cancel)
-        self.open_button = QPushButton(texts.OPEN_SERIES)
-        buttons.addButton(self.open_button, QDialogButtonBox.ButtonRole.AcceptRole)
-        self.open_button.setStyleSheet(PRIMARY)
-        self.open_button.setDefault(True)
-        buttons.accepted.connect(self.accept)
-        buttons.rejected.connect(self.reject)
+        buttons, self.open_button = answers(self, texts.OPEN_SERIES)
         self.table.doubleClicked.connect(self.accept)
         body = column(self)
         body.setContentsMargins(12, 12, 12, 12)

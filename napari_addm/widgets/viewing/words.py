@@ -65,7 +65,7 @@ class CanvasWords:
             self._connections.add(event, self._place_soon)
 
     def write(self, kind: str, wishes: tuple[Wish, ...], strokes: tuple[Stroke, ...] = ()) -> None:
-        """Show these words and lines in place of all others of their kind."""
+        """Replace all words and lines of a kind by these."""
         overlay = self._overlays[kind]
         if strokes != overlay.strokes:
             overlay.strokes = strokes
